@@ -1,0 +1,128 @@
+"""Figures as pure functions of tensors. No pyplot: a figure belongs to whoever asked for it and to no global state."""
+
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+DPI = 100
+CELL = 72  # the longer side of an image in a grid has about so many pixels
+GAP, BREAK = 2, 14  # pixels between images, and where a row or column is set apart
+CHARACTER, LINE, MARGIN = 7, 18, 8  # pixels: the widest that a letter of a label gets, a line of text, the border
+PER_ROW = 10
+ACTIVE, INACTIVE = "tab:blue", "silver"
+
+
+def pixels(image: Tensor, scale: int) -> np.ndarray:
+    """An image `(C, H, W)` as RGB `(H * scale, W * scale, 3)`: grey is repeated, a fourth channel left out."""
+    image = image.detach().float().cpu()
+    rgb = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    enlarged = rgb.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    return enlarged.permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+def starts(count: int, size: int, breaks: Collection[int]) -> list[int]:
+    """Where each of `count` cells of `size` pixels begins, and at last where they all end."""
+    begins = [i * (size + GAP) + sum(0 < b <= i for b in breaks) * (BREAK - GAP) for i in range(count)]
+    return [*begins, begins[-1] + size]
+
+
+def image_grid(
+    images: Tensor | Sequence[Tensor],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    title: str = "",
+    row_breaks: Collection[int] = (),
+    column_breaks: Collection[int] = (),
+) -> Figure:
+    """Images in rows, each pixel a square of whole screen pixels; grey and colour run from 0 to 1 whatever the image.
+
+    Args:
+        images: Rows of images in [0, 1]: `(rows, columns, C, H, W)`, or a list of `(columns, C, H, W)`.
+        row_labels: Text to the left of each row.
+        column_labels: Text above each column.
+        title: Text above the grid.
+        row_breaks: Rows with a wider gap above them.
+        column_breaks: Columns with a wider gap to their left.
+    """
+    height, width = images[0].shape[-2:]
+    scale = max(1, round(CELL / max(height, width)))
+    height, width = height * scale, width * scale
+    tops = starts(len(images), height, row_breaks)
+    lefts = starts(max(len(row) for row in images), width, column_breaks)
+    canvas = np.ones((tops[-1], lefts[-1], 3), dtype=np.float32)
+    for top, row in zip(tops, images, strict=False):
+        for left, image in zip(lefts, row, strict=False):
+            canvas[top : top + height, left : left + width] = pixels(image, scale)
+
+    left_margin = MARGIN + CHARACTER * max(map(len, row_labels), default=0)
+    header = LINE * (bool(column_labels) + bool(title))
+    axes = canvas_axes(canvas, left=left_margin, top=MARGIN + header)
+    text = {"fontsize": 9, "color": "0.15"}
+    for top, label in zip(tops, row_labels, strict=False):
+        axes.text(-6, top + height / 2, label, ha="right", va="center", **text)
+    for left, label in zip(lefts, column_labels, strict=False):
+        axes.text(left + width / 2, -4, label, ha="center", va="baseline", **text)
+    axes.text(0, -4 - LINE * bool(column_labels), title, va="baseline", **text)
+    return axes.figure
+
+
+def canvas_axes(canvas: np.ndarray, left: int, top: int) -> Axes:
+    """Axes in pixel coordinates that show `canvas (height, width, 3)` pixel by pixel, in a figure just large enough."""
+    height, width = canvas.shape[:2]
+    full_width, full_height = left + width + MARGIN, top + height + MARGIN
+    # a hundredth of a pixel more: the size in inches times dpi is rounded down
+    figure = Figure(((full_width + 0.01) / DPI, (full_height + 0.01) / DPI), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((left / full_width, MARGIN / full_height, width / full_width, height / full_height))
+    axes.imshow(canvas, interpolation="nearest", extent=(0, width, height, 0))
+    axes.set_axis_off()
+    return axes
+
+
+def reconstructions(x: Tensor, x_hat: Tensor) -> Figure:
+    """Images `(B, C, H, W)` above their reconstructions, ten pairs side by side."""
+    pairs = zip(x.split(PER_ROW), x_hat.split(PER_ROW), strict=True)
+    rows = [row for pair in pairs for row in pair]
+    labels = ["input", "reconstruction"] * (len(rows) // 2)
+    return image_grid(rows, row_labels=labels, row_breaks=range(2, len(rows), 2))
+
+
+def samples(images: Tensor) -> Figure:
+    """Images `(n, C, H, W)` in a square, or nearly."""
+    return image_grid(images.split(math.ceil(math.sqrt(len(images)))))
+
+
+def interpolations(images: Tensor, x0: Tensor, x1: Tensor, title: str = "") -> Figure:
+    """A row per pair: the image of `x0 (B, C, H, W)`, the steps `images (n, B, C, H, W)`, the image of `x1`."""
+    n = len(images)
+    rows = torch.cat([x0[None], images, x1[None]]).transpose(0, 1)  # (B, n + 2, C, H, W)
+    labels = ["from", *(f"{i / max(1, n - 1):.2f}" for i in range(n)), "to"]
+    return image_grid(rows, column_labels=labels, column_breaks=(1, n + 1), title=title)
+
+
+def kl_per_dimension(kl: Sequence[Tensor], active: Sequence[Tensor]) -> Figure:
+    """The KL of each latent dimension, sorted, one panel per stochastic layer.
+
+    Args:
+        kl: KL of each dimension in nats, `(d,)` for each layer.
+        active: Whether each dimension is an active unit, boolean `(d,)` for each layer.
+    """
+    figure = Figure((7, 2.6 * len(kl)), dpi=DPI, facecolor="white", layout="constrained")
+    for layer, axes in enumerate(figure.subplots(len(kl), 1, squeeze=False)[:, 0]):
+        order = kl[layer].argsort(descending=True).cpu()
+        values, on = kl[layer].cpu()[order].numpy(), active[layer].cpu()[order].numpy()
+        place = np.arange(1, len(values) + 1)
+        axes.bar(place, values, color=np.where(on, ACTIVE, INACTIVE))
+        counts = ((ACTIVE, f"{on.sum()} active"), (INACTIVE, f"{(~on).sum()} inactive"))
+        axes.legend(handles=[Patch(color=color, label=label) for color, label in counts], frameon=False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlim=(0.4, len(values) + 0.6), ylabel="KL (nats)", xlabel="latent dimension, sorted by KL")
+        axes.spines[["top", "right"]].set_visible(False)
+        name = f"Layer {layer + 1}: " if len(kl) > 1 else ""
+        axes.set_title(f"{name}KL of each dimension, {values.sum():.1f} nats in all", fontsize=10, loc="left")
+    return figure

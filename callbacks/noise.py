@@ -1,0 +1,43 @@
+"""Noise as a function of (seed, rank, step), so that nothing that happens between two steps can change training."""
+
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+def seed_of(*key: int | str) -> int:
+    """64 bits that depend on nothing but `key`; several times faster than numpy's SeedSequence."""
+    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big")
+
+
+class StepNoise(Callback):
+    """Reseeds the model's device before each batch.
+
+    A training batch is known by (epoch, batch), which also tells apart the batches whose gradients are accumulated into
+    one step. A validation batch has the same noise in every epoch, so that its metrics change with the model alone.
+
+    Args:
+        seed: The run's seed.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.generator: torch.Generator | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        device = trainer.strategy.root_device
+        # the generator itself: torch.manual_seed visits every kind of device, which takes a hundred times longer
+        self.generator = torch.default_generator
+        if device.type == "cuda":
+            torch.cuda.init()  # makes the generators, which the model's first step onto the GPU would do only later
+            self.generator = torch.cuda.default_generators[device.index]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.generator.manual_seed(seed_of("train", self.seed, trainer.global_rank, trainer.current_epoch, batch_idx))
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.generator.manual_seed(seed_of("validation", self.seed, trainer.global_rank, batch_idx))

@@ -1,0 +1,47 @@
+"""Where figures and numbers of the callbacks go: the run folder always, W&B when it is on."""
+
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from callbacks.schedule import finished_epochs
+
+
+def position(trainer: Trainer) -> tuple[int, int]:
+    """The epoch and the step that Lightning gives the validation metrics of the epoch just finished, both from 0.
+
+    W&B gets both as values: its own step counts calls, and what comes with a smaller one is dropped.
+    """
+    return finished_epochs(trainer) - 1, trainer.global_step - 1
+
+
+@rank_zero_only
+def record_metrics(trainer: Trainer, metrics: dict[str, float]) -> None:
+    """Logs numbers beside the validation metrics of the epoch just finished.
+
+    Straight to the loggers, because `LightningModule.log` is closed at the end of training, where an early stop shows.
+    """
+    epoch, step = position(trainer)
+    for logger in trainer.loggers:
+        logger.log_metrics({**metrics, "epoch": epoch}, step=step)
+        logger.save()
+
+
+@rank_zero_only
+def record_figure(trainer: Trainer, name: str, figure: Figure) -> None:
+    """Saves `figures/<name>_epoch0001.png` (epochs from 1) in the run folder; W&B gets the file as `figures/<name>`."""
+    path = Path(trainer.default_root_dir, "figures", f"{name}_epoch{finished_epochs(trainer):04d}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, format="png", dpi=figure.dpi)
+    os.replace(partial, path)  # a run that is killed leaves no half picture
+    epoch, step = position(trainer)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            logger.log_metrics({f"figures/{name}": wandb.Image(str(path)), "epoch": epoch}, step=step)

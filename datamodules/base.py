@@ -1,0 +1,97 @@
+"""What every data module is: three splits of images, and batches of them on the training device."""
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from .batches import Batches, Draw, Split, seed_of, unit
+
+PROTOCOLS = ("dynamic", "fixed", "threshold", "grey", "larochelle")
+
+
+def fixed_generator(name: str) -> torch.Generator:
+    """A CPU generator for the draw called `name`, the same in every run, on every machine."""
+    return torch.Generator().manual_seed(seed_of("fixed", name))
+
+
+class ImageData(LightningDataModule):
+    """The base of all data modules. Subclasses define `protocol` and `load`.
+
+    After `setup`: `train`, `val` and `test` are `Split`s, `image_shape` is (C, H, W), and `num_classes` is 0
+    without labels. `label_indices` are the labelled training images, as sorted positions in the array the data
+    came in; `labels_hash` names that choice where labels were hidden.
+
+    Args:
+        batch_size: Images per batch and device.
+
+    Raises:
+        ValueError: If an option is out of its range, or the data cannot be used.
+    """
+
+    run_seed = 0  # the run's seed, for order and draws of training batches; the trainer's script assigns it
+    train_draw: Draw | None = None  # how training pixels are drawn at each access
+    num_classes = 0
+    labels_hash: str | None = None
+    label_indices: Tensor
+
+    def __init__(self, batch_size: int = 100):
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        self.save_hyperparameters()  # those of the subclass too
+        self.batch_size = batch_size
+
+    @property
+    def protocol(self) -> str:
+        """Which pixels the model is given: one of `PROTOCOLS`."""
+        raise NotImplementedError
+
+    def load(self) -> tuple[Split, Split, Split]:
+        """Read the training, validation and test images, and set what is known of the labels."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data, once."""
+        if not hasattr(self, "train"):
+            self.train, self.val, self.test = self.load()
+            self.image_shape = tuple(self.train.x.shape[1:])
+
+    def train_mean(self) -> Tensor:
+        """The mean training image, float32 (C, H, W) in [0, 1]."""
+        return self.train.x.sum(0).double().div(255 * len(self.train.y)).float()
+
+    def images(self, split: str, n: int | None = None, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """The first `n` images of a split as evaluation sees them: x float32 (n, C, H, W) in [0, 1], and y.
+
+        Args:
+            split: "train", "val" or "test"; training pixels that are redrawn at each access get a fixed draw.
+            n: How many images; all by default.
+            device: Where to put them.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        if split not in ("train", "val", "test"):
+            raise ValueError(f'There is no split "{split}"; use "train", "val" or "test".')
+        x, y = getattr(self, split).take(slice(n))
+        if split == "train" and self.train_draw:
+            x = self.train_draw(x, fixed_generator("training images")).float()
+        return unit(x).to(device), y.to(device)
+
+    def train_dataloader(self) -> Batches:
+        """Shuffled batches; order and draws follow `run_seed`."""
+        return self._batches(self.train, draw=self.train_draw, shuffle=True, seed=self.run_seed)
+
+    def val_dataloader(self) -> Batches:
+        """The validation images in order."""
+        return self._batches(self.val)
+
+    def test_dataloader(self) -> Batches:
+        """The test images in order."""
+        return self._batches(self.test)
+
+    def _batches(self, split: Split, **options) -> Batches:
+        if self.trainer is None:
+            return Batches(split, self.batch_size, **options)
+        ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
+        return Batches(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)

@@ -1,0 +1,134 @@
+"""Data that comes as grey images: split, hide labels, binarize."""
+
+import hashlib
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .base import ImageData, fixed_generator
+from .batches import Split, bernoulli, dequantise, seed_of
+
+Binarization = Literal["dynamic", "fixed", "threshold", "grey"]
+
+
+class GreyData(ImageData):
+    """Grey images with a validation set cut from the training images. Subclasses define `fetch`.
+
+    Args:
+        batch_size: Images per batch and device.
+        binarization: dynamic (training pixels redrawn at each access, validation and test pixels drawn once),
+            fixed (all drawn once), threshold (on from 128) or grey (dequantised to [0, 1), not binarized).
+        num_labels: Training labels to keep, equally many of each class; all by default. The others become -1.
+        val_size: Validation images, taken from the training images.
+        seed: Seed of the choice of validation images and of kept labels.
+
+    Raises:
+        ValueError: If an option is out of its range, or the data cannot be used.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 100,
+        binarization: Binarization = "dynamic",
+        num_labels: int | None = None,
+        val_size: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(batch_size)
+        if binarization not in get_args(Binarization):
+            allowed = ", ".join(get_args(Binarization))
+            raise ValueError(f'binarization must be one of {allowed}, not "{binarization}".')
+        if num_labels is not None and num_labels < 1:
+            raise ValueError(f"num_labels must be at least 1, not {num_labels}; leave it out to keep all.")
+        if val_size is not None and val_size < 1:
+            raise ValueError(f"val_size must be at least 1, not {val_size}.")
+        self.binarization, self.num_labels = binarization, num_labels
+        self.val_size, self.seed = val_size, seed
+        self.train_draw = {"dynamic": bernoulli, "grey": dequantise}.get(binarization)
+
+    @property
+    def protocol(self) -> str:
+        """The binarization."""
+        return self.binarization
+
+    @property
+    def source(self) -> str:
+        """Where the data come from, for the messages of errors."""
+        return type(self).__name__
+
+    def fetch(self) -> tuple[Split, Split]:
+        """Read the training and test images as bytes, with their labels."""
+        raise NotImplementedError
+
+    def load(self) -> tuple[Split, Split, Split]:
+        """Fetch, check, split, hide labels and binarize."""
+        train, test = self.fetch()
+        check(self.source, train, test)
+        self.num_classes = 1 + max(int(train.y.max()), int(test.y.max()))
+        train_index, val_index = self._split(len(train.y))
+        self.label_indices = self._labelled(train.y, train_index)
+        hidden = torch.full_like(train.y, -1)
+        hidden[self.label_indices] = train.y[self.label_indices]
+        # All training images are drawn, whichever are used: an image's draw does not depend on the split.
+        drawn = self._fix(train.x, "training images")
+        known = train.x if self.train_draw else drawn
+        return (
+            Split(known[train_index], hidden[train_index]),
+            Split(drawn[val_index], train.y[val_index]),
+            Split(self._fix(test.x, "test images"), test.y),
+        )
+
+    def _split(self, size: int) -> tuple[Tensor, Tensor]:
+        val_size = self.val_size or max(1, size // 10)
+        if val_size >= size:
+            raise ValueError(f"val_size must be less than the {size} training images, not {val_size}.")
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))
+        return order[val_size:], order[:val_size]
+
+    def _labelled(self, y: Tensor, train_index: Tensor) -> Tensor:
+        """Sorted positions in `y` of the training images that keep their labels."""
+        if self.num_labels is None:
+            return train_index[y[train_index] >= 0].sort().values
+        if self.num_classes == 0:
+            raise ValueError("num_labels cannot be used: these data have no labels.")
+        generator = torch.Generator().manual_seed(seed_of("labels", self.seed))
+        order = train_index[torch.randperm(len(train_index), generator=generator)]
+        by_class = [order[y[order] == label] for label in range(self.num_classes)]
+        most = min(map(len, by_class))
+        each, rest = divmod(self.num_labels, self.num_classes)
+        if rest or each > most:
+            raise ValueError(
+                f"num_labels must be a multiple of the {self.num_classes} classes and at most"
+                f" {self.num_classes * most}, the smallest class having {most} training images;"
+                f" {self.num_labels} is not."
+            )
+        kept = torch.cat([index[:each] for index in by_class]).sort().values
+        self.labels_hash = hashlib.sha256(kept.numpy().astype("<i8").tobytes()).hexdigest()[:12]
+        return kept
+
+    def _fix(self, x: Tensor, name: str) -> Tensor:
+        """The pixels of the protocol, drawn once: bytes of 0 and 255, or float32 in [0, 1)."""
+        if self.binarization == "grey":
+            return dequantise(x, fixed_generator(name))
+        on = x >= 128 if self.binarization == "threshold" else bernoulli(x, fixed_generator(name))
+        return on.to(torch.uint8).mul_(255)
+
+
+def check(source: str, train: Split, test: Split) -> None:
+    """Check once what nobody checks again.
+
+    Raises:
+        ValueError: If images or labels are of the wrong type, shape, number or range.
+    """
+    for name, (x, y) in {"training": train, "test": test}.items():
+        if x.dtype != torch.uint8 or x.dim() != 4 or 0 in x.shape:
+            found = f"{x.dtype} {tuple(x.shape)}"
+            raise ValueError(f"{source}: {name} images must be bytes (N, C, H, W), not {found}.")
+        if y.shape != x.shape[:1]:
+            raise ValueError(f"{source}: there are {len(x)} {name} images but {len(y)} labels.")
+        if y.min() < -1:
+            raise ValueError(f"{source}: {name} labels must be 0, 1, ... or -1 for unknown, not {y.min()}.")
+    if train.x.shape[1:] != test.x.shape[1:]:
+        shapes = f"{tuple(train.x.shape[1:])} and {tuple(test.x.shape[1:])}"
+        raise ValueError(f"{source}: training and test images must have one shape, not {shapes}.")

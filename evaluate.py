@@ -1,0 +1,223 @@
+"""Test log-likelihoods from checkpoints: `python evaluate.py RUN/checkpoints/best.ckpt [...]`.
+
+A checkpoint knows its model, data and protocol. Each run folder gets an `evaluation.json` and `log_px.npy`, the
+per-image values in test order; all runs together are printed as a table.
+"""
+
+import json
+import sys
+from argparse import ArgumentError
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+from tqdm import tqdm
+
+import models
+from callbacks.replace import replacing
+from datamodules import DATAMODULES, ImageData
+from models.estimators import active_units, importance
+
+IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
+
+
+def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int) -> dict[str, np.ndarray]:
+    """Per-image `log_px, elbo, ess, rate`, each `(N,)`, by importance sampling with K samples."""
+    chunks = []
+    with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=None, leave=False) as bar:
+        for start in range(0, len(x), IMAGES):
+            part, labels = x[start : start + IMAGES], y[start : start + IMAGES]
+            estimate = importance(model, part, K, chunk=ROWS // IMAGES, y=labels, seed=start)
+            with models.evaluating(model, seed=start):
+                rate, _ = model.rate_distortion(part, min(K, 100))
+            chunks.append([*estimate, rate.double()])
+            bar.update(len(part))
+    names = ("log_px", "elbo", "ess", "rate")
+    return {name: torch.cat(parts).cpu().numpy() for name, parts in zip(names, zip(*chunks, strict=True), strict=True)}
+
+
+def summary(values: dict[str, np.ndarray]) -> dict:
+    """The numbers of `evaluation.json` from per-image values: means over images, in nats."""
+    log_px, elbo, rate = values["log_px"], values["elbo"].mean(), values["rate"].mean()
+    return {
+        "nll": -log_px.mean(),
+        "nll_se": log_px.std(ddof=1) / len(log_px) ** 0.5 if len(log_px) > 1 else None,
+        "elbo": elbo,
+        "rate": rate,
+        "distortion": -elbo - rate,
+        "ess_median": np.median(values["ess"]),
+    }
+
+
+def units(model: models.Model, x: Tensor) -> list[int]:
+    """Active units of each stochastic layer, over the images `x`."""
+    with models.evaluating(model):
+        parts = [[mean for mean, _ in model.latent_statistics(part)] for part in x.split(500)]
+    return [active_units(torch.cat(means)) for means in zip(*parts, strict=True)]
+
+
+def evaluate(checkpoint: dict, path: Path, data: ImageData, num_samples: int, limit: int | None = None,
+             device: str = "cpu") -> dict:  # fmt: skip
+    """Evaluates the contents of a checkpoint on the test images of `data` and writes the results into its run folder.
+
+    Args:
+        checkpoint: As `models.read_checkpoint(path)` gives it.
+        path: Where it lies: in the folder `checkpoints` of its run folder, or in the run folder itself.
+        data: Set up, with the protocol that the model was trained on.
+        num_samples: K, importance samples per image.
+        limit: Evaluate the likelihood on the first so many test images; none takes all.
+        device: Where to compute.
+    """
+    model = models.from_checkpoint(checkpoint).to(device)
+    x, y = data.images("test", device=device)
+    result = dict.fromkeys(("nll", "nll_se", "num_samples", "elbo", "rate", "distortion", "ess_median", "active_units",
+                            "active_units_per_layer", "num_images", "quantity", "loss", "test_error"))  # fmt: skip
+    folder = run_folder(path)
+    if hasattr(model, "log_weights"):
+        values = likelihoods(model, x[:limit], y[:limit], num_samples)
+        per_layer = units(model, x)
+        result |= summary(values) | {"num_samples": num_samples, "num_images": len(values["log_px"]), "quantity": model.quantity,
+                                     "active_units": sum(per_layer), "active_units_per_layer": per_layer}  # fmt: skip
+        with replacing(folder / "log_px.npy") as file:
+            np.save(file, values["log_px"])
+    else:
+        with models.evaluating(model):
+            result |= {"loss": torch.cat([model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500))]).double().mean().item()}
+    result |= {"model": checkpoint["model"], **checkpoint["run"], "epoch": checkpoint["epoch"] + 1, "checkpoint": str(path)}
+    with replacing(folder / "evaluation.json") as file:
+        file.write(json.dumps(result, indent=2, default=float).encode())
+    return result
+
+
+def run_folder(path: Path) -> Path:
+    """The run folder of a checkpoint."""
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
+    """The contents of a checkpoint and its data module, not set up yet, where `overrides` replace remembered options.
+
+    Raises:
+        ValueError: No checkpoint, an option that its data does not have, or another protocol than it was trained on.
+    """
+    checkpoint = models.read_checkpoint(path)
+    if "run" not in checkpoint or checkpoint["run"]["data"] not in DATAMODULES:
+        raise ValueError(f"{path} does not say what data it was trained on: train it with train.py.")
+    name, protocol = checkpoint["run"]["data"], checkpoint["run"]["protocol"]
+    options = checkpoint["datamodule_hyper_parameters"]
+    for key in overrides:
+        if key not in options:
+            raise ValueError(f"{name}, which {path} was trained on, has no option --data.{key}: leave it out.")
+    data = DATAMODULES[name](**options | overrides)
+    if data.protocol != protocol:
+        raise ValueError(
+            f"{path} was trained on {protocol} images and says nothing about {data.protocol} ones: "
+            f"leave --data.binarization out, or train on {data.protocol} images."
+        )
+    return checkpoint, data
+
+
+COLUMNS = {
+    "run": lambda r: str(run_folder(Path(r["checkpoint"]))),
+    "model": lambda r: r["model"],
+    "NLL ± SE": lambda r: f"{r['nll']:.2f}" + (f" ± {r['nll_se']:.2f}" if r["nll_se"] is not None else ""),
+    "K": lambda r: str(r["num_samples"]),
+    "ELBO": lambda r: f"{r['elbo']:.2f}",
+    "rate": lambda r: f"{r['rate']:.2f}",
+    "distortion": lambda r: f"{r['distortion']:.2f}",
+    "active units": lambda r: "+".join(map(str, r["active_units_per_layer"])),
+    "ESS": lambda r: f"{r['ess_median']:.1f}",
+}
+COLUMNS_WITHOUT_LIKELIHOOD = {"run": COLUMNS["run"], "model": COLUMNS["model"], "loss": lambda r: f"{r['loss']:.2f}"}
+
+
+def kind(result: dict) -> tuple[str, str, str, int]:
+    """What a result is about. Results of different kinds are never compared in one table."""
+    return result["quantity"] or "", result["data"], result["protocol"], result["num_images"] or 0
+
+
+def tables(results: list[dict]) -> str:
+    """All results as text: one table for each quantity, data set, protocol and number of images."""
+    parts = []
+    for (quantity, data, protocol, num_images), group in groupby(sorted(results, key=kind), key=kind):
+        about = f"{quantity}, first {num_images} test images" if quantity else "reconstruction loss of models without a likelihood"
+        columns = COLUMNS if quantity else COLUMNS_WITHOUT_LIKELIHOOD
+        lines = [list(columns), *([cell(result) for cell in columns.values()] for result in group)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        parts.append(f"{data}, protocol {protocol}: {about}; nats per image")
+        parts += ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def sentence(error: Exception) -> str:
+    """An error as one line for a person."""
+    return "error: " + " ".join(str(error).split())
+
+
+def parser() -> ArgumentParser:
+    """The options of this script."""
+    options = ArgumentParser(prog="evaluate.py", description=__doc__, exit_on_error=False, allow_abbrev=False)
+    options.add_argument("checkpoints", nargs="+", type=str, help="Paths of .ckpt files.")
+    options.add_argument("--num_samples", type=int, default=1000, help="K, importance samples per image.")
+    options.add_argument("--limit", type=int | None, default=None, help="Evaluate the likelihood on the first N test images.")
+    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    options.add_argument("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
+    options.add_argument("--data.binarization", type=str | None, default=None, help="Refused unless it is the checkpoint's own.")
+    return options
+
+
+def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
+    """ValueError, in a sentence, for numbers of samples or images that mean nothing."""
+    if num_samples < least:
+        raise ValueError(f"--num_samples must be at least {least}; got {num_samples}.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1; got {limit}.")
+
+
+def pick_device(name: str) -> str:
+    """The device called `name`; `auto` is a GPU where there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"There is no device {name} here: use --device auto or cpu.") from error
+    return name
+
+
+def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]]:
+    """Reads the data of all checkpoints, once for those that share it, so that a missing file is known before the work."""
+    ready: dict[str, ImageData] = {}
+    for _, data in opened:
+        data = ready.setdefault(f"{type(data).__name__} {dict(data.hparams)}", data)
+        data.prepare_data()
+        data.setup()
+    return [(checkpoint, ready[f"{type(data).__name__} {dict(data.hparams)}"]) for checkpoint, data in opened]
+
+
+def main(argv: list[str] | None = None) -> int:
+    # before any tensor: numbers too small for a normal float make large K several times slower
+    torch.set_flush_denormal(True)
+    try:
+        args = parser().parse_args(argv)
+        check_numbers(args.num_samples, args.limit)
+        device = pick_device(args.device)
+        overrides = {key: value for key, value in vars(args.data).items() if value is not None}
+        ready = prepare([open_checkpoint(path, overrides) for path in args.checkpoints])
+    except (ValueError, OSError, ArgumentError) as error:
+        print(sentence(error), file=sys.stderr)
+        return 2
+    results = [
+        evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device)
+        for path, (checkpoint, data) in zip(args.checkpoints, ready, strict=True)
+    ]
+    print(tables(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Models, their networks, bounds and estimators. `load` opens a checkpoint; `MODELS` knows every model by its name."""
+
+import zipfile
+from pathlib import Path
+
+import torch
+
+from models.ae import AE
+from models.base import Model, evaluating
+from models.hierarchical import HierarchicalVAE
+from models.iwae import IWAE
+from models.networks import DECODERS, ENCODERS
+from models.vae import VAE
+
+__all__ = ["AE", "DECODERS", "ENCODERS", "IWAE", "MODELS", "VAE", "HierarchicalVAE", "Model", "evaluating", "load",
+           "read_checkpoint"]  # fmt: skip
+
+MODELS: dict[str, type[Model]] = {model.__name__: model for model in (AE, VAE, IWAE, HierarchicalVAE)}
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """The contents of a checkpoint of this project, without running any code from it.
+
+    Raises:
+        ValueError: There is no such file, or it is no checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no checkpoint {path}: give the path of a .ckpt file, such as RUN_FOLDER/checkpoints/best.ckpt.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch.load does not notice a flipped bit
+                raise zipfile.BadZipFile
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; each means that the file is none of ours
+        raise ValueError(f"{path} cannot be read as a checkpoint: it is damaged, or holds more than numbers and text.") from error
+    if not isinstance(checkpoint, dict) or str(checkpoint.get("model")) not in MODELS:
+        raise ValueError(f"{path} is no checkpoint of this project: it names none of the models {', '.join(MODELS)}.")
+    return checkpoint
+
+
+def load(path: str | Path) -> Model:
+    """The trained model in a checkpoint, in evaluation mode, on the CPU.
+
+    >>> model = models.load("runs/my-run/checkpoints/best.ckpt")
+    >>> images = model.sample(16)  # (16, C, H, W) in [0, 1]
+
+    Raises:
+        ValueError: There is no such file, or it is no checkpoint of this project.
+    """
+    return from_checkpoint(read_checkpoint(path))
+
+
+def from_checkpoint(checkpoint: dict) -> Model:
+    """The model in the contents of a checkpoint.
+
+    Raises:
+        ValueError: Its options or weights are not those of this version of the model.
+    """
+    try:
+        model = MODELS[checkpoint["model"]](**checkpoint["hyper_parameters"])
+        model.load_state_dict(checkpoint["state_dict"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"The checkpoint does not fit this version of {checkpoint['model']}: {error}") from error
+    return model.eval()

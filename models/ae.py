@@ -1,0 +1,104 @@
+"""The deterministic autoencoder."""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from models.base import Model
+from models.distributions import full
+from models.networks import ImageShape, lookup, make_decoder, make_encoder, rows
+
+
+def squared_error(logits: Tensor, x: Tensor) -> Tensor:
+    """(sigmoid(logits) - x)^2 of each pixel."""
+    return (logits.sigmoid() - x).square()
+
+
+CRITERIA = {"mse": squared_error, "bce": partial(binary_cross_entropy_with_logits, reduction="none")}
+
+
+def line(z0: Tensor, z1: Tensor, n: int, path: str) -> Tensor:
+    """`n` codes from `z0` to `z1 (..., d)`, both included: `(n, ..., d)`.
+
+    `linear` is the straight line; `spherical` turns the direction evenly and blends the lengths, so that points between
+    two typical draws of N(0, I) keep a typical length (Shoemake 1985; White 2016).
+    """
+    if path not in ("linear", "spherical"):
+        raise ValueError(f"Unknown path '{path}': choose linear or spherical.")
+    t = torch.linspace(0, 1, n, device=z0.device).view(-1, *[1] * z0.ndim)  # (n, 1, ..., 1)
+    straight = torch.lerp(z0, z1, t)
+    if path == "linear":
+        return straight
+    length0, length1 = z0.norm(dim=-1, keepdim=True), z1.norm(dim=-1, keepdim=True)
+    angle = torch.acos(((z0 / length0) * (z1 / length1)).sum(-1, keepdim=True).clamp(-1, 1))
+    turned = (torch.sin((1 - t) * angle) * z0 / length0 + torch.sin(t * angle) * z1 / length1) / torch.sin(angle)
+    # without an angle between them, or with half a turn, there is no arc to follow
+    return torch.where(torch.sin(angle) > 1e-3, turned * torch.lerp(length0, length1, t), straight)
+
+
+class AE(Model):
+    """Autoencoder: a code z = f(x), a reconstruction sigmoid(g(z)), and no density.
+
+    Args:
+        image_shape: Channels, height and width; from the data.
+        z_dim: Dimensions of the code.
+        hidden: Sizes of the hidden layers from image to code (mlp: widths, conv: channels), mirrored by the decoder.
+        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
+        encoder: Encoder, by its name in the registry: mlp or conv.
+        decoder: Decoder, by its name in the registry: mlp or conv.
+        batch_norm: Batch norm before each activation.
+        criterion: Squared error (mse) or cross-entropy (bce), summed over pixels.
+    """
+
+    measures = ("loss", "bound")
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        z_dim: int = 20,
+        hidden: list[int] | None = None,
+        activation: str = "relu",
+        encoder: str = "mlp",
+        decoder: str = "mlp",
+        batch_norm: bool = False,
+        criterion: Literal["mse", "bce"] = "bce",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        lookup(CRITERIA, criterion, "criterion")
+        if z_dim < 1:
+            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
+        self.encoder = make_encoder(encoder, image_shape, z_dim, hidden, activation, batch_norm)
+        self.decoder = make_decoder(decoder, z_dim, image_shape, hidden, activation, batch_norm)
+
+    def error(self, x: Tensor) -> Tensor:
+        """Squared error or cross-entropy, summed over pixels: `(B,)`."""
+        return CRITERIA[self.hparams.criterion](full(self.decoder(self.encoder(x))), x).flatten(1).sum(1)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.error(x).mean()
+
+    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        error = self.error(x)
+        return {"loss": error, "bound": -error}
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """The code `(B, z_dim)`."""
+        return self.encoder(x)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Images in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
+        return rows(self.decoder, z).sigmoid()
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """decode(encode(x)), `(B, C, H, W)`."""
+        return self.decode(self.encode(x))
+
+    def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
+        """`n` decoded steps between the codes of two batches of images: `(n, B, C, H, W)`; path: linear or spherical."""
+        return self.decode(line(self.encode(x0), self.encode(x1), n, path))

@@ -1,0 +1,125 @@
+"""What all models share: the optimiser, the step, the metrics of validation; and how to look at a model without changing it."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+
+@contextmanager
+def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
+    """Evaluation mode, no gradients, noise from `seed`; mode and random state are restored afterwards.
+
+    Log weights estimate p(x) only in this mode: batch norm in training mode makes images depend on each other.
+    """
+    was_training = {module: module.training for module in model.modules()}
+    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+def learning_rate_factor(progress: float, ratio: float, schedule: str) -> float:
+    """lr(progress) / lr(0) for `progress` in [0, 1) and `ratio` = last / first.
+
+    `exponential` falls evenly; `stages` is the schedule of Burda et al. (2015): eight stages of length 3^0 ... 3^7,
+    whose rates fall evenly in the logarithm.
+    """
+    if schedule == "exponential":
+        return ratio**progress
+    # round() takes away what floating point leaves at the first epoch of a stage
+    stage = math.floor(round(math.log(1 + progress * (3**8 - 1), 3), 9))
+    return ratio ** (min(stage, 7) / 7)
+
+
+class Model(LightningModule):
+    """The base of all models.
+
+    A subclass defines `loss(x, y)`, which training minimises, and `measure(x, y)`, the per-image metrics of validation,
+    named in `measures`; `bound` among them picks the best checkpoint. What else a model can do is what it defines
+    (`reconstruct`, `interpolate`, `sample`, `log_weights`, ...).
+
+    Args:
+        lr: Learning rate of Adam.
+        lr_final: Learning rate of the last epoch; none keeps it constant.
+        lr_schedule: How the rate gets from `lr` to `lr_final`: evenly, or in the eight stages of Burda et al. (2015).
+        adam_eps: Epsilon of Adam (1e-4 in Burda et al. 2015).
+    """
+
+    measures: tuple[str, ...] = ("bound",)
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        lr_final: float | None = None,
+        lr_schedule: Literal["exponential", "stages"] = "exponential",
+        adam_eps: float = 1e-8,
+    ):
+        super().__init__()
+        if lr <= 0 or (lr_final is not None and lr_final <= 0):
+            raise ValueError(f"Learning rates must be positive; got lr {lr} and lr_final {lr_final}.")
+        if lr_schedule not in ("exponential", "stages"):
+            raise ValueError(f"Unknown lr_schedule '{lr_schedule}': choose exponential or stages.")
+        if lr_schedule == "stages" and lr_final is None:
+            raise ValueError(f"lr_schedule stages needs lr_final, the learning rate of the last epoch.")
+        self.save_hyperparameters()
+        # sums and counts in float64, over all images and devices; a NaN stays one; not part of checkpoints
+        self.val_means = nn.ModuleDict({name: MeanMetric(nan_strategy="disable").set_dtype(torch.float64) for name in self.measures})
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """The scalar that training minimises: a mean over the batch, in nats per image."""
+        raise NotImplementedError
+
+    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Metrics of validation, one number `(B,)` per image for each name in `measures`."""
+        raise NotImplementedError
+
+    def check_protocol(self, protocol: str) -> None:
+        """ValueError where images of this protocol are no data for this model. Any are, unless a subclass objects."""
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule
+        if data is not None:
+            self.check_protocol(data.protocol)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = self.loss(*batch)
+        self.log("train/loss", loss)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        for mean in self.val_means.values():
+            mean.set_dtype(torch.float64)  # a model moved to 16 bits takes its metrics along
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        for name, values in self.measure(x, y).items():
+            self.val_means[name].update(values.double())
+            self.log(f"val/{name}", self.val_means[name], batch_size=len(x))
+
+    def configure_optimizers(self):
+        hparams = self.hparams
+        adam = torch.optim.Adam(self.parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=True)
+        if hparams.lr_final is None:
+            return adam
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise ValueError("lr_final needs a number of epochs: set --trainer.max_epochs.")
+        ratio, schedule = hparams.lr_final / hparams.lr, hparams.lr_schedule
+        # progress is 1 in the last epoch of an even decay; stages divide the run itself
+        span = max(1, epochs - 1) if schedule == "exponential" else epochs
+        factor = torch.optim.lr_scheduler.LambdaLR(adam, lambda epoch: learning_rate_factor(epoch / span, ratio, schedule))
+        return [adam], [factor]
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["model"] = type(self).__name__  # looked up in `models`, and nowhere else, when it is loaded

@@ -1,0 +1,58 @@
+"""Estimates of log p(x) and of how well a latent space is used, for any model with `log_weights`."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.base import evaluating
+
+
+class Estimate(NamedTuple):
+    """Per-image results of importance sampling, each `(B,)` in float64, in nats."""
+
+    log_px: Tensor  # log 1/K sum_k w_k
+    elbo: Tensor  # 1/K sum_k log w_k
+    ess: Tensor  # (sum w)^2 / sum w^2
+
+
+def importance(model, x: Tensor, K: int, chunk: int = 100, y: Tensor | None = None, seed: int = 0) -> Estimate:
+    """Importance-sampled log-likelihood, log 1/K sum_k w_k (Burda et al. 2015, eq. 8 with a large K).
+
+    The encoder runs once per image; the K samples are drawn `chunk` at a time and their weights summed as they come, so
+    memory does not grow with K. Runs in evaluation mode; mode and random state are restored.
+
+    Args:
+        model: Anything with `posterior(x, y)` and `log_weights(x, K, y, posterior)`.
+        x: Images `(B, C, H, W)`.
+        K: Samples per image.
+        chunk: Samples per image and pass.
+        y: Labels `(B,)`, for conditional models.
+        seed: Of the noise.
+
+    Raises:
+        ValueError: K or chunk below 1.
+    """
+    if K < 1 or chunk < 1:
+        raise ValueError(f"Importance sampling needs K and chunk of at least 1; got K {K} and chunk {chunk}.")
+    log_sum = log_sum_squares = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    with evaluating(model, seed):
+        posterior = model.posterior(x, y)
+        for start in range(0, K, chunk):
+            log_w = model.log_weights(x, min(chunk, K - start), y, posterior).double()  # (k, B)
+            log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
+            log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
+            total = total + log_w.sum(0)
+    return Estimate(log_sum - math.log(K), total / K, (2 * log_sum - log_sum_squares).exp())
+
+
+def active_units(means: Tensor, threshold: float = 0.01) -> int:
+    """Dimensions whose posterior mean varies over images: Var_x(E_q[z]) > 0.01 (Burda et al. 2015, section 5.2).
+
+    Args:
+        means: Posterior means `(N, d)` of a data set.
+        threshold: Least variance of an active unit.
+    """
+    return int((means.double().var(0) > threshold).sum())

@@ -1,0 +1,76 @@
+"""A VAE with two or more stochastic layers."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent
+
+from models.distributions import diagonal_normal, standard_normal
+from models.networks import ImageShape, check_sizes, mlp, rows
+from models.vae import VAE
+
+
+class HierarchicalVAE(VAE):
+    """Two or more stochastic layers, as in Burda et al. (2015), section 2 and appendix C.
+
+    p(z) = N(z_L; 0, I) prod_l N(z_l; mu(z_l+1), sigma(z_l+1)) and q(z|x) = q(z_1|x) prod_l q(z_l+1|z_l). The KL is a
+    Monte Carlo estimate. `encode` and `decode` speak of z_1, from which the image is made; `sample` starts at the top.
+
+    Args:
+        image_shape: Channels, height and width; from the data.
+        z_dim: Dimensions of the stochastic layers, from the image upwards.
+        inner_hidden: Widths of the hidden layers between two stochastic layers, upwards; mirrored downwards.
+    """
+
+    def __init__(
+        self, image_shape: ImageShape, z_dim: Sequence[int] = (100, 50), inner_hidden: Sequence[int] = (100, 100), **kwargs
+    ):
+        if not isinstance(z_dim, Sequence) or len(z_dim) < 2 or min(z_dim) < 1:
+            raise ValueError(f"z_dim of HierarchicalVAE takes two or more positive sizes, such as [100, 50]; got {z_dim}.")
+        check_sizes(inner_hidden, "inner_hidden")
+        super().__init__(image_shape, z_dim=z_dim[0], **kwargs)
+        activation, batch_norm = self.hparams.activation, self.hparams.batch_norm
+        upwards = list(pairwise(z_dim))  # (z_l, z_l+1) from the image to the top
+        self.q_nets = nn.ModuleList(mlp([a, *inner_hidden, 2 * b], activation, batch_norm) for a, b in upwards)
+        self.p_nets = nn.ModuleList(mlp([b, *inner_hidden[::-1], 2 * a], activation, batch_norm) for a, b in upwards)
+
+    def pz(self) -> Independent:
+        """p(z_L) = N(0, I), the prior of the top layer."""
+        return standard_normal(self.hparams.z_dim[-1], like=next(self.decoder.parameters()))
+
+    def draw(self, K: int, qz1_x: Independent) -> tuple[list[Tensor], list[Independent], list[Independent]]:
+        """z_1 ... z_L for K draws, each `(K, B, d_l)`, with q(z_l|below) and p(z_l|above) of every layer."""
+        z, q = [qz1_x.rsample((K,))], [qz1_x]
+        for net in self.q_nets:
+            q.append(diagonal_normal(rows(net, z[-1])))
+            z.append(q[-1].rsample())
+        p = [diagonal_normal(rows(net, above)) for net, above in zip(self.p_nets, z[1:], strict=True)]
+        return z, q, [*p, self.pz()]
+
+    def log_terms(self, x: Tensor, K: int, qz_x: Independent) -> tuple[Tensor, Tensor]:
+        """log p(x|z_1) and the sum over layers of log p(z_l|z_l+1) - log q(z_l|z_l-1): each `(K, B)`."""
+        z, q, p = self.draw(K, qz_x)
+        log_ratio = sum(p_l.log_prob(z_l) - q_l.log_prob(z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True))
+        return self.px(z[0]).log_prob(x), log_ratio
+
+    def rate_distortion(self, x: Tensor, K: int) -> tuple[Tensor, Tensor]:
+        """Means over K draws of log q(z|x) - log p(z) and of -log p(x|z_1), each `(B,)`; ELBO = -(their sum)."""
+        log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x))
+        return -log_ratio.mean(0), -log_px_z.mean(0)
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """The mean of p(x|z_1) for n ancestral draws from the prior: `(n, C, H, W)`."""
+        z = self.pz().sample((n,))
+        for net in reversed(self.p_nets):
+            z = diagonal_normal(net(z)).sample()
+        return self.decode(z)
+
+    def latent_statistics(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each layer: the posterior mean and the KL of each dimension, both `(B, d_l)`, over 16 draws of what is below."""
+        z, q, p = self.draw(16, self.posterior(x))
+        kl = [(q_l.base_dist.log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0) for z_l, q_l, p_l in zip(z, q, p, strict=True)]
+        means = [q[0].mean, *(q_l.mean.mean(0) for q_l in q[1:])]
+        return list(zip(means, kl, strict=True))

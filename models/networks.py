@@ -1,0 +1,174 @@
+"""Encoders and decoders: two dictionaries from a name to a class, every entry with the same signature.
+
+An encoder maps images `(N, C, H, W)` to `(N, out_dim)`, a decoder maps codes `(N, in_dim)` to `(N, C, H, W)` logits.
+Networks return plain tensors; the model names the distribution. A new entry is a class and a line in its dictionary.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+ImageShape = tuple[int, int, int]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+}
+
+
+def lookup(table: dict, name: str, what: str):
+    """The entry called `name`; ValueError with the known names where there is none."""
+    if name not in table:
+        raise ValueError(f"Unknown {what} '{name}': choose one of {', '.join(table)}.")
+    return table[name]
+
+
+def glorot(network: nn.Module) -> None:
+    """Glorot-uniform weights and zero biases, as in Burda et al. (2015)."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def mlp(sizes: Sequence[int], activation: str, batch_norm: bool) -> nn.Sequential:
+    """Linear layers of the given sizes, (batch norm and) an activation after each but the last."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+        layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if batch_norm else []), ACTIVATIONS[activation]()]
+    network = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+    glorot(network)
+    return network
+
+
+def halved(image_shape: ImageShape, times: int) -> list[tuple[int, int]]:
+    """Heights and widths of an image that `times` convolutions of stride 2 halve, rounding up: the full size first."""
+    sizes = [(image_shape[1], image_shape[2])]
+    for _ in range(times):
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
+    return sizes
+
+
+class MLPEncoder(nn.Module):
+    """Fully connected, on flattened pixels; `hidden` are widths from the image to the code."""
+
+    default_hidden = (400, 400)
+
+    def __init__(self, image_shape: ImageShape, out_dim: int, hidden: Sequence[int], activation: str, batch_norm: bool):
+        super().__init__()
+        self.layers = mlp([prod(image_shape), *hidden, out_dim], activation, batch_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.flatten(1))
+
+
+class ConvEncoder(nn.Module):
+    """3x3 convolutions of stride 2, then one linear layer; `hidden` are channels from the image to the code."""
+
+    default_hidden = (32, 64)
+
+    def __init__(self, image_shape: ImageShape, out_dim: int, hidden: Sequence[int], activation: str, batch_norm: bool):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip([image_shape[0], *hidden], hidden, strict=False):
+            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), *([nn.BatchNorm2d(n_out)] if batch_norm else []),
+                       ACTIVATIONS[activation]()]  # fmt: skip
+        channels = hidden[-1] if hidden else image_shape[0]
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * prod(halved(image_shape, len(hidden))[-1]), out_dim))
+        glorot(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class MLPDecoder(nn.Module):
+    """Fully connected, one logit per pixel; `hidden` are widths from the code to the image."""
+
+    default_hidden = (400, 400)
+
+    def __init__(self, in_dim: int, image_shape: ImageShape, hidden: Sequence[int], activation: str, batch_norm: bool):
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.layers = mlp([in_dim, *hidden, prod(image_shape)], activation, batch_norm)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z).unflatten(1, self.image_shape)
+
+    def set_output_bias(self, mean: Tensor) -> None:
+        """Starts the output at the logit of `mean (C, H, W)`."""
+        self.layers[-1].bias.copy_(mean.logit().flatten())
+
+
+class ConvDecoder(nn.Module):
+    """One linear layer, then 3x3 transposed convolutions of stride 2; `hidden` are channels from the code to the image."""
+
+    default_hidden = (64, 32)
+
+    def __init__(self, in_dim: int, image_shape: ImageShape, hidden: Sequence[int], activation: str, batch_norm: bool):
+        super().__init__()
+        if not hidden:
+            raise ValueError("The conv decoder needs at least one entry in hidden, for example [32, 64].")
+        sizes = halved(image_shape, len(hidden))[::-1]  # smallest first
+        layers: list[nn.Module] = [nn.Linear(in_dim, hidden[0] * prod(sizes[0])), nn.Unflatten(1, (hidden[0], *sizes[0]))]
+        for n_in, n_out, (height, width) in zip(hidden, [*hidden[1:], image_shape[0]], sizes[1:], strict=True):
+            layers += [*([nn.BatchNorm2d(n_in)] if batch_norm else []), ACTIVATIONS[activation]()]
+            # an even size needs one row or column more than the transposed convolution gives by itself
+            even = (1 - height % 2, 1 - width % 2)
+            layers += [nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=even)]
+        self.layers = nn.Sequential(*layers)
+        glorot(self)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+    def set_output_bias(self, mean: Tensor) -> None:
+        """Starts the output at the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
+        self.layers[-1].bias.copy_(mean.mean((1, 2)).logit())
+
+
+ENCODERS: dict[str, type[nn.Module]] = {"mlp": MLPEncoder, "conv": ConvEncoder}
+DECODERS: dict[str, type[nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder}
+
+
+def check_sizes(sizes: Sequence[int], name: str = "hidden") -> None:
+    """ValueError, in a sentence, for sizes of layers that are not positive."""
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"{name} must hold positive sizes, such as [400, 400]; got {list(sizes)}.")
+
+
+def make_encoder(name: str, image_shape: ImageShape, out_dim: int, hidden: Sequence[int] | None, activation: str,
+                 batch_norm: bool) -> nn.Module:  # fmt: skip
+    """The encoder called `name`; `hidden=None` takes its own default sizes."""
+    network = lookup(ENCODERS, name, "encoder")
+    lookup(ACTIVATIONS, activation, "activation")
+    check_sizes(hidden or ())
+    return network(image_shape, out_dim, network.default_hidden if hidden is None else hidden, activation, batch_norm)
+
+
+def make_decoder(name: str, in_dim: int, image_shape: ImageShape, hidden: Sequence[int] | None, activation: str,
+                 batch_norm: bool) -> nn.Module:  # fmt: skip
+    """The decoder called `name`; `hidden` as the encoder reads it, from the image to the code: the decoder mirrors it."""
+    network = lookup(DECODERS, name, "decoder")
+    lookup(ACTIVATIONS, activation, "activation")
+    check_sizes(hidden or ())
+    return network(in_dim, image_shape, network.default_hidden if hidden is None else hidden[::-1], activation, batch_norm)
+
+
+def rows(network: nn.Module, z: Tensor) -> Tensor:
+    """Applies a network that knows rows, `(N, d)`, to any leading dimensions, `(K, B, d)`."""
+    out = network(z.reshape(-1, z.shape[-1]).to(next(network.parameters()).dtype))
+    return out.view(*z.shape[:-1], *out.shape[1:])
+
+
+@torch.no_grad()
+def start_at_mean(decoder: nn.Module, mean_image: Tensor) -> None:
+    """Output bias = logit(clip(training mean, 0.001, 0.999)), as in Burda et al. (2015); `mean_image (C, H, W)` in [0, 1]."""
+    decoder.set_output_bias(mean_image.clamp(0.001, 0.999))

@@ -1,0 +1,191 @@
+"""The variational autoencoder."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, kl_divergence
+
+from models.ae import line
+from models.base import Model
+from models.distributions import SCALE_LIMIT, bernoulli_image, diagonal_normal, normal_image, standard_normal, unbounded
+from models.networks import ImageShape, lookup, make_decoder, make_encoder, rows
+from models.objectives import OBJECTIVES
+
+DEFAULT_SCALE = 0.5
+# The data that each likelihood is a probability (bernoulli) or a density (gaussian) of
+PROTOCOLS_OF = {"bernoulli": ("dynamic", "fixed", "threshold", "larochelle"), "gaussian": ("grey",)}
+
+
+def check_options(z_dim: int, objective: str, num_samples: int, beta: float, beta_warmup: int, likelihood: str, scale: float,
+                  learn_scale: bool) -> None:  # fmt: skip
+    """ValueError, in a sentence, for options outside their range and for those that would do nothing."""
+    if z_dim < 1:
+        raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
+    lookup(OBJECTIVES, objective, "objective")
+    lookup(PROTOCOLS_OF, likelihood, "likelihood")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+    if beta < 0 or beta_warmup < 0:
+        raise ValueError(f"beta and beta_warmup must not be negative; got {beta} and {beta_warmup}.")
+    if objective != "elbo" and (beta != 1 or beta_warmup):
+        raise ValueError(f"beta and beta_warmup belong to objective elbo: leave them out with objective {objective}.")
+    if not 1 / 256 < scale < 256:
+        raise ValueError(f"scale must lie between 1/256, one grey level, and 256; got {scale}.")
+    if likelihood != "gaussian" and (scale != DEFAULT_SCALE or learn_scale):
+        raise ValueError("scale and learn_scale belong to likelihood gaussian: leave them out with bernoulli.")
+
+
+class VAE(Model):
+    """Variational autoencoder (Kingma & Welling 2013), trained on the ELBO or on another bound of `models.objectives`.
+
+    p(z) = N(0, I), q(z|x) a diagonal Gaussian, p(x|z) Bernoulli or Gaussian pixels. With objective `elbo` the loss is
+    the mean over K samples of -log p(x|z), plus beta * KL(q(z|x) || p(z)) in closed form (eq. 10).
+
+    Args:
+        image_shape: Channels, height and width; from the data.
+        z_dim: Dimensions of the latent.
+        hidden: Sizes of the hidden layers from image to latent (mlp: widths, conv: channels), mirrored by the decoder.
+        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
+        encoder: Encoder, by its name in the registry: mlp or conv.
+        decoder: Decoder, by its name in the registry: mlp or conv.
+        batch_norm: Batch norm before each activation.
+        likelihood: p(x|z): bernoulli for binarized pixels, gaussian for grey ones.
+        scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
+        learn_scale: Learn the scale of a gaussian likelihood.
+        objective: Bound to train on: elbo or iwae.
+        num_samples: K, the samples of z per image in training.
+        beta: Weight of the KL (Higgins et al. 2017); for objective elbo only.
+        beta_warmup: Epochs over which beta grows linearly from 0; for objective elbo only.
+    """
+
+    measures = ("bound", "elbo", "rate", "distortion")
+    quantity = "log p(x)"
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        z_dim: int = 20,
+        hidden: list[int] | None = None,
+        activation: str = "relu",
+        encoder: str = "mlp",
+        decoder: str = "mlp",
+        batch_norm: bool = False,
+        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+        scale: float = DEFAULT_SCALE,
+        learn_scale: bool = False,
+        objective: str = "elbo",
+        num_samples: int = 1,
+        beta: float = 1.0,
+        beta_warmup: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_options(z_dim, objective, num_samples, beta, beta_warmup, likelihood, scale, learn_scale)
+        self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, activation, batch_norm)
+        self.decoder = make_decoder(decoder, z_dim, image_shape, hidden, activation, batch_norm)
+        if likelihood == "gaussian":
+            raw_scale = torch.tensor(unbounded(math.log(scale), SCALE_LIMIT))
+            self.raw_scale = nn.Parameter(raw_scale) if learn_scale else nn.Buffer(raw_scale)
+
+    def check_protocol(self, protocol: str) -> None:
+        likelihood = self.hparams.likelihood
+        if protocol not in PROTOCOLS_OF[likelihood]:
+            other = "gaussian" if likelihood == "bernoulli" else "bernoulli"
+            raise ValueError(
+                f"A {likelihood} likelihood gives {protocol} images no probability: use --data.binarization "
+                f"{' or '.join(p for p in PROTOCOLS_OF[likelihood] if p != 'larochelle')}, or --model.likelihood {other}."
+            )
+
+    # The distributions. `posterior` is the part of q that depends on x alone, computed once per image.
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
+        """q(z|x), batch shape `(B,)`."""
+        return diagonal_normal(self.encoder(x))
+
+    def pz(self) -> Independent:
+        """p(z) = N(0, I)."""
+        return standard_normal(self.hparams.z_dim, like=next(self.decoder.parameters()))
+
+    def px(self, z: Tensor) -> Independent:
+        """p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
+        logits = rows(self.decoder, z)
+        return bernoulli_image(logits) if self.hparams.likelihood == "bernoulli" else normal_image(logits, self.raw_scale)
+
+    # The bounds
+
+    def log_terms(self, x: Tensor, K: int, qz_x: Independent) -> tuple[Tensor, Tensor]:
+        """log p(x|z_k) and log p(z_k) - log q(z_k|x) for K draws from `qz_x`, the posterior of x: each `(K, B)`."""
+        z = qz_x.rsample((K,))  # (K, B, z_dim)
+        return self.px(z).log_prob(x), self.pz().log_prob(z) - qz_x.log_prob(z)
+
+    def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
+        """log p(x|z_k) + log p(z_k) - log q(z_k|x), `(K, B)`: the exponential of each is an unbiased estimate of p(x).
+
+        Args:
+            x: Images `(B, C, H, W)`.
+            K: Samples per image.
+            y: Labels; not used by this model.
+            posterior: `self.posterior(x)`, where it has been computed already.
+        """
+        log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x) if posterior is None else posterior)
+        return log_px_z + log_ratio
+
+    def rate_distortion(self, x: Tensor, K: int) -> tuple[Tensor, Tensor]:
+        """KL(q(z|x) || p(z)) in closed form and the mean over K draws of -log p(x|z), each `(B,)`; ELBO = -(their sum)."""
+        qz_x = self.posterior(x)
+        z = qz_x.rsample((K,))  # (K, B, z_dim)
+        return kl_divergence(qz_x, self.pz()), -self.px(z).log_prob(x).mean(0)
+
+    def beta(self) -> float:
+        """The weight of the KL at this step of training."""
+        beta, warmup = self.hparams.beta, self.hparams.beta_warmup
+        if not warmup or self._trainer is None:
+            return beta
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        return beta * min(1.0, self.trainer.global_step / (warmup * steps_per_epoch))
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        K = self.hparams.num_samples
+        if self.hparams.objective == "elbo":
+            rate, distortion = self.rate_distortion(x, K)
+            return (distortion + self.beta() * rate).mean()
+        return -OBJECTIVES[self.hparams.objective](self.log_weights(x, K)).mean()
+
+    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        K = self.hparams.num_samples
+        rate, distortion = self.rate_distortion(x, K)
+        elbo = -(rate + distortion)
+        bound = elbo if self.hparams.objective == "elbo" else OBJECTIVES[self.hparams.objective](self.log_weights(x, K))
+        return {"bound": bound, "elbo": elbo, "rate": rate, "distortion": distortion}
+
+    # What a trained model is for
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """The posterior mean `(B, z_dim)`."""
+        return self.posterior(x).mean
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean of p(x|z) in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
+        return self.px(z).mean
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """The mean of p(x|z) for n draws of z from the prior: `(n, C, H, W)`."""
+        return self.decode(self.pz().sample((n,)))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """decode(encode(x)), `(B, C, H, W)`."""
+        return self.decode(self.encode(x))
+
+    def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
+        """`n` decoded steps between the posterior means of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
+        return self.decode(line(self.encode(x0), self.encode(x1), n, path))
+
+    def latent_statistics(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each stochastic layer: the posterior mean and the KL of each dimension, both `(B, d)`."""
+        qz_x, pz = self.posterior(x), self.pz()
+        return [(qz_x.mean, kl_divergence(qz_x.base_dist, pz.base_dist))]

@@ -1,0 +1,27 @@
+import pytest
+
+from callbacks import LogLikelihood, log_likelihood
+from models.estimators import importance
+
+
+def test_logs_the_estimate_beside_the_metrics_of_validation(fit, make_model, memory, data):
+    log, model = memory(), make_model()
+    fit(model, [LogLikelihood(num_images=120, num_samples=50)], max_epochs=2, logger=log)
+    again = importance(model, data.images("val", 120)[0], K=50, seed=99)
+    [_, (step, epoch, nll)] = log.of("val/nll")
+    # other noise: the mean over 120 images differs by a few hundredths of a nat
+    assert nll == pytest.approx(-again.log_px.mean().item(), abs=0.3)
+    assert log.of("val/ess")[-1][2] == pytest.approx(again.ess.median().item(), rel=0.2)
+    assert (step, epoch) == log.of("val/bound")[-1][:2] == (5, 1)
+
+
+def test_each_image_once_with_all_samples_and_noise_of_its_part(fit, make_model, data, monkeypatch):
+    calls = []
+
+    def spy(model, x, K, seed):
+        calls.append((len(x), K, seed))
+        return importance(model, x, K, seed=seed)
+
+    monkeypatch.setattr(log_likelihood, "importance", spy)
+    fit(make_model(), [LogLikelihood(num_samples=3)], max_epochs=1)  # 500 asked for, 250 there
+    assert calls == [(100, 3, 0), (100, 3, 1), (50, 3, 2)]

@@ -1,0 +1,31 @@
+"""Looking at a model changes nothing about its training."""
+
+import pytest
+import torch
+
+from callbacks import Progress, RunCheckpoint, StepNoise, for_model
+from models import MODELS
+
+
+def trained(fit, model, watching, memory):
+    fit(model, watching, max_epochs=2, logger=memory)
+    validation = [row for _, row in memory.rows if "val/bound" in row]
+    return model.state_dict(), validation, torch.get_rng_state()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("noise", [[], [StepNoise(seed=1)]], ids=["free", "step-noise"])
+def test_same_weights_buffers_metrics_and_noise_with_and_without(fit, make_model, memory, tmp_path, name, noise):
+    plain = trained(fit, make_model(name), noise, memory())
+    model = make_model(name)
+    watching = [*for_model(model), Progress(), RunCheckpoint(tmp_path, seed=0)]
+    watched = trained(fit, model, [*watching, *noise], memory())
+
+    assert len(list((tmp_path / "figures").glob("*.png"))) >= 4  # it was looked at, and more than once
+    assert any("running_mean" in key for key in plain[0])
+    assert plain[0].keys() == watched[0].keys()
+    for key in plain[0]:
+        assert torch.equal(plain[0][key], watched[0][key]), key
+    assert len(plain[1]) == 2
+    assert plain[1] == watched[1]
+    assert torch.equal(plain[2], watched[2])

@@ -1,0 +1,30 @@
+"""What all tests share: slow and GPU tests, real data, and one thread, which small networks are fastest on."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_flush_denormal(True)
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: add --slow to run it"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder with the real MNIST and BinaryMNIST files: the environment variable ELBO_DATA."""
+    if "ELBO_DATA" not in os.environ:
+        pytest.skip("needs the real MNIST files: set ELBO_DATA to the folder that holds MNIST/raw and BinaryMNIST")
+    return Path(os.environ["ELBO_DATA"])

@@ -1,0 +1,216 @@
+import gzip
+import hashlib
+import io
+import shutil
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules import binary_mnist
+from datamodules.binary_mnist import BinaryMNIST
+from datamodules.files import DataError
+
+NAMES = tuple(BinaryMNIST.md5)
+PUBLISHED = dict(BinaryMNIST.md5)
+
+
+def bits(name):
+    size = {"binarized_mnist_train.amat": 50, "binarized_mnist_valid.amat": 11, "binarized_mnist_test.amat": 12}[name]
+    return np.random.default_rng(size).integers(0, 2, (size, 5, 5), np.uint8)
+
+
+def amat(array):
+    return "".join(" ".join(map(str, row)) + "\n" for row in array.reshape(len(array), -1)).encode()
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch):
+    """The little files of these tests are the published ones."""
+    monkeypatch.setattr(BinaryMNIST, "md5", {name: hashlib.md5(amat(bits(name))).hexdigest() for name in NAMES})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "BinaryMNIST"
+    folder.mkdir()
+    for name in NAMES:
+        (folder / name).write_bytes(amat(bits(name)))
+    yield folder
+    folder.chmod(0o755)
+
+
+def ready(folder):
+    data = BinaryMNIST(str(folder.parent))
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def right(data):
+    for split, name in zip((data.train, data.val, data.test), NAMES, strict=True):
+        assert split.x.dtype == torch.uint8
+        assert np.array_equal(split.x[:, 0], bits(name) * 255)
+        assert split.y.dtype == torch.int64
+        assert split.y.tolist() == [-1] * len(split.x)
+    return True
+
+
+def no_parsing(monkeypatch):
+    def parse(path, content):
+        raise AssertionError("it was parsed again")
+
+    monkeypatch.setattr(binary_mnist, "parse_amat", parse)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_plain_and_gzipped_files_are_read(folder, packed):
+    if packed:
+        for name in NAMES:
+            (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+            (folder / name).unlink()
+    data = ready(folder)
+    assert right(data)
+    assert data.protocol == "larochelle"
+    assert data.num_classes == 0
+    assert data.image_shape == (1, 5, 5)
+    assert data.labels_hash is None
+    assert len(data.label_indices) == 0
+
+
+def test_batches_are_the_published_pixels(folder):
+    data = ready(folder)
+    x = torch.cat([x for x, _ in data.test_dataloader()])
+    assert np.array_equal(x[:, 0], bits(NAMES[2]))
+    assert torch.equal(x, data.images("test")[0])
+    seen = torch.cat([x for x, _ in data.train_dataloader()])
+    assert torch.equal(seen.sum(0), torch.from_numpy(bits(NAMES[0])).float().sum(0, keepdim=True))
+
+
+def test_it_has_no_options_of_grey_data():
+    assert dict(BinaryMNIST("here", batch_size=3).hparams) == {"root": "here", "batch_size": 3}
+    for option in ("binarization", "num_labels", "val_size", "seed"):
+        with pytest.raises(TypeError, match=option):
+            BinaryMNIST(**{option: 1})
+
+
+def test_the_second_time_nothing_is_parsed(folder, monkeypatch):
+    ready(folder)
+    assert {path.name for path in folder.iterdir()} == {*NAMES, *(f"{name}.npz" for name in NAMES)}
+    no_parsing(monkeypatch)
+    assert right(ready(folder))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(np.packbits(bits(NAMES[0])).tobytes()) + 5] ^= 1
+    path.write_bytes(content)
+
+
+def other_md5(path):
+    with np.load(path) as copy:
+        arrays = dict(copy)
+    np.savez(path, **{**arrays, "bits": ~arrays["bits"], "md5": "0" * 32})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        other_md5,
+        lambda path: path.write_bytes(path.read_bytes()[:-30]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"not an npz"),
+        lambda path: np.savez(path, other=np.zeros(3)),
+    ],
+)
+def test_a_bad_copy_is_made_again(folder, damage, monkeypatch):
+    ready(folder)
+    damage(folder / f"{NAMES[0]}.npz")
+    assert right(ready(folder))
+    no_parsing(monkeypatch)
+    assert right(ready(folder))
+
+
+def test_a_folder_marked_read_only_is_left_alone(folder):
+    folder.chmod(0o555)
+    assert right(ready(folder))
+    assert {path.name for path in folder.iterdir()} == set(NAMES)
+
+
+def test_where_no_copy_can_be_kept_the_data_are_read_all_the_same(folder):
+    for name in NAMES:
+        (folder / f"{name}.npz").mkdir()
+    assert right(ready(folder))
+    assert not list(folder.glob(".cache-*"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_file_is_refused_by_name(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-2])
+    with pytest.raises(DataError, match=f"^{folder / name} is not the published file"):
+        ready(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "does not hold one square image a line"),
+        (b"0 1 0 1", "does not hold one square image a line"),
+        (b"0 1 0\n", "does not hold one square image a line"),
+        (b"0 1 0 1\n0 1 0\n", "does not hold one square image a line"),
+        (b"0 1 2 1\n", "holds pixels other than 0 and 1"),
+        (b"0 1 . 1\n", "holds pixels other than 0 and 1"),
+    ],
+)
+def test_files_of_another_form_are_refused(folder, content, message):
+    with pytest.raises(DataError, match=f"^{folder} {message}: delete it to have it downloaded again"):
+        binary_mnist.parse_amat(folder, content)
+
+
+def test_missing_files_are_downloaded(tmp_path, monkeypatch):
+    asked = []
+
+    def urlopen(url):
+        asked.append(url)
+        return io.BytesIO(amat(bits(url.split("/")[-1])))
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    assert right(ready(tmp_path / "BinaryMNIST"))
+    assert asked == [binary_mnist.ADDRESS + name for name in NAMES]
+
+
+def test_a_wrong_download_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url: io.BytesIO(b"<html>"))
+    with pytest.raises(DataError, match=r"the download failed .*is not the published file"):
+        ready(tmp_path / "BinaryMNIST")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_network_a_sentence_says_what_to_put_where(tmp_path):
+    folder = tmp_path / "BinaryMNIST"
+    with pytest.raises(DataError) as caught:
+        ready(folder)
+    message = str(caught.value)
+    assert message.startswith(f"{folder} lacks files and the download failed (")
+    assert "\n" not in message
+    assert message.endswith(f"put {', '.join(NAMES)} into {folder}, as they are or as .gz.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_published_files(elbo_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(BinaryMNIST, "md5", PUBLISHED)
+    folder = tmp_path / "BinaryMNIST"  # the originals' folder is nobody's to write copies into
+    folder.mkdir()
+    for path in (elbo_data / "BinaryMNIST").glob("*.amat*"):
+        shutil.copy(path, folder)
+    data = ready(folder)
+    assert [split.x.shape for split in (data.train, data.val, data.test)] == [
+        (size, 1, 28, 28) for size in (50_000, 10_000, 10_000)
+    ]
+    assert ((data.train.x == 0) | (data.train.x == 255)).all()
+    assert round(data.train_mean().mean().item(), 4) == 0.1306
+    no_parsing(monkeypatch)
+    assert torch.equal(ready(folder).test.x, data.test.x)

@@ -1,0 +1,102 @@
+"""Small models, small images and a quick trainer, for all tests of `models/`."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from models import MODELS
+
+# What a model needs beyond an image shape; a new model that is content with that appears in the tests by itself.
+OPTIONS = {"HierarchicalVAE": {"z_dim": [3, 2], "inner_hidden": [8]}}
+
+
+class Loader:
+    """An iterable of given batches, sized, as the data modules hand them out."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)  # networks this small only lose time by sharing
+
+
+@pytest.fixture
+def make():
+    """Builds the model called `name`: small, and always with the same initial weights."""
+
+    def build(name, image_shape=(1, 8, 8), seed=0, **options):
+        torch.manual_seed(seed)
+        return MODELS[name](image_shape=image_shape, **{"hidden": [16], **OPTIONS.get(name, {}), **options})
+
+    return build
+
+
+@pytest.fixture
+def binary():
+    """Draws `n` binary images and their labels, all unknown."""
+
+    def draw(n, image_shape=(1, 8, 8), seed=1):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(n, *image_shape, generator=generator).round(), torch.full((n,), -1)
+
+    return draw
+
+
+@pytest.fixture
+def squares():
+    """All 16 binary images of 2x2 pixels."""
+    return torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).view(16, 1, 2, 2)
+
+
+@pytest.fixture
+def loader():
+    return Loader
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """A `pl.Trainer` on the CPU that keeps quiet and leaves nothing behind."""
+
+    def build(**options):
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+                 "enable_model_summary": False, "default_root_dir": tmp_path}  # fmt: skip
+        return pl.Trainer(**{"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1, **quiet, **options})
+
+    return build
+
+
+@pytest.fixture
+def fit(trainer):
+    """Fits a model to a list of batches, validates on them, and returns the trainer."""
+
+    def run(model, batches, **options):
+        fitter = trainer(**options)
+        fitter.fit(model, Loader(batches), Loader(batches))
+        return fitter
+
+    return run
+
+
+@pytest.fixture
+def validate(trainer):
+    """The metrics of one validation over a list of batches."""
+
+    def run(model, batches):
+        validator = trainer()
+        validator.validate(model, Loader(batches), verbose=False)
+        return validator.callback_metrics
+
+    return run

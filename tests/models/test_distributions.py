@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from models.distributions import (
+    LATENT_LIMIT,
+    SCALE_LIMIT,
+    bernoulli_image,
+    bounded,
+    diagonal_normal,
+    normal_image,
+    standard_normal,
+)
+
+
+def log_normal(x, mu, sigma):
+    return -0.5 * ((x - mu) / sigma) ** 2 - sigma.log() - 0.5 * math.log(2 * math.pi)
+
+
+def test_bounded_is_the_identity_near_zero_and_never_beyond_its_limit():
+    near = torch.linspace(-0.1, 0.1, 11)
+    torch.testing.assert_close(bounded(near, 7.0), near, rtol=1e-3, atol=1e-6)
+    far = torch.tensor([-math.inf, -1e30, -100.0, 100.0, 1e30, math.inf])
+    torch.testing.assert_close(bounded(far, 7.0), 7.0 * far.sign())
+    grid = bounded(torch.linspace(-20, 20, 101), 7.0)
+    assert (grid.diff() > 0).all()
+
+
+def test_diagonal_normal_reads_mu_then_log_sigma():
+    parameters, z = torch.randn(5, 6), torch.randn(4, 5, 3)
+    q = diagonal_normal(parameters)
+    assert (q.batch_shape, q.event_shape) == ((5,), (3,))
+    mu, raw = parameters[:, :3], parameters[:, 3:]
+    sigma = (LATENT_LIMIT * (raw / LATENT_LIMIT).tanh()).exp()
+    torch.testing.assert_close(q.log_prob(z), log_normal(z, mu, sigma).sum(-1))
+    assert diagonal_normal(torch.zeros(1, 2)).stddev.item() == 1  # a network that outputs 0 means N(0, 1)
+
+
+def test_standard_normal():
+    z = torch.randn(4, 5, 3)
+    p = standard_normal(3, like=z)
+    assert (p.batch_shape, p.event_shape) == ((), (3,))
+    torch.testing.assert_close(p.log_prob(z), (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(-1))
+
+
+def test_bernoulli_image_sums_over_channels_rows_and_columns():
+    logits, x = torch.randn(4, 5, 2, 3, 3), torch.rand(5, 2, 3, 3).round()
+    p = logits.sigmoid()
+    expected = (x * p.log() + (1 - x) * (1 - p).log()).sum((-1, -2, -3))  # (4, 5)
+    torch.testing.assert_close(bernoulli_image(logits).log_prob(x), expected)
+
+
+def test_bernoulli_image_is_finite_where_probabilities_round_to_0_or_1():
+    logits = torch.tensor([-1e4, 1e4]).view(2, 1, 1, 1)
+    wrong = bernoulli_image(logits).log_prob(torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
+    torch.testing.assert_close(wrong, torch.tensor([-1e4, -1e4]))
+
+
+@pytest.mark.parametrize("raw", [-0.5, 0.0, 0.3])
+def test_normal_image(raw):
+    logits, x = torch.randn(4, 5, 2, 3, 3), torch.rand(5, 2, 3, 3)
+    p = normal_image(logits, torch.tensor(raw))
+    assert (p.batch_shape, p.event_shape) == ((4, 5), (2, 3, 3))
+    expected = log_normal(x, logits.sigmoid(), p.base_dist.scale).sum((-1, -2, -3))
+    torch.testing.assert_close(p.log_prob(x), expected)
+    assert p.base_dist.scale.unique().item() == pytest.approx(math.exp(raw), rel=0.01)
+
+
+def test_a_learned_scale_cannot_collapse_or_explode():
+    logits, x = torch.randn(1, 1, 2, 2), torch.rand(1, 1, 2, 2)
+    for raw, scale in ((-1e9, 1 / 256), (1e9, 256)):
+        log_scale = torch.tensor(raw, requires_grad=True)
+        p = normal_image(logits, log_scale)
+        torch.testing.assert_close(p.base_dist.scale.unique(), torch.tensor([float(scale)]))
+        p.log_prob(x).sum().backward()
+        assert log_scale.grad.isfinite()
+    assert math.exp(SCALE_LIMIT) == pytest.approx(256)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_outputs_become_single_precision_densities(dtype):
+    half = torch.randn(2, 4).to(dtype)
+    assert diagonal_normal(half).rsample().dtype == torch.float32
+    assert bernoulli_image(half.view(2, 1, 2, 2)).log_prob(torch.ones(2, 1, 2, 2)).dtype == torch.float32
+    assert normal_image(half.view(2, 1, 2, 2), torch.tensor(0.0)).mean.dtype == torch.float32
+
+
+def test_closed_form_kl_against_monte_carlo():
+    q, p = diagonal_normal(torch.randn(3, 8)), standard_normal(4, torch.zeros(1))
+    z = q.sample((100_000,))
+    draws = q.log_prob(z) - p.log_prob(z)  # (100000, 3)
+    error = draws.std(0) / math.sqrt(len(draws))
+    assert ((kl_divergence(q, p) - draws.mean(0)).abs() < 4.5 * error).all()
+    assert (error < 0.05).all()
+
+
+def test_argument_checks_are_off():
+    Normal(torch.tensor(0.0), torch.tensor(-1.0))  # raises where they are on

@@ -1,0 +1,223 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+
+from models import MODELS, VAE
+from models.estimators import active_units, importance
+from models.objectives import elbo, ess, iwae
+
+DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
+
+
+class LinearGaussian(VAE):
+    """p(z) = N(0, I), p(x|z) = N(W z + b, s^2 I): everything is known. q is the exact posterior, or a wider one."""
+
+    def __init__(self, exact):
+        super().__init__(image_shape=(1, 2, 2), z_dim=2, hidden=[3])
+        self.exact, self.s = exact, 0.7
+        # orthogonal columns: the posterior is diagonal, as q is
+        self.W = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [1.0, -1.0]]) * torch.tensor([0.3, 0.8])
+        self.b = torch.tensor([0.1, -0.2, 0.3, 0.0])
+
+    def px(self, z):
+        return Independent(Normal((z @ self.W.T + self.b).unflatten(-1, (1, 2, 2)), self.s), 3)
+
+    def true_posterior(self, x):
+        precision = 1 + self.W.square().sum(0) / self.s**2
+        mean = (x.flatten(1) - self.b) @ self.W / self.s**2 / precision
+        return Independent(Normal(mean, precision.rsqrt().expand(len(x), -1)), 1)
+
+    def posterior(self, x, y=None):
+        q = self.true_posterior(x)
+        return q if self.exact else Independent(Normal(0.8 * q.mean, 1.3 * q.stddev), 1)
+
+    def log_p(self, x):
+        W, b = self.W.double(), self.b.double()
+        cov = W @ W.T + self.s**2 * torch.eye(4, dtype=torch.float64)
+        return MultivariateNormal(b, cov).log_prob(x.flatten(1).double())
+
+
+class Scripted(nn.Module):
+    """Hands out given log weights `(K, B)`, and remembers what it was asked for."""
+
+    def __init__(self, log_w):
+        super().__init__()
+        self.log_w, self.asked, self.posteriors, self.start = log_w, [], 0, 0
+
+    def posterior(self, x, y=None):
+        self.posteriors += 1
+        return ("posterior", y)
+
+    def log_weights(self, x, K, y=None, posterior=None):
+        assert posterior == ("posterior", y)
+        assert not self.training
+        self.asked.append(K)
+        self.start += K
+        return self.log_w[self.start - K : self.start]
+
+
+def images(n):
+    return torch.randn(n, 1, 2, 2)
+
+
+# Against the truth
+
+
+@pytest.mark.parametrize("chunk", [100, 20_000])
+def test_importance_against_the_exact_log_p(chunk):
+    model, x, K = LinearGaussian(exact=False), images(20), 20_000
+    estimate = importance(model, x, K, chunk)
+    error = (1 / estimate.ess - 1 / K).sqrt()  # of the logarithm of a mean
+    assert (error < 0.02).all()
+    assert (error > 1e-3).all()  # the weights do vary
+    assert ((estimate.log_px - model.log_p(x)).abs() < 4 * error).all()
+
+
+def test_the_elbo_falls_short_by_the_kl_to_the_true_posterior():
+    model, x = LinearGaussian(exact=False), images(20)
+    gap = kl_divergence(model.posterior(x), model.true_posterior(x))
+    assert (gap > 0.05).all()
+    torch.testing.assert_close(importance(model, x, 20_000).elbo, model.log_p(x) - gap, atol=0.04, rtol=0)
+
+
+def test_fewer_samples_give_a_looser_bound():
+    model, x = LinearGaussian(exact=False), images(1).expand(4000, -1, -1, -1)
+    truth = model.log_p(x[:1]).item()
+    means = [importance(model, x, K).log_px.mean().item() for K in (1, 5, 50)]
+    assert means[0] + 0.02 < means[1] < truth
+    assert means[1] + 0.01 < means[2] < truth + 0.005
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 100, 1000])
+def test_with_the_exact_posterior_every_chunk_batch_and_order_gives_log_p(chunk):
+    model, x, K = LinearGaussian(exact=True), images(12), 100
+    truth = model.log_p(x)
+    whole = importance(model, x, K, chunk)
+    for values in (whole.log_px, whole.elbo):
+        torch.testing.assert_close(values, truth, atol=1e-4, rtol=0)
+    torch.testing.assert_close(whole.ess, torch.full((12,), 100.0, dtype=torch.float64), atol=1e-3, rtol=0)
+    parts = torch.cat([importance(model, part, K, chunk).log_px for part in x.split(5)])
+    torch.testing.assert_close(parts, truth, atol=1e-4, rtol=0)
+    order = torch.randperm(12)
+    torch.testing.assert_close(importance(model, x[order], K, chunk).log_px, truth[order], atol=1e-4, rtol=0)
+
+
+# The stream
+
+
+@pytest.mark.parametrize(("K", "chunk", "asked"), [
+    (10, 4, [4, 4, 2]), (10, 1, [1] * 10), (10, 100, [10]), (10, 10, [10]), (10, 5, [5, 5]), (1, 1, [1]),
+])  # fmt: skip
+def test_chunks_add_up_to_the_whole_and_hold_no_more_than_asked_for(K, chunk, asked):
+    log_w = torch.randn(K, 3, dtype=torch.float64) * 5 - 700
+    model = Scripted(log_w)
+    estimate = importance(model, images(3), K, chunk)
+    assert model.asked == asked
+    assert model.posteriors == 1
+    for actual, objective in zip(estimate, (iwae, elbo, ess), strict=True):
+        torch.testing.assert_close(actual, objective(log_w), rtol=1e-10, atol=1e-10)
+
+
+def test_accumulation_is_in_float64():
+    log_w = torch.full((5000, 2), -1000.1)  # float32
+    log_w[1::2] += 0.5
+    estimate = importance(Scripted(log_w), images(2), 5000, chunk=1)
+    for actual, objective in zip(estimate, (iwae, elbo, ess), strict=True):
+        assert actual.dtype == torch.float64
+        torch.testing.assert_close(actual, objective(log_w.double()), rtol=1e-9, atol=0)
+
+
+def test_one_sample_that_dominates_wherever_it_comes():
+    for place in (0, 4, 9):
+        log_w = torch.full((10, 1), -1e5)
+        log_w[place] = -100.0
+        estimate = importance(Scripted(log_w), images(1), 10, chunk=3)
+        assert estimate.log_px.item() == pytest.approx(-100 - math.log(10), abs=1e-9)
+        assert estimate.ess.item() == pytest.approx(1)
+
+
+def test_labels_reach_the_model():
+    class Labelled(Scripted):
+        def log_weights(self, x, K, y=None, posterior=None):
+            assert torch.equal(y, torch.tensor([3, 4]))
+            assert torch.equal(posterior[1], y)
+            return torch.zeros(K, 2)
+
+    importance(Labelled(None), images(2), 5, chunk=2, y=torch.tensor([3, 4]))
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_the_encoder_runs_once_and_chunks_bound_the_memory(make, binary, monkeypatch, name):
+    model, (x, y) = make(name), binary(3)
+    encoded, decoded = [], []
+    model.encoder.register_forward_hook(lambda module, args, output: encoded.append(len(output)))
+    model.decoder.register_forward_hook(lambda module, args, output: decoded.append(len(output)))
+    estimate = importance(model, x, 23, chunk=5, y=y)
+    assert encoded == [3]
+    assert decoded == [5 * 3] * 4 + [3 * 3]
+    assert all(values.shape == (3,) and values.isfinite().all() for values in estimate)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_ess_and_bounds_of_any_model(make, binary, name):
+    estimate = importance(make(name), binary(20)[0], 200, chunk=64)
+    assert (estimate.elbo < estimate.log_px).all()
+    assert ((estimate.ess >= 1 - 1e-9) & (estimate.ess <= 200 + 1e-9)).all()
+    one = importance(make(name), binary(20)[0], 1)
+    torch.testing.assert_close(one.elbo, one.log_px)
+
+
+def test_p_of_all_binary_images_sums_to_1(make, squares):
+    model = make("VAE", (1, 2, 2), z_dim=2)
+    for key, parameter in model.named_parameters():
+        nn.init.normal_(parameter, std=0.6 if key.startswith("decoder") else 0.1)
+    p = importance(model, squares, 20_000, chunk=3000).log_px.exp()
+    assert p.sum().item() == pytest.approx(1, abs=0.02)
+
+
+# What it leaves behind
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_it_evaluates_and_leaves_no_trace(make, binary, name):
+    model, (x, _) = make(name, batch_norm=True), binary(6)
+    model.log_weights(x, 2)
+    expected = importance(model.eval(), x, 10)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    torch.manual_seed(7)
+    again = importance(model, x, 10)
+    after = torch.rand(3)
+    torch.manual_seed(7)
+    assert torch.equal(torch.rand(3), after)
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(again.log_px, expected.log_px)
+    assert not again.log_px.requires_grad
+
+
+def test_the_seed_decides_the_noise(make, binary):
+    model, (x, _) = make("VAE"), binary(3)
+    first = importance(model, x, 10, seed=1).log_px
+    assert torch.equal(importance(model, x, 10, seed=1).log_px, first)
+    assert not torch.equal(importance(model, x, 10, seed=2).log_px, first)
+
+
+@pytest.mark.parametrize(("K", "chunk"), [(0, 10), (-1, 10), (10, 0)])
+def test_no_samples_are_refused_in_a_sentence(make, binary, K, chunk):
+    with pytest.raises(ValueError, match="at least 1"):
+        importance(make("VAE"), binary(2)[0], K, chunk)
+
+
+# Active units
+
+
+def test_active_units_are_those_whose_mean_varies():
+    # standard deviations 0.09 (variance 0.0081), 0.11 (0.0121), 1; a mean far from 0 does not count
+    means = torch.tensor([0.0, 100.0, 0.0, 5.0]) + torch.tensor([0.09, 0.11, 1.0, 0.0]) * torch.randn(20_000, 4)
+    assert active_units(means) == 2
+    assert active_units(means, threshold=0.5) == 1
+    assert active_units(means.half().float() * 0) == 0

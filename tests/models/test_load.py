@@ -1,0 +1,165 @@
+import os
+import pickle
+
+import pytest
+import torch
+
+import models
+from models import MODELS
+from models.base import evaluating
+
+
+@pytest.fixture
+def saved(make, fit, binary, tmp_path):
+    """Trains the model called `name` for two steps and saves it."""
+
+    def save(name, **options):
+        model, path = make(name, **options), tmp_path / "model.ckpt"
+        fit(model, [binary(8), binary(8, seed=2)]).save_checkpoint(path)
+        return model, path
+
+    return save
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+VARIANTS = [(name, {}) for name in MODELS] + [
+    ("VAE", {"likelihood": "gaussian", "scale": 0.1, "learn_scale": True}),
+    ("VAE", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),
+    ("HierarchicalVAE", {"z_dim": (4, 3, 2), "batch_norm": True}),
+    ("AE", {"criterion": "mse", "lr_final": 1e-5, "lr_schedule": "stages"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_a_model_trains_saves_loads_and_is_the_same(saved, make, binary, name, options):
+    model, path = saved(name, **options)
+    loaded = models.load(path)
+    assert type(loaded) is type(model)
+    assert dict(loaded.hparams) == dict(model.hparams)
+    assert not any(module.training for module in loaded.modules())
+    start, state = make(name, **options).state_dict(), loaded.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert any(not torch.equal(state[key], value) for key, value in start.items())  # it was trained
+    x, y = binary(5)
+    for f in ("measure", "reconstruct"):
+        results = []
+        for each in (model, loaded):
+            with evaluating(each, seed=3):
+                results.append(each.measure(x, y)["bound"] if f == "measure" else each.reconstruct(x))
+        assert torch.equal(*results)
+    if hasattr(model, "log_weights"):
+        weights = []
+        for each in (model, loaded):
+            with evaluating(each, seed=3):
+                weights.append(each.log_weights(x, 4))
+        assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_checkpoint_holds_primitives_and_the_weights_of_encoder_and_decoder(saved, name):
+    _, path = saved(name)
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["model"] == name
+    prefixes = {key.split(".")[0] for key in checkpoint["state_dict"]}
+    assert {"encoder", "decoder"} <= prefixes
+    assert prefixes <= {"encoder", "decoder", "p_nets", "q_nets"}  # neither metrics nor `_orig_mod`
+
+
+def test_a_loaded_model_can_be_used_at_once(saved, binary):
+    _, path = saved("VAE")
+    model = models.load(str(path))
+    x, _ = binary(2)
+    assert model.sample(3).shape == (3, 1, 8, 8)
+    assert model.decode(model.encode(x)).shape == model.reconstruct(x).shape == x.shape
+
+
+# Files that are no checkpoints
+
+
+def refused(path, sentence):
+    with pytest.raises(ValueError, match=sentence) as info:
+        models.load(path)
+    assert "\n" not in str(info.value).split(": Error(s) in loading")[0]
+    return str(info.value)
+
+
+def test_a_missing_file(tmp_path):
+    assert str(tmp_path / "no.ckpt") in refused(tmp_path / "no.ckpt", "There is no checkpoint")
+    refused(tmp_path, "There is no checkpoint")  # a folder
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, world\n", b"PK\x03\x04" + bytes(100)])
+def test_a_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "text.ckpt"
+    path.write_bytes(content)
+    assert str(path) in refused(path, "cannot be read as a checkpoint")
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
+def test_a_truncated_file(saved, keep):
+    _, path = saved("VAE")
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    refused(path, "cannot be read as a checkpoint")
+
+
+def test_a_flipped_bit(saved):
+    model, path = saved("VAE")
+    content = bytearray(path.read_bytes())
+    weight = model.encoder.layers[0].weight.detach().numpy().tobytes()
+    content[content.index(weight) + len(weight) // 2] ^= 1
+    path.write_bytes(content)
+    refused(path, "cannot be read as a checkpoint")
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("place", ["whole", "model", "hyper_parameters", "state_dict", "extra"])
+def test_nothing_in_a_file_is_executed(tmp_path, place, old_format):
+    mark, path = tmp_path / "executed", tmp_path / "bomb.ckpt"
+    content = {"model": "VAE", "hyper_parameters": {"image_shape": (1, 8, 8)}, "state_dict": {}, place: Bomb(mark)}
+    content = Bomb(mark) if place == "whole" else content
+    torch.save(content, path, _use_new_zipfile_serialization=not old_format)
+    refused(path, "cannot be read as a checkpoint")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Bomb(mark)))  # the control: it does go off
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("name", ["GAN", "os.system", "Model", "torch.nn.Linear", "", None, ["VAE"], 3])
+def test_a_class_that_is_no_model_of_ours(tmp_path, name):
+    path = tmp_path / "foreign.ckpt"
+    torch.save({"model": name, "hyper_parameters": {}, "state_dict": {}}, path)
+    assert ", ".join(MODELS) in refused(path, "is no checkpoint of this project")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"state_dict": {}}, torch.zeros(2)])
+def test_a_file_of_somebody_else(tmp_path, content):
+    path = tmp_path / "foreign.ckpt"
+    torch.save(content, path)
+    refused(path, "is no checkpoint of this project")
+
+
+@pytest.mark.parametrize("change", [
+    {"hyper_parameters": None},
+    {"state_dict": None},
+    {"hyper_parameters": {}},
+    {"hyper_parameters": {"image_shape": (1, 8, 8), "of_another_version": 1}},
+    {"hyper_parameters": {"image_shape": (1, 8, 8), "z_dim": -1}},
+    {"hyper_parameters": {"image_shape": (1, 9, 9)}},
+    {"state_dict": {}},
+])  # fmt: skip
+def test_a_checkpoint_of_another_version(saved, change):
+    _, path = saved("VAE")
+    content = {**torch.load(path, weights_only=True), **change}
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
+    with pytest.raises(ValueError, match=r"does not fit|z_dim must be"):
+        models.load(path)

@@ -1,0 +1,355 @@
+import inspect
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Normal
+
+from models import MODELS, VAE
+from models.base import Model, evaluating
+from models.objectives import OBJECTIVES, elbo, iwae
+
+DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
+densities = pytest.mark.parametrize("name", DENSITIES)
+GAUSSIAN = {"likelihood": "gaussian"}
+
+
+def under(seed, f, *args):
+    torch.manual_seed(seed)
+    return f(*args)
+
+
+def certain(model):
+    """The same model with a posterior that is nearly a point: noise no longer matters."""
+    last = model.encoder.layers[-1]
+    nn.init.constant_(last.bias[last.bias.numel() // 2 :].detach(), -1e3)
+    return model
+
+
+# The loss
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("options", [
+    {}, {"beta": 0.5}, {"beta": 0.0}, {"objective": "iwae"}, {"scale": 0.1, **GAUSSIAN},
+    {"learn_scale": True, **GAUSSIAN},
+])  # fmt: skip
+def test_the_loss_against_torch_distributions_under_the_same_noise(make, binary, K, options):
+    model, (x, y) = make("VAE", z_dim=4, activation="tanh", num_samples=K, **options), binary(6)
+    mu, raw = model.encoder(x).split(4, -1)
+    sigma = (7 * (raw / 7).tanh()).exp()
+    eps = under(3, torch.empty(K, 6, 4).normal_)
+    z = mu + sigma * eps
+    logits = torch.stack([model.decoder(z_k) for z_k in z])  # (K, B, C, H, W)
+    scale = options.get("scale", 0.5)
+    p = Normal(logits.sigmoid(), scale) if "likelihood" in options else Bernoulli(logits=logits)
+    log_px_z = p.log_prob(x).sum((2, 3, 4))  # (K, B)
+    if options.get("objective") == "iwae":
+        log_ratio = (Normal(0.0, 1.0).log_prob(z) - Normal(mu, sigma).log_prob(z)).sum(-1)
+        expected = -(log_px_z + log_ratio).exp().mean(0).log().mean()
+    else:
+        kl = -0.5 * (1 + 2 * sigma.log() - mu**2 - sigma**2).sum(-1)  # eq. 10
+        expected = (options.get("beta", 1.0) * kl - log_px_z.mean(0)).mean()
+    loss, parameters = under(3, model.loss, x, y), list(model.parameters())
+    torch.testing.assert_close(loss, expected)
+    if "learn_scale" not in options:  # the computation above holds the scale fixed
+        gradients = [torch.autograd.grad(value, parameters) for value in (loss, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 4, 5)])
+@densities
+def test_zero_weights_and_binary_images_cost_ln_2_per_pixel(make, binary, name, shape):
+    model = make(name, image_shape=shape)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    assert model.loss(*binary(6, shape)).item() == pytest.approx(math.prod(shape) * math.log(2), rel=1e-5)
+
+
+@densities
+def test_the_loss_does_not_depend_on_the_batch_size(make, binary, name):
+    model, (x, y) = make(name), binary(4)
+    for parameter in model.parameters():  # a constant decoder: of the noise, only that of the posterior is left
+        nn.init.zeros_(parameter)
+    certain(model)
+    nn.init.normal_(model.decoder.layers[-1].bias)
+    torch.testing.assert_close(model.loss(x.repeat(5, 1, 1, 1), y.repeat(5)), model.loss(x, y), rtol=0.1, atol=0)
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_images(make, binary):
+    model, (x, y) = certain(make("VAE")), binary(6)
+    each = torch.stack([model.loss(x[i : i + 1], y[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(model.loss(x, y), each.mean(), rtol=1e-3, atol=0)
+
+
+# option: the options of a model and those of another that differs from it in this option alone
+KNOBS = {
+    "z_dim": ({}, {"z_dim": 5}),
+    "hidden": ({}, {"hidden": [9]}),
+    "activation": ({}, {"activation": "tanh"}),
+    "encoder": ({}, {"encoder": "conv"}),
+    "decoder": ({}, {"decoder": "conv"}),
+    "batch_norm": ({}, {"batch_norm": True}),
+    "likelihood": ({}, GAUSSIAN),
+    "scale": (GAUSSIAN, {"scale": 0.3, **GAUSSIAN}),
+    "objective": ({"objective": "elbo", "num_samples": 3}, {"objective": "iwae", "num_samples": 3}),
+    "num_samples": ({}, {"num_samples": 3}),
+    "beta": ({"objective": "elbo"}, {"objective": "elbo", "beta": 0.5}),
+    "inner_hidden": ({}, {"inner_hidden": [9]}),
+}
+TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", *inspect.signature(Model).parameters}
+
+
+def options_of(name):
+    constructors = [model.__init__ for model in MODELS[name].__mro__ if issubclass(model, Model) and model is not Model]
+    return {option for init in constructors for option in inspect.signature(init).parameters} - {"self", "kwargs"}
+
+
+@pytest.mark.parametrize(
+    ("name", "knob"), [(name, knob) for name in DENSITIES for knob in sorted(options_of(name) - TESTED_ELSEWHERE)]
+)
+def test_every_knob_changes_the_loss(make, binary, name, knob):
+    before, after = KNOBS[knob]
+    if name == "HierarchicalVAE" and knob == "z_dim":
+        after = {"z_dim": [3, 5]}
+    losses = [under(3, make(name, **options).loss, *binary(8)).item() for options in (before, after)]
+    assert losses[0] != losses[1]
+
+
+def test_learn_scale_learns_the_scale(fit, make, binary):
+    scales = []
+    for learn_scale in (False, True):
+        model = make("VAE", learn_scale=learn_scale, lr=0.1, **GAUSSIAN)
+        fit(model, [binary(8)])
+        scales.append(model.px(torch.zeros(1, 20)).base_dist.scale.unique().item())
+    assert scales[0] == pytest.approx(0.5)
+    assert abs(scales[1] - 0.5) > 0.01
+
+
+@pytest.mark.parametrize("learn_scale", [False, True])
+@pytest.mark.parametrize("scale", [0.01, 0.1, 0.5, 2**-0.5, 3.0])
+def test_the_scale_is_the_one_asked_for(make, scale, learn_scale):
+    model = make("VAE", scale=scale, learn_scale=learn_scale, **GAUSSIAN)
+    assert model.px(torch.zeros(1, 20)).base_dist.scale.unique().item() == pytest.approx(scale, rel=1e-5)
+
+
+@pytest.mark.parametrize(("warmup", "accumulate", "betas"), [
+    (0, 1, [3.0] * 6),
+    (2, 1, [0.0, 0.75, 1.5, 2.25, 3.0, 3.0]),
+    (2, 2, [0.0, 0.0, 1.5, 1.5, 3.0, 3.0]),
+])  # fmt: skip
+def test_beta_grows_from_0_over_its_warm_up(fit, binary, warmup, accumulate, betas):
+    class RateOne(VAE):
+        def rate_distortion(self, x, K):
+            zero = 0 * self.encoder(x).sum(1)
+            return zero + 1, zero
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            seen.append(loss.item())  # rate 1, distortion 0: the loss is beta
+            return loss
+
+    seen = []
+    model = RateOne((1, 8, 8), hidden=[4], beta=3.0, beta_warmup=warmup)
+    fit(model, [binary(2), binary(2)], max_epochs=3, accumulate_grad_batches=accumulate)
+    assert seen == pytest.approx(betas)
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"z_dim": 0}, "z_dim must be at least 1; got 0"),
+    ({"z_dim": -3}, "z_dim must be at least 1; got -3"),
+    ({"hidden": [0]}, "hidden must hold positive sizes"),
+    ({"encoder": "resnet"}, "Unknown encoder 'resnet': choose one of mlp, conv"),
+    ({"decoder": "resnet"}, "Unknown decoder 'resnet': choose one of mlp, conv"),
+    ({"activation": "rleu"}, "Unknown activation 'rleu': choose one of relu"),
+    ({"likelihood": "normal"}, "Unknown likelihood 'normal': choose one of bernoulli, gaussian"),
+    ({"objective": "dreg"}, "Unknown objective 'dreg': choose one of elbo, iwae"),
+    ({"num_samples": 0}, "num_samples must be at least 1; got 0"),
+    ({"beta": -1.0}, "must not be negative; got -1.0"),
+    ({"beta_warmup": -1}, "must not be negative; got 1.0 and -1"),
+    ({"objective": "iwae", "beta": 2.0}, "belong to objective elbo"),
+    ({"objective": "iwae", "beta_warmup": 2}, "belong to objective elbo"),
+    ({"scale": 0.0, **GAUSSIAN}, "scale must"),
+    ({"scale": -1.0, **GAUSSIAN}, "scale must"),
+    ({"scale": math.nan, **GAUSSIAN}, "scale must"),
+    ({"scale": 1e-3, **GAUSSIAN}, "scale must"),
+    ({"scale": 1e3, **GAUSSIAN}, "scale must"),
+    ({"scale": 0.1}, "belong to likelihood gaussian"),
+    ({"learn_scale": True}, "belong to likelihood gaussian"),
+    ({"lr": 0.0}, "must be positive"),
+])  # fmt: skip
+def test_wrong_options_are_refused_in_a_sentence(make, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make("VAE", **options)
+
+
+@pytest.mark.parametrize("options", [{}, GAUSSIAN])
+@densities
+def test_a_likelihood_refuses_data_that_it_gives_no_probability(make, name, options):
+    model = make(name, **options)
+    accepted = {"grey"} if options else {"dynamic", "fixed", "threshold", "larochelle"}
+    for protocol in ("dynamic", "fixed", "threshold", "larochelle", "grey"):
+        if protocol in accepted:
+            model.check_protocol(protocol)
+        else:
+            with pytest.raises(ValueError, match=f"{protocol} images.*--model.likelihood"):
+                model.check_protocol(protocol)
+
+
+# The contract of log_weights
+
+
+NETWORKS = [{}, {"batch_norm": True}, {"encoder": "conv", "decoder": "conv"},
+            {"encoder": "conv", "decoder": "conv", "batch_norm": True}]  # fmt: skip
+LAYERS = [(name, {}) for name in DENSITIES] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
+
+
+def shaken(model, x):
+    """The same model with p(x) far from uniform, q(z|x) wide enough to sample it, and used statistics of batch norm."""
+    for key, parameter in model.named_parameters():
+        nn.init.normal_(parameter, std=0.6 if key.startswith("decoder") else 0.1)
+    with torch.no_grad():
+        model.train().log_weights(x, 4)
+    return model.eval()
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda options: "-".join(map(str, options)) or "mlp")
+@pytest.mark.parametrize(("name", "options"), LAYERS)
+def test_p_of_all_binary_images_sums_to_1(make, squares, name, options, network):
+    model = shaken(make(name, (1, 2, 2), **options, **network), squares)
+    with evaluating(model, seed=4):
+        p = model.log_weights(squares, 20_000).double().exp()  # (K, 16)
+    total, error = p.sum(1).mean(), p.sum(1).std() / math.sqrt(len(p))
+    assert error < 0.02
+    assert abs(total - 1) < 4 * error
+    assert p.mean(0).max() > 2 * p.mean(0).min()  # it was worth summing
+
+
+@pytest.mark.parametrize("options", [{}, GAUSSIAN])
+@densities
+def test_bounds_grow_with_the_number_of_samples(make, squares, name, options):
+    model = shaken(make(name, (1, 2, 2), **options), squares)
+    with evaluating(model, seed=4):
+        log_w = model.log_weights(squares, 50 * 200).double().view(50, 200, 16)
+    bounds = [elbo(log_w), iwae(log_w[:5]), iwae(log_w)]  # each (200, 16)
+    for low, high in pairwise(bounds):
+        gain = (high - low).mean(1)
+        assert gain.mean() > 4 * gain.std() / math.sqrt(len(gain))
+
+
+@densities
+def test_log_weights_has_a_weight_for_each_sample_and_image(make, binary, name):
+    model, (x, y) = make(name), binary(5)
+    assert model.log_weights(x, 7).shape == (7, 5)
+    given = model.posterior(x)
+    torch.testing.assert_close(under(3, model.log_weights, x, 7, y, given), under(3, model.log_weights, x, 7, y))
+
+
+@densities
+def test_weights_in_evaluation_mode_do_not_depend_on_the_other_images(make, binary, name):
+    model, (x, _) = make(name, batch_norm=True), binary(6)
+    model.log_weights(x, 2)
+    with evaluating(model, seed=4):
+        whole = model.posterior(x)
+        alone = model.posterior(x[:1])
+        z = whole.sample((3,))
+        together, single = model.px(z).log_prob(x), model.px(z[:, :1]).log_prob(x[:1])
+    torch.testing.assert_close(alone.mean, whole.mean[:1])
+    torch.testing.assert_close(single, together[:, :1])
+
+
+# Metrics of validation
+
+
+@densities
+def test_rate_and_distortion_add_up_to_the_mean_log_weight(make, squares, name):
+    model = shaken(make(name, (1, 2, 2)), squares)
+    with evaluating(model, seed=4):
+        log_w = model.log_weights(squares, 20_000)
+        rate, distortion = model.rate_distortion(squares, 20_000)
+    error = log_w.std(0) / math.sqrt(len(log_w))
+    assert ((log_w.mean(0) + rate + distortion).abs() < 6 * error).all()
+    assert (error < 0.1).all()
+
+
+@densities
+def test_validation_is_blind_to_beta(make, binary, name):
+    plain = under(3, make(name, objective="elbo").measure, *binary(5))
+    weighted = under(3, make(name, objective="elbo", beta=4.0).measure, *binary(5))
+    for key, values in plain.items():
+        assert torch.equal(values, weighted[key]), key
+    torch.testing.assert_close(plain["elbo"], -plain["rate"] - plain["distortion"])
+    assert torch.equal(plain["bound"], plain["elbo"])
+
+
+@densities
+def test_the_metric_that_picks_the_checkpoint_is_the_bound_that_training_raises(make, squares, name):
+    for objective in OBJECTIVES:
+        model = shaken(make(name, (1, 2, 2), objective=objective, num_samples=5), squares)
+        images = squares.repeat(500, 1, 1, 1)
+        with evaluating(model, seed=4):
+            bound, loss = model.measure(images, None)["bound"], model.loss(images, None)
+        assert abs(bound.mean() + loss) < 6 * bound.std() / math.sqrt(len(images))
+
+
+def test_validation_draws_z_and_does_not_take_the_mean(make, binary):
+    model, (x, y) = make("VAE"), binary(5)
+    assert not torch.equal(model.measure(x, y)["elbo"], model.measure(x, y)["elbo"])
+
+
+# What a trained model is for
+
+
+@pytest.mark.parametrize("options", [{}, GAUSSIAN])
+@densities
+def test_codes_images_and_reconstructions(make, binary, name, options):
+    model, (x, _) = make(name, **options).eval(), binary(5)
+    z = model.encode(x)
+    torch.testing.assert_close(z, model.encoder(x).chunk(2, -1)[0])
+    torch.testing.assert_close(model.decode(z), model.decoder(z).sigmoid())
+    torch.testing.assert_close(model.reconstruct(x), model.decode(z))
+    for leading in ((), (4,), (2, 4)):
+        assert model.decode(torch.randn(*leading, z.shape[-1])).shape == (*leading, 1, 8, 8)
+    assert not model.reconstruct(x).requires_grad
+
+
+@pytest.mark.parametrize("path", ["linear", "spherical"])
+@densities
+def test_interpolations_start_and_end_at_the_reconstructions(make, binary, name, path):
+    model, (x, _) = make(name), binary(6)
+    steps = model.interpolate(x[:3], x[3:], 10, path)
+    assert steps.shape == (10, 3, 1, 8, 8)
+    torch.testing.assert_close(steps[0], model.reconstruct(x[:3]))
+    torch.testing.assert_close(steps[-1], model.reconstruct(x[3:]))
+
+
+@densities
+def test_samples_are_images_drawn_anew(make, name):
+    model = make(name)
+    x = under(3, model.sample, 6)
+    assert x.shape == (6, 1, 8, 8)
+    assert ((x >= 0) & (x <= 1)).all()
+    assert torch.equal(under(3, model.sample, 6), x)
+    assert not torch.equal(under(4, model.sample, 6), x)
+    assert not torch.equal(x[0], x[1])
+
+
+@densities
+def test_samples_have_the_mean_of_p(make, squares, name):
+    # two ways to the mean image: samples, and p(x) of all images
+    model = shaken(make(name, (1, 2, 2)), squares)
+    with evaluating(model, seed=4):
+        p = model.log_weights(squares, 20_000).double().exp().mean(0)  # (16,)
+        samples = model.sample(20_000)
+    expected = (p[:, None] * squares.flatten(1)).sum(0)
+    torch.testing.assert_close(samples.flatten(1).double().mean(0), expected, atol=0.02, rtol=0)
+
+
+def test_the_kl_of_each_dimension_sums_to_the_rate(make, binary):
+    model, (x, _) = make("VAE", z_dim=4), binary(5)
+    [(mean, kl)] = model.latent_statistics(x)
+    assert mean.shape == kl.shape == (5, 4)
+    assert torch.equal(mean, model.encode(x))
+    torch.testing.assert_close(kl.sum(1), model.rate_distortion(x, 1)[0])

@@ -1,0 +1,98 @@
+"""Who may know whom, and how large anything may grow: section 7 of the plan of the house."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("models", "datamodules", "callbacks")
+FILES = sorted([*(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")), *ROOT.glob("*.py")])
+FORBIDDEN = {
+    "models": {"datamodules", "callbacks", "train", "evaluate", "matplotlib", "wandb"},
+    "datamodules": {"models", "callbacks", "train", "evaluate"},
+    "callbacks": {"datamodules", "train", "evaluate"},
+}
+DATA_LIBRARIES = {"torch", "numpy", "torchvision", "sklearn", "pytorch_lightning", "filelock"}
+MAX_FUNCTION, MAX_FILE = 40, 250
+
+files = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def imports(source):
+    """The top-level names of everything that a file imports, wherever it does so."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:  # a relative import stays in its own package
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
+
+
+def code_lines(source):
+    """How many lines of code the body of each function has: no docstring, comment, blank line or signature."""
+    lines, lengths = source.splitlines(), {}
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        code = [line.strip() for line in lines[body[0].lineno - 1 : node.end_lineno]] if body else []
+        lengths[f"{node.name}, line {node.lineno}"] = sum(bool(line) and line[0] != "#" for line in code)
+    return lengths
+
+
+def numbers(source):
+    """Every number that is written in a file."""
+    return {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)
+            and isinstance(node.value, int | float)}  # fmt: skip
+
+
+def objections(package, source):
+    """What is wrong with a file of `package`, or with a script where that is none."""
+    known = imports(source)
+    found = [f"imports {name}" for name in sorted(known & FORBIDDEN.get(package, set()))]
+    if package == "datamodules":
+        allowed = DATA_LIBRARIES | {"datamodules"} | set(sys.stdlib_module_names)
+        found += [f"imports {name}" for name in sorted(known - allowed - FORBIDDEN[package])]
+    found += [f"{name} has {n} lines" for name, n in code_lines(source).items() if n > MAX_FUNCTION]
+    found += [f"has {n} lines" for n in [len(source.splitlines())] if n > MAX_FILE]
+    found += [f"has {number} written in it" for number in sorted(numbers(source) & {28, 784})]
+    return found
+
+
+@files
+def test_files_keep_to_the_plan_of_the_house(path):
+    package = path.relative_to(ROOT).parts[0]
+    assert objections(package, path.read_text()) == []
+    assert "utils" not in path.relative_to(ROOT).with_suffix("").parts
+
+
+def test_there_is_something_to_look_at():
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} >= {*PACKAGES, "train.py", "evaluate.py"}
+
+
+LONG = "def f():\n    'What it does.'\n" + "    # why\n\n    x = 1\n" * MAX_FUNCTION
+
+
+@pytest.mark.parametrize(("package", "source", "expected"), [
+    ("models", "import torch\nfrom models.base import Model\nimport sklearn", []),
+    ("models", "import wandb", ["imports wandb"]),
+    ("models", "def f():\n    import matplotlib.pyplot as plt", ["imports matplotlib"]),
+    ("models", "from callbacks.x import y\nimport datamodules", ["imports callbacks", "imports datamodules"]),
+    ("callbacks", "import models\nimport wandb", []),
+    ("callbacks", "if True:\n    from datamodules import MNIST", ["imports datamodules"]),
+    ("datamodules", "import gzip\nimport torchvision.datasets\nfrom datamodules.base import Data", []),
+    ("datamodules", "import models", ["imports models"]),
+    ("datamodules", "import pandas", ["imports pandas"]),
+    ("datamodules", "from . import base\nfrom .batches import Batches", []),
+    ("train.py", "import models, datamodules, callbacks", []),
+    ("models", LONG, []),
+    ("models", LONG + "    return x\n", ["f, line 1 has 41 lines"]),
+    ("models", "x = 1\n" * MAX_FILE, []),
+    ("models", "x = 1\n" * (MAX_FILE + 1), ["has 251 lines"]),
+    ("models", "x = nn.Linear(784, 10)\ny = [1, 28, 28]\n'28x28'", ["has 28 written in it", "has 784 written in it"]),
+])  # fmt: skip
+def test_the_checks_themselves(package, source, expected):
+    assert objections(package, source) == expected

@@ -1,0 +1,236 @@
+"""train.py as its users run it: options, errors, run folders, determinism, resuming."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import train
+from datamodules import DATAMODULES
+from models import MODELS
+from wandb_file import read_wandb_file
+
+QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0",
+         "--trainer.enable_progress_bar", "false"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    return torch.load(Path(folder, "checkpoints", "last.ckpt"), weights_only=True)["state_dict"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# Options
+
+
+@pytest.mark.parametrize("key", ["model", "data"])
+def test_defaults_are_those_of_the_signature(key):
+    for name, cls in (MODELS if key == "model" else DATAMODULES).items():
+        names = {"model": "VAE", "data": "Digits"} | {key: name}
+        defaults = train.build_parser(names).get_defaults()[key].as_dict()
+        for parameter in inspect.signature(cls).parameters.values():
+            if parameter.default is not parameter.empty:
+                assert defaults[parameter.name] == parameter.default, (name, parameter.name)
+
+
+@pytest.mark.parametrize("order", [["--config", "c.yaml", "--model.z_dim", "7"], ["--model.z_dim", "7", "--config", "c.yaml"]])
+def test_flag_wins_over_config_in_either_position(order):
+    Path("c.yaml").write_text("seed: 3\nmodel: {name: IWAE, z_dim: 5, num_samples: 9}\n")
+    names, flags = train.chosen(order)
+    args = train.build_parser(names).parse_args(flags)
+    assert (args.model.name, args.model.z_dim, args.model.num_samples, args.seed) == ("IWAE", 7, 9, 3)
+
+
+def test_flag_names_another_model_than_config():
+    Path("c.yaml").write_text("model: {name: IWAE, z_dim: 5}\n")
+    names, flags = train.chosen(["--config=c.yaml", "--model=VAE"])
+    args = train.build_parser(names).parse_args(flags)
+    assert (args.model.name, args.model.z_dim, args.model.objective) == ("VAE", 5, "elbo")
+
+
+def test_later_config_wins():
+    Path("a.yaml").write_text("model: {name: VAE, z_dim: 5, lr: 0.5}\n")
+    Path("b.yaml").write_text("model: {name: VAE, z_dim: 6}\n")
+    names, flags = train.chosen(["--config", "a.yaml", "--config", "b.yaml"])
+    args = train.build_parser(names).parse_args(flags)
+    assert (args.model.z_dim, args.model.lr) == (6, 0.5)
+
+
+MISTAKES = {
+    "--model VEA": "Unknown model 'VEA': choose one of AE, VAE",
+    "--data MNITS": "Unknown data set 'MNITS': choose one of Digits, MNIST",
+    "--model.z_dims 3": "Unknown option --model.z_dims, did you mean --model.z_dim? VAE takes --model.",
+    "--model AE --model.beta 2": "Unknown option --model.beta",
+    "--trainer.max_epoch 3": "did you mean --trainer.max_epochs?",
+    "--data.root x": "Unknown option --data.root",
+    "--epochs 3": "Unknown option --epochs",
+    "train": "Unknown option",
+    "--model.encoder resnet": "Unknown encoder 'resnet': choose one of mlp, conv.",
+    "--model.activation sine": "Unknown activation 'sine': choose one of relu, tanh",
+    "--model.objective elbow": "Unknown objective 'elbow': choose one of elbo, iwae",
+    "--model.z_dim -3": "z_dim must be at least 1; got -3.",
+    "--model.z_dim two": "--model.z_dim takes a whole number; got two.",
+    "--model.hidden [4,0]": "hidden must hold positive sizes",
+    "--model.hidden 4,4": "--model.hidden takes a list such as [400,400] or null; got 4,4.",
+    "--model.likelihood poisson": "--model.likelihood takes one of bernoulli, gaussian; got poisson.",
+    "--model.likelihood gaussian": "A gaussian likelihood gives dynamic images no probability: use --data.binarization grey",
+    "--data.binarization grey": "A bernoulli likelihood gives grey images no probability",
+    "--data.batch_size 0": "batch_size must be at least 1",
+    "--data.num_labels 7": "num_labels must be a multiple of the 10 classes",
+    "--data MNIST --data.root nowhere": "nowhere",
+    "--data NPZ --data.root my.npz": "my.npz",
+    "--wandb on": "--wandb takes one of off, offline, online; got on.",
+    "--num_samples -1": "--num_samples must be at least 0; got -1.",
+    "--limit 0": "--limit must be at least 1; got 0.",
+    "--callbacks [dreams]": "Unknown callback 'dreams'",
+    "--model AE --callbacks [samples]": "AE has no samples",
+    "--config nope.yaml": "nope.yaml",
+    "--resume nope.ckpt": "There is no checkpoint nope.ckpt",
+    "--resume auto": "--resume auto needs --run_dir",
+    "--model HierarchicalVAE --model.z_dim 5": "--model.z_dim takes",
+    "--trainer.accelerator gpuu": "gpuu",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_ends_at_once_in_a_sentence(mistake, capsys, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    assert train.main(mistake.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert MISTAKES[mistake] in err
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("text", ["model: IWAE\n", "model: {z_dims: 3}\n", "model: {z_dim: x}\n", "- a\n", "{a: b: c}\n", "sead: 3\n"])
+def test_mistake_in_config(text, capsys):
+    Path("c.yaml").write_text(text)
+    assert train.main(["--config", "c.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_help_shows_the_options_of_the_model_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main(["--model", "IWAE", "--data", "MNIST", "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "--model.num_samples" in out
+    assert "--data.root" in out
+    assert "K, the samples of z per image" in " ".join(out.split())
+
+
+# Runs
+
+
+def test_command_line_in_a_process_of_its_own():
+    script = Path(train.__file__)
+    done = subprocess.run([sys.executable, script, *QUICK, "--run_dir", "run", "--trainer.enable_progress_bar", "true"],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stderr
+    assert "warning" not in done.stderr.lower()
+    assert "Run folder: run" in done.stdout
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_run_folder(name, capsys):
+    options = ["--model", name, *QUICK, "--num_samples", "20", "--limit", "30", "--seed", "5"]
+    if name == "AE":
+        options += ["--data.binarization", "grey"]
+    assert train.main(options) == 0
+    (folder,) = Path("runs", f"Digits-{name}").iterdir()
+    assert {path.name for path in folder.iterdir()} >= {"config.yaml", "metrics.csv", "checkpoints", "figures", "evaluation.json"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert list((folder / "figures").glob("reconstructions_epoch0002.png"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["seed"] == 5
+    assert config["model"]["name"] == name
+    assert config["model"]["activation"] == "relu"
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert {"nll", "nll_se", "num_samples", "elbo", "rate", "distortion", "ess_median", "active_units", "num_images", "protocol",
+            "quantity", "checkpoint", "model", "data", "seed", "test_error"} <= result.keys()  # fmt: skip
+    assert (result["model"], result["data"], result["seed"]) == (name, "Digits", 5)
+    assert result["test_error"] is None
+    if name == "AE":
+        assert result["nll"] is None
+        assert result["quantity"] is None
+        assert result["loss"] > 0
+    else:
+        assert (result["num_images"], result["num_samples"], result["protocol"]) == (30, 20, "dynamic")
+        assert result["nll"] < -result["elbo"]
+        assert result["rate"] + result["distortion"] == pytest.approx(-result["elbo"])
+    assert str(folder) in capsys.readouterr().out
+
+
+def test_config_of_a_run_repeats_it():
+    assert train.main([*QUICK, "--run_dir", "a", "--seed", "3"]) == 0
+    assert train.main(["--config", "a/config.yaml", "--run_dir", "b"]) == 0
+    assert train.main([*QUICK, "--run_dir", "c", "--seed", "4"]) == 0
+    assert same(weights("a"), weights("b"))
+    assert not same(weights("a"), weights("c"))
+    assert Path("a/config.yaml").read_text() == Path("b/config.yaml").read_text()
+    assert Path("a/metrics.csv").read_text() == Path("b/metrics.csv").read_text()
+
+
+def test_callbacks_do_not_change_training():
+    assert train.main([*QUICK, "--run_dir", "a", "--model.batch_norm", "true"]) == 0
+    assert train.main([*QUICK, "--run_dir", "b", "--model.batch_norm", "true", "--callbacks", "[]"]) == 0
+    assert same(weights("a"), weights("b"))
+    assert not Path("b/figures").exists()
+
+
+def test_folder_with_a_run_is_refused(capsys):
+    assert train.main([*QUICK, "--run_dir", "a"]) == 0
+    before = Path("a/config.yaml").stat().st_mtime_ns
+    assert train.main([*QUICK, "--run_dir", "a"]) == 2
+    assert "a holds a run already" in capsys.readouterr().err
+    assert Path("a/config.yaml").stat().st_mtime_ns == before
+
+
+def test_resumed_equals_uninterrupted():
+    four = ["--trainer.max_epochs", "4"]
+    assert train.main([*QUICK, *four, "--run_dir", "a"]) == 0
+    assert train.main([*QUICK, "--run_dir", "b", "--resume", "auto"]) == 0  # a first start
+    assert train.main([*QUICK, *four, "--run_dir", "b", "--resume", "auto"]) == 0
+    assert same(weights("a"), weights("b"))
+    assert Path("a/metrics.csv").read_text() == Path("b/metrics.csv").read_text()
+
+
+def test_untrained_model_starts_at_the_training_mean():
+    names, flags = train.chosen(["--model.hidden", "[]"])
+    data, model = train.build(train.build_parser(names).parse_args(flags))
+    torch.nn.init.zeros_(model.decoder.layers[-1].weight)
+    torch.testing.assert_close(model.sample(1)[0], data.train_mean().clamp(0.001, 0.999))
+
+
+def test_wandb_offline_run_holds_config_metrics_and_figures():
+    assert train.main([*QUICK, "--run_dir", "a", "--wandb", "offline", "--num_samples", "5", "--limit", "5"]) == 0
+    (path,) = Path("a").rglob("*.wandb")
+    records = read_wandb_file(path)
+    config = {item.key for record in records if record.HasField("run") for item in record.run.config.update}
+    config |= {item.key or item.nested_key[0] for record in records if record.HasField("config") for item in record.config.update}
+    assert {"model/z_dim", "data/batch_size", "trainer/max_epochs", "seed", "protocol"} <= config
+    logged = {item.key or item.nested_key[0] for r in records if r.HasField("history") for item in r.history.item}
+    assert {"val/bound", "train/loss", "epoch", "trainer/global_step", "figures/reconstructions"} <= logged
+    final = {item.key or "/".join(item.nested_key) for r in records if r.HasField("summary") for item in r.summary.update}
+    assert "test/nll" in final
