@@ -85,8 +85,18 @@ def evaluate(checkpoint: dict, path: Path, data: ImageData, num_samples: int, li
             np.save(file, values["log_px"])
     else:
         with models.evaluating(model):
-            result |= {"loss": torch.cat([model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500))]).double().mean().item()}
-    result |= {"model": checkpoint["model"], **checkpoint["run"], "epoch": checkpoint["epoch"] + 1, "checkpoint": str(path)}
+            result |= {
+                "loss": torch.cat([model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500))])
+                .double()
+                .mean()
+                .item()
+            }
+    result |= {
+        "model": checkpoint["model"],
+        **checkpoint["run"],
+        "epoch": checkpoint["epoch"] + 1,
+        "checkpoint": str(path),
+    }
     with replacing(folder / "evaluation.json") as file:
         file.write(json.dumps(result, indent=2, default=float).encode())
     return result
@@ -143,12 +153,18 @@ def tables(results: list[dict]) -> str:
     """All results as text: one table for each quantity, data set, protocol and number of images."""
     parts = []
     for (quantity, data, protocol, num_images), group in groupby(sorted(results, key=kind), key=kind):
-        about = f"{quantity}, first {num_images} test images" if quantity else "reconstruction loss of models without a likelihood"
+        about = (
+            f"{quantity}, first {num_images} test images"
+            if quantity
+            else "reconstruction loss of models without a likelihood"
+        )
         columns = COLUMNS if quantity else COLUMNS_WITHOUT_LIKELIHOOD
         lines = [list(columns), *([cell(result) for cell in columns.values()] for result in group)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         parts.append(f"{data}, protocol {protocol}: {about}; nats per image")
-        parts += ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        parts += [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
         parts.append("")
     return "\n".join(parts)
 
@@ -163,10 +179,14 @@ def parser() -> ArgumentParser:
     options = ArgumentParser(prog="evaluate.py", description=__doc__, exit_on_error=False, allow_abbrev=False)
     options.add_argument("checkpoints", nargs="+", type=str, help="Paths of .ckpt files.")
     options.add_argument("--num_samples", type=int, default=1000, help="K, importance samples per image.")
-    options.add_argument("--limit", type=int | None, default=None, help="Evaluate the likelihood on the first N test images.")
+    options.add_argument(
+        "--limit", type=int | None, default=None, help="Evaluate the likelihood on the first N test images."
+    )
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     options.add_argument("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
-    options.add_argument("--data.binarization", type=str | None, default=None, help="Refused unless it is the checkpoint's own.")
+    options.add_argument(
+        "--data.binarization", type=str | None, default=None, help="Refused unless it is the checkpoint's own."
+    )
     return options
 
 

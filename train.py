@@ -46,7 +46,9 @@ def names_in(config: str) -> dict[str, str]:
         raise ValueError(f"{config} is no YAML file of options such as 'seed: 0'.")
     for key in DEFAULTS.keys() & options.keys():
         if not isinstance(options[key], dict):
-            raise ValueError(f"In {config}, {key} must be a section with a name: write '{key}: {{name: {options[key]}}}'.")
+            raise ValueError(
+                f"In {config}, {key} must be a section with a name: write '{key}: {{name: {options[key]}}}'."
+            )
     return {key: options[key]["name"] for key in DEFAULTS if "name" in options.get(key, {})}
 
 
@@ -71,20 +73,30 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
     """The options of the script and, from the signatures, of this model, this data set and the Trainer."""
     parser = ArgumentParser(prog="train.py", description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of options; several are read in order.")
-    parser.add_argument("--seed", type=int, default=0, help="Of initialisation, order and noise (--data.seed: of splits).")
-    parser.add_argument("--run_dir", type=str | None, default=None, help="Run folder; runs/<data>-<model>/<time> by default.")
-    parser.add_argument("--resume", type=str | None, default=None, help="Checkpoint to go on from; auto: the run folder's last.")
-    parser.add_argument("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="Of initialisation, order and noise (--data.seed: of splits)."
+    )
+    parser.add_argument(
+        "--run_dir", type=str | None, default=None, help="Run folder; runs/<data>-<model>/<time> by default."
+    )
+    parser.add_argument(
+        "--resume", type=str | None, default=None, help="Checkpoint to go on from; auto: the run folder's last."
+    )
+    parser.add_argument(
+        "--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B."
+    )
     parser.add_argument("--callbacks", type=list[str] | None, default=None,
                         help=f"Of {', '.join(callbacks.CALLBACKS)}; by default those that the model supports.")  # fmt: skip
     parser.add_argument("--num_samples", type=int, default=1000, help="K of the final evaluation; 0 skips it.")
-    parser.add_argument("--limit", type=int | None, default=None, help="Evaluate the likelihood on the first N test images.")
+    parser.add_argument(
+        "--limit", type=int | None, default=None, help="Evaluate the likelihood on the first N test images."
+    )
     for key, table in (("model", models.MODELS), ("data", datamodules.DATAMODULES)):
         parser.add_argument(f"--{key}.name", type=str, help=f"One of {', '.join(table)}; --{key} for short.")
         parser.add_class_arguments(table[names[key]], key, skip={"image_shape"}, as_group=False)
     parser.add_class_arguments(Trainer, "trainer", skip=NOT_OFFERED, as_group=False)
     parser.set_defaults({"trainer.accelerator": "cuda" if torch.cuda.is_available() else "cpu", "trainer.devices": 1,
-                         "trainer.max_epochs": 100, "trainer.num_sanity_val_steps": 0,
+                         "trainer.max_epochs": datamodules.DATAMODULES[names["data"]].default_epochs, "trainer.num_sanity_val_steps": 0,
                          "trainer.enable_model_summary": False})  # fmt: skip
     return parser
 
@@ -134,13 +146,19 @@ def claim(args: Namespace, names: dict[str, str]) -> tuple[Path, Path | None]:
     resume = None if args.resume in (None, "auto") else Path(args.resume)
     if resume and not resume.is_file():
         raise ValueError(f"There is no checkpoint {resume} to resume from.")
-    default = evaluate.run_folder(resume) if resume else Path("runs", f"{names['data']}-{names['model']}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    default = (
+        evaluate.run_folder(resume)
+        if resume
+        else Path("runs", f"{names['data']}-{names['model']}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    )
     folder = Path(args.run_dir) if args.run_dir else default
     last = folder / "checkpoints" / "last.ckpt"
     if args.resume == "auto" and last.is_file():
         resume = last
     if (folder / "config.yaml").exists() and args.resume is None:
-        raise ValueError(f"{folder} holds a run already: choose another --run_dir, or add --resume auto to go on with it.")
+        raise ValueError(
+            f"{folder} holds a run already: choose another --run_dir, or add --resume auto to go on with it."
+        )
     return folder, resume
 
 
@@ -165,14 +183,20 @@ def make_trainer(args: Namespace, model: models.Model, steps_per_epoch: int, con
     )
 
 
-def start(trainer: Trainer, data: datamodules.ImageData, model: models.Model, config: dict, resume: Path | None) -> None:
+def start(
+    trainer: Trainer, data: datamodules.ImageData, model: models.Model, config: dict, resume: Path | None
+) -> None:
     """Makes the run folder, with the complete configuration in it, and tells the loggers."""
     if not trainer.is_global_zero:
         return
     folder = Path(trainer.default_root_dir)
     with evaluate.replacing(folder / "config.yaml") as file:
         file.write(yaml.safe_dump(config, sort_keys=False).encode())
-    facts = {"protocol": data.protocol, "labels_hash": data.labels_hash, "parameters": sum(p.numel() for p in model.parameters())}
+    facts = {
+        "protocol": data.protocol,
+        "labels_hash": data.labels_hash,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
     for logger in trainer.loggers:
         logger.log_hyperparams(flat(config) | facts)
         if isinstance(logger, WandbLogger):

@@ -113,7 +113,7 @@ def kl_per_dimension(kl: Sequence[Tensor], active: Sequence[Tensor]) -> Figure:
         active: Whether each dimension is an active unit, boolean `(d,)` for each layer.
     """
     figure = Figure((7, 2.6 * len(kl)), dpi=DPI, facecolor="white", layout="constrained")
-    for layer, axes in enumerate(figure.subplots(len(kl), 1, squeeze=False)[:, 0]):
+    for layer, axes in enumerate(figure.subplots(len(kl), 1, squeeze=False, sharey=True)[:, 0]):
         order = kl[layer].argsort(descending=True).cpu()
         values, on = kl[layer].cpu()[order].numpy(), active[layer].cpu()[order].numpy()
         place = np.arange(1, len(values) + 1)

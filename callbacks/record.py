@@ -1,6 +1,5 @@
 """Where figures and numbers of the callbacks go: the run folder always, W&B when it is on."""
 
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,6 +7,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from callbacks.replace import replacing
 from callbacks.schedule import finished_epochs
 
 
@@ -35,10 +35,8 @@ def record_metrics(trainer: Trainer, metrics: dict[str, float]) -> None:
 def record_figure(trainer: Trainer, name: str, figure: Figure) -> None:
     """Saves `figures/<name>_epoch0001.png` (epochs from 1) in the run folder; W&B gets the file as `figures/<name>`."""
     path = Path(trainer.default_root_dir, "figures", f"{name}_epoch{finished_epochs(trainer):04d}.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=figure.dpi)
-    os.replace(partial, path)  # a run that is killed leaves no half picture
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=figure.dpi)
     epoch, step = position(trainer)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

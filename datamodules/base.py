@@ -30,6 +30,7 @@ class ImageData(LightningDataModule):
 
     run_seed = 0  # the run's seed, for order and draws of training batches; the trainer's script assigns it
     train_draw: Draw | None = None  # how training pixels are drawn at each access
+    default_epochs = 100  # of training, where nobody says how many
     num_classes = 0
     labels_hash: str | None = None
     label_indices: Tensor

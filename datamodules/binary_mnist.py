@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .base import ImageData
+from .base import ImageData, fixed_generator
 from .batches import Split
 from .files import DAMAGED, DataError, check_md5, download, read
 
@@ -23,6 +23,9 @@ ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 
 class BinaryMNIST(ImageData):
     """MNIST drawn once for everybody: 50,000 training, 10,000 validation, 10,000 test images; no labels.
+
+    The published test images are sorted by class: the first thousand are zeros. Each split is put into one mixed order,
+    always the same, so that its first images speak for all of it.
 
     Args:
         root: Folder that holds `BinaryMNIST`, with the three published .amat files as they are or gzipped.
@@ -58,6 +61,7 @@ class BinaryMNIST(ImageData):
 
     def _read(self, name: str) -> Split:
         bits = cached(self.folder / f"{name}.npz", self.md5[name], lambda: self._parse(name))
+        bits = bits[torch.randperm(len(bits), generator=fixed_generator(f"order of {name}")).numpy()]
         x = torch.from_numpy(bits * np.uint8(255)).unsqueeze(1)  # (N, 1, H, W)
         return Split(x, torch.full((len(x),), -1))
 

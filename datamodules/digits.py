@@ -16,6 +16,8 @@ class Digits(GreyData):
         val_size: Validation images, taken from the 1547 training images.
     """
 
+    default_epochs = 300  # of 13 steps each
+
     def __init__(self, *, val_size: int = 250, **kwargs):
         super().__init__(val_size=val_size, **kwargs)
 

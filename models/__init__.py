@@ -26,14 +26,18 @@ def read_checkpoint(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no checkpoint {path}: give the path of a .ckpt file, such as RUN_FOLDER/checkpoints/best.ckpt.")
+        raise ValueError(
+            f"There is no checkpoint {path}: give the path of a .ckpt file, such as RUN_FOLDER/checkpoints/best.ckpt."
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch.load does not notice a flipped bit
                 raise zipfile.BadZipFile
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds; each means that the file is none of ours
-        raise ValueError(f"{path} cannot be read as a checkpoint: it is damaged, or holds more than numbers and text.") from error
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint: it is damaged, or holds more than numbers and text."
+        ) from error
     if not isinstance(checkpoint, dict) or str(checkpoint.get("model")) not in MODELS:
         raise ValueError(f"{path} is no checkpoint of this project: it names none of the models {', '.join(MODELS)}.")
     return checkpoint

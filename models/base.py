@@ -1,4 +1,4 @@
-"""What all models share: the optimiser, the step, the metrics of validation; and how to look at a model without changing it."""
+"""What all models share: the optimiser, the step, validation; and how to look at a model without changing it."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 
 
 @contextmanager
@@ -18,15 +18,37 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
     Log weights estimate p(x) only in this mode: batch norm in training mode makes images depend on each other.
     """
     was_training = {module: module.training for module in model.modules()}
-    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed reseeds them all
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), torch.random.fork_rng(list(devices)):
             torch.manual_seed(seed)
             yield
     finally:
         for module, training in was_training.items():
             module.training = training
+
+
+class Mean(Metric):
+    """The mean over all images of all devices, summed in float64; a NaN stays one.
+
+    torchmetrics' own MeanMetric adds up each batch in float32.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor) -> None:
+        """Adds one number per image, `(B,)`."""
+        # a model that moves to 16 bits takes these sums along while they are zero
+        self.total = self.total.double() + values.double().sum()
+        self.count = self.count.double() + values.numel()
+
+    def compute(self) -> Tensor:
+        """The mean of all numbers since the last reset."""
+        return self.total / self.count
 
 
 def learning_rate_factor(progress: float, ratio: float, schedule: str) -> float:
@@ -66,15 +88,16 @@ class Model(LightningModule):
         adam_eps: float = 1e-8,
     ):
         super().__init__()
-        if lr <= 0 or (lr_final is not None and lr_final <= 0):
-            raise ValueError(f"Learning rates must be positive; got lr {lr} and lr_final {lr_final}.")
+        if not lr > 0 or not adam_eps > 0 or not (lr_final is None or lr_final > 0):  # NaN is none of these
+            raise ValueError(f"Learning rates and adam_eps must be positive; got {lr}, {lr_final} and {adam_eps}.")
         if lr_schedule not in ("exponential", "stages"):
             raise ValueError(f"Unknown lr_schedule '{lr_schedule}': choose exponential or stages.")
         if lr_schedule == "stages" and lr_final is None:
-            raise ValueError(f"lr_schedule stages needs lr_final, the learning rate of the last epoch.")
+            raise ValueError("lr_schedule stages needs lr_final, the learning rate of the last epoch.")
         self.save_hyperparameters()
-        # sums and counts in float64, over all images and devices; a NaN stays one; not part of checkpoints
-        self.val_means = nn.ModuleDict({name: MeanMetric(nan_strategy="disable").set_dtype(torch.float64) for name in self.measures})
+        self.val_means = nn.ModuleDict(
+            {name: Mean() for name in self.measures}
+        )
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The scalar that training minimises: a mean over the batch, in nats per image."""
@@ -97,19 +120,17 @@ class Model(LightningModule):
         self.log("train/loss", loss)
         return loss
 
-    def on_validation_epoch_start(self) -> None:
-        for mean in self.val_means.values():
-            mean.set_dtype(torch.float64)  # a model moved to 16 bits takes its metrics along
-
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         for name, values in self.measure(x, y).items():
-            self.val_means[name].update(values.double())
+            self.val_means[name].update(values)
             self.log(f"val/{name}", self.val_means[name], batch_size=len(x))
 
     def configure_optimizers(self):
         hparams = self.hparams
-        adam = torch.optim.Adam(self.parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=True)
+        # Lightning refuses to clip gradients in 16 bit under a fused optimiser
+        fused = self.trainer.gradient_clip_val is None
+        adam = torch.optim.Adam(self.parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=fused)
         if hparams.lr_final is None:
             return adam
         epochs = self.trainer.max_epochs
@@ -118,7 +139,9 @@ class Model(LightningModule):
         ratio, schedule = hparams.lr_final / hparams.lr, hparams.lr_schedule
         # progress is 1 in the last epoch of an even decay; stages divide the run itself
         span = max(1, epochs - 1) if schedule == "exponential" else epochs
-        factor = torch.optim.lr_scheduler.LambdaLR(adam, lambda epoch: learning_rate_factor(epoch / span, ratio, schedule))
+        factor = torch.optim.lr_scheduler.LambdaLR(
+            adam, lambda epoch: learning_rate_factor(epoch / span, ratio, schedule)
+        )
         return [adam], [factor]
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

@@ -25,10 +25,16 @@ class HierarchicalVAE(VAE):
     """
 
     def __init__(
-        self, image_shape: ImageShape, z_dim: Sequence[int] = (100, 50), inner_hidden: Sequence[int] = (100, 100), **kwargs
+        self,
+        image_shape: ImageShape,
+        z_dim: Sequence[int] = (100, 50),
+        inner_hidden: Sequence[int] = (100, 100),
+        **kwargs,
     ):
         if not isinstance(z_dim, Sequence) or len(z_dim) < 2 or min(z_dim) < 1:
-            raise ValueError(f"z_dim of HierarchicalVAE takes two or more positive sizes, such as [100, 50]; got {z_dim}.")
+            raise ValueError(
+                f"z_dim of HierarchicalVAE takes two or more positive sizes, such as [100, 50]; got {z_dim}."
+            )
         check_sizes(inner_hidden, "inner_hidden")
         super().__init__(image_shape, z_dim=z_dim[0], **kwargs)
         activation, batch_norm = self.hparams.activation, self.hparams.batch_norm
@@ -71,6 +77,9 @@ class HierarchicalVAE(VAE):
     def latent_statistics(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each layer: the posterior mean and the KL of each dimension, both `(B, d_l)`, over 16 draws of what is below."""
         z, q, p = self.draw(16, self.posterior(x))
-        kl = [(q_l.base_dist.log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0) for z_l, q_l, p_l in zip(z, q, p, strict=True)]
+        kl = [
+            (q_l.base_dist.log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)
+            for z_l, q_l, p_l in zip(z, q, p, strict=True)
+        ]
         means = [q[0].mean, *(q_l.mean.mean(0) for q_l in q[1:])]
         return list(zip(means, kl, strict=True))

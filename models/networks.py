@@ -82,7 +82,9 @@ class ConvEncoder(nn.Module):
             layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), *([nn.BatchNorm2d(n_out)] if batch_norm else []),
                        ACTIVATIONS[activation]()]  # fmt: skip
         channels = hidden[-1] if hidden else image_shape[0]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * prod(halved(image_shape, len(hidden))[-1]), out_dim))
+        self.layers = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(channels * prod(halved(image_shape, len(hidden))[-1]), out_dim)
+        )
         glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +119,10 @@ class ConvDecoder(nn.Module):
         if not hidden:
             raise ValueError("The conv decoder needs at least one entry in hidden, for example [32, 64].")
         sizes = halved(image_shape, len(hidden))[::-1]  # smallest first
-        layers: list[nn.Module] = [nn.Linear(in_dim, hidden[0] * prod(sizes[0])), nn.Unflatten(1, (hidden[0], *sizes[0]))]
+        layers: list[nn.Module] = [
+            nn.Linear(in_dim, hidden[0] * prod(sizes[0])),
+            nn.Unflatten(1, (hidden[0], *sizes[0])),
+        ]
         for n_in, n_out, (height, width) in zip(hidden, [*hidden[1:], image_shape[0]], sizes[1:], strict=True):
             layers += [*([nn.BatchNorm2d(n_in)] if batch_norm else []), ACTIVATIONS[activation]()]
             # an even size needs one row or column more than the transposed convolution gives by itself
@@ -159,7 +164,9 @@ def make_decoder(name: str, in_dim: int, image_shape: ImageShape, hidden: Sequen
     network = lookup(DECODERS, name, "decoder")
     lookup(ACTIVATIONS, activation, "activation")
     check_sizes(hidden or ())
-    return network(in_dim, image_shape, network.default_hidden if hidden is None else hidden[::-1], activation, batch_norm)
+    return network(
+        in_dim, image_shape, network.default_hidden if hidden is None else hidden[::-1], activation, batch_norm
+    )
 
 
 def rows(network: nn.Module, z: Tensor) -> Tensor:

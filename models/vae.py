@@ -27,7 +27,7 @@ def check_options(z_dim: int, objective: str, num_samples: int, beta: float, bet
     lookup(PROTOCOLS_OF, likelihood, "likelihood")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
-    if beta < 0 or beta_warmup < 0:
+    if not beta >= 0 or not beta_warmup >= 0:
         raise ValueError(f"beta and beta_warmup must not be negative; got {beta} and {beta_warmup}.")
     if objective != "elbo" and (beta != 1 or beta_warmup):
         raise ValueError(f"beta and beta_warmup belong to objective elbo: leave them out with objective {objective}.")
@@ -111,7 +111,9 @@ class VAE(Model):
     def px(self, z: Tensor) -> Independent:
         """p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
         logits = rows(self.decoder, z)
-        return bernoulli_image(logits) if self.hparams.likelihood == "bernoulli" else normal_image(logits, self.raw_scale)
+        return (
+            bernoulli_image(logits) if self.hparams.likelihood == "bernoulli" else normal_image(logits, self.raw_scale)
+        )
 
     # The bounds
 

@@ -72,7 +72,11 @@ def test_protocols_and_quantities_never_share_a_table(capsys):
     assert evaluate.main([VAE, THRESHOLD, AE, "--num_samples", "5", "--limit", "10"]) == 0
     tables = [table for table in capsys.readouterr().out.split("\n\n") if table.strip()]
     assert len(tables) == 3
-    for run, word in (("vae", "protocol dynamic: log p(x)"), ("threshold", "protocol threshold: log p(x)"), ("ae", "without a likelihood")):
+    for run, word in (
+        ("vae", "protocol dynamic: log p(x)"),
+        ("threshold", "protocol threshold: log p(x)"),
+        ("ae", "without a likelihood"),
+    ):
         (table,) = (table for table in tables if f"\n{run} " in table)
         assert word in table
 

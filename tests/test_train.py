@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 import yaml
+from wandb_file import read_wandb_file
 
 import train
 from datamodules import DATAMODULES
 from models import MODELS
-from wandb_file import read_wandb_file
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0",
          "--trainer.enable_progress_bar", "false"]  # fmt: skip
@@ -45,7 +46,9 @@ def test_defaults_are_those_of_the_signature(key):
                 assert defaults[parameter.name] == parameter.default, (name, parameter.name)
 
 
-@pytest.mark.parametrize("order", [["--config", "c.yaml", "--model.z_dim", "7"], ["--model.z_dim", "7", "--config", "c.yaml"]])
+@pytest.mark.parametrize(
+    "order", [["--config", "c.yaml", "--model.z_dim", "7"], ["--model.z_dim", "7", "--config", "c.yaml"]]
+)
 def test_flag_wins_over_config_in_either_position(order):
     Path("c.yaml").write_text("seed: 3\nmodel: {name: IWAE, z_dim: 5, num_samples: 9}\n")
     names, flags = train.chosen(order)
@@ -120,7 +123,9 @@ def test_mistake_ends_at_once_in_a_sentence(mistake, capsys, monkeypatch):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("text", ["model: IWAE\n", "model: {z_dims: 3}\n", "model: {z_dim: x}\n", "- a\n", "{a: b: c}\n", "sead: 3\n"])
+@pytest.mark.parametrize(
+    "text", ["model: IWAE\n", "model: {z_dims: 3}\n", "model: {z_dim: x}\n", "- a\n", "{a: b: c}\n", "sead: 3\n"]
+)
 def test_mistake_in_config(text, capsys):
     Path("c.yaml").write_text(text)
     assert train.main(["--config", "c.yaml"]) == 2
@@ -159,7 +164,13 @@ def test_run_folder(name, capsys):
         options += ["--data.binarization", "grey"]
     assert train.main(options) == 0
     (folder,) = Path("runs", f"Digits-{name}").iterdir()
-    assert {path.name for path in folder.iterdir()} >= {"config.yaml", "metrics.csv", "checkpoints", "figures", "evaluation.json"}
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints",
+        "figures",
+        "evaluation.json",
+    }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert list((folder / "figures").glob("reconstructions_epoch0002.png"))
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -225,12 +236,20 @@ def test_untrained_model_starts_at_the_training_mean():
 
 def test_wandb_offline_run_holds_config_metrics_and_figures():
     assert train.main([*QUICK, "--run_dir", "a", "--wandb", "offline", "--num_samples", "5", "--limit", "5"]) == 0
+    wandb.teardown()  # only now all of it is on the disk
     (path,) = Path("a").rglob("*.wandb")
     records = read_wandb_file(path)
     config = {item.key for record in records if record.HasField("run") for item in record.run.config.update}
-    config |= {item.key or item.nested_key[0] for record in records if record.HasField("config") for item in record.config.update}
+    config |= {
+        item.key or item.nested_key[0]
+        for record in records
+        if record.HasField("config")
+        for item in record.config.update
+    }
     assert {"model/z_dim", "data/batch_size", "trainer/max_epochs", "seed", "protocol"} <= config
     logged = {item.key or item.nested_key[0] for r in records if r.HasField("history") for item in r.history.item}
     assert {"val/bound", "train/loss", "epoch", "trainer/global_step", "figures/reconstructions"} <= logged
-    final = {item.key or "/".join(item.nested_key) for r in records if r.HasField("summary") for item in r.summary.update}
+    final = {
+        item.key or "/".join(item.nested_key) for r in records if r.HasField("summary") for item in r.summary.update
+    }
     assert "test/nll" in final

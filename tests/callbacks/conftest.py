@@ -34,11 +34,6 @@ class Memory(Logger):
         return [(step, row["epoch"], row[name]) for step, row in self.rows if name in row]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    torch.set_num_threads(1)  # networks this small only lose time by sharing
-
-
 @pytest.fixture
 def memory():
     return Memory

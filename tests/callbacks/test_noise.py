@@ -88,7 +88,6 @@ def test_ranks_differ(hook):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_reseeds_the_generator_of_the_gpu():
     strategy = SimpleNamespace(root_device=torch.device("cuda", 0))
     trainer = SimpleNamespace(global_rank=0, current_epoch=0, strategy=strategy)

@@ -51,7 +51,9 @@ def ready(folder):
 def right(data):
     for split, name in zip((data.train, data.val, data.test), NAMES, strict=True):
         assert split.x.dtype == torch.uint8
-        assert np.array_equal(split.x[:, 0], bits(name) * 255)
+        published = bits(name) * 255
+        assert not np.array_equal(split.x[:, 0], published)
+        assert sorted(map(np.ndarray.tobytes, split.x[:, 0].numpy())) == sorted(map(np.ndarray.tobytes, published))
         assert split.y.dtype == torch.int64
         assert split.y.tolist() == [-1] * len(split.x)
     return True
@@ -82,7 +84,7 @@ def test_plain_and_gzipped_files_are_read(folder, packed):
 def test_batches_are_the_published_pixels(folder):
     data = ready(folder)
     x = torch.cat([x for x, _ in data.test_dataloader()])
-    assert np.array_equal(x[:, 0], bits(NAMES[2]))
+    assert x.unique().tolist() == [0, 1]
     assert torch.equal(x, data.images("test")[0])
     seen = torch.cat([x for x, _ in data.train_dataloader()])
     assert torch.equal(seen.sum(0), torch.from_numpy(bits(NAMES[0])).float().sum(0, keepdim=True))
@@ -212,5 +214,7 @@ def test_the_published_files(elbo_data, tmp_path, monkeypatch):
     ]
     assert ((data.train.x == 0) | (data.train.x == 255)).all()
     assert round(data.train_mean().mean().item(), 4) == 0.1306
+    # In the published order the first thousand test images are zeros, with 0.170 of their pixels on.
+    assert (data.images("test", 1000)[0].mean() - data.images("test")[0].mean()).abs() < 0.004
     no_parsing(monkeypatch)
     assert torch.equal(ready(folder).test.x, data.test.x)

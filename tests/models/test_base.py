@@ -84,7 +84,7 @@ def test_evaluating_draws_noise_from_its_seed_alone():
 def rates(epochs, **options):
     """The learning rate of every epoch."""
     model = Given(**options)
-    model.trainer = SimpleNamespace(max_epochs=epochs)
+    model.trainer = SimpleNamespace(max_epochs=epochs, gradient_clip_val=None)
     [adam], [schedule] = model.configure_optimizers()
     out = []
     for _ in range(epochs):
@@ -220,7 +220,7 @@ def test_training_lowers_the_loss(make, binary, name):
     # one image over and over: whatever the model, it can be learned
     x, y = binary(1)
     model, batch = make(name, lr=2e-2), (x.expand(32, -1, -1, -1), y.expand(32))
-    model.trainer = SimpleNamespace(max_epochs=1)
+    model.trainer = SimpleNamespace(max_epochs=1, gradient_clip_val=None)
     adam = model.configure_optimizers()
     losses = []
     for _ in range(40):

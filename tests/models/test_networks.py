@@ -109,10 +109,12 @@ def test_batch_norm_stands_before_each_activation_and_nowhere_else(encoder, deco
 @encoders
 @decoders
 def test_weights_are_glorot_uniform_and_biases_zero(encoder, decoder):
-    networks = nn.ModuleList([
-        make_encoder(encoder, (1, 8, 8), 20, [60, 50], "relu", False),
-        make_decoder(decoder, 20, (1, 8, 8), [60, 50], "relu", False),
-    ])
+    networks = nn.ModuleList(
+        [
+            make_encoder(encoder, (1, 8, 8), 20, [60, 50], "relu", False),
+            make_decoder(decoder, 20, (1, 8, 8), [60, 50], "relu", False),
+        ]
+    )
     for layer in networks.modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             continue
