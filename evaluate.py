@@ -21,6 +21,10 @@ from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from models.estimators import active_units, importance
 
+# Of evaluation.json, in this order; what a model does not have is null
+KEYS = ("model", "data", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images", "elbo", "rate",
+        "distortion", "ess_median", "active_units", "active_units_per_layer", "test_error", "loss", "epoch",
+        "checkpoint")  # fmt: skip
 IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
 
 
@@ -43,6 +47,7 @@ def summary(values: dict[str, np.ndarray]) -> dict:
     """The numbers of `evaluation.json` from per-image values: means over images, in nats."""
     log_px, elbo, rate = values["log_px"], values["elbo"].mean(), values["rate"].mean()
     return {
+        "num_images": len(log_px),
         "nll": -log_px.mean(),
         "nll_se": log_px.std(ddof=1) / len(log_px) ** 0.5 if len(log_px) > 1 else None,
         "elbo": elbo,
@@ -52,15 +57,17 @@ def summary(values: dict[str, np.ndarray]) -> dict:
     }
 
 
-def units(model: models.Model, x: Tensor) -> list[int]:
-    """Active units of each stochastic layer, over the images `x`."""
+def units(model: models.Model, x: Tensor) -> dict:
+    """Active units over the images `x`, in all and in each stochastic layer."""
     with models.evaluating(model):
         parts = [[mean for mean, _ in model.latent_statistics(part)] for part in x.split(500)]
-    return [active_units(torch.cat(means)) for means in zip(*parts, strict=True)]
+    per_layer = [active_units(torch.cat(means)) for means in zip(*parts, strict=True)]
+    return {"active_units": sum(per_layer), "active_units_per_layer": per_layer}
 
 
-def evaluate(checkpoint: dict, path: Path, data: ImageData, num_samples: int, limit: int | None = None,
-             device: str = "cpu") -> dict:  # fmt: skip
+def evaluate(
+    checkpoint: dict, path: Path, data: ImageData, num_samples: int, limit: int | None = None, device: str = "cpu"
+) -> dict:
     """Evaluates the contents of a checkpoint on the test images of `data` and writes the results into its run folder.
 
     Args:
@@ -73,30 +80,23 @@ def evaluate(checkpoint: dict, path: Path, data: ImageData, num_samples: int, li
     """
     model = models.from_checkpoint(checkpoint).to(device)
     x, y = data.images("test", device=device)
-    result = dict.fromkeys(("nll", "nll_se", "num_samples", "elbo", "rate", "distortion", "ess_median", "active_units",
-                            "active_units_per_layer", "num_images", "quantity", "loss", "test_error"))  # fmt: skip
     folder = run_folder(path)
-    if hasattr(model, "log_weights"):
-        values = likelihoods(model, x[:limit], y[:limit], num_samples)
-        per_layer = units(model, x)
-        result |= summary(values) | {"num_samples": num_samples, "num_images": len(values["log_px"]), "quantity": model.quantity,
-                                     "active_units": sum(per_layer), "active_units_per_layer": per_layer}  # fmt: skip
-        with replacing(folder / "log_px.npy") as file:
-            np.save(file, values["log_px"])
-    else:
-        with models.evaluating(model):
-            result |= {
-                "loss": torch.cat([model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500))])
-                .double()
-                .mean()
-                .item()
-            }
-    result |= {
+    about = {
         "model": checkpoint["model"],
         **checkpoint["run"],
         "epoch": checkpoint["epoch"] + 1,
         "checkpoint": str(path),
     }
+    result = dict.fromkeys(KEYS) | about
+    if hasattr(model, "log_weights"):
+        values = likelihoods(model, x[:limit], y[:limit], num_samples)
+        result |= summary(values) | units(model, x) | {"num_samples": num_samples, "quantity": model.quantity}
+        with replacing(folder / "log_px.npy") as file:
+            np.save(file, values["log_px"])
+    else:
+        with models.evaluating(model):
+            losses = [model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
+        result["loss"] = torch.cat(losses).double().mean().item()
     with replacing(folder / "evaluation.json") as file:
         file.write(json.dumps(result, indent=2, default=float).encode())
     return result
@@ -210,7 +210,7 @@ def pick_device(name: str) -> str:
 
 
 def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]]:
-    """Reads the data of all checkpoints, once for those that share it, so that a missing file is known before the work."""
+    """Reads the data of all checkpoints, once for those that share it: a missing file is known before the work."""
     ready: dict[str, ImageData] = {}
     for _, data in opened:
         data = ready.setdefault(f"{type(data).__name__} {dict(data.hparams)}", data)

@@ -35,7 +35,7 @@ def wandb_logger(config: dict, folder: Path, offline: bool) -> WandbLogger:
 
 
 class MetricsCSV(Logger):
-    """One row per logged step, one column per metric. Appends every logged step to `metrics.csv`; what was logged at the same step shares a row.
+    """Appends a row per logged step, with a column per metric, to `metrics.csv`.
 
     A run that resumes at a step continues the file: rows from that step on, which the resumed run logs again, go.
 

@@ -100,5 +100,5 @@ class AE(Model):
         return self.decode(self.encode(x))
 
     def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
-        """`n` decoded steps between the codes of two batches of images: `(n, B, C, H, W)`; path: linear or spherical."""
+        """`n` decoded steps between the codes of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
         return self.decode(line(self.encode(x0), self.encode(x1), n, path))

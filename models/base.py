@@ -95,9 +95,7 @@ class Model(LightningModule):
         if lr_schedule == "stages" and lr_final is None:
             raise ValueError("lr_schedule stages needs lr_final, the learning rate of the last epoch.")
         self.save_hyperparameters()
-        self.val_means = nn.ModuleDict(
-            {name: Mean() for name in self.measures}
-        )
+        self.val_means = nn.ModuleDict({name: Mean() for name in self.measures})
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The scalar that training minimises: a mean over the batch, in nats per image."""

@@ -17,7 +17,7 @@ SCALE_LIMIT = math.log(256)  # a learned observation scale stays within 1/256 ..
 
 
 def bounded(raw: Tensor, limit: float) -> Tensor:
-    """A smooth bound: close to `raw` near 0, never beyond +-`limit`; its exponential can neither vanish nor overflow."""
+    """A smooth bound: close to `raw` near 0, never beyond +-`limit`; its exponential cannot vanish or overflow."""
     return limit * torch.tanh(raw / limit)
 
 

@@ -75,7 +75,7 @@ class HierarchicalVAE(VAE):
         return self.decode(z)
 
     def latent_statistics(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each layer: the posterior mean and the KL of each dimension, both `(B, d_l)`, over 16 draws of what is below."""
+        """For each layer: the posterior mean and the KL of each dimension, both `(B, d_l)`, over 16 draws of z."""
         z, q, p = self.draw(16, self.posterior(x))
         kl = [
             (q_l.base_dist.log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)

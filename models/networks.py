@@ -5,6 +5,7 @@ Networks return plain tensors; the model names the distribution. A new entry is 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -41,7 +42,7 @@ def glorot(network: nn.Module) -> None:
 def mlp(sizes: Sequence[int], activation: str, batch_norm: bool) -> nn.Sequential:
     """Linear layers of the given sizes, (batch norm and) an activation after each but the last."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for n_in, n_out in pairwise(sizes[:-1]):
         layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if batch_norm else []), ACTIVATIONS[activation]()]
     network = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
     glorot(network)
@@ -79,8 +80,8 @@ class ConvEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for n_in, n_out in zip([image_shape[0], *hidden], hidden, strict=False):
-            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), *([nn.BatchNorm2d(n_out)] if batch_norm else []),
-                       ACTIVATIONS[activation]()]  # fmt: skip
+            norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
+            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), *norm, ACTIVATIONS[activation]()]
         channels = hidden[-1] if hidden else image_shape[0]
         self.layers = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(channels * prod(halved(image_shape, len(hidden))[-1]), out_dim)
@@ -110,7 +111,7 @@ class MLPDecoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """One linear layer, then 3x3 transposed convolutions of stride 2; `hidden` are channels from the code to the image."""
+    """One linear layer, then 3x3 transposed convolutions of stride 2; `hidden`: channels from code to image."""
 
     default_hidden = (64, 32)
 
@@ -149,8 +150,9 @@ def check_sizes(sizes: Sequence[int], name: str = "hidden") -> None:
         raise ValueError(f"{name} must hold positive sizes, such as [400, 400]; got {list(sizes)}.")
 
 
-def make_encoder(name: str, image_shape: ImageShape, out_dim: int, hidden: Sequence[int] | None, activation: str,
-                 batch_norm: bool) -> nn.Module:  # fmt: skip
+def make_encoder(
+    name: str, image_shape: ImageShape, out_dim: int, hidden: Sequence[int] | None, activation: str, batch_norm: bool
+) -> nn.Module:
     """The encoder called `name`; `hidden=None` takes its own default sizes."""
     network = lookup(ENCODERS, name, "encoder")
     lookup(ACTIVATIONS, activation, "activation")
@@ -158,9 +160,10 @@ def make_encoder(name: str, image_shape: ImageShape, out_dim: int, hidden: Seque
     return network(image_shape, out_dim, network.default_hidden if hidden is None else hidden, activation, batch_norm)
 
 
-def make_decoder(name: str, in_dim: int, image_shape: ImageShape, hidden: Sequence[int] | None, activation: str,
-                 batch_norm: bool) -> nn.Module:  # fmt: skip
-    """The decoder called `name`; `hidden` as the encoder reads it, from the image to the code: the decoder mirrors it."""
+def make_decoder(
+    name: str, in_dim: int, image_shape: ImageShape, hidden: Sequence[int] | None, activation: str, batch_norm: bool
+) -> nn.Module:
+    """The decoder called `name`; `hidden` as the encoder reads it, from the image to the code, is mirrored."""
     network = lookup(DECODERS, name, "decoder")
     lookup(ACTIVATIONS, activation, "activation")
     check_sizes(hidden or ())
@@ -177,5 +180,5 @@ def rows(network: nn.Module, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start_at_mean(decoder: nn.Module, mean_image: Tensor) -> None:
-    """Output bias = logit(clip(training mean, 0.001, 0.999)), as in Burda et al. (2015); `mean_image (C, H, W)` in [0, 1]."""
+    """Output bias = logit(clip(`mean_image (C, H, W)`, 0.001, 0.999)), the training mean, as in Burda et al. (2015)."""
     decoder.set_output_bias(mean_image.clamp(0.001, 0.999))

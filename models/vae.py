@@ -18,8 +18,16 @@ DEFAULT_SCALE = 0.5
 PROTOCOLS_OF = {"bernoulli": ("dynamic", "fixed", "threshold", "larochelle"), "gaussian": ("grey",)}
 
 
-def check_options(z_dim: int, objective: str, num_samples: int, beta: float, beta_warmup: int, likelihood: str, scale: float,
-                  learn_scale: bool) -> None:  # fmt: skip
+def check_options(
+    z_dim: int,
+    objective: str,
+    num_samples: int,
+    beta: float,
+    beta_warmup: int,
+    likelihood: str,
+    scale: float,
+    learn_scale: bool,
+) -> None:
     """ValueError, in a sentence, for options outside their range and for those that would do nothing."""
     if z_dim < 1:
         raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
@@ -93,9 +101,10 @@ class VAE(Model):
         likelihood = self.hparams.likelihood
         if protocol not in PROTOCOLS_OF[likelihood]:
             other = "gaussian" if likelihood == "bernoulli" else "bernoulli"
+            binarizations = " or ".join(name for name in PROTOCOLS_OF[likelihood] if name != "larochelle")
             raise ValueError(
                 f"A {likelihood} likelihood gives {protocol} images no probability: use --data.binarization "
-                f"{' or '.join(p for p in PROTOCOLS_OF[likelihood] if p != 'larochelle')}, or --model.likelihood {other}."
+                f"{binarizations}, or --model.likelihood {other}."
             )
 
     # The distributions. `posterior` is the part of q that depends on x alone, computed once per image.
@@ -135,7 +144,7 @@ class VAE(Model):
         return log_px_z + log_ratio
 
     def rate_distortion(self, x: Tensor, K: int) -> tuple[Tensor, Tensor]:
-        """KL(q(z|x) || p(z)) in closed form and the mean over K draws of -log p(x|z), each `(B,)`; ELBO = -(their sum)."""
+        """KL(q(z|x) || p(z)) in closed form and the mean of K -log p(x|z_k), each `(B,)`; ELBO = -(their sum)."""
         qz_x = self.posterior(x)
         z = qz_x.rsample((K,))  # (K, B, z_dim)
         return kl_divergence(qz_x, self.pz()), -self.px(z).log_prob(x).mean(0)
@@ -184,7 +193,7 @@ class VAE(Model):
         return self.decode(self.encode(x))
 
     def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
-        """`n` decoded steps between the posterior means of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
+        """`n` decoded steps between posterior means of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
         return self.decode(line(self.encode(x0), self.encode(x1), n, path))
 
     def latent_statistics(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:

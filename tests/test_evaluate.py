@@ -9,8 +9,8 @@ import pytest
 import evaluate
 import train
 
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--trainer.enable_progress_bar", "false",
-         "--callbacks", "[]"]  # fmt: skip
+QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
+         "--trainer.enable_progress_bar", "false"]  # fmt: skip
 VAE, THRESHOLD, AE = (f"{run}/checkpoints/best.ckpt" for run in ("vae", "threshold", "ae"))
 
 

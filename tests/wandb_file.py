@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def read_wandb_file(path: Path) -> list:
-    """The protobuf records of a `.wandb` file, which is a LevelDB log: blocks of 32 KiB, records cut at their borders."""
+    """The protobuf records of a `.wandb` file, which is a LevelDB log: blocks of 32 KiB that cut records."""
     from wandb.proto import wandb_internal_pb2
 
     content, position, records, parts = path.read_bytes(), 7, [], b""  # 7 bytes name the format

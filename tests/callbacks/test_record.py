@@ -28,7 +28,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
     yield WandbLogger(save_dir=tmp_path, project="test", offline=True)
-    wandb.teardown()  # also after a failure: a run left open would be taken up by the next logger
+    wandb.finish()  # also after a failure: a run left open would be taken up by the next logger
 
 
 def test_a_picture_for_each_figure_and_scheduled_epoch(fit, make_model, tmp_path):
@@ -44,6 +44,7 @@ def test_wandb_gets_the_same_files_on_the_axes_of_validation(fit, make_model, tm
     model = make_model()
     fit(model, for_model(model), max_epochs=2, logger=offline)
     folder = Path(offline.experiment.dir).parent
+    wandb.finish()
     wandb.teardown()  # finish() alone returns before everything is on the disk
     [file] = folder.glob("*.wandb")
     rows = list(wandb_history(file))

@@ -1,0 +1,152 @@
+"""The command line of train.py: options from signatures, configuration files, and mistakes explained in a sentence."""
+
+import argparse
+import difflib
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from pytorch_lightning import Trainer
+
+from callbacks import CALLBACKS
+from datamodules import DATAMODULES
+from models import MODELS
+from models.networks import lookup
+
+DEFAULTS = {"model": "VAE", "data": "Digits"}
+TABLES = {"model": MODELS, "data": DATAMODULES}
+# Options of the Trainer that train.py sets itself, or that do nothing to data that bring their own batches
+NOT_OFFERED = {
+    "barebones",
+    "callbacks",
+    "default_root_dir",
+    "enable_autolog_hparams",
+    "enable_checkpointing",
+    "fast_dev_run",
+    "logger",
+    "model_registry",
+    "overfit_batches",
+    "plugins",
+    "reload_dataloaders_every_n_epochs",
+    "use_distributed_sampler",
+}
+
+
+def names_in(config: str) -> dict[str, str]:
+    """The names of model and data in a YAML file of options."""
+    try:
+        options = yaml.safe_load(Path(config).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{config} cannot be read as a YAML file of options: {error}") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"{config} is no YAML file of options such as 'seed: 0'.")
+    for key in TABLES.keys() & options.keys():
+        if not isinstance(options[key], dict):
+            raise ValueError(
+                f"In {config}, {key} must be a section with a name: write '{key}: {{name: {options[key]}}}'."
+            )
+    return {key: options[key]["name"] for key in TABLES if "name" in options.get(key, {})}
+
+
+def chosen(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The names of model and data, and the arguments with all --config files first, so that flags win over them."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for key in TABLES:
+        first.add_argument(f"--{key}")
+    first.add_argument("--config", action="append", default=[])
+    known, flags = first.parse_known_args(argv)
+    names = dict(DEFAULTS)
+    for config in known.config:
+        names |= names_in(config)
+    names |= {key: value for key in TABLES if (value := getattr(known, key)) is not None}
+    lookup(MODELS, names["model"], "model")
+    lookup(DATAMODULES, names["data"], "data set")
+    configs = [f"--config={config}" for config in known.config]
+    return names, [*configs, *(f"--{key}.name={name}" for key, name in names.items()), *flags]
+
+
+def build_parser(names: dict[str, str]) -> ArgumentParser:
+    """The options of train.py and, from the signatures, of this model, this data set and Lightning's Trainer."""
+    description = (
+        "Trains a model and reports its test likelihood. "
+        f"--model MODEL: one of {', '.join(MODELS)}. --data DATA: one of {', '.join(DATAMODULES)}. "
+        f"Below are the options of --model {names['model']} --data {names['data']}; name others beside --help to see "
+        "theirs. Flags win over --config files, wherever they stand."
+    )
+    usage = "python train.py [--model MODEL] [--data DATA] [--config FILE] [options]"
+    parser = ArgumentParser(
+        prog="train.py", usage=usage, description=description, exit_on_error=False, allow_abbrev=False
+    )
+    add_run_options(parser)
+    for key, table in TABLES.items():
+        parser.add_argument(f"--{key}.name", type=str, help=f"What --{key} gives.")
+        parser.add_class_arguments(table[names[key]], key, skip={"image_shape"}, as_group=False)
+    parser.add_class_arguments(Trainer, "trainer", skip=NOT_OFFERED, as_group=False)
+    parser.set_defaults(
+        {
+            # Lightning's own choice would take Apple's mps, which has no float64, and all GPUs of a machine
+            "trainer.accelerator": "cuda" if torch.cuda.is_available() else "cpu",
+            "trainer.devices": 1,
+            "trainer.max_epochs": DATAMODULES[names["data"]].default_epochs,
+            "trainer.num_sanity_val_steps": 0,
+            "trainer.enable_model_summary": False,
+        }
+    )
+    return parser
+
+
+def add_run_options(parser: ArgumentParser) -> None:
+    """The options that belong to the run, whatever the model and the data."""
+    add = parser.add_argument
+    add("--config", action="config", help="YAML file of options; several are read in order.")
+    add("--seed", type=int, default=0, help="Of initialisation, order and noise (--data.seed: of splits).")
+    add("--run_dir", type=str | None, default=None, help="Run folder; runs/<data>-<model>/<time> by default.")
+    add("--resume", type=str | None, default=None, help="Checkpoint to go on from; auto: the run folder's last.")
+    add("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
+    supported = f"Of {', '.join(CALLBACKS)}; by default those that the model supports."
+    add("--callbacks", type=list[str] | None, default=None, help=supported)
+    add("--num_samples", type=int, default=1000, help="K of the final evaluation; 0 skips it.")
+    add("--limit", type=int | None, default=None, help="Evaluate the likelihood on the first N test images.")
+
+
+WORDS = {
+    "NoneType": "null",
+    "Sequence": "a list such as [100,50]",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list such as [400,400]",
+    "str": "text",
+}
+
+
+def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
+    """What went wrong, what is allowed and what to do, on one line.
+
+    Args:
+        error: Of the parser, or a ValueError of what was built from the options.
+        names: The model and the data chosen.
+        known: All options, without dashes.
+    """
+    text = str(error)
+    if unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", text):
+        text = explain_unknown(unknown[1] or unknown[2], names, known)
+    elif wrong := re.match(r'Parser key "([^"]+)":\s+(?:Expected|Does not validate)', text):
+        expected = re.findall(r"Expected (?:a )?(?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])", text)
+        allowed = [WORDS.get(kind, kind) or f"one of {literal}".replace("'", "") for kind, literal in expected]
+        value = re.findall(r"(?:Got|Given) value: (.*)", text)[-1]
+        text = f"--{wrong[1]} takes {' or '.join(dict.fromkeys(allowed))}; got {value}."
+    return " ".join(text.split())
+
+
+def explain_unknown(option: str, names: dict[str, str], known: list[str]) -> str:
+    """A sentence for an option that does not exist: the nearest one that does, and all of its section."""
+    section = option.partition(".")[0] if "." in option else ""
+    same = [name for name in known if name.rpartition(".")[0] == section] or known
+    close = difflib.get_close_matches(option, same, n=1)
+    guess = f", did you mean --{close[0]}?" if close else "."
+    owner = f"{names[section]} takes" if section in names else "There are"
+    return f"Unknown option --{option}{guess} {owner} {', '.join('--' + name for name in same)}."
