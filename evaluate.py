@@ -154,7 +154,7 @@ def tables(results: list[dict]) -> str:
     parts = []
     for (quantity, data, protocol, num_images), group in groupby(sorted(results, key=kind), key=kind):
         about = (
-            f"{quantity}, first {num_images} test images"
+            f"{quantity} of {num_images} test images"
             if quantity
             else "reconstruction loss of models without a likelihood"
         )
