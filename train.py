@@ -1,6 +1,7 @@
 """Trains a model and reports its test likelihood: `python train.py --model VAE --data Digits`."""
 
 import logging
+import shutil
 import sys
 import warnings
 from argparse import ArgumentError
@@ -60,11 +61,28 @@ def claim(args: Namespace) -> tuple[Path, Path | None]:
     return folder, resume
 
 
+def check_resumed(resume: Path, data: ImageData, model: Model) -> None:
+    """ValueError, with the first difference, where the checkpoint is of another model or of other data."""
+    checkpoint = read_checkpoint(resume)
+    run, free = checkpoint.get("run", {}), ("lr", "lr_final", "lr_schedule", "adam_eps")
+    then = {"model": checkpoint["model"], "data": run.get("data"), "protocol": run.get("protocol")}
+    now = {"model": type(model).__name__, "data": type(data).__name__, "protocol": data.protocol}
+    for key, value in checkpoint["hyper_parameters"].items():
+        if key not in free:
+            then[f"model.{key}"], now[f"model.{key}"] = str(value), str(model.hparams.get(key))
+    for key in then:
+        if then[key] != now[key]:
+            raise ValueError(f"{resume} cannot be resumed: its {key} is {then[key]}, not {now[key]}.")
+
+
 def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: dict, folder: Path) -> Trainer:
     """The Trainer, with the callbacks and loggers of this run."""
     options = args.trainer.as_dict()
     if options["accelerator"] == "mps":
         raise ValueError("mps has no float64, in which likelihoods are summed: use --trainer.accelerator cpu.")
+    if options["precision"] in ("16-true", "bf16-true"):
+        raise ValueError(f"{options['precision']} has too few digits for likelihoods: use 16-mixed or bf16-mixed.")
+    model.check_epochs(options["max_epochs"])
     bar = options.pop("enable_progress_bar") is not False
     options["log_every_n_steps"] = options["log_every_n_steps"] or min(50, steps_per_epoch)
     loggers: list[Logger] = [MetricsCSV(folder)]
@@ -103,6 +121,23 @@ def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume:
     )
 
 
+def fit(trainer: Trainer, data: ImageData, model: Model, config: dict, resume: Path | None) -> None:
+    """Makes the run folder and trains. If not even an epoch is begun, a folder that was made is taken away again."""
+    folder = Path(trainer.default_root_dir)
+    is_new = not folder.exists()
+    try:
+        start(trainer, data, model, config, resume)
+        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        if not trainer.checkpoint_callback.last_model_path:
+            raise ValueError(
+                "Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0."
+            )
+    except Exception:
+        if is_new and trainer.is_global_zero and not trainer.fit_loop.epoch_progress.current.started:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def report(trainer: Trainer, args: Namespace, data: ImageData) -> None:
     """Evaluates the best checkpoint on the test images, prints the table and mirrors it in W&B."""
     checkpoints = trainer.checkpoint_callback
@@ -131,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     # before any tensor: numbers too small for a normal float slow Adam and large K down several times
     torch.set_flush_denormal(True)
     quieten()
-    names, known = DEFAULTS, []
+    names, known, trainer = DEFAULTS, [], None
     try:
         names, flags = chosen(sys.argv[1:] if argv is None else argv)
         parser = build_parser(names)
@@ -142,12 +177,15 @@ def main(argv: list[str] | None = None) -> int:
         config = {key: value for key, value in config.items() if key not in ("config", "run_dir", "resume")}
         folder, resume = claim(args)
         data, model = build(args)
+        if resume:
+            check_resumed(resume, data, model)
         trainer = make_trainer(args, model, len(data.train_dataloader()), config, folder)
+        fit(trainer, data, model, config, resume)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
+        if trainer is not None and trainer.fit_loop.epoch_progress.current.started:
+            raise  # no mistake in the options
         print(f"error: {explain(error, names, known)}", file=sys.stderr)
         return 2
-    start(trainer, data, model, config, resume)
-    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         report(trainer, args, data)
     return 0

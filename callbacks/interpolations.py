@@ -22,7 +22,8 @@ class Interpolations(Scheduled):
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         x, _ = trainer.datamodule.images("test", 2 * self.num_pairs, model.device)
-        x0, x1 = x.chunk(2)
+        pairs = max(1, len(x) // 2)  # a data set may be small; a single image is paired with itself
+        x0, x1 = x[:pairs], x[-pairs:]
         for path in ("linear", "spherical"):
             images = model.interpolate(x0, x1, self.num_steps, path)  # (num_steps, num_pairs, C, H, W)
             figure = figures.interpolations(images, x0, x1, title=f"{path} interpolation")

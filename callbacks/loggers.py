@@ -29,7 +29,6 @@ def wandb_logger(config: dict, folder: Path, offline: bool) -> WandbLogger:
     same = sorted((key, value) for key, value in flat(config).items() if key not in ("seed", "wandb"))
     digest = hashlib.sha256(repr(same).encode()).hexdigest()[:6]
     group = f"{config['data']['name']}-{config['model']['name']}-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)  # else W&B writes into a temporary folder
     name = f"{group}-seed{config['seed']}"
     return WandbLogger(project="elbo-room", group=group, name=name, save_dir=folder, offline=offline)
 

@@ -45,8 +45,8 @@ class AE(Model):
     Args:
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of the code.
-        hidden: Sizes of the hidden layers from image to code, mirrored by the decoder: widths of an mlp ([400, 400] by
-            default), channels of a conv ([32, 64] by default).
+        hidden: Sizes of the hidden layers from image to code, mirrored by the decoder: widths of an mlp, by default
+            [400, 400], or channels of a conv, by default [32, 64].
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
         encoder: Encoder, by its name in the registry: mlp or conv.
         decoder: Decoder, by its name in the registry: mlp or conv.

@@ -108,6 +108,11 @@ class Model(LightningModule):
     def check_protocol(self, protocol: str) -> None:
         """ValueError where images of this protocol are no data for this model. Any are, unless a subclass objects."""
 
+    def check_epochs(self, max_epochs: int | None) -> None:
+        """ValueError where a learning rate is to end at `lr_final` but no epoch is known to be the last."""
+        if self.hparams.lr_final is not None and (max_epochs is None or max_epochs < 1):
+            raise ValueError("lr_final needs a number of epochs: set --trainer.max_epochs.")
+
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule
         if data is not None:
@@ -132,8 +137,7 @@ class Model(LightningModule):
         if hparams.lr_final is None:
             return adam
         epochs = self.trainer.max_epochs
-        if epochs is None or epochs < 1:
-            raise ValueError("lr_final needs a number of epochs: set --trainer.max_epochs.")
+        self.check_epochs(epochs)
         ratio, schedule = hparams.lr_final / hparams.lr, hparams.lr_schedule
         # progress is 1 in the last epoch of an even decay; stages divide the run itself
         span = max(1, epochs - 1) if schedule == "exponential" else epochs

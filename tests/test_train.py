@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import wandb
@@ -109,6 +110,14 @@ MISTAKES = {
     "--resume auto": "--resume auto needs --run_dir",
     "--model HierarchicalVAE --model.z_dim 5": "--model.z_dim takes",
     "--trainer.accelerator gpuu": "gpuu",
+    "--trainer.accelerator gpu --wandb offline": "gpu",
+    "--trainer.accelerator mps": "use --trainer.accelerator cpu",
+    "--trainer.precision 16-true": "use 16-mixed or bf16-mixed",
+    "--model.lr_final 1e-4 --trainer.max_epochs -1": "lr_final needs a number of epochs",
+    "--trainer.val_check_interval 500": "val_check_interval",
+    "--trainer.max_epochs 0": "Nothing was trained",
+    "--trainer.limit_train_batches 0": "Nothing was trained",
+    "--run_dir a_file/run": "a_file",
 }
 
 
@@ -119,13 +128,15 @@ def test_mistake_ends_at_once_in_a_sentence(mistake, capsys, monkeypatch):
 
     monkeypatch.setattr("socket.socket.connect", no_network)
     monkeypatch.setattr("socket.getaddrinfo", no_network)
+    Path("a_file").touch()
     assert train.main(mistake.split()) == 2
     out, err = capsys.readouterr()
-    assert out == ""
+    assert "Traceback" not in out
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert MISTAKES[mistake] in err
-    assert not list(Path().iterdir())
+    Path("a_file").unlink()
+    assert not [path for path in Path().rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +240,26 @@ def test_resumed_equals_uninterrupted():
     assert train.main([*QUICK, *four, "--run_dir", "b", "--resume", "auto"]) == 0
     assert same(weights("a"), weights("b"))
     assert Path("a/metrics.csv").read_text() == Path("b/metrics.csv").read_text()
+
+
+def test_another_model_is_not_resumed(capsys):
+    assert train.main([*QUICK, "--run_dir", "a"]) == 0
+    again = ["--run_dir", "a", "--resume", "auto", "--trainer.max_epochs", "3", "--num_samples", "0"]
+    for change, words in {
+        "--model.hidden [9]": "its model.hidden is [8], not [9]",
+        "--model IWAE --model.hidden [8]": "its model is VAE, not IWAE",
+        "--model.hidden [8] --data.binarization fixed": "its protocol is dynamic, not fixed",
+    }.items():
+        assert train.main([*again, *change.split()]) == 2
+        assert words in capsys.readouterr().err
+    assert train.main([*again, "--model.hidden", "[8]", "--model.lr", "1e-4"]) == 0
+
+
+@pytest.mark.parametrize("size", [1, 3, 9])
+def test_data_with_few_test_images(size):
+    images = np.random.default_rng(0).integers(0, 256, (40, 5, 6), np.uint8)
+    np.savez("few.npz", x=images, x_test=images[:size])
+    assert train.main([*QUICK, "--data", "NPZ", "--data.root", "few.npz", "--run_dir", "a"]) == 0
 
 
 def test_untrained_model_starts_at_the_training_mean():
