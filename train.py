@@ -5,6 +5,7 @@ import shutil
 import sys
 import warnings
 from argparse import ArgumentError
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import callbacks
 import evaluate
-from callbacks.loggers import MetricsCSV, flat, wandb_logger
+from callbacks.loggers import MetricsCSV, flat, open_wandb, wandb_logger
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from models import MODELS, Model, read_checkpoint
@@ -56,9 +58,24 @@ def claim(args: Namespace) -> tuple[Path, Path | None]:
     last = folder / "checkpoints" / "last.ckpt"
     if args.resume == "auto" and last.is_file():
         resume = last
-    if (folder / "config.yaml").exists() and args.resume is None:
+    # the other processes of a run find what the first has written
+    if rank_zero_only.rank == 0 and args.run_dir and not args.resume and (folder / "config.yaml").exists():
         raise ValueError(f"{folder} holds a run already: choose another --run_dir, or go on with it by --resume auto.")
     return folder, resume
+
+
+def make_folder(folder: Path, is_default: bool) -> tuple[Path, bool]:
+    """Makes the run folder, and says whether it is new. A default name that another run has just taken is numbered."""
+    if rank_zero_only.rank != 0:
+        return folder, False
+    if not is_default and folder.exists():
+        return folder, False
+    names = [folder.name, *(f"{folder.name}-{number}" for number in range(2, 1000) if is_default)]
+    for name in names:
+        with suppress(FileExistsError):  # by a run that started in the same second
+            folder.with_name(name).mkdir(parents=True)
+            return folder.with_name(name), True
+    raise ValueError(f"{folder} has just been made by another run: choose another --run_dir.")
 
 
 def check_resumed(resume: Path, data: ImageData, model: Model) -> None:
@@ -109,33 +126,16 @@ def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {"protocol": data.protocol, "labels_hash": data.labels_hash, "parameters": parameters}
     for logger in trainer.loggers:
-        logger.log_hyperparams(flat(config) | facts)
         if isinstance(logger, WandbLogger):
-            logger.experiment.define_metric("val/*", step_metric="epoch")
+            open_wandb(logger)
         elif resume:
             logger.keep_before(read_checkpoint(resume)["global_step"])
+        logger.log_hyperparams(flat(config) | facts)
     labels = f", labels {data.labels_hash}" if data.labels_hash else ""
     print(
         f"{config['model']['name']} on {config['data']['name']}, protocol {data.protocol}{labels}: "
         f"{parameters:,} parameters, {len(data.train.y):,} training images, run folder {folder}"
     )
-
-
-def fit(trainer: Trainer, data: ImageData, model: Model, config: dict, resume: Path | None) -> None:
-    """Makes the run folder and trains. If not even an epoch is begun, a folder that was made is taken away again."""
-    folder = Path(trainer.default_root_dir)
-    is_new = not folder.exists()
-    try:
-        start(trainer, data, model, config, resume)
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-        if not trainer.checkpoint_callback.last_model_path:
-            raise ValueError(
-                "Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0."
-            )
-    except Exception:
-        if is_new and trainer.is_global_zero and not trainer.fit_loop.epoch_progress.current.started:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def report(trainer: Trainer, args: Namespace, data: ImageData) -> None:
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     # before any tensor: numbers too small for a normal float slow Adam and large K down several times
     torch.set_flush_denormal(True)
     quieten()
-    names, known, trainer = DEFAULTS, [], None
+    names, known, trainer, is_new = DEFAULTS, [], None, False
     try:
         names, flags = chosen(sys.argv[1:] if argv is None else argv)
         parser = build_parser(names)
@@ -179,11 +179,19 @@ def main(argv: list[str] | None = None) -> int:
         data, model = build(args)
         if resume:
             check_resumed(resume, data, model)
+        folder, is_new = make_folder(folder, is_default=args.run_dir is None and resume is None)
         trainer = make_trainer(args, model, len(data.train_dataloader()), config, folder)
-        fit(trainer, data, model, config, resume)
+        start(trainer, data, model, config, resume)
+        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        if not trainer.checkpoint_callback.last_model_path:
+            raise ValueError(
+                "Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0."
+            )
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if trainer is not None and trainer.fit_loop.epoch_progress.current.started:
             raise  # no mistake in the options
+        if is_new:
+            shutil.rmtree(folder)
         print(f"error: {explain(error, names, known)}", file=sys.stderr)
         return 2
     if trainer.is_global_zero:

@@ -33,6 +33,20 @@ def wandb_logger(config: dict, folder: Path, offline: bool) -> WandbLogger:
     return WandbLogger(project="elbo-room", group=group, name=name, save_dir=folder, offline=offline)
 
 
+def open_wandb(logger: WandbLogger) -> None:
+    """Opens the run of a logger, whose folder exists, and gives the validation metrics the epoch as their axis.
+
+    Raises:
+        ValueError: W&B cannot be reached, or does not know who is asking.
+    """
+    import wandb
+
+    try:
+        logger.experiment.define_metric("val/*", step_metric="epoch")
+    except wandb.Error as error:
+        raise ValueError(f"W&B: {error} Use --wandb offline to write to the run folder alone.") from error
+
+
 class MetricsCSV(Logger):
     """Appends a row per logged step, with a column per metric, to `metrics.csv`.
 

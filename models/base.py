@@ -52,11 +52,13 @@ class Mean(Metric):
 
 
 def learning_rate_factor(progress: float, ratio: float, schedule: str) -> float:
-    """lr(progress) / lr(0) for `progress` in [0, 1) and `ratio` = last / first.
+    """lr(progress) / lr(0) for `progress` in [0, 1] and `ratio` = last / first.
 
-    `exponential` falls evenly; `stages` is the schedule of Burda et al. (2015): eight stages of length 3^0 ... 3^7,
-    whose rates fall evenly in the logarithm.
+    `cosine` is half a wave (Loshchilov & Hutter 2017); `exponential` falls by the same factor each epoch; `stages` is
+    the schedule of Burda et al. (2015): eight stages of length 3^0 ... 3^7, whose rates fall evenly in the logarithm.
     """
+    if schedule == "cosine":
+        return ratio + (1 - ratio) * (1 + math.cos(math.pi * progress)) / 2
     if schedule == "exponential":
         return ratio**progress
     # round() takes away what floating point leaves at the first epoch of a stage
@@ -74,7 +76,8 @@ class Model(LightningModule):
     Args:
         lr: Learning rate of Adam.
         lr_final: Learning rate of the last epoch; none keeps it constant.
-        lr_schedule: How the rate gets from `lr` to `lr_final`: evenly, or in the eight stages of Burda et al. (2015).
+        lr_schedule: How the rate gets from `lr` to `lr_final`: by half a cosine wave, by the same factor each epoch, or
+            in the eight stages of Burda et al. (2015).
         adam_eps: Epsilon of Adam (1e-4 in Burda et al. 2015).
     """
 
@@ -84,16 +87,16 @@ class Model(LightningModule):
         self,
         lr: float = 1e-3,
         lr_final: float | None = None,
-        lr_schedule: Literal["exponential", "stages"] = "exponential",
+        lr_schedule: Literal["cosine", "exponential", "stages"] = "cosine",
         adam_eps: float = 1e-8,
     ):
         super().__init__()
         if not lr > 0 or not adam_eps > 0 or not (lr_final is None or lr_final > 0):  # NaN is none of these
             raise ValueError(f"Learning rates and adam_eps must be positive; got {lr}, {lr_final} and {adam_eps}.")
-        if lr_schedule not in ("exponential", "stages"):
-            raise ValueError(f"Unknown lr_schedule '{lr_schedule}': choose exponential or stages.")
-        if lr_schedule == "stages" and lr_final is None:
-            raise ValueError("lr_schedule stages needs lr_final, the learning rate of the last epoch.")
+        if lr_schedule not in ("cosine", "exponential", "stages"):
+            raise ValueError(f"Unknown lr_schedule '{lr_schedule}': choose cosine, exponential or stages.")
+        if lr_schedule != "cosine" and lr_final is None:
+            raise ValueError(f"lr_schedule {lr_schedule} needs lr_final, the learning rate of the last epoch.")
         self.save_hyperparameters()
         self.val_means = nn.ModuleDict({name: Mean() for name in self.measures})
 
@@ -139,8 +142,8 @@ class Model(LightningModule):
         epochs = self.trainer.max_epochs
         self.check_epochs(epochs)
         ratio, schedule = hparams.lr_final / hparams.lr, hparams.lr_schedule
-        # progress is 1 in the last epoch of an even decay; stages divide the run itself
-        span = max(1, epochs - 1) if schedule == "exponential" else epochs
+        # the last epoch has lr_final; stages divide the run itself
+        span = epochs if schedule == "stages" else max(1, epochs - 1)
         factor = torch.optim.lr_scheduler.LambdaLR(
             adam, lambda epoch: learning_rate_factor(epoch / span, ratio, schedule)
         )

@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,32 @@ def test_another_model_is_not_resumed(capsys):
         assert train.main([*again, *change.split()]) == 2
         assert words in capsys.readouterr().err
     assert train.main([*again, "--model.hidden", "[8]", "--model.lr", "1e-4"]) == 0
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch):
+    class SameSecond(datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(train, "datetime", SameSecond)
+    for seed in range(3):
+        assert train.main([*QUICK, "--seed", str(seed), "--trainer.max_epochs", "1", "--callbacks", "[]"]) == 0
+    names = {path.name for path in Path("runs/Digits-VAE").iterdir()}
+    assert names == {"2026-01-02_03-04-05", "2026-01-02_03-04-05-2", "2026-01-02_03-04-05-3"}
+
+
+def test_wandb_without_a_key(monkeypatch, capsys):
+    def refuse(**kwargs):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    assert train.main([*QUICK, "--wandb", "online", "--run_dir", "a"]) == 2
+    assert capsys.readouterr().err == (
+        "error: W&B: No API key configured. Use `wandb login` to log in. "
+        "Use --wandb offline to write to the run folder alone.\n"
+    )
+    assert not Path("a").exists()
 
 
 @pytest.mark.parametrize("size", [1, 3, 9])

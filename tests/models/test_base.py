@@ -103,9 +103,17 @@ def test_stages_are_those_of_burda_et_al():
 
 @pytest.mark.parametrize("epochs", [2, 3, 24, 3280])
 def test_an_exponential_schedule_falls_evenly_to_lr_final_in_the_last_epoch(epochs):
-    lr = rates(epochs, lr=2e-3, lr_final=1e-4)
+    lr = rates(epochs, lr=2e-3, lr_final=1e-4, lr_schedule="exponential")
     assert (lr[0], lr[-1]) == (pytest.approx(2e-3), pytest.approx(1e-4))
     assert [b / a for a, b in pairwise(lr)] == pytest.approx([0.05 ** (1 / (epochs - 1))] * (epochs - 1))
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 25])
+def test_a_cosine_is_half_way_in_the_middle_and_ends_at_lr_final(epochs):
+    lr = rates(epochs, lr=2e-3, lr_final=1e-4)
+    assert (lr[0], lr[-1]) == (pytest.approx(2e-3), pytest.approx(1e-4))
+    assert [a + b for a, b in zip(lr, lr[::-1], strict=True)] == pytest.approx([2.1e-3] * epochs)
+    assert lr == sorted(lr, reverse=True)
 
 
 @pytest.mark.parametrize("epochs", [1, 5, 8, 100])
@@ -119,6 +127,7 @@ def test_stages_shrink_to_any_number_of_epochs(epochs):
 
 
 def test_learning_rate_factor_ends_at_the_ratio():
+    assert learning_rate_factor(1, 0.1, "cosine") == pytest.approx(0.1)
     assert learning_rate_factor(1, 0.1, "exponential") == pytest.approx(0.1)
     assert learning_rate_factor(0.99, 0.1, "stages") == pytest.approx(0.1)
 
@@ -130,7 +139,7 @@ def test_training_uses_the_schedule(fit):
 
     seen = []
     fit(Recorder(lr=1e-2, lr_final=1e-4), given([1.0, 2.0], 1), max_epochs=3)
-    assert seen == pytest.approx([1e-2, 1e-3, 1e-4])
+    assert seen == pytest.approx([1e-2, 5.05e-3, 1e-4])
 
 
 def test_lr_final_needs_a_number_of_epochs(fit):
@@ -156,7 +165,7 @@ def test_every_knob_of_the_optimiser_changes_training(fit, knob, value):
     ({"lr": -1.0}, "must be positive"),
     ({"lr_final": 0.0}, "must be positive"),
     ({"lr_schedule": "stages"}, "needs lr_final"),
-    ({"lr_schedule": "cosine", "lr_final": 1e-4}, "exponential.*stages"),
+    ({"lr_schedule": "linear", "lr_final": 1e-4}, "cosine, exponential or stages"),
 ])  # fmt: skip
 def test_wrong_options_are_refused_in_a_sentence(options, sentence):
     with pytest.raises(ValueError, match=sentence):
