@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.base import Model
 from models.distributions import full
-from models.networks import ImageShape, lookup, make_decoder, make_encoder, rows
+from models.networks import ImageShape, lookup, make_decoder, make_encoder
 
 
 def squared_error(logits: Tensor, x: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class AE(Model):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Images in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
-        return rows(self.decoder, z).sigmoid()
+        return self.decoder(z).sigmoid()
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """decode(encode(x)), `(B, C, H, W)`."""

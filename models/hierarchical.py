@@ -12,6 +12,11 @@ from models.networks import ImageShape, check_sizes, mlp, rows
 from models.vae import VAE
 
 
+def conditional(network: nn.Sequential, z: Tensor) -> Independent:
+    """The diagonal Gaussian that a network makes of the layer `z (..., d)` beside it."""
+    return diagonal_normal(rows(network, z.to(network[0].weight.dtype)))
+
+
 class HierarchicalVAE(VAE):
     """Two or more stochastic layers, as in Burda et al. (2015), section 2 and appendix C.
 
@@ -50,31 +55,31 @@ class HierarchicalVAE(VAE):
         """z_1 ... z_L for K draws, each `(K, B, d_l)`, with q(z_l|below) and p(z_l|above) of every layer."""
         z, q = [qz1_x.rsample((K,))], [qz1_x]
         for net in self.q_nets:
-            q.append(diagonal_normal(rows(net, z[-1])))
+            q.append(conditional(net, z[-1]))
             z.append(q[-1].rsample())
-        p = [diagonal_normal(rows(net, above)) for net, above in zip(self.p_nets, z[1:], strict=True)]
+        p = [conditional(net, above) for net, above in zip(self.p_nets, z[1:], strict=True)]
         return z, q, [*p, self.pz()]
 
-    def log_terms(self, x: Tensor, K: int, qz_x: Independent) -> tuple[Tensor, Tensor]:
+    def log_terms(self, x: Tensor, K: int, qz_x: Independent, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z_1) and the sum over layers of log p(z_l|z_l+1) - log q(z_l|z_l-1): each `(K, B)`."""
         z, q, p = self.draw(K, qz_x)
         log_ratio = sum(p_l.log_prob(z_l) - q_l.log_prob(z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True))
         return self.px(z[0]).log_prob(x), log_ratio
 
-    def rate_distortion(self, x: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Means over K draws of log q(z|x) - log p(z) and of -log p(x|z_1), each `(B,)`; ELBO = -(their sum)."""
         log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x))
         return -log_ratio.mean(0), -log_px_z.mean(0)
 
     @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|z_1) for n ancestral draws from the prior: `(n, C, H, W)`."""
         z = self.pz().sample((n,))
         for net in reversed(self.p_nets):
-            z = diagonal_normal(net(z)).sample()
+            z = conditional(net, z).sample()
         return self.decode(z)
 
-    def latent_statistics(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """For each layer: the posterior mean and the KL of each dimension, both `(B, d_l)`, over 16 draws of z."""
         z, q, p = self.draw(16, self.posterior(x))
         kl = [

@@ -58,86 +58,139 @@ def halved(image_shape: ImageShape, times: int) -> list[tuple[int, int]]:
     return sizes
 
 
-class MLPEncoder(nn.Module):
+def rows(network: nn.Module, h: Tensor, dims: int = 1) -> Tensor:
+    """Applies a network that knows rows, `(N, ...)`, to any leading dimensions; a row has `dims` dimensions."""
+    out = network(h.reshape(-1, *h.shape[h.ndim - dims :]))
+    return out.view(*h.shape[: h.ndim - dims], *out.shape[1:])
+
+
+class Network(nn.Module):
+    """A first layer and the rest. A context, such as a one-hot label, is added to what the first layer gives.
+
+    So the first layer is computed once per image and the context's once per class; their sum broadcasts.
+
+    Args:
+        first: The first layer, linear or convolutional.
+        rest: What follows it.
+        width: Features of the first layer.
+        dims: Dimensions of what the first layer gives for one image: 1, or 3 for a convolution.
+        context_dim: Size of the context; 0 for networks without one.
+    """
+
+    def __init__(self, first: nn.Module, rest: nn.Module, width: int, dims: int, context_dim: int):
+        super().__init__()
+        self.first, self.rest, self.dims = first, rest, dims
+        if context_dim:
+            self.context = nn.Linear(context_dim, width, bias=False)
+            nn.init.xavier_uniform_(self.context.weight)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`x (..., in)` and a context `(..., context_dim)` whose leading dimensions broadcast with those of x."""
+        h = self.first(x.to(next(self.parameters()).dtype))
+        if context is not None:
+            shift = self.context(context)
+            h = h + shift.reshape(*shift.shape, *[1] * (self.dims - 1))
+        return rows(self.rest, h, self.dims)
+
+
+class MLPEncoder(Network):
     """Fully connected, on flattened pixels; `hidden` are widths from the image to the code."""
 
     default_hidden = (400, 400)
 
-    def __init__(self, image_shape: ImageShape, out_dim: int, hidden: Sequence[int], activation: str, batch_norm: bool):
-        super().__init__()
-        self.layers = mlp([prod(image_shape), *hidden, out_dim], activation, batch_norm)
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        out_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ):
+        first, *rest = mlp([prod(image_shape), *hidden, out_dim], activation, batch_norm)
+        super().__init__(nn.Sequential(nn.Flatten(), first), nn.Sequential(*rest), first.out_features, 1, context_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.flatten(1))
 
-
-class ConvEncoder(nn.Module):
+class ConvEncoder(Network):
     """3x3 convolutions of stride 2, then one linear layer; `hidden` are channels from the image to the code."""
 
     default_hidden = (32, 64)
 
-    def __init__(self, image_shape: ImageShape, out_dim: int, hidden: Sequence[int], activation: str, batch_norm: bool):
-        super().__init__()
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        out_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ):
+        if not hidden:
+            raise ValueError("The conv encoder needs at least one entry in hidden, for example [32, 64].")
         layers: list[nn.Module] = []
-        for n_in, n_out in zip([image_shape[0], *hidden], hidden, strict=False):
+        for n_in, n_out in pairwise([image_shape[0], *hidden]):
             norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
             layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), *norm, ACTIVATIONS[activation]()]
-        channels = hidden[-1] if hidden else image_shape[0]
-        self.layers = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(channels * prod(halved(image_shape, len(hidden))[-1]), out_dim)
-        )
-        glorot(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        pixels = prod(halved(image_shape, len(hidden))[-1])
+        first, *rest = [*layers, nn.Flatten(), nn.Linear(hidden[-1] * pixels, out_dim)]
+        super().__init__(first, nn.Sequential(*rest), hidden[0], 3, context_dim)
+        glorot(nn.ModuleList([self.first, self.rest]))
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(Network):
     """Fully connected, one logit per pixel; `hidden` are widths from the code to the image."""
 
     default_hidden = (400, 400)
 
-    def __init__(self, in_dim: int, image_shape: ImageShape, hidden: Sequence[int], activation: str, batch_norm: bool):
-        super().__init__()
-        self.image_shape = tuple(image_shape)
-        self.layers = mlp([in_dim, *hidden, prod(image_shape)], activation, batch_norm)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z).unflatten(1, self.image_shape)
+    def __init__(
+        self,
+        in_dim: int,
+        image_shape: ImageShape,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ):
+        first, *rest = mlp([in_dim, *hidden, prod(image_shape)], activation, batch_norm)
+        to_image = nn.Unflatten(1, tuple(image_shape))
+        super().__init__(first, nn.Sequential(*rest, to_image), first.out_features, 1, context_dim)
 
     def set_output_bias(self, mean: Tensor) -> None:
         """Starts the output at the logit of `mean (C, H, W)`."""
-        self.layers[-1].bias.copy_(mean.logit().flatten())
+        output = self.rest[-2] if len(self.rest) > 1 else self.first
+        output.bias.copy_(mean.logit().flatten())
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Network):
     """One linear layer, then 3x3 transposed convolutions of stride 2; `hidden`: channels from code to image."""
 
     default_hidden = (64, 32)
 
-    def __init__(self, in_dim: int, image_shape: ImageShape, hidden: Sequence[int], activation: str, batch_norm: bool):
-        super().__init__()
+    def __init__(
+        self,
+        in_dim: int,
+        image_shape: ImageShape,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ):
         if not hidden:
             raise ValueError("The conv decoder needs at least one entry in hidden, for example [32, 64].")
         sizes = halved(image_shape, len(hidden))[::-1]  # smallest first
-        layers: list[nn.Module] = [
-            nn.Linear(in_dim, hidden[0] * prod(sizes[0])),
-            nn.Unflatten(1, (hidden[0], *sizes[0])),
-        ]
-        for n_in, n_out, (height, width) in zip(hidden, [*hidden[1:], image_shape[0]], sizes[1:], strict=True):
+        width = hidden[0] * prod(sizes[0])
+        layers: list[nn.Module] = [nn.Unflatten(1, (hidden[0], *sizes[0]))]
+        for n_in, n_out, (height, width_) in zip(hidden, [*hidden[1:], image_shape[0]], sizes[1:], strict=True):
             layers += [*([nn.BatchNorm2d(n_in)] if batch_norm else []), ACTIVATIONS[activation]()]
             # an even size needs one row or column more than the transposed convolution gives by itself
-            even = (1 - height % 2, 1 - width % 2)
+            even = (1 - height % 2, 1 - width_ % 2)
             layers += [nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=even)]
-        self.layers = nn.Sequential(*layers)
-        glorot(self)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z)
+        super().__init__(nn.Linear(in_dim, width), nn.Sequential(*layers), width, 1, context_dim)
+        glorot(nn.ModuleList([self.first, self.rest]))
 
     def set_output_bias(self, mean: Tensor) -> None:
         """Starts the output at the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
-        self.layers[-1].bias.copy_(mean.mean((1, 2)).logit())
+        self.rest[-1].bias.copy_(mean.mean((1, 2)).logit())
 
 
 ENCODERS: dict[str, type[nn.Module]] = {"mlp": MLPEncoder, "conv": ConvEncoder}
@@ -151,31 +204,37 @@ def check_sizes(sizes: Sequence[int], name: str = "hidden") -> None:
 
 
 def make_encoder(
-    name: str, image_shape: ImageShape, out_dim: int, hidden: Sequence[int] | None, activation: str, batch_norm: bool
+    name: str,
+    image_shape: ImageShape,
+    out_dim: int,
+    hidden: Sequence[int] | None,
+    activation: str,
+    batch_norm: bool,
+    context_dim: int = 0,
 ) -> nn.Module:
     """The encoder called `name`; `hidden=None` takes its own default sizes."""
     network = lookup(ENCODERS, name, "encoder")
     lookup(ACTIVATIONS, activation, "activation")
     check_sizes(hidden or ())
-    return network(image_shape, out_dim, network.default_hidden if hidden is None else hidden, activation, batch_norm)
+    sizes = network.default_hidden if hidden is None else hidden
+    return network(image_shape, out_dim, sizes, activation, batch_norm, context_dim)
 
 
 def make_decoder(
-    name: str, in_dim: int, image_shape: ImageShape, hidden: Sequence[int] | None, activation: str, batch_norm: bool
+    name: str,
+    in_dim: int,
+    image_shape: ImageShape,
+    hidden: Sequence[int] | None,
+    activation: str,
+    batch_norm: bool,
+    context_dim: int = 0,
 ) -> nn.Module:
     """The decoder called `name`; `hidden` as the encoder reads it, from the image to the code, is mirrored."""
     network = lookup(DECODERS, name, "decoder")
     lookup(ACTIVATIONS, activation, "activation")
     check_sizes(hidden or ())
-    return network(
-        in_dim, image_shape, network.default_hidden if hidden is None else hidden[::-1], activation, batch_norm
-    )
-
-
-def rows(network: nn.Module, z: Tensor) -> Tensor:
-    """Applies a network that knows rows, `(N, d)`, to any leading dimensions, `(K, B, d)`."""
-    out = network(z.reshape(-1, z.shape[-1]).to(next(network.parameters()).dtype))
-    return out.view(*z.shape[:-1], *out.shape[1:])
+    sizes = network.default_hidden if hidden is None else hidden[::-1]
+    return network(in_dim, image_shape, sizes, activation, batch_norm, context_dim)
 
 
 @torch.no_grad()

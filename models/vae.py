@@ -4,45 +4,28 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from models.ae import line
 from models.base import Model
-from models.distributions import SCALE_LIMIT, bernoulli_image, diagonal_normal, normal_image, standard_normal, unbounded
-from models.networks import ImageShape, lookup, make_decoder, make_encoder, rows
+from models.distributions import diagonal_normal, standard_normal
+from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
+from models.networks import ImageShape, lookup, make_decoder, make_encoder
 from models.objectives import OBJECTIVES
 
-DEFAULT_SCALE = 0.5
-# The data that each likelihood is a probability (bernoulli) or a density (gaussian) of
-PROTOCOLS_OF = {"bernoulli": ("dynamic", "fixed", "threshold", "larochelle"), "gaussian": ("grey",)}
 
-
-def check_options(
-    z_dim: int,
-    objective: str,
-    num_samples: int,
-    beta: float,
-    beta_warmup: int,
-    likelihood: str,
-    scale: float,
-    learn_scale: bool,
-) -> None:
+def check_options(z_dim: int, objective: str, num_samples: int, beta: float, beta_warmup: int) -> None:
     """ValueError, in a sentence, for options outside their range and for those that would do nothing."""
     if z_dim < 1:
         raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
     lookup(OBJECTIVES, objective, "objective")
-    lookup(PROTOCOLS_OF, likelihood, "likelihood")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     if not beta >= 0 or not beta_warmup >= 0:
         raise ValueError(f"beta and beta_warmup must not be negative; got {beta} and {beta_warmup}.")
     if objective != "elbo" and (beta != 1 or beta_warmup):
         raise ValueError(f"beta and beta_warmup belong to objective elbo: leave them out with objective {objective}.")
-    if not 1 / 256 < scale < 256:
-        raise ValueError(f"scale must lie between 1/256, one grey level, and 256; got {scale}.")
-    if likelihood != "gaussian" and (scale != DEFAULT_SCALE or learn_scale):
-        raise ValueError("scale and learn_scale belong to likelihood gaussian: leave them out with bernoulli.")
 
 
 class VAE(Model):
@@ -91,22 +74,19 @@ class VAE(Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_options(z_dim, objective, num_samples, beta, beta_warmup, likelihood, scale, learn_scale)
-        self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, activation, batch_norm)
-        self.decoder = make_decoder(decoder, z_dim, image_shape, hidden, activation, batch_norm)
-        if likelihood == "gaussian":
-            raw_scale = torch.tensor(unbounded(math.log(scale), SCALE_LIMIT))
-            self.raw_scale = nn.Parameter(raw_scale) if learn_scale else nn.Buffer(raw_scale)
+        check_options(z_dim, objective, num_samples, beta, beta_warmup)
+        networks = {"activation": activation, "batch_norm": batch_norm, "context_dim": self.context_dim}
+        self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, **networks)
+        self.decoder = make_decoder(decoder, z_dim, image_shape, hidden, **networks)
+        self.likelihood = PixelLikelihood(likelihood, scale, learn_scale)
+
+    @property
+    def context_dim(self) -> int:
+        """What the networks are given beside x and z."""
+        return 0
 
     def check_protocol(self, protocol: str) -> None:
-        likelihood = self.hparams.likelihood
-        if protocol not in PROTOCOLS_OF[likelihood]:
-            other = "gaussian" if likelihood == "bernoulli" else "bernoulli"
-            binarizations = " or ".join(name for name in PROTOCOLS_OF[likelihood] if name != "larochelle")
-            raise ValueError(
-                f"A {likelihood} likelihood gives {protocol} images no probability: use --data.binarization "
-                f"{binarizations}, or --model.likelihood {other}."
-            )
+        self.likelihood.check_protocol(protocol)
 
     # The distributions. `posterior` is the part of q that depends on x alone, computed once per image.
 
@@ -118,19 +98,16 @@ class VAE(Model):
         """p(z) = N(0, I)."""
         return standard_normal(self.hparams.z_dim, like=next(self.decoder.parameters()))
 
-    def px(self, z: Tensor) -> Independent:
+    def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
         """p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
-        logits = rows(self.decoder, z)
-        return (
-            bernoulli_image(logits) if self.hparams.likelihood == "bernoulli" else normal_image(logits, self.raw_scale)
-        )
+        return self.likelihood(self.decoder(z))
 
-    # The bounds
+    # The bounds. `y (B,)` are labels, which this model passes on to its distributions and they leave aside.
 
-    def log_terms(self, x: Tensor, K: int, qz_x: Independent) -> tuple[Tensor, Tensor]:
+    def log_terms(self, x: Tensor, K: int, qz_x: Independent, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z_k) and log p(z_k) - log q(z_k|x) for K draws from `qz_x`, the posterior of x: each `(K, B)`."""
         z = qz_x.rsample((K,))  # (K, B, z_dim)
-        return self.px(z).log_prob(x), self.pz().log_prob(z) - qz_x.log_prob(z)
+        return self.px(z, y).log_prob(x), self.pz().log_prob(z) - qz_x.log_prob(z)
 
     def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
         """log p(x|z_k) + log p(z_k) - log q(z_k|x), `(K, B)`: the exponential of each is an unbiased estimate of p(x).
@@ -138,17 +115,17 @@ class VAE(Model):
         Args:
             x: Images `(B, C, H, W)`.
             K: Samples per image.
-            y: Labels; not used by this model.
-            posterior: `self.posterior(x)`, where it has been computed already.
+            y: Labels `(B,)`, for models that are given them.
+            posterior: `self.posterior(x, y)`, where it has been computed already.
         """
-        log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x) if posterior is None else posterior)
+        log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x, y) if posterior is None else posterior, y)
         return log_px_z + log_ratio
 
-    def rate_distortion(self, x: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """KL(q(z|x) || p(z)) in closed form and the mean of K -log p(x|z_k), each `(B,)`; ELBO = -(their sum)."""
-        qz_x = self.posterior(x)
+        qz_x = self.posterior(x, y)
         z = qz_x.rsample((K,))  # (K, B, z_dim)
-        return kl_divergence(qz_x, self.pz()), -self.px(z).log_prob(x).mean(0)
+        return kl_divergence(qz_x, self.pz()), -self.px(z, y).log_prob(x).mean(0)
 
     def beta(self) -> float:
         """The weight of the KL at this step of training."""
@@ -161,43 +138,45 @@ class VAE(Model):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         K = self.hparams.num_samples
         if self.hparams.objective == "elbo":
-            rate, distortion = self.rate_distortion(x, K)
+            rate, distortion = self.rate_distortion(x, K, y)
             return (distortion + self.beta() * rate).mean()
-        return -OBJECTIVES[self.hparams.objective](self.log_weights(x, K)).mean()
+        return -OBJECTIVES[self.hparams.objective](self.log_weights(x, K, y)).mean()
 
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         K = self.hparams.num_samples
-        rate, distortion = self.rate_distortion(x, K)
+        rate, distortion = self.rate_distortion(x, K, y)
         elbo = -(rate + distortion)
-        bound = elbo if self.hparams.objective == "elbo" else OBJECTIVES[self.hparams.objective](self.log_weights(x, K))
+        bound = (
+            elbo if self.hparams.objective == "elbo" else OBJECTIVES[self.hparams.objective](self.log_weights(x, K, y))
+        )
         return {"bound": bound, "elbo": elbo, "rate": rate, "distortion": distortion}
 
     # What a trained model is for
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The posterior mean `(B, z_dim)`."""
-        return self.posterior(x).mean
+        return self.posterior(x, y).mean
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|z) in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
-        return self.px(z).mean
+        return self.px(z, y).mean
 
     @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|z) for n draws of z from the prior: `(n, C, H, W)`."""
-        return self.decode(self.pz().sample((n,)))
+        return self.decode(self.pz().sample((n,)), y)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """decode(encode(x)), `(B, C, H, W)`."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x, y), y)
 
     def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
         """`n` decoded steps between posterior means of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
         return self.decode(line(self.encode(x0), self.encode(x1), n, path))
 
-    def latent_statistics(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """For each stochastic layer: the posterior mean and the KL of each dimension, both `(B, d)`."""
-        qz_x, pz = self.posterior(x), self.pz()
+        qz_x, pz = self.posterior(x, y), self.pz()
         return [(qz_x.mean, kl_divergence(qz_x.base_dist, pz.base_dist))]

@@ -292,7 +292,7 @@ def test_data_with_few_test_images(size):
 def test_untrained_model_starts_at_the_training_mean():
     names, flags = options.chosen(["--model.hidden", "[]"])
     data, model = train.build(options.build_parser(names).parse_args(flags))
-    torch.nn.init.zeros_(model.decoder.layers[-1].weight)
+    torch.nn.init.zeros_(model.decoder.first.weight)
     torch.testing.assert_close(model.sample(1)[0], data.train_mean().clamp(0.001, 0.999))
 
 

@@ -100,7 +100,7 @@ def test_batch_norm_stands_before_each_activation_and_nowhere_else(encoder, deco
         make_encoder(encoder, (1, 8, 8), 4, HIDDEN, "relu", True),
         make_decoder(decoder, 4, (1, 8, 8), HIDDEN, "relu", True),
     ):
-        kinds = [type(layer) for layer in network.layers]
+        kinds = [type(layer) for layer in [network.first, *network.rest]]
         norms = [i for i, kind in enumerate(kinds) if kind in (nn.BatchNorm1d, nn.BatchNorm2d)]
         assert [i + 1 for i in norms] == [i for i, kind in enumerate(kinds) if kind is nn.ReLU]
         assert len(norms) == len(HIDDEN)
@@ -184,7 +184,7 @@ def test_a_new_entry_goes_with_any_model(monkeypatch):
     class Tiny(nn.Module):
         default_hidden = ()
 
-        def __init__(self, image_shape, out_dim, hidden, activation, batch_norm):
+        def __init__(self, image_shape, out_dim, hidden, activation, batch_norm, context_dim):
             super().__init__()
             self.layers = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), out_dim))
 
@@ -193,3 +193,22 @@ def test_a_new_entry_goes_with_any_model(monkeypatch):
 
     monkeypatch.setitem(ENCODERS, "tiny", Tiny)
     assert VAE((1, 8, 8), encoder="tiny").encode(torch.rand(3, 1, 8, 8)).shape == (3, 20)
+
+
+@encoders
+@decoders
+def test_a_context_is_added_after_the_first_layer_and_broadcasts(encoder, decoder):
+    labels = torch.eye(3)[:, None]  # (C, 1, C)
+    encode = make_encoder(encoder, (1, 6, 5), 4, [7, 6], "relu", False, context_dim=3)
+    decode = make_decoder(decoder, 2, (1, 6, 5), [7, 6], "relu", False, context_dim=3)
+    for network, inputs, shape in ((encode, torch.rand(8, 1, 6, 5), (4,)), (decode, torch.randn(8, 2), (1, 6, 5))):
+        first = []
+        hook = network.first.register_forward_hook(lambda module, args, output, first=first: first.append(len(args[0])))
+        every = network(inputs, labels)
+        hook.remove()
+        assert every.shape == (3, 8, *shape)
+        assert first == [8]  # once per image, not per image and class
+        for label in range(3):
+            one = network(inputs, labels[label].expand(8, 3))
+            torch.testing.assert_close(every[label], one)
+        assert (every[0] - every[1]).abs().max() > 1e-4
