@@ -24,7 +24,7 @@ from models.estimators import active_units, importance
 # Of evaluation.json, in this order; what a model does not have is null
 KEYS = ("model", "data", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images", "elbo", "rate",
         "distortion", "ess_median", "active_units", "active_units_per_layer", "test_error", "loss", "epoch",
-        "checkpoint")  # fmt: skip
+        "data_root", "checkpoint")  # fmt: skip
 IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
 
 
@@ -84,6 +84,7 @@ def evaluate(
     about = {
         "model": checkpoint["model"],
         **checkpoint["run"],
+        "data_root": data.hparams.get("root"),
         "epoch": checkpoint["epoch"] + 1,
         "checkpoint": str(path),
     }
@@ -114,6 +115,7 @@ def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
         ValueError: No checkpoint, an option that its data does not have, or another protocol than it was trained on.
     """
     checkpoint = models.read_checkpoint(path)
+    models.from_checkpoint(checkpoint)  # refuses one of another version before the work begins
     if "run" not in checkpoint or checkpoint["run"]["data"] not in DATAMODULES:
         raise ValueError(f"{path} does not say what data it was trained on: train it with train.py.")
     name, protocol = checkpoint["run"]["data"], checkpoint["run"]["protocol"]
@@ -146,7 +148,8 @@ COLUMNS_WITHOUT_LIKELIHOOD = {"run": COLUMNS["run"], "model": COLUMNS["model"], 
 
 def kind(result: dict) -> tuple[str, str, str, int]:
     """What a result is about. Results of different kinds are never compared in one table."""
-    return result["quantity"] or "", result["data"], result["protocol"], result["num_images"] or 0
+    data = f"NPZ {result['data_root']}" if result["data"] == "NPZ" else result["data"]
+    return result["quantity"] or "", data, result["protocol"], result["num_images"] or 0
 
 
 def tables(results: list[dict]) -> str:
@@ -212,10 +215,13 @@ def pick_device(name: str) -> str:
 def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]]:
     """Reads the data of all checkpoints, once for those that share it: a missing file is known before the work."""
     ready: dict[str, ImageData] = {}
-    for _, data in opened:
+    for checkpoint, data in opened:
         data = ready.setdefault(f"{type(data).__name__} {dict(data.hparams)}", data)
         data.prepare_data()
         data.setup()
+        expected = tuple(checkpoint["hyper_parameters"]["image_shape"])
+        if data.image_shape != expected:
+            raise ValueError(f"{checkpoint['model']} takes images {expected}, and the data have {data.image_shape}.")
     return [(checkpoint, ready[f"{type(data).__name__} {dict(data.hparams)}"]) for checkpoint, data in opened]
 
 

@@ -194,6 +194,13 @@ def main(argv: list[str] | None = None) -> int:
             shutil.rmtree(folder)
         print(f"error: {explain(error, names, known)}", file=sys.stderr)
         return 2
+    except SystemExit:  # with which Lightning ends after Ctrl-C
+        if trainer is None or not trainer.interrupted:
+            raise
+        last = trainer.checkpoint_callback.last_model_path
+        advice = f"go on with --run_dir {folder} --resume auto" if last else "there is no checkpoint yet"
+        print(f"Stopped in epoch {trainer.current_epoch + 1}: {advice}.", file=sys.stderr)
+        return 130
     if trainer.is_global_zero:
         report(trainer, args, data)
     return 0

@@ -89,6 +89,15 @@ def test_evaluates_a_run_that_has_moved(runs, tmp_path):
     assert (tmp_path / "elsewhere/evaluation.json").is_file()
 
 
+def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, side in (("a.npz", 5), ("b.npz", 6)):
+        np.savez(name, x=np.random.default_rng(0).integers(0, 256, (40, side, side), np.uint8))
+    assert train.main([*QUICK, "--data", "NPZ", "--data.root", "a.npz", "--run_dir", "a"]) == 0
+    assert evaluate.main(["a/checkpoints/best.ckpt", "--data.root", "b.npz"]) == 2
+    assert "VAE takes images (1, 5, 5), and the data have (1, 6, 6)." in capsys.readouterr().err
+
+
 MISTAKES = {
     "nowhere.ckpt": "There is no checkpoint nowhere.ckpt",
     f"{VAE} nowhere.ckpt": "There is no checkpoint nowhere.ckpt",

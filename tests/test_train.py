@@ -17,7 +17,7 @@ from wandb_file import read_wandb_file
 import options
 import train
 from datamodules import DATAMODULES
-from models import MODELS
+from models import MODELS, VAE
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0",
          "--trainer.enable_progress_bar", "false"]  # fmt: skip
@@ -241,6 +241,17 @@ def test_resumed_equals_uninterrupted():
     assert train.main([*QUICK, *four, "--run_dir", "b", "--resume", "auto"]) == 0
     assert same(weights("a"), weights("b"))
     assert Path("a/metrics.csv").read_text() == Path("b/metrics.csv").read_text()
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def loss(self, x, y, measured=VAE.loss):
+        if self.trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+        return measured(self, x, y)
+
+    monkeypatch.setattr(VAE, "loss", loss)
+    assert train.main([*QUICK, "--run_dir", "a"]) == 130
+    assert "Stopped in epoch 2: go on with --run_dir a --resume auto." in capsys.readouterr().err
 
 
 def test_another_model_is_not_resumed(capsys):
