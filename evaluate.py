@@ -5,9 +5,9 @@ per-image values in test order; all runs together are printed as a table.
 """
 
 import json
+import math
 import sys
 from argparse import ArgumentError
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import models
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from models.estimators import active_units, importance
+from tables import run_folder, tables
 
 # Of evaluation.json, in this order; what a model does not have is null
 KEYS = ("model", "data", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images", "elbo", "rate",
@@ -98,14 +99,16 @@ def evaluate(
         with models.evaluating(model):
             losses = [model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
         result["loss"] = torch.cat(losses).double().mean().item()
+    result = {key: plain(value) for key, value in result.items()}
     with replacing(folder / "evaluation.json") as file:
-        file.write(json.dumps(result, indent=2, default=float).encode())
+        file.write(json.dumps(result, indent=2, allow_nan=False).encode())
     return result
 
 
-def run_folder(path: Path) -> Path:
-    """The run folder of a checkpoint."""
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+def plain(value):
+    """A value as JSON has it: numpy's numbers as Python's, and None for what is not finite."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
@@ -130,46 +133,6 @@ def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
             f"leave --data.binarization out, or train on {data.protocol} images."
         )
     return checkpoint, data
-
-
-COLUMNS = {
-    "run": lambda r: str(run_folder(Path(r["checkpoint"]))),
-    "model": lambda r: r["model"],
-    "NLL ± SE": lambda r: f"{r['nll']:.2f}" + (f" ± {r['nll_se']:.2f}" if r["nll_se"] is not None else ""),
-    "K": lambda r: str(r["num_samples"]),
-    "ELBO": lambda r: f"{r['elbo']:.2f}",
-    "rate": lambda r: f"{r['rate']:.2f}",
-    "distortion": lambda r: f"{r['distortion']:.2f}",
-    "active units": lambda r: "+".join(map(str, r["active_units_per_layer"])),
-    "ESS": lambda r: f"{r['ess_median']:.1f}",
-}
-COLUMNS_WITHOUT_LIKELIHOOD = {"run": COLUMNS["run"], "model": COLUMNS["model"], "loss": lambda r: f"{r['loss']:.2f}"}
-
-
-def kind(result: dict) -> tuple[str, str, str, int]:
-    """What a result is about. Results of different kinds are never compared in one table."""
-    data = f"NPZ {result['data_root']}" if result["data"] == "NPZ" else result["data"]
-    return result["quantity"] or "", data, result["protocol"], result["num_images"] or 0
-
-
-def tables(results: list[dict]) -> str:
-    """All results as text: one table for each quantity, data set, protocol and number of images."""
-    parts = []
-    for (quantity, data, protocol, num_images), group in groupby(sorted(results, key=kind), key=kind):
-        about = (
-            f"{quantity} of {num_images} test images"
-            if quantity
-            else "reconstruction loss of models without a likelihood"
-        )
-        columns = COLUMNS if quantity else COLUMNS_WITHOUT_LIKELIHOOD
-        lines = [list(columns), *([cell(result) for cell in columns.values()] for result in group)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        parts.append(f"{data}, protocol {protocol}: {about}; nats per image")
-        parts += [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-        ]
-        parts.append("")
-    return "\n".join(parts)
 
 
 def sentence(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Trains a model and reports its test likelihood: `python train.py --model VAE --data Digits`."""
 
+import json
 import logging
 import shutil
 import sys
@@ -25,6 +26,7 @@ from datamodules import DATAMODULES, ImageData
 from models import MODELS, Model, read_checkpoint
 from models.networks import start_at_mean
 from options import DEFAULTS, build_parser, chosen, explain
+from tables import run_folder, tables
 
 
 def build(args: Namespace) -> tuple[ImageData, Model]:
@@ -44,6 +46,10 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
 
 def claim(args: Namespace) -> tuple[Path, Path | None]:
     """The run folder and the checkpoint to resume from, if any. Refuses a folder that holds a run already."""
+    if not 0 <= args.seed < 2**32:
+        raise ValueError(f"--seed must be between 0 and {2**32 - 1}; got {args.seed}.")
+    if args.run_dir and Path(args.run_dir).exists() and not Path(args.run_dir).is_dir():
+        raise ValueError(f"--run_dir {args.run_dir} is a file: name a folder.")
     if args.resume == "auto" and args.run_dir is None:
         raise ValueError("--resume auto needs --run_dir, the folder of the run to go on with.")
     resume = None if args.resume in (None, "auto") else Path(args.resume)
@@ -52,7 +58,7 @@ def claim(args: Namespace) -> tuple[Path, Path | None]:
     if args.run_dir:
         folder = Path(args.run_dir)
     elif resume:
-        folder = evaluate.run_folder(resume)
+        folder = run_folder(resume)
     else:
         folder = Path("runs", f"{args.data.name}-{args.model.name}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     last = folder / "checkpoints" / "last.ckpt"
@@ -78,18 +84,21 @@ def make_folder(folder: Path, is_default: bool) -> tuple[Path, bool]:
     raise ValueError(f"{folder} has just been made by another run: choose another --run_dir.")
 
 
-def check_resumed(resume: Path, data: ImageData, model: Model) -> None:
-    """ValueError, with the first difference, where the checkpoint is of another model or of other data."""
+def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model) -> None:
+    """ValueError, with the first difference, where the checkpoint is of another run than these options ask for."""
     checkpoint = read_checkpoint(resume)
-    run, free = checkpoint.get("run", {}), ("lr", "lr_final", "lr_schedule", "adam_eps")
-    then = {"model": checkpoint["model"], "data": run.get("data"), "protocol": run.get("protocol")}
-    now = {"model": type(model).__name__, "data": type(data).__name__, "protocol": data.protocol}
-    for key, value in checkpoint["hyper_parameters"].items():
-        if key not in free:
-            then[f"model.{key}"], now[f"model.{key}"] = str(value), str(model.hparams.get(key))
-    for key in then:
-        if then[key] != now[key]:
-            raise ValueError(f"{resume} cannot be resumed: its {key} is {then[key]}, not {now[key]}.")
+    then = {"model": checkpoint["model"], **checkpoint.get("run", {})}
+    now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
+    old_data = checkpoint.get("datamodule_hyper_parameters", {})
+    for section, old, new in (
+        ("model", checkpoint["hyper_parameters"], model.hparams),
+        ("data", old_data, data.hparams),
+    ):
+        then |= {f"--{section}.{key}": value for key, value in old.items() if key != "root"}
+        now |= {f"--{section}.{key}": value for key, value in new.items()}
+    for key, value in then.items():
+        if json.dumps(value) != json.dumps(now.get(key)):  # as text, lists and tuples are the same
+            raise ValueError(f"{resume} cannot be resumed: its {key} is {value}, not {now.get(key)}.")
 
 
 def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: dict, folder: Path) -> Trainer:
@@ -138,20 +147,24 @@ def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume:
     )
 
 
-def report(trainer: Trainer, args: Namespace, data: ImageData) -> None:
-    """Evaluates the best checkpoint on the test images, prints the table and mirrors it in W&B."""
+def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
+    """Evaluates the best checkpoint on the test images, for the table and W&B, and returns the exit status."""
     checkpoints = trainer.checkpoint_callback
     path = Path(checkpoints.best_model_path or checkpoints.last_model_path)  # without validation there is no best
     result = {}
     if args.num_samples:
         device = str(trainer.strategy.root_device)
         result = evaluate.evaluate(read_checkpoint(path), path, data, args.num_samples, args.limit, device)
-        print(f"\n{evaluate.tables([result])}")
+        print(f"\n{tables([result])}")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update({f"test/{key}": value for key, value in result.items()})
             logger.experiment.finish()
-    print(f"Run folder: {trainer.default_root_dir} (figures in figures/, numbers in metrics.csv and evaluation.json)")
+    print(f"Run folder: {trainer.default_root_dir}")
+    if result and result["nll"] is None and result["loss"] is None:
+        print("The model has diverged: its likelihood is not finite. Try a lower --model.lr.", file=sys.stderr)
+        return 1
+    return 0
 
 
 def quieten() -> None:
@@ -178,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         folder, resume = claim(args)
         data, model = build(args)
         if resume:
-            check_resumed(resume, data, model)
+            check_resumed(resume, args, data, model)
         folder, is_new = make_folder(folder, is_default=args.run_dir is None and resume is None)
         trainer = make_trainer(args, model, len(data.train_dataloader()), config, folder)
         start(trainer, data, model, config, resume)
@@ -201,9 +214,7 @@ def main(argv: list[str] | None = None) -> int:
         advice = f"go on with --run_dir {folder} --resume auto" if last else "there is no checkpoint yet"
         print(f"Stopped in epoch {trainer.current_epoch + 1}: {advice}.", file=sys.stderr)
         return 130
-    if trainer.is_global_zero:
-        report(trainer, args, data)
-    return 0
+    return report(trainer, args, data) if trainer.is_global_zero else 0
 
 
 if __name__ == "__main__":

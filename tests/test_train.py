@@ -119,6 +119,8 @@ MISTAKES = {
     "--trainer.max_epochs 0": "Nothing was trained",
     "--trainer.limit_train_batches 0": "Nothing was trained",
     "--run_dir a_file/run": "a_file",
+    "--run_dir a_file": "--run_dir a_file is a file: name a folder.",
+    "--seed -1": "--seed must be between 0 and 4294967295; got -1.",
 }
 
 
@@ -258,13 +260,29 @@ def test_another_model_is_not_resumed(capsys):
     assert train.main([*QUICK, "--run_dir", "a"]) == 0
     again = ["--run_dir", "a", "--resume", "auto", "--trainer.max_epochs", "3", "--num_samples", "0"]
     for change, words in {
-        "--model.hidden [9]": "its model.hidden is [8], not [9]",
+        "--model.hidden [9]": "its --model.hidden is [8], not [9]",
         "--model IWAE --model.hidden [8]": "its model is VAE, not IWAE",
         "--model.hidden [8] --data.binarization fixed": "its protocol is dynamic, not fixed",
+        "--model.hidden [8] --model.lr 1e-4": "its --model.lr is 0.001, not 0.0001",
+        "--model.hidden [8] --data.seed 3": "its --data.seed is 0, not 3",
+        "--model.hidden [8] --seed 3": "its seed is 0, not 3",
     }.items():
         assert train.main([*again, *change.split()]) == 2
         assert words in capsys.readouterr().err
-    assert train.main([*again, "--model.hidden", "[8]", "--model.lr", "1e-4"]) == 0
+    assert train.main([*again, "--model.hidden", "[8]"]) == 0
+
+
+def test_a_resumed_run_may_name_its_options_in_its_own_config():
+    command = ["--model", "HierarchicalVAE", *QUICK, "--run_dir", "a"]
+    assert train.main(command) == 0
+    assert train.main(["--config", "a/config.yaml", "--run_dir", "a", "--resume", "auto"]) == 0
+
+
+def test_a_run_that_diverges_fails(capsys):
+    command = [*QUICK, "--model.lr", "1e30", "--num_samples", "2", "--callbacks", "[]", "--run_dir", "a"]
+    assert train.main(command) == 1
+    assert "diverged" in capsys.readouterr().err
+    assert json.loads(Path("a/evaluation.json").read_text())["nll"] is None
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch):
