@@ -20,42 +20,45 @@ import models
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from models.estimators import active_units, importance
+from options import explain
 from tables import run_folder, tables
 
 # Of evaluation.json, in this order; what a model does not have is null
 KEYS = ("model", "data", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images", "elbo", "rate",
-        "distortion", "ess_median", "active_units", "active_units_per_layer", "test_error", "loss", "epoch",
-        "data_root", "checkpoint")  # fmt: skip
+        "distortion", "ess_median", "active_units", "active_units_per_layer", "test_error", "criterion", "loss",
+        "epochs", "labels_hash", "data_root", "checkpoint")  # fmt: skip
 IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
 
 
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int) -> dict[str, np.ndarray]:
-    """Per-image `log_px, elbo, ess, rate`, each `(N,)`, by importance sampling with K samples."""
+    """Per-image `log_px` and `ess` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
     chunks = []
     with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=None, leave=False) as bar:
         for start in range(0, len(x), IMAGES):
             part, labels = x[start : start + IMAGES], y[start : start + IMAGES]
             estimate = importance(model, part, K, chunk=ROWS // IMAGES, y=labels, seed=start)
-            with models.evaluating(model, seed=start):
-                rate, _ = model.rate_distortion(part, min(K, 100))
-            chunks.append([*estimate, rate.double()])
+            values = {"log_px": estimate.log_px, "ess": estimate.ess}
+            if hasattr(model, "rate_distortion"):
+                with models.evaluating(model, seed=start):
+                    values["rate"], values["distortion"] = model.rate_distortion(part, min(K, 100), labels)
+            chunks.append(values)
             bar.update(len(part))
-    names = ("log_px", "elbo", "ess", "rate")
-    return {name: torch.cat(parts).cpu().numpy() for name, parts in zip(names, zip(*chunks, strict=True), strict=True)}
+    return {name: torch.cat([values[name] for values in chunks]).double().cpu().numpy() for name in chunks[0]}
 
 
 def summary(values: dict[str, np.ndarray]) -> dict:
     """The numbers of `evaluation.json` from per-image values: means over images, in nats."""
-    log_px, elbo, rate = values["log_px"], values["elbo"].mean(), values["rate"].mean()
-    return {
+    log_px = values["log_px"]
+    result = {
         "num_images": len(log_px),
         "nll": -log_px.mean(),
         "nll_se": log_px.std(ddof=1) / len(log_px) ** 0.5 if len(log_px) > 1 else None,
-        "elbo": elbo,
-        "rate": rate,
-        "distortion": -elbo - rate,
         "ess_median": np.median(values["ess"]),
     }
+    if "rate" in values:
+        rate, distortion = values["rate"].mean(), values["distortion"].mean()
+        result |= {"rate": rate, "distortion": distortion, "elbo": -rate - distortion}
+    return result
 
 
 def units(model: models.Model, x: Tensor) -> dict:
@@ -86,19 +89,25 @@ def evaluate(
         "model": checkpoint["model"],
         **checkpoint["run"],
         "data_root": data.hparams.get("root"),
-        "epoch": checkpoint["epoch"] + 1,
+        "epochs": checkpoint["epoch"] + 1,
         "checkpoint": str(path),
     }
     result = dict.fromkeys(KEYS) | about
     if hasattr(model, "log_weights"):
         values = likelihoods(model, x[:limit], y[:limit], num_samples)
-        result |= summary(values) | units(model, x) | {"num_samples": num_samples, "quantity": model.quantity}
+        result |= summary(values) | {"num_samples": num_samples, "quantity": model.quantity}
+        if hasattr(model, "latent_statistics"):
+            result |= units(model, x)
         with replacing(folder / "log_px.npy") as file:
             np.save(file, values["log_px"])
     else:
         with models.evaluating(model):
             losses = [model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
-        result["loss"] = torch.cat(losses).double().mean().item()
+        result |= {
+            "loss": torch.cat(losses).double().mean().item(),
+            "criterion": model.hparams.criterion,
+            "num_images": len(x),
+        }
     result = {key: plain(value) for key, value in result.items()}
     with replacing(folder / "evaluation.json") as file:
         file.write(json.dumps(result, indent=2, allow_nan=False).encode())
@@ -122,22 +131,20 @@ def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
     if "run" not in checkpoint or checkpoint["run"]["data"] not in DATAMODULES:
         raise ValueError(f"{path} does not say what data it was trained on: train it with train.py.")
     name, protocol = checkpoint["run"]["data"], checkpoint["run"]["protocol"]
-    options = checkpoint["datamodule_hyper_parameters"]
+    options = checkpoint.get("datamodule_hyper_parameters", {})
     for key in overrides:
         if key not in options:
             raise ValueError(f"{name}, which {path} was trained on, has no option --data.{key}: leave it out.")
-    data = DATAMODULES[name](**options | overrides)
+    try:
+        data = DATAMODULES[name](**options | overrides)
+    except TypeError as error:
+        raise ValueError(f"{path} does not fit this version of {name}: {error}") from error
     if data.protocol != protocol:
         raise ValueError(
             f"{path} was trained on {protocol} images and says nothing about {data.protocol} ones: "
             f"leave --data.binarization out, or train on {data.protocol} images."
         )
     return checkpoint, data
-
-
-def sentence(error: Exception) -> str:
-    """An error as one line for a person."""
-    return "error: " + " ".join(str(error).split())
 
 
 def parser() -> ArgumentParser:
@@ -198,7 +205,8 @@ def main(argv: list[str] | None = None) -> int:
         overrides = {key: value for key, value in vars(args.data).items() if value is not None}
         ready = prepare([open_checkpoint(path, overrides) for path in args.checkpoints])
     except (ValueError, OSError, ArgumentError) as error:
-        print(sentence(error), file=sys.stderr)
+        known = [key for key in parser().get_defaults().keys(branches=False) if key != "checkpoints"]
+        print(f"error: {explain(error, {}, known)}", file=sys.stderr)
         return 2
     results = [
         evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device)

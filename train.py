@@ -40,7 +40,8 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
     options = args.model.as_dict()
     model = MODELS[options.pop("name")](image_shape=data.image_shape, **options)
     model.check_protocol(data.protocol)
-    start_at_mean(model.decoder, data.train_mean())
+    if hasattr(model, "decoder"):
+        start_at_mean(model.decoder, data.train_mean())
     return data, model
 
 
@@ -89,6 +90,7 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model) 
     checkpoint = read_checkpoint(resume)
     then = {"model": checkpoint["model"], **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
+    now["labels_hash"] = data.labels_hash
     old_data = checkpoint.get("datamodule_hyper_parameters", {})
     for section, old, new in (
         ("model", checkpoint["hyper_parameters"], model.hparams),
@@ -110,7 +112,8 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
         raise ValueError(f"{options['precision']} has too few digits for likelihoods: use 16-mixed or bf16-mixed.")
     model.check_epochs(options["max_epochs"])
     bar = options.pop("enable_progress_bar") is not False
-    options["log_every_n_steps"] = options["log_every_n_steps"] or min(50, steps_per_epoch)
+    devices = options["devices"] if isinstance(options["devices"], int) else 1
+    options["log_every_n_steps"] = options["log_every_n_steps"] or min(50, max(1, steps_per_epoch // max(1, devices)))
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb != "off":
         loggers.append(wandb_logger(config, folder, offline=args.wandb == "offline"))
@@ -126,7 +129,7 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
 
 
 def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume: Path | None) -> None:
-    """Makes the run folder, with the complete configuration in it, and tells the loggers."""
+    """Writes the complete configuration into the run folder and tells the loggers."""
     if not trainer.is_global_zero:
         return
     folder = Path(trainer.default_root_dir)
@@ -196,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
         trainer = make_trainer(args, model, len(data.train_dataloader()), config, folder)
         start(trainer, data, model, config, resume)
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-        if not trainer.checkpoint_callback.last_model_path:
+        if trainer.global_step == 0:
             raise ValueError(
                 "Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0."
             )

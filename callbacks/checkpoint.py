@@ -51,7 +51,12 @@ class RunCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         data = trainer.datamodule
-        checkpoint["run"] = {"data": type(data).__name__, "protocol": data.protocol, "seed": self.seed}
+        checkpoint["run"] = {
+            "data": type(data).__name__,
+            "protocol": data.protocol,
+            "seed": self.seed,
+            "labels_hash": data.labels_hash,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_bound": self.best_bound}

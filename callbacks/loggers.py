@@ -9,6 +9,9 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
+# Options that do not make another experiment of a run
+APART = {"seed", "wandb", "callbacks", "num_samples", "limit", "data/root", "trainer/accelerator", "trainer/devices"}
+
 
 def flat(config: dict, prefix: str = "") -> dict:
     """Nested options as one level of keys, such as model/z_dim."""
@@ -26,7 +29,7 @@ def wandb_logger(config: dict, folder: Path, offline: bool) -> WandbLogger:
         folder: The run folder, where W&B keeps its own files too.
         offline: Write to the disk only; `wandb sync` uploads it later.
     """
-    same = sorted((key, value) for key, value in flat(config).items() if key not in ("seed", "wandb"))
+    same = sorted((key, value) for key, value in flat(config).items() if key not in APART)
     digest = hashlib.sha256(repr(same).encode()).hexdigest()[:6]
     group = f"{config['data']['name']}-{config['model']['name']}-{digest}"
     name = f"{group}-seed{config['seed']}"

@@ -55,6 +55,7 @@ class AE(Model):
     """
 
     measures = ("loss", "bound")
+    quantity = None
 
     def __init__(
         self,

@@ -82,6 +82,7 @@ class Model(LightningModule):
     """
 
     measures: tuple[str, ...] = ("bound",)
+    quantity: str | None = "log p(x)"  # what log weights are estimates of
 
     def __init__(
         self,
@@ -125,6 +126,9 @@ class Model(LightningModule):
         loss = self.loss(*batch)
         self.log("train/loss", loss)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch

@@ -80,11 +80,18 @@ class HierarchicalVAE(VAE):
         return self.decode(z)
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """For each layer: the posterior mean and the KL of each dimension, both `(B, d_l)`, over 16 draws of z."""
-        z, q, p = self.draw(16, self.posterior(x))
+        """For each layer: the posterior mean and the KL of each dimension, both `(B, d_l)`.
+
+        The mean is that of q(z_l|z_l-1) with the layer below at its own mean: a mean over draws would vary between
+        images by their noise, and an unused unit would seem active. The KL is one over 16 draws.
+        """
+        qz1_x = self.posterior(x, y)
+        means = [qz1_x.mean]
+        for net in self.q_nets:
+            means.append(conditional(net, means[-1]).mean)
+        z, q, p = self.draw(16, qz1_x)
         kl = [
             (q_l.base_dist.log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)
             for z_l, q_l, p_l in zip(z, q, p, strict=True)
         ]
-        means = [q[0].mean, *(q_l.mean.mean(0) for q_l in q[1:])]
         return list(zip(means, kl, strict=True))

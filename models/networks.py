@@ -1,7 +1,8 @@
 """Encoders and decoders: two dictionaries from a name to a class, every entry with the same signature.
 
-An encoder maps images `(N, C, H, W)` to `(N, out_dim)`, a decoder maps codes `(N, in_dim)` to `(N, C, H, W)` logits.
-Networks return plain tensors; the model names the distribution. A new entry is a class and a line in its dictionary.
+An encoder maps images `(N, C, H, W)` to `(N, out_dim)`, a decoder codes `(..., in_dim)` to logits `(..., C, H, W)`.
+Networks return plain tensors; the model names the distribution. A new entry is a class that gives `Network` its first
+layer and the rest, and a line in its dictionary.
 """
 
 from collections.abc import Sequence
@@ -180,10 +181,10 @@ class ConvDecoder(Network):
         sizes = halved(image_shape, len(hidden))[::-1]  # smallest first
         width = hidden[0] * prod(sizes[0])
         layers: list[nn.Module] = [nn.Unflatten(1, (hidden[0], *sizes[0]))]
-        for n_in, n_out, (height, width_) in zip(hidden, [*hidden[1:], image_shape[0]], sizes[1:], strict=True):
+        for n_in, n_out, (tall, wide) in zip(hidden, [*hidden[1:], image_shape[0]], sizes[1:], strict=True):
             layers += [*([nn.BatchNorm2d(n_in)] if batch_norm else []), ACTIVATIONS[activation]()]
             # an even size needs one row or column more than the transposed convolution gives by itself
-            even = (1 - height % 2, 1 - width_ % 2)
+            even = (1 - tall % 2, 1 - wide % 2)
             layers += [nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=even)]
         super().__init__(nn.Linear(in_dim, width), nn.Sequential(*layers), width, 1, context_dim)
         glorot(nn.ModuleList([self.first, self.rest]))
@@ -240,4 +241,5 @@ def make_decoder(
 @torch.no_grad()
 def start_at_mean(decoder: nn.Module, mean_image: Tensor) -> None:
     """Output bias = logit(clip(`mean_image (C, H, W)`, 0.001, 0.999)), the training mean, as in Burda et al. (2015)."""
-    decoder.set_output_bias(mean_image.clamp(0.001, 0.999))
+    if hasattr(decoder, "set_output_bias"):
+        decoder.set_output_bias(mean_image.clamp(0.001, 0.999))

@@ -53,7 +53,6 @@ class VAE(Model):
     """
 
     measures = ("bound", "elbo", "rate", "distortion")
-    quantity = "log p(x)"
 
     def __init__(
         self,
@@ -142,14 +141,20 @@ class VAE(Model):
             return (distortion + self.beta() * rate).mean()
         return -OBJECTIVES[self.hparams.objective](self.log_weights(x, K, y)).mean()
 
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        if self.hparams.beta_warmup:
+            self.log("train/beta", self.beta())
+
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         K = self.hparams.num_samples
-        rate, distortion = self.rate_distortion(x, K, y)
-        elbo = -(rate + distortion)
-        bound = (
-            elbo if self.hparams.objective == "elbo" else OBJECTIVES[self.hparams.objective](self.log_weights(x, K, y))
-        )
-        return {"bound": bound, "elbo": elbo, "rate": rate, "distortion": distortion}
+        if self.hparams.objective == "elbo":
+            rate, distortion = self.rate_distortion(x, K, y)
+            return {"bound": -rate - distortion, "elbo": -rate - distortion, "rate": rate, "distortion": distortion}
+        log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x, y), y)
+        log_w = log_px_z + log_ratio
+        bound = OBJECTIVES[self.hparams.objective](log_w)
+        return {"bound": bound, "elbo": log_w.mean(0), "rate": -log_ratio.mean(0), "distortion": -log_px_z.mean(0)}
 
     # What a trained model is for
 

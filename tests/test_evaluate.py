@@ -75,7 +75,7 @@ def test_protocols_and_quantities_never_share_a_table(capsys):
     for run, word in (
         ("vae", "protocol dynamic: log p(x)"),
         ("threshold", "protocol threshold: log p(x)"),
-        ("ae", "without a likelihood"),
+        ("ae", "no likelihood; bce of test images"),
     ):
         (table,) = (table for table in tables if f"\n{run} " in table)
         assert word in table
@@ -107,7 +107,7 @@ MISTAKES = {
     f"{VAE} --data.binarization threshold": "was trained on dynamic images and says nothing about threshold ones",
     f"{VAE} --data.root x": "has no option --data.root",
     f"{VAE} --device gpu": "There is no device gpu here",
-    f"{VAE} --samples 3": "--samples",
+    f"{VAE} --numsamples 3": "Unknown option --numsamples, did you mean --num_samples?",
     "": "checkpoints",
 }
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import subprocess
 import sys
 from datetime import datetime
@@ -17,7 +18,7 @@ from wandb_file import read_wandb_file
 import options
 import train
 from datamodules import DATAMODULES
-from models import MODELS, VAE
+from models import MODELS, VAE, Model
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0",
          "--trainer.enable_progress_bar", "false"]  # fmt: skip
@@ -209,6 +210,40 @@ def test_run_folder(name, capsys):
         assert result["nll"] < -result["elbo"]
         assert result["rate"] + result["distortion"] == pytest.approx(-result["elbo"])
     assert str(folder) in capsys.readouterr().out
+
+
+class Pixels(Model):
+    """No latent: independent pixels. The least that a model with a likelihood is."""
+
+    def __init__(self, image_shape: tuple[int, int, int], **kwargs):
+        super().__init__(**kwargs)
+        self.logits = torch.nn.Parameter(torch.zeros(image_shape))
+
+    def posterior(self, x, y=None):
+        return None
+
+    def log_weights(self, x, K, y=None, posterior=None):
+        log_px = -torch.nn.functional.binary_cross_entropy_with_logits(
+            self.logits.expand_as(x), x, reduction="none"
+        ).flatten(1)
+        return log_px.sum(1).expand(K, -1)
+
+    def loss(self, x, y):
+        return -self.log_weights(x, 1).mean()
+
+    def measure(self, x, y):
+        return {"bound": self.log_weights(x, 1)[0]}
+
+
+def test_a_new_model_needs_no_more_than_the_readme_says(monkeypatch, capsys):
+    monkeypatch.setitem(MODELS, "Pixels", Pixels)
+    command = ["--model", "Pixels", "--trainer.max_epochs", "2", "--num_samples", "3", "--run_dir", "a"]
+    assert train.main(command) == 0
+    result = json.loads(Path("a/evaluation.json").read_text())
+    assert 20 < result["nll"] < 64 * math.log(2)
+    assert result["ess_median"] == pytest.approx(3)
+    assert result["active_units"] is None
+    assert "Pixels" in capsys.readouterr().out
 
 
 def test_config_of_a_run_repeats_it():

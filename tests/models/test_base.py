@@ -198,7 +198,7 @@ def test_metrics_start_afresh_at_each_validation(fit):
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_logs_what_it_declares(fit, make, binary, name):
     logged = fit(make(name), [binary(8), binary(3)]).callback_metrics
-    assert set(logged) == {"train/loss", *(f"val/{measure}" for measure in MODELS[name].measures)}
+    assert set(logged) == {"train/loss", "train/lr", *(f"val/{measure}" for measure in MODELS[name].measures)}
     assert "bound" in MODELS[name].measures
     assert all(value.isfinite() for value in logged.values())
 

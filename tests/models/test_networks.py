@@ -1,10 +1,12 @@
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from models import VAE
+from models import AE, VAE, HierarchicalVAE, networks
 from models.networks import ACTIVATIONS, DECODERS, ENCODERS, make_decoder, make_encoder, mlp, rows, start_at_mean
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 20, 31), (2, 3, 5), (1, 1, 1)]
@@ -212,3 +214,16 @@ def test_a_context_is_added_after_the_first_layer_and_broadcasts(encoder, decode
             one = network(inputs, labels[label].expand(8, 3))
             torch.testing.assert_close(every[label], one)
         assert (every[0] - every[1]).abs().max() > 1e-4
+
+
+def test_the_decoder_of_the_readme_goes_with_any_model(monkeypatch):
+    readme = (Path(networks.__file__).parents[1] / "README.md").read_text()
+    [block] = re.findall(r"```python\n(class WideDecoder.*?)```", readme, re.DOTALL)
+    monkeypatch.setattr(networks, "DECODERS", dict(DECODERS))
+    scope = dict(vars(networks))
+    exec(block, scope)
+    for model in (VAE, HierarchicalVAE, AE):
+        trained = model((1, 5, 4), decoder="wide", hidden=[7])
+        start_at_mean(trained.decoder, torch.rand(1, 5, 4))
+        assert trained.loss(torch.rand(3, 1, 5, 4).round(), torch.zeros(3)).isfinite()
+        assert trained.reconstruct(torch.rand(3, 1, 5, 4)).shape == (3, 1, 5, 4)
