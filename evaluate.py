@@ -1,7 +1,8 @@
-"""Test log-likelihoods from checkpoints: `python evaluate.py RUN/checkpoints/best.ckpt [...]`.
+"""Test log-likelihoods and errors from checkpoints: `python evaluate.py RUN/checkpoints/best.ckpt [...]`.
 
 A checkpoint knows its model, data and protocol. Each run folder gets an `evaluation.json` and `log_px.npy`, the
-per-image values in test order; all runs together are printed as a table.
+per-image values in test order, and figures of a classifier; all runs together are printed as a table, with means over
+runs that differ in their seeds alone.
 """
 
 import json
@@ -12,35 +13,39 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 from tqdm import tqdm
 
 import models
+from callbacks import figures
+from callbacks.analogies import one_of_each
+from callbacks.baselines import baselines, has_m1, wants_baselines
+from callbacks.confusion_matrix import confusion
+from callbacks.record import save_figure
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from models.estimators import active_units, importance
-from options import explain
-from tables import run_folder, tables
+from options import build_evaluation_parser, check_numbers, explain
+from tables import means, run_folder, tables
 
 # Of evaluation.json, in this order; what a model does not have is null
 KEYS = ("model", "data", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images", "elbo", "rate",
-        "distortion", "ess_median", "active_units", "active_units_per_layer", "test_error", "criterion", "loss",
-        "epochs", "labels_hash", "data_root", "checkpoint")  # fmt: skip
+        "distortion", "ess_median", "active_units", "active_units_per_layer", "test_error", "test_error_images",
+        "confusion", "baselines", "criterion", "loss", "epochs", "labels_hash", "data_root", "checkpoint")  # fmt: skip
 IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
 
 
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int) -> dict[str, np.ndarray]:
     """Per-image `log_px` and `ess` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
-    chunks = []
+    chunks, chunk = [], max(1, ROWS // IMAGES // model.rows_per_sample)
     with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=None, leave=False) as bar:
         for start in range(0, len(x), IMAGES):
-            part, labels = x[start : start + IMAGES], y[start : start + IMAGES]
-            estimate = importance(model, part, K, chunk=ROWS // IMAGES, y=labels, seed=start)
+            part, labels = x[start : start + IMAGES], model.given(y[start : start + IMAGES])
+            estimate = importance(model, part, K, chunk, *labels, seed=start)
             values = {"log_px": estimate.log_px, "ess": estimate.ess}
             if hasattr(model, "rate_distortion"):
                 with models.evaluating(model, seed=start):
-                    values["rate"], values["distortion"] = model.rate_distortion(part, min(K, 100), labels)
+                    values["rate"], values["distortion"] = model.rate_distortion(part, min(K, chunk), *labels)
             chunks.append(values)
             bar.update(len(part))
     return {name: torch.cat([values[name] for values in chunks]).double().cpu().numpy() for name in chunks[0]}
@@ -57,20 +62,42 @@ def summary(values: dict[str, np.ndarray]) -> dict:
     }
     if "rate" in values:
         rate, distortion = values["rate"].mean(), values["distortion"].mean()
+        # not the mean log weight: M2 sums the labels out of its weights, which is a bound of another kind
         result |= {"rate": rate, "distortion": distortion, "elbo": -rate - distortion}
     return result
 
 
-def units(model: models.Model, x: Tensor) -> dict:
+def units(model: models.Model, x: Tensor, y: Tensor) -> dict:
     """Active units over the images `x`, in all and in each stochastic layer."""
+    parts = zip(x.split(500), y.split(500), strict=True)
     with models.evaluating(model):
-        parts = [[mean for mean, _ in model.latent_statistics(part)] for part in x.split(500)]
+        parts = [[mean for mean, _ in model.latent_statistics(part, *model.given(labels))] for part, labels in parts]
     per_layer = [active_units(torch.cat(means)) for means in zip(*parts, strict=True)]
     return {"active_units": sum(per_layer), "active_units_per_layer": per_layer}
 
 
+def classification(model: models.Model, x: Tensor, y: Tensor, folder: Path) -> dict:
+    """Error and confusion matrix of all test images whose label is known; draws it, and analogies, into `folder`."""
+    with models.evaluating(model):
+        counts = confusion(model, x, y)
+        if hasattr(model, "analogies"):
+            originals = x[one_of_each(y, 10)]
+            save_figure(figures.analogies(originals, model.analogies(originals)), folder / "analogies_test.png")
+    if not counts.sum():
+        return {}
+    save_figure(figures.confusion_matrix(counts, "test"), folder / "confusion_matrix_test.png")
+    right, images = counts.trace().item(), counts.sum().item()
+    return {"test_error": (images - right) / images, "confusion": counts.tolist()}
+
+
 def evaluate(
-    checkpoint: dict, path: Path, data: ImageData, num_samples: int, limit: int | None = None, device: str = "cpu"
+    checkpoint: dict,
+    path: Path,
+    data: ImageData,
+    num_samples: int,
+    limit: int | None = None,
+    device: str = "cpu",
+    with_baselines: bool | None = None,
 ) -> dict:
     """Evaluates the contents of a checkpoint on the test images of `data` and writes the results into its run folder.
 
@@ -79,8 +106,9 @@ def evaluate(
         path: Where it lies: in the folder `checkpoints` of its run folder, or in the run folder itself.
         data: Set up, with the protocol that the model was trained on.
         num_samples: K, importance samples per image.
-        limit: Evaluate the likelihood on the first so many test images; none takes all.
+        limit: Evaluate the likelihood on the first so many test images; none takes all, or the model's default.
         device: Where to compute.
+        with_baselines: Classify the latents of a VAE, or of the M1 of an M1M2, too; by default of an M1M2.
     """
     model = models.from_checkpoint(checkpoint).to(device)
     x, y = data.images("test", device=device)
@@ -94,10 +122,11 @@ def evaluate(
     }
     result = dict.fromkeys(KEYS) | about
     if hasattr(model, "log_weights"):
+        limit = limit or model.default_limit
         values = likelihoods(model, x[:limit], y[:limit], num_samples)
         result |= summary(values) | {"num_samples": num_samples, "quantity": model.quantity}
         if hasattr(model, "latent_statistics"):
-            result |= units(model, x)
+            result |= units(model, x, y)
         with replacing(folder / "log_px.npy") as file:
             np.save(file, values["log_px"])
     else:
@@ -108,6 +137,12 @@ def evaluate(
             "criterion": model.hparams.criterion,
             "num_images": len(x),
         }
+    if hasattr(model, "classify"):
+        result |= classification(model, x, y, folder / "figures")
+    if wants_baselines(type(model), with_baselines):
+        result["baselines"] = baselines(model, data.images("train", device=device), (x, y))
+    if result["test_error"] is not None or result["baselines"]:
+        result["test_error_images"] = int((y >= 0).sum())
     result = {key: plain(value) for key, value in result.items()}
     with replacing(folder / "evaluation.json") as file:
         file.write(json.dumps(result, indent=2, allow_nan=False).encode())
@@ -147,30 +182,6 @@ def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
     return checkpoint, data
 
 
-def parser() -> ArgumentParser:
-    """The options of this script."""
-    options = ArgumentParser(prog="evaluate.py", description=__doc__, exit_on_error=False, allow_abbrev=False)
-    options.add_argument("checkpoints", nargs="+", type=str, help="Paths of .ckpt files.")
-    options.add_argument("--num_samples", type=int, default=1000, help="K, importance samples per image.")
-    options.add_argument(
-        "--limit", type=int | None, default=None, help="Evaluate the likelihood on the first N test images."
-    )
-    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    options.add_argument("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
-    options.add_argument(
-        "--data.binarization", type=str | None, default=None, help="Refused unless it is the checkpoint's own."
-    )
-    return options
-
-
-def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
-    """ValueError, in a sentence, for numbers of samples or images that mean nothing."""
-    if num_samples < least:
-        raise ValueError(f"--num_samples must be at least {least}; got {num_samples}.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1; got {limit}.")
-
-
 def pick_device(name: str) -> str:
     """The device called `name`; `auto` is a GPU where there is one."""
     if name == "auto":
@@ -199,20 +210,25 @@ def main(argv: list[str] | None = None) -> int:
     # before any tensor: numbers too small for a normal float make large K several times slower
     torch.set_flush_denormal(True)
     try:
-        args = parser().parse_args(argv)
+        args = build_evaluation_parser().parse_args(argv)
         check_numbers(args.num_samples, args.limit)
         device = pick_device(args.device)
         overrides = {key: value for key, value in vars(args.data).items() if value is not None}
-        ready = prepare([open_checkpoint(path, overrides) for path in args.checkpoints])
+        opened = [open_checkpoint(path, overrides) for path in args.checkpoints]
+        if args.baselines and not any(has_m1(models.MODELS[checkpoint["model"]]) for checkpoint, _ in opened):
+            raise ValueError("--baselines needs the checkpoint of a VAE or of an M1M2: the others hold no M1.")
+        ready = prepare(opened)
     except (ValueError, OSError, ArgumentError) as error:
-        known = [key for key in parser().get_defaults().keys(branches=False) if key != "checkpoints"]
+        known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]
         print(f"error: {explain(error, {}, known)}", file=sys.stderr)
         return 2
     results = [
-        evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device)
+        evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device, args.baselines)
         for path, (checkpoint, data) in zip(args.checkpoints, ready, strict=True)
     ]
     print(tables(results))
+    if over_seeds := means(results, [checkpoint for checkpoint, _ in ready]):
+        print(over_seeds)
     return 0
 
 

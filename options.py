@@ -1,4 +1,4 @@
-"""The command line of train.py: options from signatures, configuration files, and mistakes explained in a sentence."""
+"""The command lines of train.py and evaluate.py: options from signatures, configuration files, mistakes explained."""
 
 import argparse
 import difflib
@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser
 from pytorch_lightning import Trainer
 
 from callbacks import CALLBACKS
@@ -83,7 +83,9 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
     add_run_options(parser)
     for key, table in TABLES.items():
         parser.add_argument(f"--{key}.name", type=str, help=f"What --{key} gives.")
-        parser.add_class_arguments(table[names[key]], key, skip={"image_shape"}, as_group=False)
+        chosen_class = table[names[key]]
+        skip = {*getattr(chosen_class, "from_data", ()), *getattr(chosen_class, "from_m1", ())}
+        parser.add_class_arguments(chosen_class, key, skip=skip, as_group=False)
     parser.add_class_arguments(Trainer, "trainer", skip=NOT_OFFERED, as_group=False)
     parser.set_defaults(
         {
@@ -109,7 +111,47 @@ def add_run_options(parser: ArgumentParser) -> None:
     supported = f"Of {', '.join(CALLBACKS)}; by default those that the model supports."
     add("--callbacks", type=list[str] | None, default=None, help=supported)
     add("--num_samples", type=int, default=1000, help="K of the final evaluation; 0 skips it.")
-    add("--limit", type=int | None, default=None, help="Evaluate the likelihood on the first N test images.")
+    limit = "Evaluate the likelihood on the first N test images; by default on all, M2 and M1M2 on 1000."
+    add("--limit", type=int | None, default=None, help=limit)
+
+
+EVALUATION = (
+    "Evaluates checkpoints on test images. A checkpoint knows its model, data and protocol. Each run folder gets an "
+    "evaluation.json and log_px.npy, the per-image values in test order; all runs together are printed as tables."
+)
+
+
+def build_evaluation_parser() -> ArgumentParser:
+    """The options of evaluate.py."""
+    options = ArgumentParser(prog="evaluate.py", description=EVALUATION, exit_on_error=False, allow_abbrev=False)
+    options.add_argument("checkpoints", nargs="+", type=str, help="Paths of .ckpt files.")
+    options.add_argument("--num_samples", type=int, default=1000, help="K, importance samples per image.")
+    options.add_argument(
+        "--limit",
+        type=int | None,
+        default=None,
+        help="Evaluate the likelihood on the first N test images; by default on all, M2 and M1M2 on 1000.",
+    )
+    options.add_argument(
+        "--baselines",
+        action=ActionYesNo,
+        default=None,
+        help="Classify the latents of a VAE by scikit-learn too; by default those of an M1M2.",
+    )
+    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    options.add_argument("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
+    options.add_argument(
+        "--data.binarization", type=str | None, default=None, help="Refused unless it is the checkpoint's own."
+    )
+    return options
+
+
+def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
+    """ValueError, in a sentence, for numbers of samples or images that mean nothing."""
+    if num_samples < least:
+        raise ValueError(f"--num_samples must be at least {least}; got {num_samples}.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1; got {limit}.")
 
 
 WORDS = {

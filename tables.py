@@ -1,7 +1,13 @@
-"""Results of evaluations as text."""
+"""Results of evaluate.py as text: a table of all runs, and means over runs that differ in their seeds alone."""
 
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean, stdev
+
+from models import MODELS
 
 
 def run_folder(path: Path) -> Path:
@@ -9,52 +15,141 @@ def run_folder(path: Path) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
-def decimals(value: float | None, digits: int = 2) -> str:
-    """A number for a table; a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def name(result: dict) -> str:
+def run_name(result: dict) -> str:
     """The run folder, and which of its checkpoints where that is not the best."""
     path = Path(result["checkpoint"])
     return f"{run_folder(path)}" if path.stem == "best" else f"{run_folder(path)} ({path.stem})"
 
 
-COLUMNS = {
-    "run": name,
-    "model": lambda r: r["model"],
-    "NLL ± SE": lambda r: f"{decimals(r['nll'])} ± {decimals(r['nll_se'])}",
-    "K": lambda r: str(r["num_samples"]),
-    "ELBO": lambda r: decimals(r["elbo"]),
-    "rate": lambda r: decimals(r["rate"]),
-    "distortion": lambda r: decimals(r["distortion"]),
-    "active units": lambda r: "+".join(map(str, r["active_units_per_layer"] or "-")),
-    "ESS": lambda r: decimals(r["ess_median"], 1),
+# Each with the key of a result without which its cell is empty
+COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
+    "run": ("checkpoint", run_name),
+    "model": ("model", lambda r: r["model"]),
+    "NLL ± SE": ("nll", lambda r: f"{r['nll']:.2f}" + (f" ± {r['nll_se']:.2f}" if r["nll_se"] is not None else "")),
+    "K": ("num_samples", lambda r: str(r["num_samples"])),
+    "ELBO": ("elbo", lambda r: f"{r['elbo']:.2f}"),
+    "rate": ("rate", lambda r: f"{r['rate']:.2f}"),
+    "distortion": ("distortion", lambda r: f"{r['distortion']:.2f}"),
+    "active units": ("active_units_per_layer", lambda r: "+".join(map(str, r["active_units_per_layer"]))),
+    "ESS": ("ess_median", lambda r: f"{r['ess_median']:.1f}"),
+    "loss": ("loss", lambda r: f"{r['loss']:.2f}"),
+    "test error": ("test_error", lambda r: f"{r['test_error']:.2%}"),
 }
-COLUMNS_WITHOUT_LIKELIHOOD = {"run": name, "model": COLUMNS["model"], "loss": lambda r: decimals(r["loss"])}
 
 
-def title(result: dict) -> str:
-    """What the numbers of a result are. Results with different titles are never compared in one table."""
+def kind(result: dict) -> tuple[str, str, str, int]:
+    """What a result is about. Results of different kinds are never compared in one table."""
     data = f"NPZ {result['data_root']}" if result["data"] == "NPZ" else result["data"]
-    if result["quantity"]:
-        about = f"{result['quantity']} of {result['num_images']} test images; nats per image"
-    else:
-        about = f"no likelihood; {result['criterion']} of test images, summed over pixels"
-    return f"{data}, protocol {result['protocol']}: {about}"
+    about = result["quantity"] or f"{result['criterion']}, summed over pixels,"
+    return about, data, result["protocol"], result["num_images"] or 0
+
+
+def rows(result: dict) -> list[dict]:
+    """The row of a model, and those of the classifiers on its M1, which have nothing but a test error."""
+    baselines = (result["baselines"] or {}).items()
+    return [
+        result,
+        *({"checkpoint": result["checkpoint"], "model": name, "test_error": error} for name, error in baselines),
+    ]
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as text, in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def title(results: Sequence[dict]) -> str:
+    """What the numbers of a table are, from results of one kind."""
+    about, data, protocol, num_images = kind(results[0])
+    classified = max(result["test_error_images"] or 0 for result in results)
+    error = f"; test error of {classified} test images" if classified else ""
+    unit = "; nats per image" if results[0]["quantity"] else " (no likelihood)"
+    return f"{data}, protocol {protocol}: {about} of {num_images} test images{unit}{error}"
 
 
 def tables(results: list[dict]) -> str:
     """All results as text: one table for each quantity, data set, protocol and number of images."""
     parts = []
-    for heading, group in groupby(sorted(results, key=title), key=title):
-        results_of_kind = list(group)
-        columns = COLUMNS if results_of_kind[0]["quantity"] else COLUMNS_WITHOUT_LIKELIHOOD
-        lines = [list(columns), *([cell(result) for cell in columns.values()] for result in results_of_kind)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        parts.append(heading)
-        parts += [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    for _, group in groupby(sorted(results, key=kind), key=kind):
+        group = list(group)
+        listed = [row for result in group for row in rows(result)]
+        columns = [name for name, (key, _) in COLUMNS.items() if any(row.get(key) is not None for row in listed)]
+        lines = [
+            [cell(row) if row.get(key) is not None else "-" for key, cell in map(COLUMNS.get, columns)]
+            for row in listed
         ]
-        parts.append("")
+        parts += [title(group), *aligned([columns, *lines]), ""]
     return "\n".join(parts)
+
+
+# Means over seeds
+
+
+def seeds(checkpoint: dict) -> tuple:
+    """What the draws of a run depend on: `--seed` and `--data.seed`."""
+    return checkpoint["run"]["seed"], checkpoint["datamodule_hyper_parameters"].get("seed")
+
+
+def settings(checkpoint: dict, path: str) -> dict[str, str]:
+    """What runs have in common that differ in their seeds alone. Each label draw of M1+M2 has an M1 of its own."""
+    model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+    found = {key: value for key, value in model.items() if key not in ("m1", "m1_options", "kept")}
+    found |= {f"m1.{key}": value for key, value in model.get("m1_options", {}).items()}
+    found |= {f"data.{key}": value for key, value in data.items() if key not in ("seed", "root")}
+    found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
+    return {key: str(value) for key, value in found.items()}
+
+
+def mean(values: list[float | None], form: str) -> str:
+    """Mean and standard error of at least two values; a dash where there are none."""
+    if None in values:
+        return "-"
+    return f"{fmean(values):{form}} ± {stdev(values) / len(values) ** 0.5:{form}}"
+
+
+def names(groups: list[dict[str, str]]) -> list[str]:
+    """A name for the settings of each group: its model, and the options in which groups of this model differ."""
+    found = []
+    for group in groups:
+        alike = [other for other in groups if other["model"] == group["model"]]
+        known = {"model", *MODELS[group["model"]].from_data}
+        differs = [key for key in group if key not in known and len({other.get(key) for other in alike}) > 1]
+        found.append(", ".join([group["model"], *(f"{key} {group[key]}" for key in differs)]))
+    return found
+
+
+def means(results: list[dict], checkpoints: list[dict]) -> str:
+    """Means and standard errors of each group of runs that differ in their seeds alone; nothing without a group.
+
+    Runs with the same seeds differ in something that a checkpoint does not know, such as the number of epochs: a group
+    with such runs has no mean.
+    """
+    groups = defaultdict(list)
+    for result, checkpoint in zip(results, checkpoints, strict=True):
+        same = settings(checkpoint, result["checkpoint"])
+        groups[kind(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
+    parts = []
+    for about, keys in groupby(sorted(groups), key=lambda key: key[0]):
+        keys = list(keys)
+        lines = []
+        for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
+            runs, drawn = zip(*groups[key], strict=True)
+            if len(runs) > 1 and len(set(drawn)) == len(runs):
+                lines += group_lines(name, runs)
+        if lines:
+            parts.append(f"{about[1]}, protocol {about[2]}: mean ± standard error over seeds")
+            parts += [*aligned([("group", "n", "NLL", "test error"), *lines]), ""]
+    return "\n".join(parts)
+
+
+def group_lines(name: str, runs: Sequence[dict]) -> list[tuple[str, str, str, str]]:
+    """The cells of a group: of its model, and of each classifier on its M1."""
+    found = []
+    for same in zip(*map(rows, runs), strict=True):
+        label = name if same[0] in runs else f"{same[0]['model']} of {name}"
+        nll, error = (
+            mean([row.get(key) for row in same], form) for key, form in (("nll", ".2f"), ("test_error", ".2%"))
+        )
+        found.append((label, str(len(runs)), nll, error))
+    return [line for line in found if line[2:] != ("-", "-")]

@@ -24,8 +24,7 @@ from callbacks.loggers import MetricsCSV, flat, open_wandb, wandb_logger
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from models import MODELS, Model, read_checkpoint
-from models.networks import start_at_mean
-from options import DEFAULTS, build_parser, chosen, explain
+from options import DEFAULTS, build_parser, check_numbers, chosen, explain
 from tables import run_folder, tables
 
 
@@ -38,10 +37,7 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
     data.run_seed = args.seed
     seed_everything(args.seed, verbose=False)
     options = args.model.as_dict()
-    model = MODELS[options.pop("name")](image_shape=data.image_shape, **options)
-    model.check_protocol(data.protocol)
-    if hasattr(model, "decoder"):
-        start_at_mean(model.decoder, data.train_mean())
+    model = MODELS[options.pop("name")].for_data(data, **options)
     return data, model
 
 
@@ -176,6 +172,8 @@ def quieten() -> None:
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     # Lightning 2.6 with torch 2.15: nothing that a user could change
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # the M1 of an M1M2 is in evaluation mode for good
+    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -188,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         parser = build_parser(names)
         known = [key for key in parser.get_defaults().keys(branches=False) if not key.endswith(".name")]
         args = parser.parse_args(flags)
-        evaluate.check_numbers(args.num_samples, args.limit, least=0)
+        check_numbers(args.num_samples, args.limit, least=0)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in ("config", "run_dir", "resume")}
         folder, resume = claim(args)

@@ -3,7 +3,11 @@ the model by name; `for_model` picks the ones that a model supports."""
 
 from collections.abc import Sequence
 
+from callbacks.analogies import Analogies
 from callbacks.checkpoint import RunCheckpoint
+from callbacks.class_samples import ClassSamples
+from callbacks.confusion_matrix import ConfusionMatrix
+from callbacks.error_curve import ErrorCurve
 from callbacks.interpolations import Interpolations
 from callbacks.latent_space import LatentSpace
 from callbacks.log_likelihood import LogLikelihood
@@ -14,8 +18,9 @@ from callbacks.samples import Samples
 from callbacks.schedule import Scheduled
 from models import Model
 
-__all__ = ["CALLBACKS", "Interpolations", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions",
-           "RunCheckpoint", "Samples", "Scheduled", "StepNoise", "for_model"]  # fmt: skip
+__all__ = ["CALLBACKS", "Analogies", "ClassSamples", "ConfusionMatrix", "ErrorCurve", "Interpolations", "LatentSpace",
+           "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples", "Scheduled", "StepNoise",
+           "for_model"]  # fmt: skip
 
 CALLBACKS: dict[str, type[Scheduled]] = {
     "reconstructions": Reconstructions,
@@ -23,6 +28,10 @@ CALLBACKS: dict[str, type[Scheduled]] = {
     "interpolations": Interpolations,
     "latent_statistics": LatentSpace,
     "log_likelihood": LogLikelihood,
+    "analogies": Analogies,
+    "class_samples": ClassSamples,
+    "confusion_matrix": ConfusionMatrix,
+    "error": ErrorCurve,
 }
 
 

@@ -21,10 +21,11 @@ class Interpolations(Scheduled):
         self.num_pairs, self.num_steps = num_pairs, num_steps
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
-        x, _ = trainer.datamodule.images("test", 2 * self.num_pairs, model.device)
+        x, y = trainer.datamodule.images("test", 2 * self.num_pairs, model.device)
         pairs = max(1, len(x) // 2)  # a data set may be small; a single image is paired with itself
         x0, x1 = x[:pairs], x[-pairs:]
+        labels = model.given(y[:pairs], y[-pairs:])
         for path in ("linear", "spherical"):
-            images = model.interpolate(x0, x1, self.num_steps, path)  # (num_steps, num_pairs, C, H, W)
+            images = model.interpolate(x0, x1, self.num_steps, path, *labels)  # (num_steps, num_pairs, C, H, W)
             figure = figures.interpolations(images, x0, x1, title=f"{path} interpolation")
             record_figure(trainer, f"interpolations_{path}", figure)

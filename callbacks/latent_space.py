@@ -27,8 +27,9 @@ class LatentSpace(Scheduled):
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         # all of the set, on whatever number of ranks: the loader would hold only this rank's share
-        x, _ = trainer.datamodule.images("val", device=model.device)
-        layers = zip(*(model.latent_statistics(part) for part in x.split(CHUNK)), strict=True)
+        x, y = trainer.datamodule.images("val", device=model.device)
+        parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
+        layers = zip(*(model.latent_statistics(part, *model.given(labels)) for part, labels in parts), strict=True)
         means, kls = zip(*(map(torch.cat, zip(*parts, strict=True)) for parts in layers), strict=True)  # each (N, d)
         active = [is_active(layer) for layer in means]
         counts = [int(layer.sum()) for layer in active]

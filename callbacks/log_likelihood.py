@@ -11,8 +11,8 @@ CHUNK = 100  # images per pass, times the samples of each
 
 
 class LogLikelihood(Scheduled):
-    """Logs `val/nll`, the importance-sampled -log p(x) of the first validation images in nats per image, and `val/ess`,
-    the median effective sample size.
+    """Logs `val/nll`, the importance-sampled -log p(x) (of a conditional model -log p(x|y)) of the first validation
+    images in nats per image, and `val/ess`, the median effective sample size.
 
     Args:
         num_images: Images to estimate.
@@ -25,8 +25,12 @@ class LogLikelihood(Scheduled):
         self.num_images, self.num_samples = num_images, num_samples
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
-        x, _ = trainer.datamodule.images("val", self.num_images, model.device)
-        # a seed for each part, or all parts would share their noise
-        parts = [importance(model, part, self.num_samples, seed=seed) for seed, part in enumerate(x.split(CHUNK))]
+        x, y = trainer.datamodule.images("val", self.num_images, model.device)
+        chunk = max(1, CHUNK // model.rows_per_sample)
+        parts = [
+            # a seed for each part, or all parts would share their noise
+            importance(model, part, self.num_samples, chunk, *model.given(labels), seed=seed)
+            for seed, (part, labels) in enumerate(zip(x.split(CHUNK), y.split(CHUNK), strict=True))
+        ]
         log_px, ess = (torch.cat([getattr(part, name) for part in parts]) for name in ("log_px", "ess"))
         record_metrics(trainer, {"val/nll": -log_px.mean().item(), "val/ess": ess.median().item()})

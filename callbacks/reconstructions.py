@@ -20,5 +20,5 @@ class Reconstructions(Scheduled):
         self.num_images = num_images
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
-        x, _ = trainer.datamodule.images("val", self.num_images, model.device)
-        record_figure(trainer, "reconstructions", figures.reconstructions(x, model.reconstruct(x)))
+        x, y = trainer.datamodule.images("val", self.num_images, model.device)
+        record_figure(trainer, "reconstructions", figures.reconstructions(x, model.reconstruct(x, *model.given(y))))

@@ -31,12 +31,17 @@ def record_metrics(trainer: Trainer, metrics: dict[str, float]) -> None:
         logger.save()
 
 
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure at its own size."""
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=figure.dpi)
+
+
 @rank_zero_only
 def record_figure(trainer: Trainer, name: str, figure: Figure) -> None:
     """Saves `figures/<name>_epoch0001.png` (epochs from 1) in the run folder; W&B gets the file as `figures/<name>`."""
     path = Path(trainer.default_root_dir, "figures", f"{name}_epoch{finished_epochs(trainer):04d}.png")
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=figure.dpi)
+    save_figure(figure, path)
     epoch, step = position(trainer)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

@@ -57,6 +57,11 @@ class ImageData(LightningDataModule):
             self.train, self.val, self.test = self.load()
             self.image_shape = tuple(self.train.x.shape[1:])
 
+    @property
+    def labelled_fraction(self) -> float:
+        """The part of the training images whose label is known."""
+        return (self.train.y >= 0).double().mean().item()
+
     def train_mean(self) -> Tensor:
         """The mean training image, float32 (C, H, W) in [0, 1]."""
         return self.train.x.sum(0).double().div(255 * len(self.train.y)).float()
@@ -91,8 +96,8 @@ class ImageData(LightningDataModule):
         """The test images in order."""
         return self._batches(self.test)
 
-    def _batches(self, split: Split, **options) -> Batches:
+    def _batches(self, split: Split, kind: type[Batches] = Batches, **options) -> Batches:
         if self.trainer is None:
-            return Batches(split, self.batch_size, **options)
+            return kind(split, self.batch_size, **options)
         ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
-        return Batches(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)
+        return kind(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)

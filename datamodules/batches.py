@@ -140,3 +140,42 @@ class Batches:
         """Let the next iteration, once, begin at the position `state`."""
         self.epoch = state["epoch"]
         self._start = self._next = state["batch"]
+
+
+class MixedBatches(Batches):
+    """Shuffled batches with a fixed number of labelled images in each, for data of which few have a label.
+
+    An epoch goes once through the images without a label; those with one come round as often as it takes, each round in
+    an order of its own.
+
+    Args:
+        split: Images, some labelled and some not; batches are made on their device.
+        batch_size: Images per batch on each rank.
+        labels_per_batch: Labelled images among them.
+        options: As for `Batches`.
+    """
+
+    def __init__(self, split: Split, batch_size: int, labels_per_batch: int, **options):
+        super().__init__(split, batch_size, shuffle=True, **options)
+        y = split.y.cpu()
+        self.labels_per_batch = labels_per_batch
+        self.known, self.unknown = (y >= 0).nonzero()[:, 0], (y < 0).nonzero()[:, 0]
+        if len(self.unknown) < self.world:
+            raise ValueError(f"{len(self.unknown)} images without a label cannot be shared by {self.world} processes.")
+
+    def __len__(self) -> int:
+        return -(-(len(self.unknown) // self.world) // (self.batch_size - self.labels_per_batch))
+
+    def _share(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch))
+        order = self.unknown[torch.randperm(len(self.unknown), generator=generator)]
+        unknown = order[self.rank :: self.world][: len(order) // self.world]
+        generator.manual_seed(seed_of("labelled", self.seed, epoch, self.rank))
+        rounds = -(-len(self) * self.labels_per_batch // len(self.known))
+        known = torch.cat([self.known[torch.randperm(len(self.known), generator=generator)] for _ in range(rounds)])
+        parts = zip(
+            known.split(self.labels_per_batch),
+            unknown.split(self.batch_size - self.labels_per_batch),
+            strict=False,  # the last round of labelled images may not be needed to its end
+        )
+        return torch.cat([part for pair in parts for part in pair]).to(self.split.x.device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .base import ImageData, fixed_generator
-from .batches import Split, bernoulli, dequantise, seed_of
+from .batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of
 
 Binarization = Literal["dynamic", "fixed", "threshold", "grey"]
 
@@ -20,6 +20,7 @@ class GreyData(ImageData):
         binarization: dynamic (training pixels redrawn at each access, validation and test pixels drawn once),
             fixed (all drawn once), threshold (on from 128) or grey (dequantised to [0, 1), not binarized).
         num_labels: Training labels to keep, equally many of each class; all by default. The others become -1.
+        labels_per_batch: Labelled images in each training batch where some have no label; a tenth of it by default.
         val_size: Validation images, taken from the training images.
         seed: Seed of the choice of validation images and of kept labels.
 
@@ -32,6 +33,7 @@ class GreyData(ImageData):
         batch_size: int = 100,
         binarization: Binarization = "dynamic",
         num_labels: int | None = None,
+        labels_per_batch: int | None = None,
         val_size: int | None = None,
         seed: int = 0,
     ):
@@ -43,7 +45,10 @@ class GreyData(ImageData):
             raise ValueError(f"num_labels must be at least 1, not {num_labels}; leave it out to keep all.")
         if val_size is not None and val_size < 1:
             raise ValueError(f"val_size must be at least 1, not {val_size}.")
+        if labels_per_batch is not None and not 1 <= labels_per_batch < batch_size:
+            raise ValueError(f"labels_per_batch must be between 1 and batch_size - 1; {labels_per_batch} is not.")
         self.binarization, self.num_labels = binarization, num_labels
+        self.labels_per_batch = labels_per_batch
         self.val_size, self.seed = val_size, seed
         self.train_draw = {"dynamic": bernoulli, "grey": dequantise}.get(binarization)
 
@@ -51,6 +56,19 @@ class GreyData(ImageData):
     def protocol(self) -> str:
         """The binarization."""
         return self.binarization
+
+    def train_dataloader(self) -> Batches:
+        """Shuffled batches; where labels are hidden, each holds equally many labelled images."""
+        known = int((self.train.y >= 0).sum())
+        if known in (0, len(self.train.y)):
+            return super().train_dataloader()
+        each = self.labels_per_batch or min(max(1, self.batch_size // 10), known)
+        if each > known or each >= self.batch_size:
+            raise ValueError(
+                f"Each batch of {self.batch_size} would hold {each} labelled images, of {known} in all: "
+                "choose another batch_size or labels_per_batch."
+            )
+        return self._batches(self.train, MixedBatches, labels_per_batch=each, draw=self.train_draw, seed=self.run_seed)
 
     @property
     def source(self) -> str:

@@ -1,21 +1,22 @@
 """Models, their networks, bounds and estimators. `load` opens a checkpoint; `MODELS` knows every model by its name."""
 
-import zipfile
 from pathlib import Path
 
-import torch
-
+from models import checkpoints
 from models.ae import AE
 from models.base import Model, evaluating
+from models.cvae import CVAE
 from models.hierarchical import HierarchicalVAE
 from models.iwae import IWAE
+from models.m1m2 import M1M2
+from models.m2 import M2
 from models.networks import DECODERS, ENCODERS
 from models.vae import VAE
 
-__all__ = ["AE", "DECODERS", "ENCODERS", "IWAE", "MODELS", "VAE", "HierarchicalVAE", "Model", "evaluating", "load",
-           "read_checkpoint"]  # fmt: skip
+__all__ = ["AE", "CVAE", "DECODERS", "ENCODERS", "IWAE", "M1M2", "M2", "MODELS", "VAE", "HierarchicalVAE", "Model",
+           "evaluating", "load", "read_checkpoint"]  # fmt: skip
 
-MODELS: dict[str, type[Model]] = {model.__name__: model for model in (AE, VAE, IWAE, HierarchicalVAE)}
+MODELS: dict[str, type[Model]] = {model.__name__: model for model in (AE, VAE, IWAE, HierarchicalVAE, CVAE, M2, M1M2)}
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -24,21 +25,8 @@ def read_checkpoint(path: str | Path) -> dict:
     Raises:
         ValueError: There is no such file, or it is no checkpoint of this project.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"There is no checkpoint {path}: give the path of a .ckpt file, such as RUN_FOLDER/checkpoints/best.ckpt."
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch.load does not notice a flipped bit
-                raise zipfile.BadZipFile
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; each means that the file is none of ours
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint: it is damaged, or holds more than numbers and text."
-        ) from error
-    if not isinstance(checkpoint, dict) or str(checkpoint.get("model")) not in MODELS:
+    checkpoint = checkpoints.read(path)
+    if str(checkpoint.get("model")) not in MODELS:
         raise ValueError(f"{path} is no checkpoint of this project: it names none of the models {', '.join(MODELS)}.")
     return checkpoint
 

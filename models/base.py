@@ -10,6 +10,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from models.networks import start_at_mean
+
 
 @contextmanager
 def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
@@ -41,7 +43,7 @@ class Mean(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, values: Tensor) -> None:
-        """Adds one number per image, `(B,)`."""
+        """Adds one number per image, `(B,)`, or fewer where not every image has one."""
         # a model that moves to 16 bits takes these sums along while they are zero
         self.total = self.total.double() + values.double().sum()
         self.count = self.count.double() + values.numel()
@@ -82,6 +84,10 @@ class Model(LightningModule):
     """
 
     measures: tuple[str, ...] = ("bound",)
+    from_data: tuple[str, ...] = ("image_shape",)  # arguments that the data give, and the command line does not
+    is_conditional = False  # whether the label is given to the model with each image, as to CVAE
+    rows_per_sample = 1  # rows of the decoder for one sample of one image
+    default_limit: int | None = None  # test images whose likelihood is evaluated by default; none is all of them
     quantity: str | None = "log p(x)"  # what log weights are estimates of
 
     def __init__(
@@ -106,11 +112,33 @@ class Model(LightningModule):
         raise NotImplementedError
 
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Metrics of validation, one number `(B,)` per image for each name in `measures`."""
+        """Metrics of validation, one number `(B,)` per image for each name in `measures`, or fewer."""
         raise NotImplementedError
+
+    @classmethod
+    def for_data(cls, data, **options):
+        """The model for a data module that has been set up; ValueError where it cannot be trained on these data."""
+        model = cls(**{name: getattr(data, name) for name in cls.from_data}, **options)
+        model.check_data(data)
+        model.start_at_mean(data.train_mean())
+        return model
+
+    def start_at_mean(self, mean: Tensor) -> None:
+        """Starts the decoder's output at the mean training image `(C, H, W)`."""
+        if hasattr(self, "decoder"):
+            start_at_mean(self.decoder, mean)
+
+    def check_data(self, data) -> None:
+        """ValueError where these data are none for this model: here, by their protocol alone."""
+        self.check_protocol(data.protocol)
 
     def check_protocol(self, protocol: str) -> None:
         """ValueError where images of this protocol are no data for this model. Any are, unless a subclass objects."""
+
+    def given(self, *labels: Tensor) -> tuple[Tensor, ...]:
+        """The labels, as further arguments of a conditional model's methods; none for the others, to whom `log_weights`
+        with labels would be another quantity."""
+        return labels if self.is_conditional else ()
 
     def check_epochs(self, max_epochs: int | None) -> None:
         """ValueError where a learning rate is to end at `lr_final` but no epoch is known to be the last."""
@@ -120,7 +148,7 @@ class Model(LightningModule):
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule
         if data is not None:
-            self.check_protocol(data.protocol)
+            self.check_data(data)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = self.loss(*batch)
@@ -136,11 +164,15 @@ class Model(LightningModule):
             self.val_means[name].update(values)
             self.log(f"val/{name}", self.val_means[name], batch_size=len(x))
 
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All parameters but frozen ones."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def configure_optimizers(self):
         hparams = self.hparams
         # Lightning refuses to clip gradients in 16 bit under a fused optimiser
         fused = self.trainer.gradient_clip_val is None
-        adam = torch.optim.Adam(self.parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=fused)
+        adam = torch.optim.Adam(self.trained_parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=fused)
         if hparams.lr_final is None:
             return adam
         epochs = self.trainer.max_epochs

@@ -1,4 +1,4 @@
-"""p(x|z) of pixels: which distribution a decoder's output stands for, and which data it is a likelihood of."""
+"""p(x|z): which distribution a decoder's output stands for, and which data it is a likelihood of."""
 
 import math
 

@@ -89,7 +89,7 @@ class Network(nn.Module):
         """`x (..., in)` and a context `(..., context_dim)` whose leading dimensions broadcast with those of x."""
         h = self.first(x.to(next(self.parameters()).dtype))
         if context is not None:
-            shift = self.context(context)
+            shift = self.context(context.to(self.context.weight.dtype))
             h = h + shift.reshape(*shift.shape, *[1] * (self.dims - 1))
         return rows(self.rest, h, self.dims)
 

@@ -1,17 +1,25 @@
 """evaluate.py: what it writes, what it prints, what it refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torchmetrics.functional.classification import multiclass_accuracy
 
 import evaluate
+import models
 import train
+from datamodules import DATAMODULES
+from models.estimators import importance
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
          "--trainer.enable_progress_bar", "false"]  # fmt: skip
-VAE, THRESHOLD, AE = (f"{run}/checkpoints/best.ckpt" for run in ("vae", "threshold", "ae"))
+VAE, THRESHOLD, AE, CVAE, M2, M1M2 = (
+    f"{run}/checkpoints/best.ckpt" for run in ("vae", "threshold", "ae", "cvae", "m2", "m1m2")
+)
+LABELS = ["--data.num_labels", "50"]
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +30,13 @@ def runs(tmp_path_factory) -> Path:
         assert train.main([*QUICK, "--run_dir", "vae", "--model.z_dim", "2"]) == 0
         assert train.main([*QUICK, "--run_dir", "threshold", "--data.binarization", "threshold"]) == 0
         assert train.main([*QUICK, "--run_dir", "ae", "--model", "AE"]) == 0
+        assert train.main([*QUICK, "--run_dir", "cvae", "--model", "CVAE"]) == 0
+        assert train.main([*QUICK, "--run_dir", "m2", "--model", "M2", *LABELS]) == 0
+        for seed in ("1", "2"):
+            again = ["--run_dir", f"m2-{seed}", "--seed", seed, "--data.seed", seed]
+            assert train.main([*QUICK, "--model", "M2", *LABELS, *again]) == 0
+        assert train.main([*QUICK, "--run_dir", "m2-10", "--model", "M2", "--data.num_labels", "10"]) == 0
+        assert train.main([*QUICK, "--run_dir", "m1m2", "--model", "M1M2", "--model.m1", VAE, *LABELS]) == 0
     return folder
 
 
@@ -75,7 +90,7 @@ def test_protocols_and_quantities_never_share_a_table(capsys):
     for run, word in (
         ("vae", "protocol dynamic: log p(x)"),
         ("threshold", "protocol threshold: log p(x)"),
-        ("ae", "no likelihood; bce of test images"),
+        ("ae", "bce, summed over pixels, of 250 test images (no likelihood)"),
     ):
         (table,) = (table for table in tables if f"\n{run} " in table)
         assert word in table
@@ -89,6 +104,105 @@ def test_evaluates_a_run_that_has_moved(runs, tmp_path):
     assert (tmp_path / "elsewhere/evaluation.json").is_file()
 
 
+def counted(run: str) -> np.ndarray:
+    return np.array(read(run)["confusion"])
+
+
+@pytest.mark.parametrize("run", ["m2", "m1m2"])
+def test_error_counts_all_test_images_whatever_the_limit(run, capsys):
+    model = models.load(f"{run}/checkpoints/best.ckpt")
+    data = DATAMODULES["Digits"]()
+    data.setup()
+    x, y = data.images("test")
+    expected = multiclass_accuracy(model.classify(x), y, num_classes=10, average="micro")
+    assert evaluate.main([f"{run}/checkpoints/best.ckpt", "--num_samples", "5", "--limit", "20"]) == 0
+    result = read(run)
+    assert result["test_error"] == pytest.approx(1 - expected.item())
+    assert (result["test_error_images"], result["num_images"], counted(run).sum()) == (250, 20, 250)
+    assert result["test_error"] == pytest.approx(1 - counted(run).trace() / 250)
+    assert counted(run).sum(1).tolist() == y.bincount(minlength=10).tolist()
+    assert {"confusion_matrix_test.png", "analogies_test.png"} <= {path.name for path in Path(run, "figures").iterdir()}
+    out = capsys.readouterr().out
+    assert "log p(x) of 20 test images; nats per image; test error of 250 test images" in out
+    assert f"{result['test_error']:.2%}" in out
+
+
+def test_labels_go_to_conditional_models_alone():
+    data = DATAMODULES["Digits"]()
+    data.setup()
+    x, y = data.images("test", 50)
+    for run, labels in (("cvae", y), ("m2", None), ("m1m2", None)):
+        path = f"{run}/checkpoints/best.ckpt"
+        assert evaluate.main([path, "--num_samples", "30", "--limit", "50", "--no_baselines"]) == 0
+        model = models.load(path)
+        expected = importance(model, x, 30, max(1, 100 // model.rows_per_sample), labels)
+        np.testing.assert_array_equal(np.load(f"{run}/log_px.npy"), expected.log_px.numpy())
+    assert read("cvae")["quantity"] == "log p(x|y)"
+
+
+def test_bound_is_made_of_rate_and_distortion():
+    assert evaluate.main([M2, M1M2, CVAE, "--num_samples", "50", "--limit", "100"]) == 0
+    for run in ("m2", "m1m2", "cvae"):
+        result = read(run)
+        assert result["rate"] + result["distortion"] == -result["elbo"]
+        assert result["nll"] < -result["elbo"]
+
+
+def test_models_with_all_classes_in_their_weights_have_a_limit_of_their_own(monkeypatch):
+    monkeypatch.setattr(models.M2, "default_limit", 30)
+    assert evaluate.main([M2, VAE, "--num_samples", "2"]) == 0
+    assert (read("m2")["num_images"], read("vae")["num_images"]) == (30, 250)
+    assert evaluate.main([M2, "--num_samples", "2", "--limit", "9999"]) == 0
+    assert read("m2")["num_images"] == 250
+
+
+def test_baselines_of_an_m1m2_and_on_request_of_a_vae(capsys):
+    names = ["M1+SVM", "M1+logreg", "M1+5-NN"]
+    quick = ["--num_samples", "2", "--limit", "5"]
+    assert evaluate.main([M1M2, VAE, M2, *quick]) == 0
+    assert list(read("m1m2")["baselines"]) == names
+    assert read("vae")["baselines"] is None
+    out = capsys.readouterr().out
+    for name, error in read("m1m2")["baselines"].items():
+        assert 0 < error < 1
+        assert re.search(rf"^m1m2  {re.escape(name)} .* {error:.2%}$".replace("%", r"\%"), out, re.MULTILINE)
+    assert evaluate.main([M1M2, VAE, *quick, "--baselines"]) == 0
+    assert list(read("vae")["baselines"]) == names
+    assert evaluate.main([M1M2, *quick, "--no_baselines"]) == 0
+    assert read("m1m2")["baselines"] is None
+
+
+def test_a_table_without_classifiers_has_no_error(capsys):
+    assert evaluate.main([VAE, CVAE, "--num_samples", "2", "--limit", "5"]) == 0
+    assert "error" not in capsys.readouterr().out
+
+
+SEVERAL = [M2, "m2-1/checkpoints/best.ckpt", "m2-2/checkpoints/best.ckpt", "m2-10/checkpoints/best.ckpt"]
+
+
+def test_mean_over_runs_that_differ_in_their_seeds(capsys):
+    assert evaluate.main([*SEVERAL, VAE, "--num_samples", "5", "--limit", "40"]) == 0
+    nll, error = (np.array([read(run)[key] for run in ("m2", "m2-1", "m2-2")]) for key in ("nll", "test_error"))
+    assert len(set(nll)) == 3
+    lines = capsys.readouterr().out.split("mean ± standard error over seeds\n")[1].split("\n")
+    assert lines[0].split("  ")[0] == "group"
+    columns = re.split(r"  +", lines[1])
+    assert columns == [
+        "M2, data.num_labels 50",
+        "3",
+        f"{nll.mean():.2f} ± {nll.std(ddof=1) / 3**0.5:.2f}",
+        f"{error.mean():.2%} ± {error.std(ddof=1) / 3**0.5:.2%}",
+    ]
+    assert not any(lines[2:])
+
+
+@pytest.mark.parametrize("paths", [[M2, VAE], [M2, SEVERAL[3]], [M2, M2], [M2, M2.replace("best", "last")]])
+def test_no_mean_without_a_group(paths, capsys):
+    assert evaluate.main([*paths, "--num_samples", "2", "--limit", "5"]) == 0
+    assert "±" in (out := capsys.readouterr().out)
+    assert "over seeds" not in out
+
+
 def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, side in (("a.npz", 5), ("b.npz", 6)):
@@ -99,6 +213,7 @@ def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
 
 
 MISTAKES = {
+    f"{M2} --baselines": "--baselines needs the checkpoint of a VAE or of an M1M2",
     "nowhere.ckpt": "There is no checkpoint nowhere.ckpt",
     f"{VAE} nowhere.ckpt": "There is no checkpoint nowhere.ckpt",
     "vae/config.yaml": "cannot be read as a checkpoint",

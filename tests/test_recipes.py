@@ -7,6 +7,13 @@ import pytest
 import options
 from models import MODELS
 
+FROM_DATA = {
+    "image_shape": (1, 28, 28),
+    "num_classes": 10,
+    "labelled_fraction": 0.1,
+    "m1_options": {"image_shape": (1, 28, 28), "z_dim": 5},
+    "kept": [0, 2],
+}
 RECIPES = sorted((Path(options.__file__).parent / "recipes").glob("*.yaml"))
 
 
@@ -17,7 +24,10 @@ def test_recipe_parses_and_builds_its_model(recipe):
     args = options.build_parser(names).parse_args(flags)
     kwargs = args.model.as_dict()
     protocol = args.data.as_dict().get("binarization", "larochelle")
-    MODELS[kwargs.pop("name")](image_shape=(1, 28, 28), **kwargs).check_protocol(protocol)
+    model = MODELS[kwargs.pop("name")]
+    given = {name: FROM_DATA[name] for name in (*model.from_data, *getattr(model, "from_m1", ()))}
+    built = model(**given, **kwargs)
+    (built.m1 if hasattr(built, "m1") else built).check_protocol(protocol)
 
 
 def test_there_are_recipes():

@@ -24,8 +24,9 @@ QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", 
          "--trainer.enable_progress_bar", "false"]  # fmt: skip
 
 
-KEYS = {"nll", "nll_se", "num_samples", "elbo", "rate", "distortion", "ess_median", "active_units", "num_images", 
-        "protocol", "quantity", "checkpoint", "model", "data", "seed", "test_error"}  # fmt: skip
+KEYS = {"nll", "nll_se", "num_samples", "elbo", "rate", "distortion", "ess_median", "active_units", "num_images",
+        "protocol", "quantity", "checkpoint", "model", "data", "seed", "test_error", "confusion",
+        "baselines"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +183,9 @@ def test_run_folder(name, capsys):
     command = ["--model", name, *QUICK, "--num_samples", "20", "--limit", "30", "--seed", "5"]
     if name == "AE":
         command += ["--data.binarization", "grey"]
+    if name == "M1M2":
+        assert train.main([*QUICK, "--run_dir", "m1", "--callbacks", "[]"]) == 0
+        command += ["--model.m1", "m1/checkpoints/best.ckpt"]
     assert train.main(command) == 0
     (folder,) = Path("runs", f"Digits-{name}").iterdir()
     assert {path.name for path in folder.iterdir()} >= {
@@ -196,11 +200,16 @@ def test_run_folder(name, capsys):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["seed"] == 5
     assert config["model"]["name"] == name
-    assert config["model"]["activation"] == "relu"
+    assert config["model"]["activation"] == ("softplus" if name in ("M2", "M1M2") else "relu")
     result = json.loads((folder / "evaluation.json").read_text())
     assert result.keys() >= KEYS
     assert (result["model"], result["data"], result["seed"]) == (name, "Digits", 5)
-    assert result["test_error"] is None
+    if name in ("M2", "M1M2"):
+        assert 0 < result["test_error"] < 1
+        assert {"analogies_test.png", "confusion_matrix_test.png"} <= {p.name for p in (folder / "figures").iterdir()}
+    else:
+        assert result["test_error"] is None
+    assert (result["baselines"] is not None) == (name == "M1M2")
     if name == "AE":
         assert result["nll"] is None
         assert result["quantity"] is None
@@ -208,8 +217,16 @@ def test_run_folder(name, capsys):
     else:
         assert (result["num_images"], result["num_samples"], result["protocol"]) == (30, 20, "dynamic")
         assert result["nll"] < -result["elbo"]
+        assert result["quantity"] == ("log p(x|y)" if name == "CVAE" else "log p(x)")
         assert result["rate"] + result["distortion"] == pytest.approx(-result["elbo"])
     assert str(folder) in capsys.readouterr().out
+
+
+def test_pictures_of_a_classifier():
+    assert train.main([*QUICK, "--model", "M2", "--data.num_labels", "20", "--run_dir", "a"]) == 0
+    drawn = {path.name for path in Path("a/figures").iterdir()}
+    for name in ("analogies", "class_samples", "confusion_matrix", "error", "reconstructions", "samples"):
+        assert {f"{name}_epoch0001.png", f"{name}_epoch0002.png"} <= drawn
 
 
 class Pixels(Model):

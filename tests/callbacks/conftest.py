@@ -11,7 +11,11 @@ from models import MODELS
 
 # batch norm has state of its own that a look at the model could change
 OPTIONS = {"hidden": [16], "batch_norm": True, "z_dim": 4}
-MORE = {"HierarchicalVAE": {"z_dim": [4, 3], "inner_hidden": [8]}}
+M1 = {"image_shape": (1, 8, 8), **OPTIONS}
+MORE = {
+    "HierarchicalVAE": {"z_dim": [4, 3], "inner_hidden": [8]},
+    "M1M2": {"m1": "m1.ckpt", "m1_options": M1, "kept": [0, 2, 3]},  # the file is read by `for_data` alone
+}
 
 
 class Memory(Logger):
@@ -52,7 +56,9 @@ def make_model(data):
 
     def make(name="VAE", kind=None, **options):
         torch.manual_seed(0)
-        return (kind or MODELS[name])(image_shape=data.image_shape, **OPTIONS | MORE.get(name, {}) | options)
+        chosen = kind or MODELS[name]
+        from_data = {key: getattr(data, key) for key in chosen.from_data}
+        return chosen(**from_data, **OPTIONS | MORE.get(name, {}) | options)
 
     return make
 

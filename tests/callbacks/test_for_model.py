@@ -1,19 +1,29 @@
 import pytest
 
 from callbacks import CALLBACKS, for_model
+from models import MODELS
 
 
 def names(callbacks):
     return [name for callback in callbacks for name, kind in CALLBACKS.items() if type(callback) is kind]
 
 
-@pytest.mark.parametrize("name", ["VAE", "IWAE", "HierarchicalVAE"])
-def test_a_latent_variable_model_gets_all(make_model, name):
-    assert names(for_model(make_model(name))) == list(CALLBACKS)
+WITH_LATENT = ["reconstructions", "samples", "interpolations", "latent_statistics", "log_likelihood"]
+CLASSIFIER = ["analogies", "class_samples", "confusion_matrix", "error"]
+SUPPORTED = {
+    "AE": ["reconstructions", "interpolations"],
+    "VAE": WITH_LATENT,
+    "IWAE": WITH_LATENT,
+    "HierarchicalVAE": WITH_LATENT,
+    "CVAE": [*WITH_LATENT, "class_samples"],
+    "M2": [*(name for name in WITH_LATENT if name != "interpolations"), *CLASSIFIER],
+    "M1M2": [*(name for name in WITH_LATENT if name != "interpolations"), *CLASSIFIER],
+}
 
 
-def test_an_autoencoder_gets_what_it_can(make_model):
-    assert names(for_model(make_model("AE"))) == ["reconstructions", "interpolations"]
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_gets_what_it_supports(make_model, name):
+    assert names(for_model(make_model(name))) == SUPPORTED[name]
 
 
 def test_names_choose(make_model):

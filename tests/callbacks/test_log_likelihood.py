@@ -18,10 +18,29 @@ def test_logs_the_estimate_beside_the_metrics_of_validation(fit, make_model, mem
 def test_each_image_once_with_all_samples_and_noise_of_its_part(fit, make_model, data, monkeypatch):
     calls = []
 
-    def spy(model, x, K, seed):
-        calls.append((len(x), K, seed))
-        return importance(model, x, K, seed=seed)
+    def spy(model, x, K, chunk, *labels, seed):
+        calls.append((len(x), K, chunk, labels, seed))
+        return importance(model, x, K, chunk, *labels, seed=seed)
 
     monkeypatch.setattr(log_likelihood, "importance", spy)
     fit(make_model(), [LogLikelihood(num_samples=3)], max_epochs=1)  # 500 asked for, 250 there
-    assert calls == [(100, 3, 0), (100, 3, 1), (50, 3, 2)]
+    assert calls == [(100, 3, 100, (), 0), (100, 3, 100, (), 1), (50, 3, 100, (), 2)]
+
+
+@pytest.mark.parametrize(("name", "chunk"), [("CVAE", 100), ("M2", 10), ("M1M2", 10)])
+def test_labels_for_conditional_models_alone_and_memory_as_for_others(
+    fit, make_model, memory, data, monkeypatch, name, chunk
+):
+    chunks = []
+
+    def spy(model, x, K, chunk, *labels, seed):
+        chunks.append(chunk)
+        return importance(model, x, K, chunk, *labels, seed=seed)
+
+    monkeypatch.setattr(log_likelihood, "importance", spy)
+    log, model = memory(), make_model(name)
+    fit(model, [LogLikelihood(num_images=50, num_samples=20)], max_epochs=1, logger=log)
+    x, y = data.images("val", 50)
+    again = importance(model, x, 20, chunk, y if name == "CVAE" else None)
+    assert log.of("val/nll")[-1][2] == -again.log_px.mean().item()
+    assert set(chunks) == {chunk}

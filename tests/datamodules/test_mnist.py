@@ -73,7 +73,8 @@ def test_plain_and_gzipped_files_are_read(tmp_path, name, pack, suffix):
 def test_hyper_parameters_are_the_constructors_arguments():
     data = DATAMODULES["KMNIST"]("somewhere", batch_size=7, binarization="fixed", num_labels=10, seed=3)
     assert dict(data.hparams) == {
-        "root": "somewhere", "batch_size": 7, "binarization": "fixed", "num_labels": 10, "val_size": 5000, "seed": 3,
+        "root": "somewhere", "batch_size": 7, "binarization": "fixed", "num_labels": 10,
+        "labels_per_batch": None, "val_size": 5000, "seed": 3,
     }  # fmt: skip
 
 

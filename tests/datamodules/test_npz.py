@@ -71,7 +71,8 @@ def test_own_test_arrays_and_unknown_labels(tmp_path):
 
 def test_hyper_parameters_are_the_constructors_arguments(tmp_path):
     assert dict(NPZ("mine.npz", val_size=3, seed=2).hparams) == {
-        "root": "mine.npz", "batch_size": 100, "binarization": "dynamic", "num_labels": None, "val_size": 3, "seed": 2,
+        "root": "mine.npz", "batch_size": 100, "binarization": "dynamic", "num_labels": None,
+        "labels_per_batch": None, "val_size": 3, "seed": 2,
     }  # fmt: skip
 
 

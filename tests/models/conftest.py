@@ -1,5 +1,7 @@
 """Small models, small images and a quick trainer, for all tests of `models/`."""
 
+import warnings
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -7,7 +9,14 @@ import torch
 from models import MODELS
 
 # What a model needs beyond an image shape; a new model that is content with that appears in the tests by itself.
-OPTIONS = {"HierarchicalVAE": {"z_dim": [3, 2], "inner_hidden": [8]}}
+LABELS = {"num_classes": 3, "labelled_fraction": 0.4}
+OPTIONS = {
+    "HierarchicalVAE": {"z_dim": [3, 2], "inner_hidden": [8]},
+    "CVAE": {"num_classes": 3},
+    "M2": LABELS | {"z_dim": 4},
+    "M1M2": LABELS | {"z_dim": 4, "m1": "m1.ckpt", "kept": [0, 2, 3]},
+}
+M1_OPTIONS = {"z_dim": 4, "hidden": [16]}
 
 
 class Loader:
@@ -39,18 +48,21 @@ def make():
 
     def build(name, image_shape=(1, 8, 8), seed=0, **options):
         torch.manual_seed(seed)
-        return MODELS[name](image_shape=image_shape, **{"hidden": [16], **OPTIONS.get(name, {}), **options})
+        options = {"hidden": [16], **OPTIONS.get(name, {}), **options}
+        if name == "M1M2":
+            options["m1_options"] = {"image_shape": image_shape, **M1_OPTIONS, **options.get("m1_options", {})}
+        return MODELS[name](image_shape=image_shape, **options)
 
     return build
 
 
 @pytest.fixture
 def binary():
-    """Draws `n` binary images and their labels, all unknown."""
+    """Draws `n` binary images, with the labels 0, 1, 2 in turn."""
 
     def draw(n, image_shape=(1, 8, 8), seed=1):
         generator = torch.Generator().manual_seed(seed)
-        return torch.rand(n, *image_shape, generator=generator).round(), torch.full((n,), -1)
+        return torch.rand(n, *image_shape, generator=generator).round(), torch.arange(n) % 3
 
     return draw
 
@@ -73,6 +85,7 @@ def trainer(tmp_path):
     def build(**options):
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
                  "enable_model_summary": False, "default_root_dir": tmp_path}  # fmt: skip
+        warnings.filterwarnings("ignore", "Found .* in eval mode")  # M1 of M1M2 is so on purpose
         return pl.Trainer(**{"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1, **quiet, **options})
 
     return build

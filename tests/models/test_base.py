@@ -12,7 +12,8 @@ from models import MODELS
 from models.base import Model, evaluating, learning_rate_factor
 
 # loss of the small model with seed 0 on eight images: changes only where computation changes
-GOLDEN = {"AE": 44.842476, "VAE": 53.492901, "IWAE": 49.154301, "HierarchicalVAE": 71.775871}
+GOLDEN = {"AE": 44.842476, "VAE": 53.492901, "IWAE": 49.154301, "HierarchicalVAE": 71.775871,
+          "CVAE": 53.733112, "M2": 24.545267, "M1M2": 12.410211}  # fmt: skip
 
 
 class Given(Model):
@@ -238,7 +239,8 @@ def test_training_lowers_the_loss(make, binary, name):
         loss.backward()
         adam.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    # z1 of the stack is drawn afresh: its entropy is a floor
+    assert losses[-1] < (0.8 if name == "M1M2" else 0.5) * losses[0]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -246,8 +248,10 @@ def test_the_gradient_reaches_every_parameter(make, binary, name):
     model = make(name, activation="tanh")
     model.loss(*binary(8)).backward()
     for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.any(), key
+        assert parameter.requires_grad == (not key.startswith("m1.")), key
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert parameter.grad.any(), key
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -265,7 +269,7 @@ def test_extreme_images_give_finite_losses_and_gradients(make, binary, name, bat
     loss = model.loss(x * 1e4, y)
     loss.backward()
     assert loss.isfinite()
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in model.trained_parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -281,7 +285,7 @@ def test_16_bit_autocast_stays_near_32_bits(make, binary, name, dtype):
         loss = model.loss(x, y)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=0.02)
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in model.trained_parameters())
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])

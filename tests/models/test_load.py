@@ -35,6 +35,10 @@ VARIANTS = [(name, {}) for name in MODELS] + [
     ("VAE", {"likelihood": "gaussian", "scale": 0.1, "learn_scale": True}),
     ("VAE", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),
     ("HierarchicalVAE", {"z_dim": (4, 3, 2), "batch_norm": True}),
+    ("CVAE", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),
+    ("M2", {"likelihood": "gaussian", "scale": 0.1, "learn_scale": True}),
+    ("M2", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),
+    ("M1M2", {"batch_norm": True, "m1_options": {"batch_norm": True, "encoder": "conv", "decoder": "conv"}}),
     ("AE", {"criterion": "mse", "lr_final": 1e-5, "lr_schedule": "stages"}),
 ]
 
@@ -55,13 +59,14 @@ def test_a_model_trains_saves_loads_and_is_the_same(saved, make, binary, name, o
         results = []
         for each in (model, loaded):
             with evaluating(each, seed=3):
-                results.append(each.measure(x, y)["bound"] if f == "measure" else each.reconstruct(x))
+                given = each.given(y)
+                results.append(each.measure(x, y)["bound"] if f == "measure" else each.reconstruct(x, *given))
         assert torch.equal(*results)
     if hasattr(model, "log_weights"):
         weights = []
         for each in (model, loaded):
             with evaluating(each, seed=3):
-                weights.append(each.log_weights(x, 4))
+                weights.append(each.log_weights(x, 4, *each.given(y)))
         assert torch.equal(*weights)
 
 
@@ -71,8 +76,12 @@ def test_a_checkpoint_holds_primitives_and_the_weights_of_encoder_and_decoder(sa
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["model"] == name
     prefixes = {key.split(".")[0] for key in checkpoint["state_dict"]}
+    if name == "M1M2":
+        assert prefixes == {"m1", "m2"}
+        prefixes = {key.split(".")[1] for key in checkpoint["state_dict"]}
     assert {"encoder", "decoder"} <= prefixes
-    assert prefixes <= {"encoder", "decoder", "p_nets", "q_nets"}  # neither metrics nor `_orig_mod`
+    # neither metrics nor `_orig_mod`
+    assert prefixes <= {"encoder", "decoder", "p_nets", "q_nets", "classifier", "likelihood"}
 
 
 def test_a_loaded_model_can_be_used_at_once(saved, binary):

@@ -12,7 +12,11 @@ from models.base import Model, evaluating
 from models.objectives import OBJECTIVES, elbo, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
-densities = pytest.mark.parametrize("name", DENSITIES)
+every_density = pytest.mark.parametrize("name", DENSITIES)
+# those with one z per image and the options of a VAE; a label is given to conditional ones
+densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name not in ("M2", "M1M2")])
+# those that are content with an image
+unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "HierarchicalVAE"])
 GAUSSIAN = {"likelihood": "gaussian"}
 
 
@@ -98,8 +102,13 @@ KNOBS = {
     "num_samples": ({}, {"num_samples": 3}),
     "beta": ({"objective": "elbo"}, {"objective": "elbo", "beta": 0.5}),
     "inner_hidden": ({}, {"inner_hidden": [9]}),
+    "num_classes": ({}, {"num_classes": 4}),
+    "labelled_fraction": ({}, {"labelled_fraction": 0.3}),
+    "alpha": ({}, {"alpha": 0.2}),
+    "m1_options": ({}, {"m1_options": {"activation": "tanh"}}),
+    "kept": ({}, {"kept": [0, 1]}),
 }
-TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", *inspect.signature(Model).parameters}
+TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", *inspect.signature(Model).parameters}
 
 
 def options_of(name):
@@ -203,7 +212,8 @@ def test_a_likelihood_refuses_data_that_it_gives_no_probability(make, name, opti
 
 NETWORKS = [{}, {"batch_norm": True}, {"encoder": "conv", "decoder": "conv"},
             {"encoder": "conv", "decoder": "conv", "batch_norm": True}]  # fmt: skip
-LAYERS = [(name, {}) for name in DENSITIES] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
+# CVAE and M1M2 have tests of their own of this
+LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
 
 
 def shaken(model, x):
@@ -211,7 +221,7 @@ def shaken(model, x):
     for key, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.6 if key.startswith("decoder") else 0.1)
     with torch.no_grad():
-        model.train().log_weights(x, 4)
+        model.train().log_weights(x, 4, *model.given(torch.arange(len(x)) % 3))
     return model.eval()
 
 
@@ -227,27 +237,29 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, name, options, network)
     assert p.mean(0).max() > 2 * p.mean(0).min()  # it was worth summing
 
 
-@pytest.mark.parametrize("options", [{}, GAUSSIAN])
-@densities
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, options) for name in DENSITIES for options in ({}, GAUSSIAN) if name != "M1M2" or not options],
+)
 def test_bounds_grow_with_the_number_of_samples(make, squares, name, options):
     model = shaken(make(name, (1, 2, 2), **options), squares)
     with evaluating(model, seed=4):
-        log_w = model.log_weights(squares, 50 * 200).double().view(50, 200, 16)
+        log_w = model.log_weights(squares, 50 * 200, *model.given(torch.arange(16) % 3)).double().view(50, 200, 16)
     bounds = [elbo(log_w), iwae(log_w[:5]), iwae(log_w)]  # each (200, 16)
     for low, high in pairwise(bounds):
         gain = (high - low).mean(1)
         assert gain.mean() > 4 * gain.std() / math.sqrt(len(gain))
 
 
-@densities
+@every_density
 def test_log_weights_has_a_weight_for_each_sample_and_image(make, binary, name):
     model, (x, y) = make(name), binary(5)
-    assert model.log_weights(x, 7).shape == (7, 5)
-    given = model.posterior(x)
+    assert model.log_weights(x, 7, y).shape == (7, 5)
+    given = model.posterior(x, y)
     torch.testing.assert_close(under(3, model.log_weights, x, 7, y, given), under(3, model.log_weights, x, 7, y))
 
 
-@densities
+@unlabelled
 def test_weights_in_evaluation_mode_do_not_depend_on_the_other_images(make, binary, name):
     model, (x, _) = make(name, batch_norm=True), binary(6)
     model.log_weights(x, 2)
@@ -267,8 +279,9 @@ def test_weights_in_evaluation_mode_do_not_depend_on_the_other_images(make, bina
 def test_rate_and_distortion_add_up_to_the_mean_log_weight(make, squares, name):
     model = shaken(make(name, (1, 2, 2)), squares)
     with evaluating(model, seed=4):
-        log_w = model.log_weights(squares, 20_000)
-        rate, distortion = model.rate_distortion(squares, 20_000)
+        given = model.given(torch.arange(16) % 3)
+        log_w = model.log_weights(squares, 20_000, *given)
+        rate, distortion = model.rate_distortion(squares, 20_000, *given)
     error = log_w.std(0) / math.sqrt(len(log_w))
     assert ((log_w.mean(0) + rate + distortion).abs() < 6 * error).all()
     assert (error < 0.1).all()
@@ -290,7 +303,8 @@ def test_the_metric_that_picks_the_checkpoint_is_the_bound_that_training_raises(
         model = shaken(make(name, (1, 2, 2), objective=objective, num_samples=5), squares)
         images = squares.repeat(500, 1, 1, 1)
         with evaluating(model, seed=4):
-            bound, loss = model.measure(images, None)["bound"], model.loss(images, None)
+            y = torch.arange(len(images)) % 3
+            bound, loss = model.measure(images, y)["bound"], model.loss(images, y)
         assert abs(bound.mean() + loss) < 6 * bound.std() / math.sqrt(len(images))
 
 
@@ -303,7 +317,7 @@ def test_validation_draws_z_and_does_not_take_the_mean(make, binary):
 
 
 @pytest.mark.parametrize("options", [{}, GAUSSIAN])
-@densities
+@unlabelled
 def test_codes_images_and_reconstructions(make, binary, name, options):
     model, (x, _) = make(name, **options).eval(), binary(5)
     z = model.encode(x)
@@ -316,7 +330,7 @@ def test_codes_images_and_reconstructions(make, binary, name, options):
 
 
 @pytest.mark.parametrize("path", ["linear", "spherical"])
-@densities
+@unlabelled
 def test_interpolations_start_and_end_at_the_reconstructions(make, binary, name, path):
     model, (x, _) = make(name), binary(6)
     steps = model.interpolate(x[:3], x[3:], 10, path)
@@ -336,7 +350,7 @@ def test_samples_are_images_drawn_anew(make, name):
     assert not torch.equal(x[0], x[1])
 
 
-@densities
+@unlabelled
 def test_samples_have_the_mean_of_p(make, squares, name):
     # two ways to the mean image: samples, and p(x) of all images
     model = shaken(make(name, (1, 2, 2)), squares)

@@ -1,0 +1,32 @@
+"""The classification error over the epochs of training."""
+
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+
+from callbacks import figures
+from callbacks.record import record_figure
+from callbacks.schedule import Scheduled
+
+
+class ErrorCurve(Scheduled):
+    """Draws the model's `val/error` of all epochs so far, also of those before the run was resumed."""
+
+    needs = "classify"
+
+    def __init__(self):
+        self.errors: dict[int, float] = {}  # by epoch, from 1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and "val/error" in trainer.callback_metrics:
+            self.errors[trainer.current_epoch + 1] = trainer.callback_metrics["val/error"].item()
+
+    def act(self, trainer: Trainer, model: LightningModule) -> None:
+        if self.errors:
+            record_figure(trainer, "error", figures.error_curve(self.errors))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"errors": dict(self.errors)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.errors = dict(state_dict["errors"])

@@ -1,0 +1,84 @@
+"""The conditional variational autoencoder."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent
+from torch.nn.functional import one_hot
+
+from models.ae import line
+from models.distributions import diagonal_normal
+from models.networks import ImageShape
+from models.vae import VAE
+
+
+class CVAE(VAE):
+    """Conditional VAE (Sohn et al. 2015): p(x|y,z) and q(z|x,y) are given the label y, p(z) = N(0, I) is not.
+
+    Its likelihood is log p(x|y): the label is known, also in testing, so it never stands beside log p(x).
+
+    Args:
+        image_shape: Channels, height and width; from the data.
+        num_classes: Number of labels; from the data.
+    """
+
+    quantity = "log p(x|y)"
+    is_conditional = True
+    from_data = ("image_shape", "num_classes")
+
+    def __init__(self, image_shape: ImageShape, num_classes: int, **kwargs):
+        if num_classes < 1:
+            raise ValueError("CVAE needs labels: choose data that have them, or --model VAE.")
+        super().__init__(image_shape, **kwargs)
+
+    @property
+    def context_dim(self) -> int:
+        """The networks are given the label, one-hot."""
+        return self.hparams.num_classes
+
+    def check_data(self, data) -> None:
+        super().check_data(data)
+        if any((split.y < 0).any() for split in (data.train, data.val, data.test)):
+            raise ValueError("CVAE needs the label of every image: leave out --data.num_labels, or use --model M2.")
+
+    def label(self, y: Tensor | None) -> Tensor:
+        """The label `y (...)` as the networks see it, one-hot `(..., num_classes)`."""
+        if y is None:
+            raise ValueError("CVAE needs the labels y of the images, a tensor of whole numbers.")
+        # on a GPU the look would wait for it at every step; check_data has seen to the labels of training
+        if y.device.type == "cpu" and len(y) and not 0 <= y.min() <= y.max() < self.hparams.num_classes:
+            raise ValueError(f"The labels given to CVAE must lie between 0 and {self.hparams.num_classes - 1}.")
+        return one_hot(y, self.hparams.num_classes).float()
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
+        """q(z|x,y), batch shape `(B,)`."""
+        return diagonal_normal(self.encoder(x, self.label(y)))
+
+    def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
+        """p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
+        return self.likelihood(self.decoder(z, self.label(y)))
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """The mean of p(x|y,z) for n draws of z from the prior, by default for the labels 0, 1, ... in turn."""
+        turn = torch.arange(n, device=self.device) % self.hparams.num_classes
+        return super().sample(n, turn if y is None else y)
+
+    @torch.no_grad()
+    def sample_classes(self, n: int) -> Tensor:
+        """The mean of p(x|y,z) for n draws of z, each with every label: `(n, num_classes, C, H, W)`."""
+        z = self.pz().sample((n, 1))  # (n, 1, z_dim)
+        return self.decode(z, torch.arange(self.hparams.num_classes, device=self.device)[None])
+
+    def interpolate(
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        n: int = 10,
+        path: str = "linear",
+        y0: Tensor | None = None,
+        y1: Tensor | None = None,
+    ) -> Tensor:
+        """`n` decoded steps from x0 to x1: `(n, B, C, H, W)`; the label turns from y0 to y1 half-way."""
+        z = line(self.encode(x0, y0), self.encode(x1, y1), n, path)
+        first = torch.arange(n, device=z.device)[:, None] < n / 2  # (n, 1)
+        return self.decode(z, torch.where(first, y0, y1))

@@ -1,0 +1,219 @@
+"""The stacked model M1+M2."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+from models import checkpoints
+from models.base import Model, evaluating
+from models.m2 import M2
+from models.networks import ImageShape
+from models.vae import VAE
+
+LEAST_DEVIATION = 0.1  # of a latent's posterior mean over images: below it M1 does not use the latent
+
+
+def make_part(kind: type[Model], options: dict) -> Model:
+    """A model within another. Made from here: Lightning adds the arguments of the constructor it is called in."""
+    return kind(**options)
+
+
+def used_latents(m1: VAE, x: Tensor) -> list[int]:
+    """The dimensions of z1 whose posterior mean varies over the images `x`, as in the code of Kingma et al. (2014)."""
+    with evaluating(m1):
+        means = torch.cat([m1.encode(part) for part in x.split(1000)])
+    return (means.double().std(0) > LEAST_DEVIATION).nonzero()[:, 0].tolist()
+
+
+def open_m1(path: str, data) -> VAE:
+    """The trained M1 in a checkpoint; ValueError where it is no VAE, or was trained on other data than these."""
+    checkpoint = checkpoints.read(path)
+    if checkpoint.get("model") not in ("VAE", "IWAE"):
+        raise ValueError(f"{path} holds no M1: train one with --model VAE (or IWAE) and give its checkpoint.")
+    run, options = checkpoint.get("run", {}), checkpoint.get("datamodule_hyper_parameters", {})
+    then = {"data": run.get("data"), "protocol": run.get("protocol")}
+    now = {"data": type(data).__name__, "protocol": data.protocol}
+    for key in ("seed", "val_size"):  # else M1 has seen this run's validation images
+        then[f"data.{key}"], now[f"data.{key}"] = options.get(key), data.hparams.get(key)
+    for key, value in now.items():
+        if then[key] != value:
+            raise ValueError(f"The M1 in {path} was trained with {key} {then[key]}, not {value}: use the same.")
+    try:
+        m1 = VAE(**checkpoint["hyper_parameters"])
+        m1.load_state_dict(checkpoint["state_dict"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"The M1 in {path} does not fit this version: {error}") from error
+    if tuple(m1.hparams.image_shape) != data.image_shape:
+        raise ValueError(f"The M1 in {path} takes images {tuple(m1.hparams.image_shape)}, not {data.image_shape}.")
+    return m1
+
+
+class M1M2(Model):
+    """Stacked semi-supervised model M1+M2 of Kingma et al. (2014): an M2 on the latent z1 of a trained VAE, the M1.
+
+    p(x, y, z1, z2) = p(y) p(z2) p(z1|y,z2) p(x|z1), where the latents that M1 does not use are pruned as in the paper's
+    code and keep their prior N(0, 1). Training draws z1 ~ q(z1|x) afresh and minimises the loss of M2 on it, with M1
+    fixed; classification takes the mean of z1. The log weight of the stack is
+
+        log p(x|z1) - log q(z1|x) + log weight of M2 at the kept dimensions of z1 + log N(pruned dimensions of z1; 0, I)
+
+    Args:
+        image_shape: Channels, height and width; from the data.
+        num_classes: Number of labels; from the data.
+        labelled_fraction: N_l / N; from the data.
+        m1: Checkpoint of the trained VAE; read when training starts, and part of this model's own checkpoints.
+        m1_options: Arguments of the VAE; from its checkpoint.
+        kept: Dimensions of z1 that are not pruned; from the VAE and the training images.
+        z_dim: Dimensions of z2.
+        hidden: Sizes of the hidden layers of M2's networks.
+        activation: Activation of M2's hidden layers.
+        batch_norm: Batch norm before each activation of M2.
+        alpha: Weight of the classifier's cross-entropy on labelled images.
+    """
+
+    measures = M2.measures
+    quantity = "log p(x)"
+    default_limit = M2.default_limit
+    from_data = ("image_shape", "num_classes", "labelled_fraction")
+    from_m1 = ("m1_options", "kept")
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        num_classes: int,
+        labelled_fraction: float,
+        m1: str,
+        m1_options: dict,
+        kept: list[int],
+        z_dim: int = 50,
+        hidden: list[int] = (500,),
+        activation: str = "softplus",
+        batch_norm: bool = False,
+        alpha: float = 0.1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        options = {"z_dim": z_dim, "hidden": list(hidden), "activation": activation, "batch_norm": batch_norm}
+        self.m1 = make_part(VAE, m1_options).requires_grad_(False).eval()
+        options |= {"num_classes": num_classes, "labelled_fraction": labelled_fraction, "alpha": alpha}
+        self.m2 = make_part(M2, {"image_shape": (len(kept),), "likelihood": "features", **options})
+        pruned = sorted(set(range(self.m1.hparams.z_dim)) - set(kept))
+        self.register_buffer("kept", torch.tensor(kept), persistent=False)
+        self.register_buffer("pruned", torch.tensor(pruned, dtype=torch.long), persistent=False)
+
+    @classmethod
+    def for_data(cls, data, m1: str, **options):
+        """The model for a data module, on the M1 in the checkpoint `m1`."""
+        trained = open_m1(m1, data)
+        kept = used_latents(trained, data.images("train")[0])
+        if not kept:
+            raise ValueError(f"The M1 in {m1} uses none of its latents: train a better one.")
+        model = super().for_data(data, m1=m1, m1_options=dict(trained.hparams), kept=kept, **options)
+        model.m1.load_state_dict(trained.state_dict())
+        return model
+
+    def start_at_mean(self, mean: Tensor) -> None:
+        """Nothing: M1 is trained already."""
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.m1.eval()  # trained and fixed
+        return self
+
+    @property
+    def rows_per_sample(self) -> int:
+        """Rows of the decoders for one sample of one image."""
+        return self.m2.rows_per_sample
+
+    def check_data(self, data) -> None:
+        self.m1.check_protocol(data.protocol)
+        if not data.labelled_fraction:
+            raise ValueError("M1M2 needs some labels: choose data that have them, or --model VAE.")
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        z1 = self.posterior(x).sample()  # (B, d1)
+        return self.m2.loss(z1[:, self.kept], y)
+
+    # The bounds
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
+        """q(z1|x), batch shape `(B,)`."""
+        return self.m1.posterior(x)
+
+    def log_p_pruned(self, z1: Tensor) -> Tensor:
+        """log N(pruned dimensions of `z1 (..., d1)`; 0, I), `(...)`."""
+        return Normal(0.0, 1.0).log_prob(z1[..., self.pruned]).sum(-1)
+
+    def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
+        """The log weights of the stack, `(K, B)`, each from a z1 of its own with one z2 per class.
+
+        Args:
+            x: Images `(B, C, H, W)`.
+            K: Samples per image.
+            y: Labels `(B,)`; given, the weights estimate p(x, y) instead.
+            posterior: `self.posterior(x)`, where it has been computed already.
+        """
+        qz1_x = self.posterior(x) if posterior is None else posterior
+        z1 = qz1_x.rsample((K,))  # (K, B, d1)
+        repeated = None if y is None else y.repeat(K)
+        log_w = self.m2.log_weights(z1[..., self.kept].flatten(0, 1), 1, repeated)[0].view(K, -1)  # (K, B)
+        return self.m1.px(z1).log_prob(x) - qz1_x.log_prob(z1) + log_w + self.log_p_pruned(z1)
+
+    def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Minus the bound of the stack in two parts, each `(B,)`: all but -log p(x|z1), and that, over K draws."""
+        qz1_x = self.posterior(x)
+        z1 = qz1_x.rsample((K,))  # (K, B, d1)
+        _, unlabelled, _ = self.m2.bounds(z1[..., self.kept].flatten(0, 1))
+        rate = qz1_x.log_prob(z1) - unlabelled.view(K, -1) - self.log_p_pruned(z1)
+        return rate.mean(0), -self.m1.px(z1).log_prob(x).mean(0)
+
+    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        rate, distortion = self.rate_distortion(x, 1)
+        elbo = -(rate + distortion)
+        qy = self.classify(x)
+        return {
+            "bound": elbo,
+            "elbo": elbo,
+            "rate": rate,
+            "distortion": distortion,
+            "entropy": -torch.xlogy(qy, qy).sum(1),
+            "error": (qy.argmax(1) != y)[y >= 0],
+        }
+
+    # What a trained model is for
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """The mean of the latents of M1 that are kept, `(B, d)`."""
+        return self.m1.encode(x)[:, self.kept]
+
+    def classify(self, x: Tensor) -> Tensor:
+        """q(y|z1) at the mean of z1, `(B, num_classes)`."""
+        return self.m2.classify(self.features(x))
+
+    @torch.no_grad()
+    def decode_features(self, features: Tensor) -> Tensor:
+        """Images of kept latents `(..., d)`, with the pruned ones at 0: `(..., C, H, W)`."""
+        z1 = features.new_zeros(*features.shape[:-1], self.m1.hparams.z_dim)
+        z1[..., self.kept] = features
+        return self.m1.decode(z1)
+
+    def sample(self, n: int) -> Tensor:
+        """The mean of p(x|z1) at the mean of p(z1|y,z2), for n draws of z2 and the labels 0, 1, ... in turn."""
+        return self.decode_features(self.m2.sample(n))
+
+    def sample_classes(self, n: int) -> Tensor:
+        """The same with every label: `(n, num_classes, C, H, W)`."""
+        return self.decode_features(self.m2.sample_classes(n))
+
+    def analogies(self, x: Tensor) -> Tensor:
+        """Every label in the style of each image, z2 fixed: `(B, num_classes, C, H, W)`."""
+        return self.decode_features(self.m2.analogies(self.features(x)))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x|z1) through both decoders, for the most probable label: `(B, C, H, W)`."""
+        return self.decode_features(self.m2.reconstruct(self.features(x)))
+
+    def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        """For z1 and z2: the posterior mean and the KL of each dimension (of z1: to N(0, I)), both `(B, d)`."""
+        return [*self.m1.latent_statistics(x), *self.m2.latent_statistics(self.features(x))]

@@ -1,0 +1,235 @@
+"""The semi-supervised model M2."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+from torch.nn.functional import one_hot
+
+from models.base import Model
+from models.distributions import diagonal_normal, full, standard_normal
+from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
+from models.networks import ImageShape, make_decoder, make_encoder
+
+
+def mean_where(mask: Tensor, values: Tensor) -> Tensor:
+    """The mean of `values (B,)` where `mask`, 0 where that is nowhere; shapes do not depend on the mask."""
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+
+
+class M2(Model):
+    """Semi-supervised VAE, model M2 of Kingma et al. (2014): p(y) p(z) p(x|y,z) with q(y|x) q(z|x,y).
+
+    For an image with label y, and for one without (eqs. 6 and 7, here as bounds: higher is better)
+
+        -L(x, y) = log p(y) + E_q(z|x,y)[log p(x|y,z)] - KL(q(z|x,y) || p(z))            <= log p(x, y)
+        -U(x)    = sum_y q(y|x) (-L(x, y)) + H(q(y|x))                                   <= log p(x)
+
+    and the loss of a batch is (N_l mean_l L + N_u mean_u U) / N + alpha mean_l[-log q(y|x)] (eqs. 8 and 9, with the
+    paper's alpha = 0.1 N made explicit): means over its labelled and unlabelled images, empty ones 0, and N_l + N_u = N
+    the numbers of training images. One pass enumerates all classes for all images.
+
+    Args:
+        image_shape: Channels, height and width; from the data.
+        num_classes: Number of labels; from the data.
+        labelled_fraction: N_l / N; from the data.
+        z_dim: Dimensions of the latent.
+        hidden: Sizes of the hidden layers of encoder, decoder (mirrored) and classifier; each network's own by default.
+        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
+        encoder: Encoder and classifier, by their name in the registry: mlp or conv.
+        decoder: Decoder, by its name in the registry: mlp or conv.
+        batch_norm: Batch norm before each activation.
+        likelihood: p(x|y,z): bernoulli for binarized pixels, gaussian for grey ones.
+        scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
+        learn_scale: Learn the scale of a gaussian likelihood.
+        alpha: Weight of the classifier's cross-entropy on labelled images.
+    """
+
+    measures = ("bound", "elbo", "rate", "distortion", "entropy", "error")
+    quantity = "log p(x)"
+    default_limit = 1000  # all classes of K samples each
+    from_data = ("image_shape", "num_classes", "labelled_fraction")
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        num_classes: int,
+        labelled_fraction: float,
+        z_dim: int = 50,
+        hidden: list[int] | None = None,
+        activation: str = "softplus",
+        encoder: str = "mlp",
+        decoder: str = "mlp",
+        batch_norm: bool = False,
+        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+        scale: float = DEFAULT_SCALE,
+        learn_scale: bool = False,
+        alpha: float = 0.1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_classes < 2:
+            raise ValueError("M2 needs labels of two classes or more: choose data that have them, or --model VAE.")
+        if z_dim < 1:
+            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
+        if not alpha >= 0:
+            raise ValueError(f"alpha must not be negative; got {alpha}.")
+        networks = {"activation": activation, "batch_norm": batch_norm}
+        self.classifier = make_encoder(encoder, image_shape, num_classes, hidden, **networks)
+        self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, **networks, context_dim=num_classes)
+        if likelihood == "features":  # x is a vector, another model's latent: a mean and a scale for each dimension
+            self.likelihood, output = diagonal_normal, (2 * image_shape[0],)
+        else:
+            self.likelihood, output = PixelLikelihood(likelihood, scale, learn_scale), image_shape
+        self.decoder = make_decoder(decoder, z_dim, output, hidden, **networks, context_dim=num_classes)
+        self.register_buffer("labels", torch.eye(num_classes)[:, None], persistent=False)  # (C, 1, C), one-hot
+
+    @property
+    def rows_per_sample(self) -> int:
+        """Rows of the decoder for one sample of z of one image."""
+        return self.hparams.num_classes
+
+    def check_protocol(self, protocol: str) -> None:
+        if self.hparams.likelihood != "features":
+            self.likelihood.check_protocol(protocol)
+
+    def check_data(self, data) -> None:
+        super().check_data(data)
+        if not data.labelled_fraction:
+            raise ValueError("M2 needs some labels: choose data that have them, or --model VAE.")
+
+    # The distributions. With `context` one-hot labels that broadcast: all classes, `self.labels`, by default.
+
+    def log_qy(self, x: Tensor) -> Tensor:
+        """log q(y|x) of every class, `(C, B)`."""
+        return full(self.classifier(x)).log_softmax(-1).T
+
+    def qz(self, x: Tensor, context: Tensor | None = None) -> Independent:
+        """q(z|x,y), batch shape `(C, B)` for all classes."""
+        return diagonal_normal(self.encoder(x, self.labels if context is None else context))
+
+    def pz(self) -> Independent:
+        """p(z) = N(0, I)."""
+        return standard_normal(self.hparams.z_dim, like=next(self.decoder.parameters()))
+
+    def px(self, z: Tensor, context: Tensor | None = None) -> Independent:
+        """p(x|y,z) for `z (..., C, B, z_dim)`, batch shape `(..., C, B)`."""
+        return self.likelihood(self.decoder(z, self.labels if context is None else context))
+
+    # The bounds
+
+    def class_terms(self, x: Tensor, K: int = 1) -> tuple[Tensor, Tensor]:
+        """The mean of K log p(x|y,z_y), and KL(q(z|x,y) || p(z)), for every class y: each `(C, B)`."""
+        qz_xy = self.qz(x)
+        z = qz_xy.rsample((K,))  # (K, C, B, z_dim)
+        return self.px(z).log_prob(x).mean(0), kl_divergence(qz_xy, self.pz())
+
+    def log_py(self) -> float:
+        """log p(y), uniform over classes."""
+        return -math.log(self.hparams.num_classes)
+
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """-L(x, y) for every class `(C, B)`, -U(x) `(B,)`, and log q(y|x) `(C, B)`."""
+        log_px_yz, kl = self.class_terms(x)
+        log_qy = self.log_qy(x)
+        labelled = self.log_py() + log_px_yz - kl  # (C, B)
+        return labelled, (log_qy.exp() * (labelled - log_qy)).sum(0), log_qy
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        labelled, unlabelled, log_qy = self.bounds(x)
+        known = y >= 0
+        label = y.clamp(min=0)[None]  # any class where it is unknown: the mask drops it
+        N_l, N_u = self.hparams.labelled_fraction, 1 - self.hparams.labelled_fraction
+        L = mean_where(known, -labelled.gather(0, label)[0])
+        U = mean_where(~known, -unlabelled)
+        return N_l * L + N_u * U + self.hparams.alpha * mean_where(known, -log_qy.gather(0, label)[0])
+
+    def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
+        """log sum_y p(y) p(x|y,z_y,k) p(z_y,k) / q(z_y,k|x,y), `(K, B)`: y is summed out exactly, never sampled.
+
+        Args:
+            x: Images `(B, C, H, W)`.
+            K: Samples of z per image and class.
+            y: Labels `(B,)`; given, the weights estimate p(x, y) instead.
+            posterior: `self.posterior(x)`, where it has been computed already.
+        """
+        qz_xy = self.posterior(x) if posterior is None else posterior
+        z = qz_xy.rsample((K,))  # (K, C, B, z_dim)
+        log_w = self.log_py() + self.px(z).log_prob(x) + self.pz().log_prob(z) - qz_xy.log_prob(z)  # (K, C, B)
+        return log_w.logsumexp(1) if y is None else log_w.gather(1, y.expand(K, 1, -1))[:, 0]
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
+        """q(z|x,y) for every class y, batch shape `(C, B)`."""
+        return self.qz(x)
+
+    def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """U(x) in two parts, each `(B,)`: KL(q(y,z|x) || p(y) p(z)), and the mean over q of -log p(x|y,z)."""
+        log_px_yz, kl = self.class_terms(x, K)
+        log_qy = self.log_qy(x)
+        qy = log_qy.exp()
+        return (qy * (kl + log_qy - self.log_py())).sum(0), -(qy * log_px_yz).sum(0)
+
+    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        rate, distortion = self.rate_distortion(x, 1)
+        elbo, log_qy = -(rate + distortion), self.log_qy(x)
+        return {
+            "bound": elbo,
+            "elbo": elbo,
+            "rate": rate,
+            "distortion": distortion,
+            "entropy": -(log_qy.exp() * log_qy).sum(0),
+            "error": (log_qy.argmax(0) != y)[y >= 0],
+        }
+
+    # What a trained model is for
+
+    @torch.no_grad()
+    def classify(self, x: Tensor) -> Tensor:
+        """q(y|x), `(B, num_classes)`."""
+        return self.log_qy(x).exp().T
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The mean of q(z|x,y), `(B, z_dim)`, for the labels y or else the most probable ones."""
+        return self.qz(x, self.context(x, y)).mean
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """The mean of p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
+        return self.px(z, one_hot(y, self.hparams.num_classes).float()).mean
+
+    def context(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """One-hot labels `(B, num_classes)`: y, or where there is none the most probable class of x."""
+        y = self.log_qy(x).argmax(0) if y is None else y
+        return one_hot(y, self.hparams.num_classes).float()
+
+    @torch.no_grad()
+    def sample_classes(self, n: int) -> Tensor:
+        """The mean of p(x|y,z) for n draws of z, each with every label: `(n, num_classes, C, H, W)`."""
+        return self.every_label(self.pz().sample((n,)))
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """The mean of p(x|y,z) for n draws of z from the prior, with the labels 0, 1, ... in turn: `(n, C, H, W)`."""
+        return self.decode(self.pz().sample((n,)), torch.arange(n, device=self.device) % self.hparams.num_classes)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x|y,z) for the most probable label and its mean of z: `(B, C, H, W)`."""
+        context = self.context(x, None)
+        return self.decode(self.encode(x), context.argmax(-1))
+
+    @torch.no_grad()
+    def analogies(self, x: Tensor) -> Tensor:
+        """Every label in the style of each image, z fixed (Kingma et al. 2014, fig. 1): `(B, num_classes, C, H, W)`."""
+        return self.every_label(self.encode(x))
+
+    def every_label(self, z: Tensor) -> Tensor:
+        """The mean of p(x|y,z) for each `z (B, z_dim)` and every label: `(B, num_classes, C, H, W)`."""
+        return self.px(z).mean.transpose(0, 1)
+
+    def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        """The mean of q(z|x,y) at the most probable label and the KL of each dimension, both `(B, z_dim)`."""
+        qz_xy = self.qz(x, self.context(x, y))
+        return [(qz_xy.mean, kl_divergence(qz_xy.base_dist, self.pz().base_dist))]

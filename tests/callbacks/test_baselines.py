@@ -1,0 +1,83 @@
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from callbacks.baselines import baselines, wants_baselines
+from models import MODELS, VAE
+from models.m1m2 import used_latents
+
+
+class Linear(VAE):
+    """An M1 whose posterior means are the four pixels of an image; the last one tells nothing."""
+
+    def encode(self, x, y=None):
+        return x.flatten(1)
+
+
+def classes(n):
+    """Two classes that the first pixel tells apart, after noise of far larger scale in the second."""
+    generator = torch.Generator().manual_seed(n)
+    y = torch.arange(n) % 2
+    x = torch.randn(n, 1, 2, 2, generator=generator)
+    x[:, 0, 0, 0] = y + 0.2 * x[:, 0, 0, 0]
+    x[:, 0, 0, 1] *= 100
+    x[:, 0, 1, 1] *= 1e-3
+    return x, y
+
+
+@pytest.fixture
+def m1():
+    return Linear(image_shape=(1, 2, 2), z_dim=4, hidden=[4])
+
+
+def test_standardised_latents_tell_the_classes_apart(m1):
+    errors = baselines(m1, classes(200), classes(100))
+    assert list(errors) == ["M1+SVM", "M1+logreg", "M1+5-NN"]
+    assert max(errors.values()) < 0.15
+
+
+def test_hidden_labels_and_unused_latents_have_no_part_in_it(m1):
+    x, y = classes(60)
+    known = y.where(torch.arange(60) < 20, -1)
+    errors = baselines(m1, (x, known), classes(100))
+    z, z_test = x.flatten(1)[:20, :3].double().numpy(), classes(100)[0].flatten(1)[:, :3].double().numpy()
+    mean, std = z.mean(0), z.std(0)
+    nearest = KNeighborsClassifier(5).fit((z - mean) / std, y[:20]).predict((z_test - mean) / std)
+    assert errors["M1+5-NN"] == (nearest != classes(100)[1].numpy()).mean()
+    assert used_latents(m1, x) == [0, 1, 2]
+
+
+def test_unknown_test_labels_do_not_count(m1):
+    x, y = classes(100)
+    assert baselines(m1, classes(60), (x, y.where(y == 0, -1))) == baselines(m1, classes(60), (x[::2], y[::2]))
+
+
+def test_nothing_to_say(m1):
+    x, y = classes(20)
+    assert baselines(m1, (x, torch.full_like(y, -1)), (x, y)) == {}
+    assert baselines(m1, (x, torch.zeros_like(y)), (x, y)) == {}
+    assert baselines(m1, (x, y), (x, torch.full_like(y, -1))) == {}
+    assert baselines(m1, (torch.zeros_like(x), y), (x, y)) == {}
+
+
+@pytest.mark.parametrize("few", [2, 3])
+def test_fewer_labels_than_neighbours(m1, few):
+    x, y = classes(20)
+    assert len(baselines(m1, (x[:few], y[:few]), (x, y))) == 3
+
+
+def test_the_stack_has_the_baselines_of_its_m1(data, make_model):
+    stack = make_model("M1M2")
+    train, test = data.images("train", 200), data.images("test")
+    assert baselines(stack, train, test) == baselines(stack.m1, train, test)
+
+
+def test_who_gets_them():
+    assert [name for name in MODELS if wants_baselines(MODELS[name], None)] == ["M1M2"]
+    assert [name for name in MODELS if wants_baselines(MODELS[name], True)] == [
+        "VAE",
+        "IWAE",
+        "HierarchicalVAE",
+        "M1M2",
+    ]
+    assert not any(wants_baselines(kind, False) for kind in MODELS.values())

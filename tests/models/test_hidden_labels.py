@@ -1,0 +1,84 @@
+"""Labels that are hidden from training cannot matter to it."""
+
+import pytest
+import torch
+
+from callbacks.noise import StepNoise
+from datamodules import DATAMODULES
+from models import MODELS
+
+Digits = DATAMODULES["Digits"]
+
+
+def run(trainer, data, name="M2", **options):
+    data.setup()
+    data.run_seed = 3
+    torch.manual_seed(0)
+    model = MODELS[name].for_data(data, hidden=[16], z_dim=4, **options)
+    fitter = trainer(max_epochs=2, callbacks=[StepNoise(3)])
+    fitter.fit(model, datamodule=data)
+    return model.state_dict(), fitter.callback_metrics
+
+
+@pytest.fixture
+def reference():
+    data = Digits(num_labels=50, batch_size=200)
+    data.setup()
+    return data
+
+
+def flipped(reference, shown, change):
+    """Digits whose source has other labels wherever they are hidden, validation included."""
+
+    class Flipped(Digits):
+        def fetch(self):
+            train, test = super().fetch()
+            y = change(train.y.clone())
+            y[shown] = train.y[shown]
+            self.changed = (y != train.y).double().mean().item()
+            return train._replace(y=y), test
+
+        def _labelled(self, y, train_index):
+            return shown  # which labels are shown is settled beforehand
+
+    Flipped.__name__ = "Digits"
+    return Flipped(num_labels=50, batch_size=200)
+
+
+@pytest.mark.parametrize("change", [lambda y: (y + 3) % 10, lambda y: torch.full_like(y, 9), lambda y: y.flip(0)])
+def test_flipping_every_hidden_label_leaves_training_bit_identical(trainer, reference, change):
+    expected, metrics = run(trainer, Digits(num_labels=50, batch_size=200))
+    data = flipped(reference, reference.label_indices, change)
+    state, other = run(trainer, data)
+    assert data.changed > 0.8
+    assert all(torch.equal(value, expected[key]) for key, value in state.items())
+    for key in ("train/loss", "val/bound", "val/entropy"):
+        assert torch.equal(metrics[key], other[key])
+    assert metrics["val/error"] != other["val/error"]  # validation labels are looked at, and select nothing
+
+
+def test_the_control_a_shown_label_matters(trainer, reference):
+    expected, _ = run(trainer, Digits(num_labels=50, batch_size=200))
+    data = flipped(reference, reference.label_indices[1:], lambda y: (y + 3) % 10)
+    state, _ = run(trainer, data)
+    assert any(not torch.equal(value, expected[key]) for key, value in state.items())
+
+
+def test_flips_that_come_after_the_shown_labels_do_not_change_the_choice(reference, monkeypatch):
+    # end to end, the choice of labels included: hidden images take the class of which all shown ones came earlier
+    train, test = reference.fetch()
+    hidden = torch.ones(len(train.y), dtype=torch.bool)
+    hidden[reference.label_indices] = False
+    changed = 0
+    for offset in (1, 4, 7):
+        y = torch.where(hidden, (train.y + offset) % 10, train.y)
+        for index in hidden.nonzero()[:40, 0].tolist():
+            candidate = train.y.clone()
+            candidate[index] = y[index]
+            data = Digits(num_labels=50)
+            monkeypatch.setattr(data, "fetch", lambda candidate=candidate: (train._replace(y=candidate), test))
+            data.setup()
+            if torch.equal(data.label_indices, reference.label_indices):
+                changed += 1
+                assert torch.equal(data.train.y, reference.train.y)
+    assert changed > 60

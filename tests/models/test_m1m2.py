@@ -1,0 +1,273 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Normal
+
+import models
+from callbacks.checkpoint import RunCheckpoint
+from datamodules import DATAMODULES
+from models import MODELS
+from models.base import evaluating
+from models.m1m2 import open_m1, used_latents
+
+C, KEPT, PRUNED = 3, [0, 2, 3], [1]
+
+
+def under(seed, f, *args):
+    torch.manual_seed(seed)
+    return f(*args)
+
+
+def gaussian(outputs):
+    mu, raw = outputs.chunk(2, -1)
+    return Normal(mu, (7 * (raw / 7).tanh()).exp())
+
+
+def digits(**options):
+    data = DATAMODULES["Digits"](**{"batch_size": 200, "num_labels": 50, **options})
+    data.setup()
+    return data
+
+
+def keep(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(state, before):
+    return all(torch.equal(value, before[key]) for key, value in state.items())
+
+
+@pytest.fixture
+def trained(trainer, tmp_path):
+    """Trains `name` on Digits for an epoch and returns the path of its checkpoint."""
+
+    def run(name="VAE", data=None, folder="m1", **options):
+        data = data or digits(num_labels=None)
+        torch.manual_seed(0)
+        model = MODELS[name].for_data(data, hidden=[32], **{"lr": 5e-3, **options})
+        callback = RunCheckpoint(tmp_path / folder, 0)
+        trainer(callbacks=[callback], enable_checkpointing=True).fit(model, datamodule=data)
+        return str(callback.last)
+
+    return run
+
+
+# The contract
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_log_weights_against_the_formula(make, binary, labelled):
+    model, (x, y) = make("M1M2", activation="tanh"), binary(4)
+    K = 5
+    log_w = under(3, model.log_weights, x, K, y if labelled else None)
+    torch.manual_seed(3)
+    noise1 = torch.empty(K, 4, 4).normal_()
+    noise2 = torch.empty(1, C, K * 4, 4).normal_()[0].view(C, K, 4, 4)
+    standard, m1, m2 = Normal(0.0, 1.0), model.m1, model.m2
+    for b in range(4):
+        q1 = gaussian(m1.encoder(x[b : b + 1])[0])
+        for k in range(K):
+            z1 = q1.mean + q1.stddev * noise1[k, b]
+            features = z1[KEPT][None]
+            terms = []
+            for c in range(C):
+                label = torch.eye(C)[c][None]
+                q2 = gaussian(m2.encoder(features, label)[0])
+                z2 = q2.mean + q2.stddev * noise2[c, k, b]
+                log_p = gaussian(m2.decoder(z2[None], label)[0]).log_prob(features[0]).sum()
+                terms.append(log_p + (standard.log_prob(z2) - q2.log_prob(z2)).sum() - math.log(C))
+            stack = terms[y[b]] if labelled else torch.stack(terms).logsumexp(0)
+            log_px = Bernoulli(logits=m1.decoder(z1[None])[0]).log_prob(x[b]).sum()
+            expected = log_px - q1.log_prob(z1).sum() + stack + standard.log_prob(z1[PRUNED]).sum()
+            torch.testing.assert_close(log_w[k, b], expected)
+
+
+@pytest.mark.parametrize("kept", [[0, 2, 3], [1], [0, 1, 2, 3]])
+def test_p_of_all_binary_images_sums_to_1_pruned_or_not(make, squares, kept):
+    model = make("M1M2", (1, 2, 2), kept=kept, z_dim=2)
+    for key, parameter in model.named_parameters():
+        nn.init.normal_(parameter, std=0.8 if key.startswith("m1.decoder") else 0.1)
+    parts = []
+    with evaluating(model, seed=4):
+        for y in (None, *range(C)):
+            given = None if y is None else torch.full((16,), y)
+            parts.append(model.log_weights(squares, 20_000, given).double().exp())  # (K, 16)
+    whole, joint = parts[0].sum(1), sum(parts[1:]).sum(1)
+    for p in (whole, joint):
+        error = p.std() / math.sqrt(len(p))
+        assert error < 0.03
+        assert abs(p.mean() - 1) < 4.5 * error
+    assert parts[0].mean(0).max() > 1.5 * parts[0].mean(0).min()
+
+
+def test_rate_and_distortion_are_the_bound_of_the_stack(make, binary):
+    model, (x, y) = make("M1M2"), binary(5)
+    rate, distortion = under(3, model.rate_distortion, x, 1)
+    torch.manual_seed(3)
+    q1 = model.posterior(x)
+    z1 = q1.rsample()
+    U = model.m2.bounds(z1[:, KEPT])[1]
+    torch.testing.assert_close(distortion, -model.m1.px(z1).log_prob(x))
+    torch.testing.assert_close(rate, q1.log_prob(z1) - U - Normal(0.0, 1.0).log_prob(z1[:, PRUNED]).sum(1))
+    torch.testing.assert_close(under(3, model.measure, x, y)["bound"], -(rate + distortion))
+
+
+def test_the_loss_is_that_of_m2_at_fresh_draws_of_z1(make, binary):
+    model, (x, y) = make("M1M2"), binary(6)
+    y = torch.tensor([0, -1, 1, -1, 2, -1])
+    loss = under(3, model.loss, x, y)
+    torch.manual_seed(3)
+    features = model.m1.posterior(x).sample()[:, KEPT]
+    torch.testing.assert_close(loss, model.m2.loss(features, y))
+    seen = []
+    model.m2.classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model.loss(x, y)
+    model.loss(x, y)
+    assert not torch.equal(seen[0], seen[1])  # drawn afresh
+    model.classify(x)
+    model.classify(x)
+    assert torch.equal(seen[2], seen[3])
+    assert torch.equal(seen[2], model.m1.encode(x)[:, KEPT])  # the mean
+
+
+def test_classify_is_m2_on_the_kept_means(make, binary):
+    model, (x, _) = make("M1M2"), binary(5)
+    qy = model.classify(x)
+    torch.testing.assert_close(qy, model.m2.classify(model.m1.encode(x)[:, KEPT]))
+    torch.testing.assert_close(qy.sum(1), torch.ones(5))
+
+
+def test_pictures_go_through_both_decoders_with_pruned_latents_at_0(make, binary):
+    model, (x, _) = make("M1M2"), binary(5)
+    features = model.features(x)
+    z1 = torch.zeros(5, 4)
+    z1[:, KEPT] = features
+    torch.testing.assert_close(model.decode_features(features), model.m1.decode(z1))
+    analogies = model.analogies(x)
+    assert analogies.shape == (5, C, 1, 8, 8)
+    expected = model.m2.analogies(features)
+    for c in range(C):
+        torch.testing.assert_close(analogies[:, c], model.decode_features(expected[:, c]))
+    assert model.reconstruct(x).shape == x.shape
+    assert model.sample(7).shape == (7, 1, 8, 8)
+    assert model.sample_classes(2).shape == (2, C, 1, 8, 8)
+    statistics = model.latent_statistics(x)
+    assert [mean.shape for mean, _ in statistics] == [(5, 4), (5, 4)]
+
+
+# M1 stays as it is
+
+
+def test_m1_is_in_evaluation_mode_from_the_start_and_in_every_mode(make):
+    model = make("M1M2")
+    for change in (lambda: None, model.train, model.eval, model.train):
+        change()
+        assert not any(module.training for module in model.m1.modules())
+    assert model.m2.training
+    assert not any(parameter.requires_grad for parameter in model.m1.parameters())
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_training_leaves_m1_bit_for_bit(trained, trainer, batch_norm):
+    path = trained(batch_norm=batch_norm)
+    data = digits()
+    model = MODELS["M1M2"].for_data(data, m1=path, hidden=[16])
+    before, m2 = keep(models.load(path)), keep(model.m2)
+    assert same(model.m1.state_dict(), before)
+    trainer(max_epochs=2).fit(model, datamodule=data)
+    assert same(model.m1.state_dict(), before)
+    assert not same(model.m2.state_dict(), m2)
+
+
+def test_a_checkpoint_loads_alone(trained, binary):
+    from pathlib import Path
+
+    path = trained(batch_norm=True)
+    data = digits()
+    stacked = trained("M1M2", data, "stack", m1=path)
+    m1 = models.load(path)
+    Path(path).unlink()
+    loaded = models.load(stacked)
+    assert same(loaded.m1.state_dict(), m1.state_dict())
+    assert not any(module.training for module in loaded.modules())
+    x, _ = binary(5)
+    assert torch.equal(loaded.m1.encode(x), m1.encode(x))
+    again = models.load(stacked)
+    assert torch.equal(under(3, loaded.log_weights, x, 3), under(3, again.log_weights, x, 3))
+
+
+# Which dimensions are kept
+
+
+def test_kept_are_those_whose_mean_deviates_by_more_than_a_tenth(make):
+    model = make("VAE", (1, 2, 2), z_dim=4)
+    values = torch.randn(2500, 4) * torch.tensor([0.09, 0.11, 1.0, 0.0]) + torch.tensor([5.0, 0.0, 0.0, 9.0])
+    model.encode = lambda x: x.flatten(1)  # the code is the image
+    assert used_latents(model, values.view(-1, 1, 2, 2)) == [1, 2]
+    assert model.training
+
+
+def test_for_data_keeps_the_used_latents_of_all_training_images(trained):
+    path, data = trained(z_dim=30), digits()
+    model = MODELS["M1M2"].for_data(data, m1=path, hidden=[16])
+    deviation = models.load(path).encode(data.images("train")[0]).double().std(0)
+    assert model.hparams.kept == [i for i, value in enumerate(deviation.tolist()) if value > 0.1]
+    assert len(model.hparams.kept) > 0
+    assert sorted([*model.kept.tolist(), *model.pruned.tolist()]) == list(range(30))
+
+
+def test_an_m1_that_uses_nothing_is_refused(trained):
+    path = trained(beta=1e4, lr=1e-2)
+    with pytest.raises(ValueError, match="uses none of its latents"):
+        MODELS["M1M2"].for_data(digits(), m1=path, hidden=[16])
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(("name", "options"), [("AE", {}), ("HierarchicalVAE", {"z_dim": [3, 2]}), ("CVAE", {})])
+def test_an_m1_that_is_no_vae_is_refused(trained, name, options):
+    path = trained(name, **options)
+    with pytest.raises(ValueError, match="holds no M1: train one with --model VAE"):
+        open_m1(path, digits())
+
+
+def test_an_iwae_is_a_vae(trained):
+    path = trained("IWAE", z_dim=5)
+    x = digits().images("test", 5)[0]
+    assert torch.equal(open_m1(path, digits()).eval().encode(x), models.load(path).encode(x))
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"binarization": "threshold"}, "trained with protocol dynamic, not threshold"),
+    ({"seed": 1}, r"trained with data\.seed 0, not 1"),
+])  # fmt: skip
+def test_an_m1_of_other_data_is_refused(trained, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MODELS["M1M2"].for_data(digits(**options), m1=trained(), hidden=[16])
+
+
+def test_an_m1_of_another_shape_or_data_set_is_refused(trained):
+    path, data = trained(), digits()
+    data.image_shape = (1, 9, 9)
+    with pytest.raises(ValueError, match=r"takes images \(1, 8, 8\), not \(1, 9, 9\)"):
+        open_m1(path, data)
+    other = type("Others", (DATAMODULES["Digits"],), {})(num_labels=50)
+    other.setup()
+    with pytest.raises(ValueError, match="trained with data Digits, not Others"):
+        open_m1(path, other)
+
+
+def test_a_missing_m1_and_data_without_labels_are_refused(trained, tmp_path):
+    data = digits()
+    with pytest.raises(ValueError, match="There is no checkpoint"):
+        MODELS["M1M2"].for_data(data, m1=str(tmp_path / "no.ckpt"))
+    path = trained()
+    data.train = data.train._replace(y=torch.full_like(data.train.y, -1))
+    with pytest.raises(ValueError, match="needs some labels"):
+        MODELS["M1M2"].for_data(data, m1=path, hidden=[16])
+    data.num_classes = 0  # as BinaryMNIST
+    with pytest.raises(ValueError, match="needs labels"):
+        MODELS["M1M2"].for_data(data, m1=path, hidden=[16])

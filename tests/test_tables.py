@@ -1,0 +1,70 @@
+"""tables.py: which runs are averaged, and under what name."""
+
+import pytest
+
+from tables import means, tables
+
+RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
+          "nll_se": 0.1, "elbo": -25.0, "rate": 5.0, "distortion": 20.0, "active_units_per_layer": [3],
+          "ess_median": 2.0, "loss": None, "test_error_images": 10}  # fmt: skip
+
+
+def result(run, model="M2", nll=20.0, error=None, baselines=None):
+    path = f"{run}/checkpoints/best.ckpt"
+    return RESULT | {"checkpoint": path, "model": model, "nll": nll, "test_error": error, "baselines": baselines}
+
+
+def checkpoint(seed, data_seed=0, model="M2", **options):
+    data = {"num_labels": 100, "root": f"/{seed}", "seed": data_seed}
+    return {"model": model, "run": {"seed": seed}, "hyper_parameters": options, "datamodule_hyper_parameters": data}
+
+
+def lines(*runs):
+    results, checkpoints = zip(*runs, strict=True)
+    return means(list(results), list(checkpoints)).split("\n")
+
+
+def test_mean_and_standard_error():
+    first, second = result("a", nll=20.0, error=0.1), result("b", nll=21.0, error=0.2)
+    assert lines((first, checkpoint(0)), (second, checkpoint(1)))[:-1] == [
+        "Digits, protocol dynamic: mean ± standard error over seeds",
+        "group  n  NLL           test error",
+        "M2     2  20.50 ± 0.50  15.00% ± 5.00%",
+    ]
+
+
+@pytest.mark.parametrize(("other", "options"), [(1, {"z_dim": 3}), (0, {})])
+def test_other_options_or_the_same_seeds_are_no_group(other, options):
+    runs = (result("a"), checkpoint(0, z_dim=2)), (result("b"), checkpoint(other, **{"z_dim": 2} | options))
+    assert lines(*runs) == [""]
+
+
+def test_label_draws_are_seeds_too():
+    assert len(lines((result("a"), checkpoint(0, 0)), (result("b"), checkpoint(0, 1)))) == 4
+
+
+def test_each_label_draw_of_a_stack_has_its_own_m1_and_baselines_are_averaged():
+    options = [{"m1": f"m1-{seed}.ckpt", "kept": [seed], "m1_options": {"z_dim": 5}} for seed in range(2)]
+    runs = [
+        (
+            result(str(seed), "M1M2", error=0.1, baselines={"M1+SVM": 0.2 + 0.2 * seed}),
+            checkpoint(seed, seed, "M1M2", **m1),
+        )
+        for seed, m1 in enumerate(options)
+    ]
+    assert [line.split("  ")[0] for line in lines(*runs)[2:-1]] == ["M1M2", "M1+SVM of M1M2"]
+    assert lines(*runs)[3].endswith("30.00% ± 10.00%")
+
+
+def test_groups_are_named_by_what_sets_them_apart():
+    runs = [
+        (result(f"{z_dim}-{seed}"), checkpoint(seed, z_dim=z_dim, hidden=[8])) for z_dim in (2, 3) for seed in (0, 1)
+    ]
+    assert [line.split("  ")[0] for line in lines(*runs)[2:-1]] == ["M2, z_dim 2", "M2, z_dim 3"]
+
+
+def test_what_a_row_does_not_have_is_a_dash():
+    table = tables([result("a", error=0.25, baselines={"M1+SVM": 0.5}), result("b", "VAE")]).split("\n")
+    assert table[1].split()[-2:] == ["test", "error"]
+    assert [line.split()[-1] for line in table[2:5]] == ["25.00%", "50.00%", "-"]
+    assert table[3].split() == ["a", "M1+SVM", *7 * ["-"], "50.00%"]
