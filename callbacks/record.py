@@ -28,7 +28,6 @@ def record_metrics(trainer: Trainer, metrics: dict[str, float]) -> None:
     epoch, step = position(trainer)
     for logger in trainer.loggers:
         logger.log_metrics({**metrics, "epoch": epoch}, step=step)
-        logger.save()
 
 
 def save_figure(figure: Figure, path: Path) -> None:

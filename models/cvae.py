@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.distributions import Independent
 from torch.nn.functional import one_hot
 
-from models.ae import line
 from models.distributions import diagonal_normal
 from models.networks import ImageShape
+from models.paths import line
 from models.vae import VAE
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from models.ae import line
 from models.base import Model
 from models.distributions import diagonal_normal, standard_normal
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.networks import ImageShape, lookup, make_decoder, make_encoder
 from models.objectives import OBJECTIVES
+from models.paths import line
 
 
 def check_options(z_dim: int, objective: str, num_samples: int, beta: float, beta_warmup: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import AE
-from models.ae import line
+from models.paths import line
 
 SHAPES = [(1, 8, 8), (3, 4, 5)]
 
