@@ -176,6 +176,9 @@ def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
     text = str(error)
     if unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", text):
         text = explain_unknown(unknown[1] or unknown[2], names, known)
+    elif needed := re.match(r"the following arguments are required: (\S+)", text):
+        option, section = needed[1], needed[1].partition(".")[0]
+        text = f"{names[section]} needs --{option}." if section in names else f"Give one {option.rstrip('s')} or more."
     elif wrong := re.match(r'Parser key "([^"]+)":\s+(?:Expected|Does not validate)', text):
         expected = re.findall(r"Expected (?:a )?(?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])", text)
         allowed = [WORDS.get(kind, kind) or f"one of {literal}".replace("'", "") for kind, literal in expected]

@@ -223,7 +223,7 @@ MISTAKES = {
     f"{VAE} --data.root x": "has no option --data.root",
     f"{VAE} --device gpu": "There is no device gpu here",
     f"{VAE} --numsamples 3": "Unknown option --numsamples, did you mean --num_samples?",
-    "": "checkpoints",
+    "": "Give one checkpoint or more.",
 }
 
 

@@ -103,6 +103,8 @@ MISTAKES = {
     "--data.num_labels 7": "num_labels must be a multiple of the 10 classes",
     "--data MNIST --data.root nowhere": "nowhere",
     "--data NPZ --data.root my.npz": "my.npz",
+    "--data NPZ": "NPZ needs --data.root.",
+    "--model M1M2": "M1M2 needs --model.m1.",
     "--wandb on": "--wandb takes one of off, offline, online; got on.",
     "--num_samples -1": "--num_samples must be at least 0; got -1.",
     "--limit 0": "--limit must be at least 1; got 0.",
