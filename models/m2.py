@@ -85,6 +85,20 @@ class M2(Model):
             self.likelihood, output = PixelLikelihood(likelihood, scale, learn_scale), image_shape
         self.decoder = make_decoder(decoder, z_dim, output, hidden, **networks, context_dim=num_classes)
         self.register_buffer("labels", torch.eye(num_classes)[:, None], persistent=False)  # (C, 1, C), one-hot
+        self.start_alike()
+
+    @torch.no_grad()
+    def start_alike(self) -> None:
+        """Starts with q(y|x) all but uniform and classes all but alike.
+
+        Else chance tells them apart before the labels do: the bounds of two classes differ by many nats under random
+        weights, and the classifier settles for the better one, whatever the image.
+        """
+        layers = [self.encoder.context, self.decoder.context, self.classifier.output]
+        if self.hparams.likelihood == "features":
+            layers.append(self.decoder.output)  # p(x|y,z) close to N(0, I), as the latents of a VAE are
+        for layer in layers:
+            layer.weight.mul_(0.01)
 
     @property
     def rows_per_sample(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 ImageShape = tuple[int, int, int]
+LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -35,7 +36,7 @@ def lookup(table: dict, name: str, what: str):
 def glorot(network: nn.Module) -> None:
     """Glorot-uniform weights and zero biases, as in Burda et al. (2015)."""
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, LAYERS):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
 
@@ -84,6 +85,12 @@ class Network(nn.Module):
         if context_dim:
             self.context = nn.Linear(context_dim, width, bias=False)
             nn.init.xavier_uniform_(self.context.weight)
+
+    @property
+    def output(self) -> nn.Module:
+        """The last layer with weights."""
+        layers = (module for part in (self.first, self.rest) for module in part.modules())
+        return [layer for layer in layers if isinstance(layer, LAYERS)][-1]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`x (..., in)` and a context `(..., context_dim)` whose leading dimensions broadcast with those of x."""
@@ -158,8 +165,7 @@ class MLPDecoder(Network):
 
     def set_output_bias(self, mean: Tensor) -> None:
         """Starts the output at the logit of `mean (C, H, W)`."""
-        output = self.rest[-2] if len(self.rest) > 1 else self.first
-        output.bias.copy_(mean.logit().flatten())
+        self.output.bias.copy_(mean.logit().flatten())
 
 
 class ConvDecoder(Network):
@@ -191,7 +197,7 @@ class ConvDecoder(Network):
 
     def set_output_bias(self, mean: Tensor) -> None:
         """Starts the output at the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
-        self.rest[-1].bias.copy_(mean.mean((1, 2)).logit())
+        self.output.bias.copy_(mean.mean((1, 2)).logit())
 
 
 ENCODERS: dict[str, type[nn.Module]] = {"mlp": MLPEncoder, "conv": ConvEncoder}

@@ -192,7 +192,8 @@ def test_classify_and_codes(make, binary):
 
 
 def test_analogies_hold_z_and_change_y(make, binary):
-    model, (x, _) = make("M2"), binary(5)
+    x, _ = binary(5)
+    model = shaken(make("M2"), x)
     images, z = model.analogies(x), model.encode(x)
     assert images.shape == (5, C, 1, 8, 8)
     for b in range(5):
@@ -215,9 +216,21 @@ def test_it_learns_to_classify_from_few_labels(trainer):
     data.setup()
     torch.manual_seed(0)
     model = MODELS["M2"].for_data(data, hidden=[64], z_dim=8, lr=3e-3, alpha=1.0)
-    fitter = trainer(max_epochs=4)
+    fitter = trainer(max_epochs=6)
     fitter.fit(model, datamodule=data)
     assert fitter.callback_metrics["val/error"] < 0.35
+
+
+def test_it_starts_with_classes_alike(make, binary):
+    x, _ = binary(64)
+    for options in ({}, {"encoder": "conv", "decoder": "conv"}, {"hidden": []}):
+        model = make("M2", **options)
+        noise = torch.randn(1, 64, 4).expand(C, 64, 4)  # the same for every class
+        with torch.no_grad():
+            qz_xy = model.qz(x)
+            log_px_yz = model.px(qz_xy.mean + qz_xy.stddev * noise).log_prob(x)
+            assert (log_px_yz - log_px_yz.mean(0)).abs().max() < 0.5  # nats, of about 45
+            assert (model.classify(x) - 1 / C).abs().max() < 0.02
 
 
 # Refusals
