@@ -19,7 +19,7 @@ from tqdm import tqdm
 import models
 from callbacks import figures
 from callbacks.analogies import one_of_each
-from callbacks.baselines import baselines, has_m1, wants_baselines
+from callbacks.baselines import baselines, can_have_baselines, wants_baselines
 from callbacks.confusion_matrix import confusion
 from callbacks.record import save_figure
 from callbacks.replace import replacing
@@ -108,7 +108,7 @@ def evaluate(
         num_samples: K, importance samples per image.
         limit: Evaluate the likelihood on the first so many test images; none takes all, or the model's default.
         device: Where to compute.
-        with_baselines: Classify the latents of a VAE, or of the M1 of an M1M2, too; by default of an M1M2.
+        with_baselines: Fit classifiers of scikit-learn too; by default beside a classifier that was given few labels.
     """
     model = models.from_checkpoint(checkpoint).to(device)
     x, y = data.images("test", device=device)
@@ -139,7 +139,7 @@ def evaluate(
         }
     if hasattr(model, "classify"):
         result |= classification(model, x, y, folder / "figures")
-    if wants_baselines(type(model), with_baselines):
+    if wants_baselines(type(model), data.train.y, with_baselines):
         result["baselines"] = baselines(model, data.images("train", device=device), (x, y))
     if result["test_error"] is not None or result["baselines"]:
         result["test_error_images"] = int((y >= 0).sum())
@@ -215,8 +215,10 @@ def main(argv: list[str] | None = None) -> int:
         device = pick_device(args.device)
         overrides = {key: value for key, value in vars(args.data).items() if value is not None}
         opened = [open_checkpoint(path, overrides) for path in args.checkpoints]
-        if args.baselines and not any(has_m1(models.MODELS[checkpoint["model"]]) for checkpoint, _ in opened):
-            raise ValueError("--baselines needs the checkpoint of a VAE or of an M1M2: the others hold no M1.")
+        if args.baselines and not any(
+            can_have_baselines(models.MODELS[checkpoint["model"]]) for checkpoint, _ in opened
+        ):
+            raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
         ready = prepare(opened)
     except (ValueError, OSError, ArgumentError) as error:
         known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]

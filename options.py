@@ -136,7 +136,8 @@ def build_evaluation_parser() -> ArgumentParser:
         "--baselines",
         action=ActionYesNo,
         default=None,
-        help="Classify the latents of a VAE by scikit-learn too; by default those of an M1M2.",
+        help="Fit classifiers of scikit-learn to the same labels, on pixels and on the latents of a VAE or of the M1 "
+        "of an M1M2; by default beside an M2 or M1M2 that was given few labels.",
     )
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     options.add_argument("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")

@@ -45,7 +45,7 @@ def kind(result: dict) -> tuple[str, str, str, int]:
 
 
 def rows(result: dict) -> list[dict]:
-    """The row of a model, and those of the classifiers on its M1, which have nothing but a test error."""
+    """The row of a model, and those of the classifiers beside it, which have nothing but a test error."""
     baselines = (result["baselines"] or {}).items()
     return [
         result,

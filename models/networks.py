@@ -89,8 +89,7 @@ class Network(nn.Module):
     @property
     def output(self) -> nn.Module:
         """The last layer with weights."""
-        layers = (module for part in (self.first, self.rest) for module in part.modules())
-        return [layer for layer in layers if isinstance(layer, LAYERS)][-1]
+        return [m for part in (self.first, self.rest) for m in part.modules() if isinstance(m, LAYERS)][-1]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`x (..., in)` and a context `(..., context_dim)` whose leading dimensions broadcast with those of x."""

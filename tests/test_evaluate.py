@@ -156,11 +156,12 @@ def test_models_with_all_classes_in_their_weights_have_a_limit_of_their_own(monk
     assert read("m2")["num_images"] == 250
 
 
-def test_baselines_of_an_m1m2_and_on_request_of_a_vae(capsys):
-    names = ["M1+SVM", "M1+logreg", "M1+5-NN"]
+def test_baselines_beside_few_labels_and_on_request_of_a_vae(capsys):
+    names = ["MLP", "M1+SVM", "M1+logreg", "M1+5-NN"]
     quick = ["--num_samples", "2", "--limit", "5"]
     assert evaluate.main([M1M2, VAE, M2, *quick]) == 0
     assert list(read("m1m2")["baselines"]) == names
+    assert list(read("m2")["baselines"]) == ["MLP"]
     assert read("vae")["baselines"] is None
     out = capsys.readouterr().out
     for name, error in read("m1m2")["baselines"].items():
@@ -193,7 +194,8 @@ def test_mean_over_runs_that_differ_in_their_seeds(capsys):
         f"{nll.mean():.2f} ± {nll.std(ddof=1) / 3**0.5:.2f}",
         f"{error.mean():.2%} ± {error.std(ddof=1) / 3**0.5:.2%}",
     ]
-    assert not any(lines[2:])
+    assert lines[2].split("  ")[0] == "MLP of M2, data.num_labels 50"
+    assert not any(lines[3:])
 
 
 @pytest.mark.parametrize("paths", [[M2, VAE], [M2, SEVERAL[3]], [M2, M2], [M2, M2.replace("best", "last")]])
@@ -213,7 +215,7 @@ def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
 
 
 MISTAKES = {
-    f"{M2} --baselines": "--baselines needs the checkpoint of a VAE or of an M1M2",
+    f"{CVAE} --baselines": "--baselines needs the checkpoint of a VAE, an M2 or an M1M2",
     "nowhere.ckpt": "There is no checkpoint nowhere.ckpt",
     f"{VAE} nowhere.ckpt": "There is no checkpoint nowhere.ckpt",
     "vae/config.yaml": "cannot be read as a checkpoint",

@@ -185,6 +185,8 @@ def test_run_folder(name, capsys):
     command = ["--model", name, *QUICK, "--num_samples", "20", "--limit", "30", "--seed", "5"]
     if name == "AE":
         command += ["--data.binarization", "grey"]
+    if name in ("M2", "M1M2"):
+        command += ["--data.num_labels", "100"]
     if name == "M1M2":
         assert train.main([*QUICK, "--run_dir", "m1", "--callbacks", "[]"]) == 0
         command += ["--model.m1", "m1/checkpoints/best.ckpt"]
@@ -211,7 +213,7 @@ def test_run_folder(name, capsys):
         assert {"analogies_test.png", "confusion_matrix_test.png"} <= {p.name for p in (folder / "figures").iterdir()}
     else:
         assert result["test_error"] is None
-    assert (result["baselines"] is not None) == (name == "M1M2")
+    assert (result["baselines"] is not None) == (name in ("M2", "M1M2"))
     if name == "AE":
         assert result["nll"] is None
         assert result["quantity"] is None
