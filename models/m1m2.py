@@ -68,7 +68,8 @@ class M1M2(Model):
         hidden: Sizes of the hidden layers of M2's networks.
         activation: Activation of M2's hidden layers.
         batch_norm: Batch norm before each activation of M2.
-        alpha: Weight of the classifier's cross-entropy on labelled images.
+        alpha: Weight of the classifier's cross-entropy on labelled images; 0.1 in the paper, which trains for thousands
+            of epochs.
     """
 
     measures = M2.measures
@@ -87,9 +88,9 @@ class M1M2(Model):
         kept: list[int],
         z_dim: int = 50,
         hidden: list[int] = (500,),
-        activation: str = "softplus",
-        batch_norm: bool = False,
-        alpha: float = 0.1,
+        activation: str = "relu",
+        batch_norm: bool = True,
+        alpha: float = 5.0,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -204,7 +204,7 @@ def test_run_folder(name, capsys):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["seed"] == 5
     assert config["model"]["name"] == name
-    assert config["model"]["activation"] == ("softplus" if name in ("M2", "M1M2") else "relu")
+    assert config["model"]["batch_norm"] == (name in ("M2", "M1M2"))
     result = json.loads((folder / "evaluation.json").read_text())
     assert result.keys() >= KEYS
     assert (result["model"], result["data"], result["seed"]) == (name, "Digits", 5)

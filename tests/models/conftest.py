@@ -9,7 +9,7 @@ import torch
 from models import MODELS
 
 # What a model needs beyond an image shape; a new model that is content with that appears in the tests by itself.
-LABELS = {"num_classes": 3, "labelled_fraction": 0.4}
+LABELS = {"num_classes": 3, "labelled_fraction": 0.4, "batch_norm": False}  # which is on by default
 OPTIONS = {
     "HierarchicalVAE": {"z_dim": [3, 2], "inner_hidden": [8]},
     "CVAE": {"num_classes": 3},

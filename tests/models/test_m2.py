@@ -47,13 +47,13 @@ def naive(model, x, noise):
     return torch.stack(L), U + q_y.entropy(), q_y
 
 
-NETWORKS = [{}, {"encoder": "conv", "decoder": "conv"}, {"hidden": []}]
-networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "linear"])
+NETWORKS = [{}, {"encoder": "conv", "decoder": "conv"}, {"hidden": []}, {"batch_norm": True}]
+networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "linear", "batch_norm"])
 
 
 @networks
 def test_bounds_against_a_sum_over_classes_in_a_loop(make, binary, options):
-    model, (x, _) = make("M2", activation="tanh", **options), binary(5)
+    model, (x, _) = make("M2", activation="tanh", **options).eval(), binary(5)
     noise = under(3, torch.empty(C, 5, 4).normal_)
     labelled, unlabelled, log_qy = under(3, model.bounds, x)
     for b in range(5):
