@@ -200,9 +200,12 @@ def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]
         data = ready.setdefault(f"{type(data).__name__} {dict(data.hparams)}", data)
         data.prepare_data()
         data.setup()
-        expected = tuple(checkpoint["hyper_parameters"]["image_shape"])
+        options = checkpoint["hyper_parameters"]
+        expected = tuple(options["image_shape"])
         if data.image_shape != expected:
             raise ValueError(f"{checkpoint['model']} takes images {expected}, and the data have {data.image_shape}.")
+        if (classes := options.get("num_classes", data.num_classes)) != data.num_classes:
+            raise ValueError(f"{checkpoint['model']} knows {classes} classes, and the data have {data.num_classes}.")
     return [(checkpoint, ready[f"{type(data).__name__} {dict(data.hparams)}"]) for checkpoint, data in opened]
 
 

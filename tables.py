@@ -94,18 +94,31 @@ def seeds(checkpoint: dict) -> tuple:
 def settings(checkpoint: dict, path: str) -> dict[str, str]:
     """What runs have in common that differ in their seeds alone. Each label draw of M1+M2 has an M1 of its own."""
     model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
-    found = {key: value for key, value in model.items() if key not in ("m1", "m1_options", "kept")}
+    drawn = ("m1", "m1_options", "kept", *MODELS[checkpoint["model"]].from_data)
+    found = {key: value for key, value in model.items() if key not in drawn}
     found |= {f"m1.{key}": value for key, value in model.get("m1_options", {}).items()}
     found |= {f"data.{key}": value for key, value in data.items() if key not in ("seed", "root")}
     found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
     return {key: str(value) for key, value in found.items()}
 
 
-def mean(values: list[float | None], form: str) -> str:
-    """Mean and standard error of at least two values; a dash where there are none."""
-    if None in values:
+def mean(values: list[list[float | None]], form: str) -> str:
+    """Mean and standard error over at least two parts, each the mean of its values; a dash where there are none."""
+    if any(None in part for part in values):
         return "-"
-    return f"{fmean(values):{form}} ± {stdev(values) / len(values) ** 0.5:{form}}"
+    parts = [fmean(part) for part in values]
+    return f"{fmean(parts):{form}} ± {stdev(parts) / len(parts) ** 0.5:{form}}"
+
+
+def by_draw(drawn: Sequence[tuple]) -> list[list[int]]:
+    """Positions of the runs of each `--data.seed`, or each run by itself where all share one.
+
+    Runs on the same labels are not independent: over several draws, each draw counts once.
+    """
+    parts = defaultdict(list)
+    for position, (_, data_seed) in enumerate(drawn):
+        parts[data_seed].append(position)
+    return list(parts.values()) if len(parts) > 1 else [[position] for position in range(len(drawn))]
 
 
 def names(groups: list[dict[str, str]]) -> list[str]:
@@ -113,8 +126,7 @@ def names(groups: list[dict[str, str]]) -> list[str]:
     found = []
     for group in groups:
         alike = [other for other in groups if other["model"] == group["model"]]
-        known = {"model", *MODELS[group["model"]].from_data}
-        differs = [key for key in group if key not in known and len({other.get(key) for other in alike}) > 1]
+        differs = [key for key in group if key != "model" and len({other.get(key) for other in alike}) > 1]
         found.append(", ".join([group["model"], *(f"{key} {group[key]}" for key in differs)]))
     return found
 
@@ -136,20 +148,22 @@ def means(results: list[dict], checkpoints: list[dict]) -> str:
         for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
             runs, drawn = zip(*groups[key], strict=True)
             if len(runs) > 1 and len(set(drawn)) == len(runs):
-                lines += group_lines(name, runs)
+                lines += group_lines(name, runs, by_draw(drawn))
         if lines:
             parts.append(f"{about[1]}, protocol {about[2]}: mean ± standard error over seeds")
             parts += [*aligned([("group", "n", "NLL", "test error"), *lines]), ""]
     return "\n".join(parts)
 
 
-def group_lines(name: str, runs: Sequence[dict]) -> list[tuple[str, str, str, str]]:
-    """The cells of a group: of its model, and of each classifier on its M1."""
+def group_lines(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[tuple[str, str, str, str]]:
+    """The cells of a group, in independent parts: of its model, and of each classifier beside it."""
+    n = str(len(runs)) if len(runs) == len(parts) else f"{len(parts)} draws of {len(runs)} runs"
     found = []
     for same in zip(*map(rows, runs), strict=True):
         label = name if same[0] in runs else f"{same[0]['model']} of {name}"
         nll, error = (
-            mean([row.get(key) for row in same], form) for key, form in (("nll", ".2f"), ("test_error", ".2%"))
+            mean([[same[position].get(key) for position in part] for part in parts], form)
+            for key, form in (("nll", ".2f"), ("test_error", ".2%"))
         )
-        found.append((label, str(len(runs)), nll, error))
+        found.append((label, n, nll, error))
     return [line for line in found if line[2:] != ("-", "-")]

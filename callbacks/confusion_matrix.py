@@ -3,6 +3,7 @@
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from callbacks import figures
 from callbacks.record import record_figure
@@ -15,9 +16,7 @@ def confusion(model: LightningModule, x: Tensor, y: Tensor) -> Tensor:
     """How many images of the class of the row the model takes for the class of the column: `(num_classes,
     num_classes)`. Images whose label is unknown are left out."""
     qy = torch.cat([model.classify(part) for part in x.split(CHUNK)])  # (N, num_classes)
-    known, classes = y >= 0, qy.shape[1]
-    pairs = y[known] * classes + qy[known].argmax(1)
-    return pairs.bincount(minlength=classes**2).view(classes, classes)
+    return multiclass_confusion_matrix(qy, y, qy.shape[1], ignore_index=-1)
 
 
 class ConfusionMatrix(Scheduled):

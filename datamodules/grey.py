@@ -58,9 +58,18 @@ class GreyData(ImageData):
         return self.binarization
 
     def train_dataloader(self) -> Batches:
-        """Shuffled batches; where labels are hidden, each holds equally many labelled images."""
+        """Shuffled batches; where labels are hidden, each holds equally many labelled images.
+
+        But not for a model that has no use for labels, which would see few images very often.
+        """
         known = int((self.train.y >= 0).sum())
-        if known in (0, len(self.train.y)):
+        model = self.trainer.lightning_module if self.trainer else None
+        if known in (0, len(self.train.y)) or not getattr(model, "learns_from_labels", True):
+            if self.labels_per_batch:
+                raise ValueError(
+                    "labels_per_batch is for M2 and M1M2 and data of which some have no label: leave it out, or set "
+                    "num_labels."
+                )
             return super().train_dataloader()
         each = self.labels_per_batch or min(max(1, self.batch_size // 10), known)
         if each > known or each >= self.batch_size:
@@ -114,6 +123,9 @@ class GreyData(ImageData):
         order = train_index[torch.randperm(len(train_index), generator=generator)]
         by_class = [order[y[order] == label] for label in range(self.num_classes)]
         most = min(map(len, by_class))
+        if not most:
+            missing = next(label for label, index in enumerate(by_class) if not len(index))
+            raise ValueError(f"num_labels needs images of every class, and none has label {missing}: count from 0.")
         each, rest = divmod(self.num_labels, self.num_classes)
         if rest or each > most:
             raise ValueError(

@@ -53,6 +53,11 @@ class Mean(Metric):
         return self.total / self.count
 
 
+def mean_where(mask: Tensor, values: Tensor) -> Tensor:
+    """The mean of `values (B,)` where `mask`, 0 where that is nowhere; shapes do not depend on the mask."""
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+
+
 def learning_rate_factor(progress: float, ratio: float, schedule: str) -> float:
     """lr(progress) / lr(0) for `progress` in [0, 1] and `ratio` = last / first.
 
@@ -85,6 +90,7 @@ class Model(LightningModule):
 
     measures: tuple[str, ...] = ("bound",)
     from_data: tuple[str, ...] = ("image_shape",)  # arguments that the data give, and the command line does not
+    learns_from_labels = False  # whether training batches of partly labelled data are to hold some labels each
     is_conditional = False  # whether the label is given to the model with each image, as to CVAE
     rows_per_sample = 1  # rows of the decoder for one sample of one image
     default_limit: int | None = None  # test images whose likelihood is evaluated by default; none is all of them

@@ -38,7 +38,10 @@ class CVAE(VAE):
     def check_data(self, data) -> None:
         super().check_data(data)
         if any((split.y < 0).any() for split in (data.train, data.val, data.test)):
-            raise ValueError("CVAE needs the label of every image: leave out --data.num_labels, or use --model M2.")
+            raise ValueError(
+                "CVAE needs the label of every training, validation and test image: leave out --data.num_labels if it "
+                "is given, or use --model M2."
+            )
 
     def label(self, y: Tensor | None) -> Tensor:
         """The label `y (...)` as the networks see it, one-hot `(..., num_classes)`."""

@@ -1,5 +1,7 @@
 """The stacked model M1+M2."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
@@ -35,6 +37,8 @@ def open_m1(path: str, data) -> VAE:
     now = {"data": type(data).__name__, "protocol": data.protocol}
     for key in ("seed", "val_size"):  # else M1 has seen this run's validation images
         then[f"data.{key}"], now[f"data.{key}"] = options.get(key), data.hparams.get(key)
+    if now["data"] == "NPZ":  # which may have moved, but not into another file
+        then["file"], now["file"] = (Path(root["root"]).name for root in (options, data.hparams))
     for key, value in now.items():
         if then[key] != value:
             raise ValueError(f"The M1 in {path} was trained with {key} {then[key]}, not {value}: use the same.")
@@ -61,7 +65,7 @@ class M1M2(Model):
         image_shape: Channels, height and width; from the data.
         num_classes: Number of labels; from the data.
         labelled_fraction: N_l / N; from the data.
-        m1: Checkpoint of the trained VAE; read when training starts, and part of this model's own checkpoints.
+        m1: Checkpoint of the trained VAE; read when training starts or goes on. This model's own checkpoints hold it.
         m1_options: Arguments of the VAE; from its checkpoint.
         kept: Dimensions of z1 that are not pruned; from the VAE and the training images.
         z_dim: Dimensions of z2.
@@ -73,6 +77,7 @@ class M1M2(Model):
     """
 
     measures = M2.measures
+    learns_from_labels = True
     quantity = "log p(x)"
     default_limit = M2.default_limit
     from_data = ("image_shape", "num_classes", "labelled_fraction")
@@ -162,23 +167,29 @@ class M1M2(Model):
 
     def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Minus the bound of the stack in two parts, each `(B,)`: all but -log p(x|z1), and that, over K draws."""
+        rate, distortion, _ = self.terms(x, K)
+        return rate.mean(0), distortion.mean(0)
+
+    def terms(self, x: Tensor, K: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For K draws of z1, rate and distortion, each `(K, B)`, and how much more than the bound of an image without
+        a label that of each class is, `(C, K, B)`."""
         qz1_x = self.posterior(x)
         z1 = qz1_x.rsample((K,))  # (K, B, d1)
-        _, unlabelled, _ = self.m2.bounds(z1[..., self.kept].flatten(0, 1))
+        labelled, unlabelled, _ = self.m2.bounds(z1[..., self.kept].flatten(0, 1))  # (C, K B), (K B,)
         rate = qz1_x.log_prob(z1) - unlabelled.view(K, -1) - self.log_p_pruned(z1)
-        return rate.mean(0), -self.m1.px(z1).log_prob(x).mean(0)
+        return rate, -self.m1.px(z1).log_prob(x), (labelled - unlabelled).unflatten(1, rate.shape)
 
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        rate, distortion = self.rate_distortion(x, 1)
-        elbo = -(rate + distortion)
-        qy = self.classify(x)
+        rate, distortion, more = (part.squeeze(-2) for part in self.terms(x, 1))
+        elbo, qy, known = -rate - distortion, self.classify(x), y >= 0
         return {
             "bound": elbo,
+            "labelled_bound": (elbo + more.gather(0, y.clamp(min=0)[None])[0])[known],
             "elbo": elbo,
             "rate": rate,
             "distortion": distortion,
             "entropy": -torch.xlogy(qy, qy).sum(1),
-            "error": (qy.argmax(1) != y)[y >= 0],
+            "error": (qy.argmax(1) != y)[known],
         }
 
     # What a trained model is for

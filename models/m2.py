@@ -8,15 +8,10 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from torch.nn.functional import one_hot
 
-from models.base import Model
+from models.base import Model, mean_where
 from models.distributions import diagonal_normal, full, standard_normal
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.networks import ImageShape, make_decoder, make_encoder
-
-
-def mean_where(mask: Tensor, values: Tensor) -> Tensor:
-    """The mean of `values (B,)` where `mask`, 0 where that is nowhere; shapes do not depend on the mask."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
 
 class M2(Model):
@@ -48,8 +43,8 @@ class M2(Model):
             of epochs.
     """
 
-    measures = ("bound", "elbo", "rate", "distortion", "entropy", "error")
-    quantity = "log p(x)"
+    measures = ("bound", "labelled_bound", "elbo", "rate", "distortion", "entropy", "error")
+    learns_from_labels = True
     default_limit = 1000  # all classes of K samples each
     from_data = ("image_shape", "num_classes", "labelled_fraction")
 
@@ -181,21 +176,25 @@ class M2(Model):
 
     def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """U(x) in two parts, each `(B,)`: KL(q(y,z|x) || p(y) p(z)), and the mean over q of -log p(x|y,z)."""
-        log_px_yz, kl = self.class_terms(x, K)
-        log_qy = self.log_qy(x)
+        return self.expected(*self.class_terms(x, K), self.log_qy(x))
+
+    def expected(self, log_px_yz: Tensor, kl: Tensor, log_qy: Tensor) -> tuple[Tensor, Tensor]:
+        """Rate and distortion, each `(B,)`: the means over q(y|x) of the terms `(C, B)` of all classes."""
         qy = log_qy.exp()
         return (qy * (kl + log_qy - self.log_py())).sum(0), -(qy * log_px_yz).sum(0)
 
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        rate, distortion = self.rate_distortion(x, 1)
-        elbo, log_qy = -(rate + distortion), self.log_qy(x)
+        (log_px_yz, kl), log_qy, known = self.class_terms(x), self.log_qy(x), y >= 0
+        rate, distortion = self.expected(log_px_yz, kl, log_qy)
+        labelled = self.log_py() + log_px_yz - kl  # (C, B)
         return {
-            "bound": elbo,
-            "elbo": elbo,
+            "bound": -rate - distortion,
+            "labelled_bound": labelled.gather(0, y.clamp(min=0)[None])[0, known],
+            "elbo": -rate - distortion,
             "rate": rate,
             "distortion": distortion,
             "entropy": -(log_qy.exp() * log_qy).sum(0),
-            "error": (log_qy.argmax(0) != y)[y >= 0],
+            "error": (log_qy.argmax(0) != y)[known],
         }
 
     # What a trained model is for

@@ -149,6 +149,7 @@ def test_bound_is_made_of_rate_and_distortion():
 
 
 def test_models_with_all_classes_in_their_weights_have_a_limit_of_their_own(monkeypatch):
+    assert models.M2.default_limit == models.M1M2.default_limit == 1000
     monkeypatch.setattr(models.M2, "default_limit", 30)
     assert evaluate.main([M2, VAE, "--num_samples", "2"]) == 0
     assert (read("m2")["num_images"], read("vae")["num_images"]) == (30, 250)
@@ -203,6 +204,21 @@ def test_no_mean_without_a_group(paths, capsys):
     assert evaluate.main([*paths, "--num_samples", "2", "--limit", "5"]) == 0
     assert "±" in (out := capsys.readouterr().out)
     assert "over seeds" not in out
+
+
+def test_data_of_other_classes_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = DATAMODULES["Digits"]()
+    data.setup()
+    x, y = (part[:200].numpy() for part in (data.train.x, data.train.y))
+    np.savez("ten.npz", x=x, y=y)
+    np.savez("twelve.npz", x=x, y=y + 2)
+    command = ["--data", "NPZ", "--data.root", "ten.npz", "--run_dir", "m2", "--num_samples", "0", "--callbacks", "[]"]
+    small = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    assert train.main(["--model", "M2", *command, *small]) == 0
+    capsys.readouterr()
+    assert evaluate.main([M2, "--data.root", "twelve.npz"]) == 2
+    assert "M2 knows 10 classes, and the data have 12" in capsys.readouterr().err
 
 
 def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):

@@ -56,6 +56,17 @@ def test_each_label_draw_of_a_stack_has_its_own_m1_and_baselines_are_averaged():
     assert lines(*runs)[3].endswith("30.00% ± 10.00%")
 
 
+def test_runs_on_the_same_labels_count_as_one_draw():
+    runs = [(0, 0, 0.1), (1, 0, 0.2), (0, 1, 0.35)]
+    runs = [(result(f"{n}", error=error), checkpoint(seed, draw)) for n, (seed, draw, error) in enumerate(runs)]
+    assert lines(*runs)[2] == "M2     2 draws of 3 runs  20.00 ± 0.00  25.00% ± 10.00%"
+
+
+def test_what_the_data_gave_a_model_is_no_setting():
+    runs = [(result(str(seed)), checkpoint(seed, seed, labelled_fraction=0.1 + seed / 100)) for seed in range(2)]
+    assert lines(*runs)[2].startswith("M2     2  ")
+
+
 def test_groups_are_named_by_what_sets_them_apart():
     runs = [
         (result(f"{z_dim}-{seed}"), checkpoint(seed, z_dim=z_dim, hidden=[8])) for z_dim in (2, 3) for seed in (0, 1)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -125,6 +127,23 @@ def test_with_all_labels_batches_are_plain():
     batches = digits().train_dataloader()
     assert type(batches) is Batches
     assert all((y >= 0).all() for _, y in batches)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_model_that_does_not_learn_from_labels_gets_plain_batches(learns):
+    data = digits(num_labels=50)
+    data.trainer = SimpleNamespace(
+        lightning_module=SimpleNamespace(learns_from_labels=learns),
+        strategy=SimpleNamespace(root_device="cpu"),
+        global_rank=0,
+        world_size=1,
+    )
+    assert type(data.train_dataloader()) is (MixedBatches if learns else Batches)
+
+
+def test_labels_per_batch_of_plain_batches():
+    with pytest.raises(ValueError, match="labels_per_batch is for M2 and M1M2 and data of which some have no label"):
+        digits(labels_per_batch=7).train_dataloader()
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

@@ -151,7 +151,7 @@ def test_data_with_hidden_or_no_labels_are_refused():
 
     data = DATAMODULES["Digits"](num_labels=50)
     data.setup()
-    with pytest.raises(ValueError, match=r"CVAE needs the label of every image: .*num_labels.*M2"):
+    with pytest.raises(ValueError, match=r"CVAE needs the label of every training, .*num_labels.*M2"):
         MODELS["CVAE"].for_data(data, hidden=[4])
     with pytest.raises(ValueError, match="CVAE needs labels"):
         MODELS["CVAE"]((1, 8, 8), num_classes=0)

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -224,7 +225,42 @@ def test_an_m1_that_uses_nothing_is_refused(trained):
         MODELS["M1M2"].for_data(digits(), m1=path, hidden=[16])
 
 
+def test_validation(make, binary):
+    model, (x, y) = make("M1M2").eval(), binary(6)
+    torch.manual_seed(3)
+    measured = model.measure(x, y)
+    torch.manual_seed(3)
+    qz1_x = model.posterior(x)
+    z1 = qz1_x.rsample((1,))
+    labelled, unlabelled, _ = model.m2.bounds(z1[0][:, model.kept])
+    rest = model.m1.px(z1[0]).log_prob(x) - qz1_x.log_prob(z1)[0] + model.log_p_pruned(z1[0])
+    torch.testing.assert_close(measured["bound"], rest + unlabelled)
+    torch.testing.assert_close(measured["labelled_bound"], rest + labelled[y, torch.arange(6)])
+    qy = torch.distributions.Categorical(probs=model.classify(x))
+    torch.testing.assert_close(measured["entropy"], qy.entropy())
+    assert torch.equal(measured["error"], qy.probs.argmax(1) != y)
+    torch.manual_seed(3)
+    half = model.measure(x, y.where(torch.arange(6) % 2 == 0, -1))
+    for key in ("labelled_bound", "error"):
+        torch.testing.assert_close(half[key], measured[key][::2])
+
+
 # Refusals
+
+
+def test_an_m1_of_another_file_is_refused(trained, tmp_path):
+    def npz(name):
+        data = digits(num_labels=None)
+        x, y = (part.numpy() for part in (data.train.x, data.train.y))
+        np.savez(tmp_path / name, x=x, y=y)
+        data = DATAMODULES["NPZ"](root=str(tmp_path / name), num_labels=50)
+        data.setup()
+        return data
+
+    path = trained(data=npz("a.npz"))
+    assert open_m1(path, npz("a.npz"))
+    with pytest.raises(ValueError, match=r"trained with file a\.npz, not b\.npz"):
+        open_m1(path, npz("b.npz"))
 
 
 @pytest.mark.parametrize(("name", "options"), [("AE", {}), ("HierarchicalVAE", {"z_dim": [3, 2]}), ("CVAE", {})])
@@ -243,6 +279,7 @@ def test_an_iwae_is_a_vae(trained):
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"binarization": "threshold"}, "trained with protocol dynamic, not threshold"),
     ({"seed": 1}, r"trained with data\.seed 0, not 1"),
+    ({"val_size": 99}, r"trained with data\.val_size 250, not 99"),
 ])  # fmt: skip
 def test_an_m1_of_other_data_is_refused(trained, options, sentence):
     with pytest.raises(ValueError, match=sentence):

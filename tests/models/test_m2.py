@@ -160,6 +160,11 @@ def test_rate_and_distortion_add_up_to_the_unlabelled_bound(make, binary):
     qy = model.classify(x)
     torch.testing.assert_close(measured["entropy"], Categorical(probs=qy).entropy())
     assert torch.equal(measured["error"], (qy.argmax(1) != y).double())
+    labelled = under(3, model.bounds, x)[0].gather(0, y[None])[0]
+    torch.testing.assert_close(measured["labelled_bound"], labelled)
+    half = under(3, model.measure, x, y.where(torch.arange(5) % 2 == 0, -1))
+    for key in ("labelled_bound", "error"):
+        torch.testing.assert_close(half[key], measured[key][::2])
     assert (under(3, model.measure, x, -torch.ones_like(y))["bound"] == measured["bound"]).all()
 
 
@@ -219,6 +224,13 @@ def test_it_learns_to_classify_from_few_labels(trainer):
     fitter = trainer(max_epochs=6)
     fitter.fit(model, datamodule=data)
     assert fitter.callback_metrics["val/error"] < 0.35
+
+
+def test_features_start_as_a_standard_normal(make):
+    model = make("M2", image_shape=(6,), likelihood="features")
+    z1 = torch.randn(20, 6)
+    log_p = model.px(torch.randn(C, 20, 4)).log_prob(z1)
+    torch.testing.assert_close(log_p, Normal(0.0, 1.0).log_prob(z1).sum(1).expand(C, 20), atol=0.5, rtol=0)
 
 
 def test_it_starts_with_classes_alike(make, binary):
