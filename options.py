@@ -92,7 +92,7 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
             # Lightning's own choice would take Apple's mps, which has no float64, and all GPUs of a machine
             "trainer.accelerator": "cuda" if torch.cuda.is_available() else "cpu",
             "trainer.devices": 1,
-            "trainer.max_epochs": DATAMODULES[names["data"]].default_epochs,
+            "trainer.max_epochs": min(table[names[key]].default_epochs for key, table in TABLES.items()),
             "trainer.num_sanity_val_steps": 0,
             "trainer.enable_model_summary": False,
         }

@@ -8,8 +8,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import Tensor
 
@@ -49,20 +47,20 @@ def on_pixels() -> dict:
 
 def on_latents(labels: int) -> dict:
     """Classifiers for the latents of an M1, with so many labels."""
-    classifiers = {
+    return {
         "M1+SVM": SVC(),  # with an RBF kernel
         "M1+logreg": LogisticRegression(max_iter=5000),
         "M1+5-NN": KNeighborsClassifier(min(5, labels)),
     }
-    return {name: make_pipeline(StandardScaler(), classifier) for name, classifier in classifiers.items()}
 
 
 def baselines(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, float]:
     """The test error of each classifier, fitted on the labelled training images alone.
 
-    Those on latents see M1's posterior means. Latents that M1 does not use are left out: standardised, their noise
-    would count as much as the others; where it uses none, so are the classifiers. The result is empty where the labels
-    known are of less than two classes, or no test label is known.
+    Those on latents see M1's posterior means as they are: the prior has put them on one scale, and to standardise them
+    would raise those that hardly vary to the level of the others. Latents that M1 does not use are left out; where it
+    uses none, so are the classifiers. The result is empty where the labels known are of less than two classes, or no
+    test label is known.
 
     Args:
         model: An M1, a model that holds one, or any other, which gets the classifier on pixels alone.

@@ -94,6 +94,7 @@ class Model(LightningModule):
     is_conditional = False  # whether the label is given to the model with each image, as to CVAE
     rows_per_sample = 1  # rows of the decoder for one sample of one image
     default_limit: int | None = None  # test images whose likelihood is evaluated by default; none is all of them
+    default_epochs = 300  # of training at most, where nobody says how many
     quantity: str | None = "log p(x)"  # what log weights are estimates of
 
     def __init__(

@@ -80,6 +80,7 @@ class M1M2(Model):
     learns_from_labels = True
     quantity = "log p(x)"
     default_limit = M2.default_limit
+    default_epochs = 150
     from_data = ("image_shape", "num_classes", "labelled_fraction")
     from_m1 = ("m1_options", "kept")
 

@@ -46,6 +46,7 @@ class M2(Model):
     measures = ("bound", "labelled_bound", "elbo", "rate", "distortion", "entropy", "error")
     learns_from_labels = True
     default_limit = 1000  # all classes of K samples each
+    default_epochs = 60  # each passes all classes
     from_data = ("image_shape", "num_classes", "labelled_fraction")
 
     def __init__(
