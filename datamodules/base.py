@@ -33,6 +33,7 @@ class ImageData(LightningDataModule):
     default_epochs = 100  # of training, where nobody says how many
     num_classes = 0
     labels_hash: str | None = None
+    variant = ""  # how the images differ from those published, in words
     label_indices: Tensor
 
     def __init__(self, batch_size: int = 100):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .base import ImageData, fixed_generator
-from .batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of
+from .batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of, unit
+from .transforms import Limits, draw_poses, move
 
 Binarization = Literal["dynamic", "fixed", "threshold", "grey"]
 
@@ -23,6 +24,9 @@ class GreyData(ImageData):
         labels_per_batch: Labelled images in each training batch where some have no label; a tenth of it by default.
         val_size: Validation images, taken from the training images.
         seed: Seed of the choice of validation images and of kept labels.
+        max_rotation: Turn each image by an angle of its own, at most so many degrees; the same in every run.
+        max_shift: Shift each image along both axes by at most so many pixels.
+        max_scaling: Scale each image by a factor of its own; 0.1 is 0.9 to 1.1.
 
     Raises:
         ValueError: If an option is out of its range, or the data cannot be used.
@@ -36,6 +40,9 @@ class GreyData(ImageData):
         labels_per_batch: int | None = None,
         val_size: int | None = None,
         seed: int = 0,
+        max_rotation: float = 0.0,
+        max_shift: float = 0.0,
+        max_scaling: float = 0.0,
     ):
         super().__init__(batch_size)
         if binarization not in get_args(Binarization):
@@ -47,6 +54,12 @@ class GreyData(ImageData):
             raise ValueError(f"val_size must be at least 1, not {val_size}.")
         if labels_per_batch is not None and not 1 <= labels_per_batch < batch_size:
             raise ValueError(f"labels_per_batch must be between 1 and batch_size - 1; {labels_per_batch} is not.")
+        self.limits = Limits(max_rotation, max_shift, max_scaling)
+        if not (0 <= max_rotation <= 180 and max_shift >= 0 and 0 <= max_scaling < 1):
+            raise ValueError(
+                "max_rotation must be between 0 and 180, max_shift at least 0, and max_scaling at least 0 and below 1; "
+                f"got {max_rotation}, {max_shift} and {max_scaling}."
+            )
         self.binarization, self.num_labels = binarization, num_labels
         self.labels_per_batch = labels_per_batch
         self.val_size, self.seed = val_size, seed
@@ -80,6 +93,11 @@ class GreyData(ImageData):
         return self._batches(self.train, MixedBatches, labels_per_batch=each, draw=self.train_draw, seed=self.run_seed)
 
     @property
+    def variant(self) -> str:
+        """How the images differ from those published."""
+        return str(self.limits)
+
+    @property
     def source(self) -> str:
         """Where the data come from, for the messages of errors."""
         return type(self).__name__
@@ -98,13 +116,29 @@ class GreyData(ImageData):
         hidden = torch.full_like(train.y, -1)
         hidden[self.label_indices] = train.y[self.label_indices]
         # All training images are drawn, whichever are used: an image's draw does not depend on the split.
-        drawn = self._fix(train.x, "training images")
-        known = train.x if self.train_draw else drawn
+        x, _ = self._moved(train.x, self.limits, "training images")
+        drawn = self._fix(x, "training images")
+        known = x if self.train_draw else drawn
         return (
             Split(known[train_index], hidden[train_index]),
             Split(drawn[val_index], train.y[val_index]),
-            Split(self._fix(test.x, "test images"), test.y),
+            Split(self._fix(self._moved(test.x, self.limits, "test images")[0], "test images"), test.y),
         )
+
+    def moved_test(self, limits: Limits, draw: str = "test images") -> tuple[Tensor, Tensor]:
+        """The test images as evaluation sees them, float32 (N, C, H, W), but moved within `limits`; and their poses.
+
+        Args:
+            limits: How far.
+            draw: Name of the draw; that of the data themselves by default.
+        """
+        x, poses = self._moved(self.fetch()[1].x, limits, draw)
+        return unit(self._fix(x, "test images")), poses
+
+    def _moved(self, x: Tensor, limits: Limits, draw: str) -> tuple[Tensor, Tensor]:
+        """Images moved by the draw of this name, and their poses (N, 4): angle, shift and factor."""
+        poses = draw_poses(len(x), limits, fixed_generator(f"poses of {draw}"))
+        return (move(x, poses) if any(limits) else x), poses
 
     def _split(self, size: int) -> tuple[Tensor, Tensor]:
         val_size = self.val_size or max(1, size // 10)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from models import checkpoints
 from models.ae import AE
+from models.affine import AffineVAE
 from models.base import Model, evaluating
 from models.cvae import CVAE
 from models.hierarchical import HierarchicalVAE
@@ -13,10 +14,12 @@ from models.m2 import M2
 from models.networks import DECODERS, ENCODERS
 from models.vae import VAE
 
-__all__ = ["AE", "CVAE", "DECODERS", "ENCODERS", "IWAE", "M1M2", "M2", "MODELS", "VAE", "HierarchicalVAE", "Model",
-           "evaluating", "load", "read_checkpoint"]  # fmt: skip
+__all__ = ["AE", "CVAE", "DECODERS", "ENCODERS", "IWAE", "M1M2", "M2", "MODELS", "VAE", "AffineVAE", "HierarchicalVAE",
+           "Model", "evaluating", "load", "read_checkpoint"]  # fmt: skip
 
-MODELS: dict[str, type[Model]] = {model.__name__: model for model in (AE, VAE, IWAE, HierarchicalVAE, CVAE, M2, M1M2)}
+MODELS: dict[str, type[Model]] = {
+    model.__name__: model for model in (AE, VAE, IWAE, AffineVAE, HierarchicalVAE, CVAE, M2, M1M2)
+}
 
 
 def read_checkpoint(path: str | Path) -> dict:

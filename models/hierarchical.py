@@ -47,6 +47,11 @@ class HierarchicalVAE(VAE):
         self.q_nets = nn.ModuleList(mlp([a, *inner_hidden, 2 * b], activation, batch_norm) for a, b in upwards)
         self.p_nets = nn.ModuleList(mlp([b, *inner_hidden[::-1], 2 * a], activation, batch_norm) for a, b in upwards)
 
+    @property
+    def code_dim(self) -> int:
+        """Dimensions of z_1, from which the image is made."""
+        return self.hparams.z_dim[0]
+
     def pz(self) -> Independent:
         """p(z_L) = N(0, I), the prior of the top layer."""
         return standard_normal(self.hparams.z_dim[-1], like=next(self.decoder.parameters()))

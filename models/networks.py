@@ -12,43 +12,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-ImageShape = tuple[int, int, int]
-LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+from models.layers import ACTIVATIONS, ImageShape, Network, glorot, lookup, mlp, rows
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "leaky_relu": nn.LeakyReLU,
-}
-
-
-def lookup(table: dict, name: str, what: str):
-    """The entry called `name`; ValueError with the known names where there is none."""
-    if name not in table:
-        raise ValueError(f"Unknown {what} '{name}': choose one of {', '.join(table)}.")
-    return table[name]
-
-
-def glorot(network: nn.Module) -> None:
-    """Glorot-uniform weights and zero biases, as in Burda et al. (2015)."""
-    for module in network.modules():
-        if isinstance(module, LAYERS):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-
-
-def mlp(sizes: Sequence[int], activation: str, batch_norm: bool) -> nn.Sequential:
-    """Linear layers of the given sizes, (batch norm and) an activation after each but the last."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in pairwise(sizes[:-1]):
-        layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if batch_norm else []), ACTIVATIONS[activation]()]
-    network = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
-    glorot(network)
-    return network
+STEEPNESS = 3.0  # of a coordinate decoder: change of its first layer per half image, when training starts
 
 
 def halved(image_shape: ImageShape, times: int) -> list[tuple[int, int]]:
@@ -58,46 +24,6 @@ def halved(image_shape: ImageShape, times: int) -> list[tuple[int, int]]:
         height, width = sizes[-1]
         sizes.append(((height + 1) // 2, (width + 1) // 2))
     return sizes
-
-
-def rows(network: nn.Module, h: Tensor, dims: int = 1) -> Tensor:
-    """Applies a network that knows rows, `(N, ...)`, to any leading dimensions; a row has `dims` dimensions."""
-    out = network(h.reshape(-1, *h.shape[h.ndim - dims :]))
-    return out.view(*h.shape[: h.ndim - dims], *out.shape[1:])
-
-
-class Network(nn.Module):
-    """A first layer and the rest. A context, such as a one-hot label, is added to what the first layer gives.
-
-    So the first layer is computed once per image and the context's once per class; their sum broadcasts.
-
-    Args:
-        first: The first layer, linear or convolutional.
-        rest: What follows it.
-        width: Features of the first layer.
-        dims: Dimensions of what the first layer gives for one image: 1, or 3 for a convolution.
-        context_dim: Size of the context; 0 for networks without one.
-    """
-
-    def __init__(self, first: nn.Module, rest: nn.Module, width: int, dims: int, context_dim: int):
-        super().__init__()
-        self.first, self.rest, self.dims = first, rest, dims
-        if context_dim:
-            self.context = nn.Linear(context_dim, width, bias=False)
-            nn.init.xavier_uniform_(self.context.weight)
-
-    @property
-    def output(self) -> nn.Module:
-        """The last layer with weights."""
-        return [m for part in (self.first, self.rest) for m in part.modules() if isinstance(m, LAYERS)][-1]
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`x (..., in)` and a context `(..., context_dim)` whose leading dimensions broadcast with those of x."""
-        h = self.first(x.to(next(self.parameters()).dtype))
-        if context is not None:
-            shift = self.context(context.to(self.context.weight.dtype))
-            h = h + shift.reshape(*shift.shape, *[1] * (self.dims - 1))
-        return rows(self.rest, h, self.dims)
 
 
 class MLPEncoder(Network):
@@ -199,8 +125,82 @@ class ConvDecoder(Network):
         self.output.bias.copy_(mean.mean((1, 2)).logit())
 
 
+def pixel_grid(height: int, width: int) -> Tensor:
+    """Coordinates (x, y) of the centres of all pixels, `(height, width, 2)`, whatever the size of the image.
+
+    x grows to the right, y downwards; 0 is the middle, the longer side goes from edge to edge from -1 to 1, and the
+    shorter one has the same unit.
+    """
+    x, y = ((2 * torch.arange(n) + 1 - n) / max(height, width) for n in (width, height))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+
+
+class CoordinateDecoder(Network):
+    """One pixel at a time, from its coordinates and the code (Bepler et al. 2019): it draws images of any size.
+
+    The first layer is split: the code's part is computed once per image, not per pixel. `hidden` are widths from the
+    code to the pixel.
+    """
+
+    default_hidden = (64, 64)
+
+    def __init__(
+        self,
+        in_dim: int,
+        image_shape: ImageShape,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ):
+        if not hidden:
+            raise ValueError("The coordinate decoder needs at least one entry in hidden, for example [64, 64].")
+        first, *rest = mlp([in_dim, *hidden, image_shape[0]], activation, batch_norm)
+        super().__init__(first, nn.Sequential(*rest), first.out_features, 1, context_dim)
+        self.size = tuple(image_shape[1:])
+        self.place = nn.Linear(2, first.out_features, bias=False)
+        # steep enough for strokes a tenth of the image wide, and the slopes all over it
+        nn.init.normal_(self.place.weight, std=STEEPNESS)
+        nn.init.uniform_(self.first.bias, -STEEPNESS, STEEPNESS)
+
+    def forward(
+        self,
+        z: Tensor,
+        context: Tensor | None = None,
+        transform: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """`z (..., in_dim)`, a context `(..., context_dim)` that broadcasts, to `(..., C, H, W)`.
+
+        Args:
+            z: Codes.
+            context: Such as a one-hot label.
+            transform: Affine maps `(..., 2, 3)` of the pixels' (x, y, 1) to the coordinates that are drawn there; none
+                is the identity.
+            size: Height and width; those of the data by default.
+        """
+        height, width = size or self.size
+        with torch.autocast(z.device.type, enabled=False):  # 16 bits are too few for coordinates, and gain nothing here
+            of_code = self.first(z.to(self.first.weight.dtype))  # (..., h)
+            if context is not None:
+                of_code = of_code + self.context(context.to(self.context.weight.dtype))
+            slope = self.place.weight  # (h, 2)
+            transform = torch.eye(2, 3, device=z.device) if transform is None else transform
+            of_place = slope @ transform.to(slope.dtype)  # (..., h, 3)
+            constant = of_code + of_place[..., 2]
+            of_place = of_place[..., :2].expand(*constant.shape, 2)
+            grid = pixel_grid(height, width).to(of_place).flatten(0, 1)  # (P, 2)
+            ones = torch.ones_like(grid[:, :1])
+            first = torch.cat([grid, ones], 1) @ torch.cat([of_place, constant[..., None]], -1).mT  # (..., P, h)
+        return rows(self.rest, first).mT.unflatten(-1, (height, width))
+
+    def set_output_bias(self, mean: Tensor) -> None:
+        """Starts the output at the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
+        self.output.bias.copy_(mean.mean((1, 2)).logit())
+
+
 ENCODERS: dict[str, type[nn.Module]] = {"mlp": MLPEncoder, "conv": ConvEncoder}
-DECODERS: dict[str, type[nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder}
+DECODERS: dict[str, type[nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder, "coordinate": CoordinateDecoder}
 
 
 def check_sizes(sizes: Sequence[int], name: str = "hidden") -> None:

@@ -76,13 +76,23 @@ class VAE(Model):
         check_options(z_dim, objective, num_samples, beta, beta_warmup)
         networks = {"activation": activation, "batch_norm": batch_norm, "context_dim": self.context_dim}
         self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, **networks)
-        self.decoder = make_decoder(decoder, z_dim, image_shape, hidden, **networks)
+        self.decoder = make_decoder(decoder, self.code_dim, image_shape, self.decoder_hidden, **networks)
         self.likelihood = PixelLikelihood(likelihood, scale, learn_scale)
 
     @property
     def context_dim(self) -> int:
         """What the networks are given beside x and z."""
         return 0
+
+    @property
+    def code_dim(self) -> int:
+        """Dimensions of z that the decoder's network is given."""
+        return self.hparams.z_dim
+
+    @property
+    def decoder_hidden(self) -> list[int] | None:
+        """Sizes of the decoder's hidden layers, from the image to the code."""
+        return self.hparams.hidden
 
     def check_protocol(self, protocol: str) -> None:
         self.likelihood.check_protocol(protocol)

@@ -1,0 +1,162 @@
+"""The VAE that tells an image's content from its pose."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models.base import mean_where
+from models.networks import CoordinateDecoder, ImageShape
+from models.vae import VAE
+
+# How many latents each transform takes
+TRANSFORMS = {"affine": 6, "rotation": 1, "scale": 1, "shift": 2}
+
+
+def check_transforms(transforms: Sequence[str], scale: float) -> None:
+    """ValueError, in a sentence, for transforms that are none or do not go together."""
+    allowed = f"affine, or of {', '.join(name for name in TRANSFORMS if name != 'affine')} one or more"
+    unknown = [name for name in transforms if name not in TRANSFORMS]
+    if not transforms or unknown or len(set(transforms)) < len(transforms):
+        raise ValueError(f"transforms must be {allowed}; got {list(transforms)}.")
+    if "affine" in transforms and len(transforms) > 1:
+        raise ValueError(f"affine holds all other transforms: transforms must be {allowed}; got {list(transforms)}.")
+    if not scale > 0:
+        raise ValueError(f"transform_scale must be positive; got {scale}.")
+
+
+def affine_map(p: Tensor, transforms: Sequence[str], scale: float) -> Tensor:
+    """The affine map `(..., 2, 3)` of pixel coordinates (x, y, 1) that the latents `p (..., d)` stand for.
+
+    `affine` is I + scale * p as 2x3. Otherwise the parts, in the order in which they are named, turn by scale * p
+    radians, enlarge by exp(scale * p), and shift by scale * p half images: under p ~ N(0, I) a normal angle, a
+    log-normal factor and a normal shift.
+    """
+    if list(transforms) == ["affine"]:
+        return torch.eye(2, 3, device=p.device, dtype=p.dtype) + scale * p.unflatten(-1, (2, 3))
+    parts = dict(zip(transforms, (scale * p).split([TRANSFORMS[name] for name in transforms], -1), strict=True))
+    zero = torch.zeros_like(p[..., 0])
+    angle = parts["rotation"][..., 0] if "rotation" in parts else zero
+    factor = parts["scale"][..., 0].exp() if "scale" in parts else zero + 1
+    shift = parts["shift"] if "shift" in parts else torch.stack([zero, zero], -1)
+    cos, sin = factor * angle.cos(), factor * angle.sin()
+    rows = [torch.stack([cos, -sin, shift[..., 0]], -1), torch.stack([sin, cos, shift[..., 1]], -1)]
+    return torch.stack(rows, -2)
+
+
+def inverse(A: Tensor) -> Tensor:
+    """The inverse of affine maps `(..., 2, 3)`."""
+    M = torch.linalg.inv(A[..., :2])
+    return torch.cat([M, -M @ A[..., 2:]], -1)
+
+
+class AffineVAE(VAE):
+    """VAE whose last latents are an affine map of pixel coordinates, and whose others are what is drawn there.
+
+    After the spatial VAE of Bepler et al. (2019): z = (content, p), the map A = I + s p as 2x3, and p(x|z) has at
+    pixel (x, y) the value that the coordinate decoder gives the content at A (x, y, 1). Without A it draws the
+    canonical image. The prior of all of z is N(0, I), so bounds and likelihoods are those of a VAE; s says how far
+    images are expected to move: a rotation by s / sqrt(2) radians has one standard deviation.
+
+    Args:
+        image_shape: Channels, height and width; from the data.
+        num_classes: Number of labels; from the data.
+        z_dim: Dimensions of the latent, those of the map included.
+        transforms: affine (6 latents), or one or more of rotation (1), scale (1) and shift (2).
+        transform_scale: s, the scale of the map's latents: angles in radians, shifts in half images.
+        decoder: Decoder, by its name in the registry; it must draw by coordinates.
+        decoder_hidden: Widths of the decoder's hidden layers, from the code to the pixel; its own by default.
+        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
+        label_weight: Weight of the cross-entropy of a linear classifier on the content of images with a label, added to
+            the loss, never to a bound; 0 has no classifier.
+    """
+
+    measures = (*VAE.measures, "error")
+    from_data = ("image_shape", "num_classes")
+    default_limit = 1000  # each pixel is a pass of the decoder
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        num_classes: int = 0,
+        z_dim: int = 16,
+        transforms: Sequence[str] = ("affine",),
+        transform_scale: float = 0.1,
+        decoder: str = "coordinate",
+        decoder_hidden: list[int] | None = None,
+        activation: str = "tanh",
+        label_weight: float = 0.0,
+        **kwargs,
+    ):
+        check_transforms(transforms, transform_scale)
+        pose_dim = sum(TRANSFORMS[name] for name in transforms)
+        if z_dim <= pose_dim:
+            raise ValueError(f"The map takes {pose_dim} of the latents: z_dim must be larger; got {z_dim}.")
+        if not label_weight >= 0 or (label_weight and num_classes < 2):
+            raise ValueError(f"label_weight must not be negative, and needs data with labels; got {label_weight}.")
+        super().__init__(image_shape, z_dim=z_dim, decoder=decoder, activation=activation, **kwargs)
+        if not isinstance(self.decoder, CoordinateDecoder):
+            raise ValueError(
+                f"AffineVAE needs a decoder that draws by coordinates, and {decoder} does not: coordinate."
+            )
+        if label_weight:
+            self.head = nn.Linear(self.code_dim, num_classes)
+
+    @property
+    def code_dim(self) -> int:
+        """Dimensions of the content."""
+        return self.hparams.z_dim - sum(TRANSFORMS[name] for name in self.hparams.transforms)
+
+    @property
+    def decoder_hidden(self) -> list[int] | None:
+        """Sizes of the decoder's hidden layers, from the image to the code."""
+        return self.hparams.decoder_hidden and self.hparams.decoder_hidden[::-1]
+
+    @property
+    def rows_per_sample(self) -> int:
+        """What drawing an image costs in rows of an ordinary decoder."""
+        return max(1, self.decoder.size[0] * self.decoder.size[1] // 8)
+
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The content `(..., code_dim)` and the affine map `(..., 2, 3)` in `z (..., z_dim)`."""
+        content, p = z.split([self.code_dim, z.shape[-1] - self.code_dim], -1)
+        return content, affine_map(p, self.hparams.transforms, self.hparams.transform_scale)
+
+    def px(self, z: Tensor, y: Tensor | None = None):
+        """p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
+        content, A = self.split(z)
+        return self.likelihood(self.decoder(content, transform=A))
+
+    def label_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """The mean cross-entropy of the classifier at the mean content of images with a label, 0 without any."""
+        logits = self.head(self.posterior(x).mean[..., : self.code_dim])
+        return mean_where(y >= 0, cross_entropy(logits, y.clamp(min=0), reduction="none"))
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = super().loss(x, y)
+        return loss + self.hparams.label_weight * self.label_loss(x, y) if self.hparams.label_weight else loss
+
+    # What a trained model is for
+
+    @torch.no_grad()
+    def render(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The mean of p(x|z) at any height and width, `(..., z_dim) -> (..., C, *size)`; the data's by default."""
+        content, A = self.split(z)
+        return self.likelihood(self.decoder(content, transform=A, size=size)).mean
+
+    @torch.no_grad()
+    def canonical(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The content of images, drawn without their transform: `(B, C, H, W)`."""
+        return self.likelihood(self.decoder(self.content(x), size=size)).mean
+
+    def content(self, x: Tensor) -> Tensor:
+        """The posterior mean of the content, `(B, code_dim)`."""
+        return self.encode(x)[..., : self.code_dim]
+
+    def pose(self, x: Tensor) -> Tensor:
+        """How images lie: the affine map `(B, 2, 3)` from the coordinates of the canonical image to their own.
+
+        It is the inverse of A at the posterior mean. An image that is moved by T has T times the pose it had.
+        """
+        return inverse(self.split(self.encode(x))[1])

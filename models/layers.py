@@ -1,0 +1,84 @@
+"""What networks are made of: activations, initialisation, a first layer and the rest."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+ImageShape = tuple[int, int, int]
+LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+}
+
+
+def lookup(table: dict, name: str, what: str):
+    """The entry called `name`; ValueError with the known names where there is none."""
+    if name not in table:
+        raise ValueError(f"Unknown {what} '{name}': choose one of {', '.join(table)}.")
+    return table[name]
+
+
+def glorot(network: nn.Module) -> None:
+    """Glorot-uniform weights and zero biases, as in Burda et al. (2015)."""
+    for module in network.modules():
+        if isinstance(module, LAYERS):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def mlp(sizes: Sequence[int], activation: str, batch_norm: bool) -> nn.Sequential:
+    """Linear layers of the given sizes, (batch norm and) an activation after each but the last."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes[:-1]):
+        layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if batch_norm else []), ACTIVATIONS[activation]()]
+    network = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+    glorot(network)
+    return network
+
+
+def rows(network: nn.Module, h: Tensor, dims: int = 1) -> Tensor:
+    """Applies a network that knows rows, `(N, ...)`, to any leading dimensions; a row has `dims` dimensions."""
+    out = network(h.reshape(-1, *h.shape[h.ndim - dims :]))
+    return out.view(*h.shape[: h.ndim - dims], *out.shape[1:])
+
+
+class Network(nn.Module):
+    """A first layer and the rest. A context, such as a one-hot label, is added to what the first layer gives.
+
+    So the first layer is computed once per image and the context's once per class; their sum broadcasts.
+
+    Args:
+        first: The first layer, linear or convolutional.
+        rest: What follows it.
+        width: Features of the first layer.
+        dims: Dimensions of what the first layer gives for one image: 1, or 3 for a convolution.
+        context_dim: Size of the context; 0 for networks without one.
+    """
+
+    def __init__(self, first: nn.Module, rest: nn.Module, width: int, dims: int, context_dim: int):
+        super().__init__()
+        self.first, self.rest, self.dims = first, rest, dims
+        if context_dim:
+            self.context = nn.Linear(context_dim, width, bias=False)
+            nn.init.xavier_uniform_(self.context.weight)
+
+    @property
+    def output(self) -> nn.Module:
+        """The last layer with weights."""
+        return [m for part in (self.first, self.rest) for m in part.modules() if isinstance(m, LAYERS)][-1]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`x (..., in)` and a context `(..., context_dim)` whose leading dimensions broadcast with those of x."""
+        h = self.first(x.to(next(self.parameters()).dtype))
+        if context is not None:
+            shift = self.context(context.to(self.context.weight.dtype))
+            h = h + shift.reshape(*shift.shape, *[1] * (self.dims - 1))
+        return rows(self.rest, h, self.dims)
