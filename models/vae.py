@@ -1,6 +1,7 @@
 """The variational autoencoder."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -190,6 +191,18 @@ class VAE(Model):
     def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
         """`n` decoded steps between posterior means of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
         return self.decode(line(self.encode(x0), self.encode(x1), n, path))
+
+    def shifted(self, x: Tensor, direction: Tensor, weights: Sequence[float], y: Tensor | None = None) -> Tensor:
+        """decode(encode(x) + w * direction), `(len(weights), B, C, H, W)`: attribute arithmetic.
+
+        Args:
+            x: Images `(B, C, H, W)`.
+            direction: What is added to their codes, `(z_dim,)`, such as the mean code of a class.
+            weights: How much of it: each w.
+            y: Labels `(B,)`, for models that are given them.
+        """
+        z = self.encode(x, y)
+        return self.decode(torch.stack([z + w * direction for w in weights]), y)
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """For each stochastic layer: the posterior mean and the KL of each dimension, both `(B, d)`."""
