@@ -15,40 +15,31 @@ from callbacks.noise import StepNoise
 from callbacks.progress import Progress
 from callbacks.reconstructions import Reconstructions
 from callbacks.samples import Samples
-from callbacks.schedule import Scheduled
+from callbacks.schedule import Drawing, Scheduled
 from models import Model
 
-__all__ = ["CALLBACKS", "Analogies", "ClassSamples", "ConfusionMatrix", "ErrorCurve", "Interpolations", "LatentSpace",
-           "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples", "Scheduled", "StepNoise",
-           "for_model"]  # fmt: skip
+__all__ = ["CALLBACKS", "Analogies", "ClassSamples", "ConfusionMatrix", "Drawing", "ErrorCurve", "Interpolations",
+           "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples", "Scheduled",
+           "StepNoise", "for_model"]  # fmt: skip
 
 CALLBACKS: dict[str, type[Scheduled]] = {
-    "reconstructions": Reconstructions,
-    "samples": Samples,
-    "interpolations": Interpolations,
-    "latent_statistics": LatentSpace,
-    "log_likelihood": LogLikelihood,
-    "analogies": Analogies,
-    "class_samples": ClassSamples,
-    "confusion_matrix": ConfusionMatrix,
-    "error": ErrorCurve,
-}
+    callback.name: callback
+    for callback in (Reconstructions, Samples, Interpolations, LatentSpace, LogLikelihood, Analogies, ClassSamples,
+                     ConfusionMatrix, ErrorCurve)
+}  # fmt: skip
 
 
 def for_model(model: Model, names: Sequence[str] | None = None) -> list[Scheduled]:
-    """The callbacks called `names`; without names, every one that the model supports.
+    """The callbacks called `names`; without names, every one that the model supports and that is one by default.
 
     Raises:
-        ValueError: A name is unknown, or the model lacks the method that the callback needs.
+        ValueError: A name is unknown, or its callback cannot serve the model.
     """
     if names is None:
-        return [callback() for callback in CALLBACKS.values() if hasattr(model, callback.needs)]
+        return [kind() for kind in CALLBACKS.values() if kind.by_default and kind.objection(model) is None]
     for name in names:
         if name not in CALLBACKS:
             raise ValueError(f"Unknown callback '{name}': choose from {', '.join(CALLBACKS)}.")
-        if not hasattr(model, CALLBACKS[name].needs):
-            raise ValueError(
-                f"{type(model).__name__} has no {name.replace('_', ' ')}: it defines no {CALLBACKS[name].needs}(); "
-                f"leave {name} out of --callbacks, or choose another model."
-            )
+        if objection := CALLBACKS[name].objection(model):
+            raise ValueError(objection)
     return [CALLBACKS[name]() for name in names]

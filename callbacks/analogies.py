@@ -1,36 +1,29 @@
 """Style analogies of test images during training."""
 
-import torch
-from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor
-from torch.nn.functional import one_hot
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from callbacks import figures
-from callbacks.record import record_figure
-from callbacks.schedule import Scheduled
+from callbacks.schedule import Drawing
+from callbacks.selection import one_of_each
+from models import Model
 
 
-def one_of_each(y: Tensor, n: int) -> Tensor:
-    """Positions of n images, by their labels `y (N,)`: the first of each class, then the second, ...; without labels
-    the first n."""
-    label = (y + 1)[:, None]  # (N, 1), from 0; an unknown label is one more class
-    seen = one_hot(label[:, 0]).cumsum(0).gather(1, label)[:, 0]  # how many of its class there are up to each image
-    return torch.argsort(seen * (int(label.max()) + 1) + label[:, 0], stable=True)[:n]
-
-
-class Analogies(Scheduled):
+class Analogies(Drawing):
     """Draws every label in the style of test images of different classes (Kingma et al. 2014, figure 1).
 
     Args:
         num_images: Images, a row each.
     """
 
+    name = "analogies"
     needs = "analogies"
 
     def __init__(self, num_images: int = 10):
         self.num_images = num_images
 
-    def act(self, trainer: Trainer, model: LightningModule) -> None:
-        x, y = trainer.datamodule.images("test")
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        x, y = data.images("test")
         x = x[one_of_each(y, self.num_images)].to(model.device)
-        record_figure(trainer, "analogies", figures.analogies(x, model.analogies(x)))
+        return {"analogies": figures.analogies(x, model.analogies(x))}

@@ -4,7 +4,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
-from callbacks import figures
+from callbacks import plots
 from callbacks.record import record_figure
 from callbacks.schedule import Scheduled
 
@@ -12,6 +12,7 @@ from callbacks.schedule import Scheduled
 class ErrorCurve(Scheduled):
     """Draws the model's `val/error` of all epochs so far, also of those before the run was resumed."""
 
+    name = "error"
     needs = "classify"
 
     def __init__(self):
@@ -23,7 +24,7 @@ class ErrorCurve(Scheduled):
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         if self.errors:
-            record_figure(trainer, "error", figures.error_curve(self.errors))
+            record_figure(trainer, "error", plots.error_curve(self.errors))
 
     def state_dict(self) -> dict[str, Any]:
         return {"errors": dict(self.errors)}

@@ -1,13 +1,15 @@
 """Interpolations between test images during training."""
 
-from pytorch_lightning import LightningModule, Trainer
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from callbacks import figures
-from callbacks.record import record_figure
-from callbacks.schedule import Scheduled
+from callbacks.schedule import Drawing
+from models import Model
 
 
-class Interpolations(Scheduled):
+class Interpolations(Drawing):
     """Draws the way between the codes of fixed pairs of test images, once straight and once along a sphere.
 
     Args:
@@ -15,17 +17,19 @@ class Interpolations(Scheduled):
         num_steps: Images on the way, both ends included.
     """
 
+    name = "interpolations"
     needs = "interpolate"
 
     def __init__(self, num_pairs: int = 5, num_steps: int = 10):
         self.num_pairs, self.num_steps = num_pairs, num_steps
 
-    def act(self, trainer: Trainer, model: LightningModule) -> None:
-        x, y = trainer.datamodule.images("test", 2 * self.num_pairs, model.device)
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        x, y = data.images("test", 2 * self.num_pairs, model.device)
         pairs = max(1, len(x) // 2)  # a data set may be small; a single image is paired with itself
         x0, x1 = x[:pairs], x[-pairs:]
         labels = model.given(y[:pairs], y[-pairs:])
+        found = {}
         for path in ("linear", "spherical"):
             images = model.interpolate(x0, x1, self.num_steps, path, *labels)  # (num_steps, num_pairs, C, H, W)
-            figure = figures.interpolations(images, x0, x1, title=f"{path} interpolation")
-            record_figure(trainer, f"interpolations_{path}", figure)
+            found[f"interpolations_{path}"] = figures.interpolations(images, x0, x1, title=f"{path} interpolation")
+        return found

@@ -5,9 +5,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks import figures
-from callbacks.record import record_figure, record_metrics
-from callbacks.schedule import Scheduled, finished_epochs
+from callbacks import plots
+from callbacks.record import finished_epochs, record_figure, record_metrics
+from callbacks.schedule import Scheduled
 from models.estimators import active_units
 
 CHUNK = 500  # images per pass
@@ -23,6 +23,7 @@ class LatentSpace(Scheduled):
     """Logs the active units over the validation set as `val/active_units` (`val/active_units_2`, ... for layers above
     the first), draws the KL of each dimension, and warns of a latent that is not used at all."""
 
+    name = "latent_statistics"
     needs = "latent_statistics"
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
@@ -35,7 +36,7 @@ class LatentSpace(Scheduled):
         counts = [int(layer.sum()) for layer in active]
         names = ["val/active_units", *(f"val/active_units_{layer}" for layer in range(2, len(counts) + 1))]
         record_metrics(trainer, dict(zip(names, counts, strict=True)))
-        record_figure(trainer, "kl_per_dimension", figures.kl_per_dimension([kl.mean(0) for kl in kls], active))
+        record_figure(trainer, "kl_per_dimension", plots.kl_per_dimension([kl.mean(0) for kl in kls], active))
         epochs, steps = finished_epochs(trainer), trainer.global_step
         if not any(counts) and epochs >= BEGINNING[0] and steps >= BEGINNING[1]:
             rank_zero_warn(

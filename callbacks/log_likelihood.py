@@ -19,6 +19,7 @@ class LogLikelihood(Scheduled):
         num_samples: Samples per image.
     """
 
+    name = "log_likelihood"
     needs = "log_weights"
 
     def __init__(self, num_images: int = 500, num_samples: int = 100):

@@ -1,24 +1,27 @@
 """Reconstructions of validation images during training."""
 
-from pytorch_lightning import LightningModule, Trainer
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from callbacks import figures
-from callbacks.record import record_figure
-from callbacks.schedule import Scheduled
+from callbacks.schedule import Drawing
+from models import Model
 
 
-class Reconstructions(Scheduled):
+class Reconstructions(Drawing):
     """Draws the first validation images beside their reconstructions.
 
     Args:
         num_images: Images to draw.
     """
 
+    name = "reconstructions"
     needs = "reconstruct"
 
     def __init__(self, num_images: int = 20):
         self.num_images = num_images
 
-    def act(self, trainer: Trainer, model: LightningModule) -> None:
-        x, y = trainer.datamodule.images("val", self.num_images, model.device)
-        record_figure(trainer, "reconstructions", figures.reconstructions(x, model.reconstruct(x, *model.given(y))))
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        x, y = data.images("val", self.num_images, model.device)
+        return {"reconstructions": figures.reconstructions(x, model.reconstruct(x, *model.given(y)))}

@@ -8,7 +8,11 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.replace import replacing
-from callbacks.schedule import finished_epochs
+
+
+def finished_epochs(trainer: Trainer) -> int:
+    """Epochs of training behind us: the same number at the end of an epoch and, afterwards, at the end of training."""
+    return trainer.fit_loop.epoch_progress.current.processed
 
 
 def position(trainer: Trainer) -> tuple[int, int]:

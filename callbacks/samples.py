@@ -1,23 +1,26 @@
 """Samples from the model during training."""
 
-from pytorch_lightning import LightningModule, Trainer
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from callbacks import figures
-from callbacks.record import record_figure
-from callbacks.schedule import Scheduled
+from callbacks.schedule import Drawing
+from models import Model
 
 
-class Samples(Scheduled):
+class Samples(Drawing):
     """Draws samples from the prior, from the same noise each time: what changes is the model.
 
     Args:
         num_images: Images to draw.
     """
 
+    name = "samples"
     needs = "sample"
 
     def __init__(self, num_images: int = 64):
         self.num_images = num_images
 
-    def act(self, trainer: Trainer, model: LightningModule) -> None:
-        record_figure(trainer, "samples", figures.samples(model.sample(self.num_images)))
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        return {"samples": figures.samples(model.sample(self.num_images))}

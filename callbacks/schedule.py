@@ -1,13 +1,12 @@
 """When a callback looks at the model: after epochs 1, 2, 4, 8, ... and after the last."""
 
+from typing import Any
+
+from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from models import evaluating
-
-
-def finished_epochs(trainer: Trainer) -> int:
-    """Epochs of training behind us: the same number at the end of an epoch and, afterwards, at the end of training."""
-    return trainer.fit_loop.epoch_progress.current.processed
+from callbacks.record import finished_epochs, record_figure
+from models import Model, evaluating
 
 
 class Scheduled(Callback):
@@ -17,8 +16,21 @@ class Scheduled(Callback):
     evaluation mode and with its own noise, so that it cannot change training.
     """
 
+    name = ""  # in `CALLBACKS`
+    needs = ""  # the method of the model that it cannot do without
+    by_default = True  # whether it is taken where nobody chooses
     seed = 0
     acted_after = 0  # epochs
+
+    @classmethod
+    def objection(cls, model: Model) -> str | None:
+        """Why this callback cannot serve a model, a sentence that says what to do; none where it can."""
+        if hasattr(model, cls.needs):
+            return None
+        return (
+            f"{type(model).__name__} has no {cls.name.replace('_', ' ')}: it defines no {cls.needs}(); "
+            f"leave {cls.name} out of --callbacks, or choose another model."
+        )
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         """What to do on the schedule."""
@@ -37,3 +49,21 @@ class Scheduled(Callback):
             self.acted_after = finished_epochs(trainer)
             with evaluating(model, self.seed):
                 self.act(trainer, model)
+
+
+class Drawing(Scheduled):
+    """Records figures on the schedule. `draw` needs no trainer: with `models.evaluating(model)` around it, it draws the
+    same from a checkpoint."""
+
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        """Figures by their names, on the device of the model; none where these data have nothing to draw.
+
+        Args:
+            model: In evaluation mode, without gradients.
+            data: Its data module, set up.
+        """
+        raise NotImplementedError
+
+    def act(self, trainer: Trainer, model: LightningModule) -> None:
+        for name, figure in self.draw(model, trainer.datamodule).items():
+            record_figure(trainer, name, figure)

@@ -14,6 +14,7 @@ SUPPORTED = {
     "AE": ["reconstructions", "interpolations"],
     "VAE": WITH_LATENT,
     "IWAE": WITH_LATENT,
+    "AffineVAE": WITH_LATENT,
     "HierarchicalVAE": WITH_LATENT,
     "CVAE": [*WITH_LATENT, "class_samples"],
     "M2": [*(name for name in WITH_LATENT if name != "interpolations"), *CLASSIFIER],

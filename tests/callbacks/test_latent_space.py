@@ -47,8 +47,8 @@ def test_each_layer_has_its_number_beside_the_metrics_of_validation(fit, make_mo
 
 def test_draws_the_kl_averaged_over_images(fit, make_model, data, monkeypatch):
     drawn = []
-    draw = latent_space.figures.kl_per_dimension
-    monkeypatch.setattr(latent_space.figures, "kl_per_dimension", lambda *args: drawn.append(args) or draw(*args))
+    draw = latent_space.plots.kl_per_dimension
+    monkeypatch.setattr(latent_space.plots, "kl_per_dimension", lambda *args: drawn.append(args) or draw(*args))
     model = make_model()
     fit(model, [LatentSpace()], max_epochs=1)
     _, kl = model.eval().latent_statistics(data.images("val")[0])[0]
