@@ -1,6 +1,7 @@
 """Data that comes as grey images: split, hide labels, binarize."""
 
 import hashlib
+import math
 from typing import Literal, get_args
 
 import torch
@@ -55,10 +56,10 @@ class GreyData(ImageData):
         if labels_per_batch is not None and not 1 <= labels_per_batch < batch_size:
             raise ValueError(f"labels_per_batch must be between 1 and batch_size - 1; {labels_per_batch} is not.")
         self.limits = Limits(max_rotation, max_shift, max_scaling)
-        if not (0 <= max_rotation <= 180 and max_shift >= 0 and 0 <= max_scaling < 1):
+        if not (0 <= max_rotation <= 180 and 0 <= max_shift < math.inf and 0 <= max_scaling < 1):
             raise ValueError(
-                "max_rotation must be between 0 and 180, max_shift at least 0, and max_scaling at least 0 and below 1; "
-                f"got {max_rotation}, {max_shift} and {max_scaling}."
+                "max_rotation must be between 0 and 180, max_shift finite and at least 0, max_scaling at least 0 and "
+                f"below 1; got {max_rotation}, {max_shift} and {max_scaling}."
             )
         self.binarization, self.num_labels = binarization, num_labels
         self.labels_per_batch = labels_per_batch

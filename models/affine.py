@@ -1,9 +1,11 @@
 """The VAE that tells an image's content from its pose."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent
 from torch.nn.functional import cross_entropy
 
 from models.base import mean_where
@@ -22,16 +24,16 @@ def check_transforms(transforms: Sequence[str], scale: float) -> None:
         raise ValueError(f"transforms must be {allowed}; got {list(transforms)}.")
     if "affine" in transforms and len(transforms) > 1:
         raise ValueError(f"affine holds all other transforms: transforms must be {allowed}; got {list(transforms)}.")
-    if not scale > 0:
-        raise ValueError(f"transform_scale must be positive; got {scale}.")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"transform_scale must be positive and finite; got {scale}.")
 
 
 def affine_map(p: Tensor, transforms: Sequence[str], scale: float) -> Tensor:
     """The affine map `(..., 2, 3)` of pixel coordinates (x, y, 1) that the latents `p (..., d)` stand for.
 
-    `affine` is I + scale * p as 2x3. Otherwise the parts, in the order in which they are named, turn by scale * p
-    radians, enlarge by exp(scale * p), and shift by scale * p half images: under p ~ N(0, I) a normal angle, a
-    log-normal factor and a normal shift.
+    `affine` is I + scale * p as 2x3. Otherwise p holds the parts in the order in which they are named; whatever that
+    is, the map turns coordinates by scale * p radians, multiplies them by exp(scale * p), then adds scale * p, in half
+    images: under p ~ N(0, I) a normal angle, a log-normal factor and a normal shift.
     """
     if list(transforms) == ["affine"]:
         return torch.eye(2, 3, device=p.device, dtype=p.dtype) + scale * p.unflatten(-1, (2, 3))
@@ -57,7 +59,7 @@ class AffineVAE(VAE):
     After the spatial VAE of Bepler et al. (2019): z = (content, p), the map A = I + s p as 2x3, and p(x|z) has at
     pixel (x, y) the value that the coordinate decoder gives the content at A (x, y, 1). Without A it draws the
     canonical image. The prior of all of z is N(0, I), so bounds and likelihoods are those of a VAE; s says how far
-    images are expected to move: a rotation by s / sqrt(2) radians has one standard deviation.
+    images are expected to move: their angles have a standard deviation of s radians, and with affine of s / sqrt(2).
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -72,7 +74,6 @@ class AffineVAE(VAE):
             the loss, never to a bound; 0 has no classifier.
     """
 
-    measures = (*VAE.measures, "error")
     from_data = ("image_shape", "num_classes")
     default_limit = 1000  # each pixel is a pass of the decoder
 
@@ -85,7 +86,7 @@ class AffineVAE(VAE):
         transform_scale: float = 0.1,
         decoder: str = "coordinate",
         decoder_hidden: list[int] | None = None,
-        activation: str = "tanh",
+        activation: str = "gelu",
         label_weight: float = 0.0,
         **kwargs,
     ):
@@ -102,6 +103,11 @@ class AffineVAE(VAE):
             )
         if label_weight:
             self.head = nn.Linear(self.code_dim, num_classes)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Those of the VAE, and the classifier's error where there is one."""
+        return (*VAE.measures, "error") if self.hparams.label_weight else VAE.measures
 
     @property
     def code_dim(self) -> int:
@@ -123,7 +129,7 @@ class AffineVAE(VAE):
         content, p = z.split([self.code_dim, z.shape[-1] - self.code_dim], -1)
         return content, affine_map(p, self.hparams.transforms, self.hparams.transform_scale)
 
-    def px(self, z: Tensor, y: Tensor | None = None):
+    def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
         """p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
         content, A = self.split(z)
         return self.likelihood(self.decoder(content, transform=A))
@@ -136,6 +142,12 @@ class AffineVAE(VAE):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         loss = super().loss(x, y)
         return loss + self.hparams.label_weight * self.label_loss(x, y) if self.hparams.label_weight else loss
+
+    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        measured = super().measure(x, y)
+        if self.hparams.label_weight:
+            measured["error"] = (self.head(self.content(x)).argmax(-1) != y)[y >= 0]
+        return measured
 
     # What a trained model is for
 

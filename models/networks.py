@@ -125,13 +125,13 @@ class ConvDecoder(Network):
         self.output.bias.copy_(mean.mean((1, 2)).logit())
 
 
-def pixel_grid(height: int, width: int) -> Tensor:
+def pixel_grid(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Coordinates (x, y) of the centres of all pixels, `(height, width, 2)`, whatever the size of the image.
 
     x grows to the right, y downwards; 0 is the middle, the longer side goes from edge to edge from -1 to 1, and the
     shorter one has the same unit.
     """
-    x, y = ((2 * torch.arange(n) + 1 - n) / max(height, width) for n in (width, height))
+    x, y = ((2 * torch.arange(n, device=device) + 1 - n) / max(height, width) for n in (width, height))
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
@@ -189,7 +189,7 @@ class CoordinateDecoder(Network):
             of_place = slope @ transform.to(slope.dtype)  # (..., h, 3)
             constant = of_code + of_place[..., 2]
             of_place = of_place[..., :2].expand(*constant.shape, 2)
-            grid = pixel_grid(height, width).to(of_place).flatten(0, 1)  # (P, 2)
+            grid = pixel_grid(height, width, z.device).to(of_place.dtype).flatten(0, 1)  # (P, 2)
             ones = torch.ones_like(grid[:, :1])
             first = torch.cat([grid, ones], 1) @ torch.cat([of_place, constant[..., None]], -1).mT  # (..., P, h)
         return rows(self.rest, first).mT.unflatten(-1, (height, width))
