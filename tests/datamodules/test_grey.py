@@ -315,7 +315,7 @@ def test_a_run_of_two_epochs_and_its_checkpoint(tmp_path):
     stored = torch.load(tmp_path / "a.ckpt", weights_only=True)["datamodule_hyper_parameters"]
     assert dict(stored) == {
         "batch_size": 500, "binarization": "dynamic", "num_labels": 50, "labels_per_batch": None,
-        "val_size": 250, "seed": 4,
+        "val_size": 250, "seed": 4, "max_rotation": 0.0, "max_shift": 0.0, "max_scaling": 0.0,
     }  # fmt: skip
 
 

@@ -75,6 +75,7 @@ def test_hyper_parameters_are_the_constructors_arguments():
     assert dict(data.hparams) == {
         "root": "somewhere", "batch_size": 7, "binarization": "fixed", "num_labels": 10,
         "labels_per_batch": None, "val_size": 5000, "seed": 3,
+        "max_rotation": 0.0, "max_shift": 0.0, "max_scaling": 0.0,
     }  # fmt: skip
 
 

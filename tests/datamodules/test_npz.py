@@ -72,7 +72,7 @@ def test_own_test_arrays_and_unknown_labels(tmp_path):
 def test_hyper_parameters_are_the_constructors_arguments(tmp_path):
     assert dict(NPZ("mine.npz", val_size=3, seed=2).hparams) == {
         "root": "mine.npz", "batch_size": 100, "binarization": "dynamic", "num_labels": None,
-        "labels_per_batch": None, "val_size": 3, "seed": 2,
+        "labels_per_batch": None, "val_size": 3, "seed": 2, "max_rotation": 0.0, "max_shift": 0.0, "max_scaling": 0.0,
     }  # fmt: skip
 
 

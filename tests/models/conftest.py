@@ -11,6 +11,7 @@ from models import MODELS
 # What a model needs beyond an image shape; a new model that is content with that appears in the tests by itself.
 LABELS = {"num_classes": 3, "labelled_fraction": 0.4, "batch_norm": False}  # which is on by default
 OPTIONS = {
+    "AffineVAE": {"num_classes": 3, "z_dim": 10, "decoder_hidden": [16], "activation": "tanh"},
     "HierarchicalVAE": {"z_dim": [3, 2], "inner_hidden": [8]},
     "CVAE": {"num_classes": 3},
     "M2": LABELS | {"z_dim": 4},

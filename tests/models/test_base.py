@@ -198,16 +198,18 @@ def test_metrics_start_afresh_at_each_validation(fit):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_logs_what_it_declares(fit, make, binary, name):
-    logged = fit(make(name), [binary(8), binary(3)]).callback_metrics
-    assert set(logged) == {"train/loss", "train/lr", *(f"val/{measure}" for measure in MODELS[name].measures)}
-    assert "bound" in MODELS[name].measures
+    model = make(name)
+    logged = fit(model, [binary(8), binary(3)]).callback_metrics
+    assert set(logged) == {"train/loss", "train/lr", *(f"val/{measure}" for measure in model.measures)}
+    assert "bound" in model.measures
     assert all(value.isfinite() for value in logged.values())
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_measures_one_number_per_image(make, binary, name):
-    measured = make(name).measure(*binary(5))
-    assert tuple(measured) == tuple(MODELS[name].measures)
+    model = make(name)
+    measured = model.measure(*binary(5))
+    assert tuple(measured) == tuple(model.measures)
     assert all(values.shape == (5,) for values in measured.values())
 
 
@@ -239,8 +241,8 @@ def test_training_lowers_the_loss(make, binary, name):
         loss.backward()
         adam.step()
         losses.append(loss.item())
-    # z1 of the stack is drawn afresh: its entropy is a floor
-    assert losses[-1] < (0.8 if name == "M1M2" else 0.5) * losses[0]
+    # z1 of the stack is drawn afresh: its entropy is a floor; and noise is no smooth function of coordinates
+    assert losses[-1] < {"M1M2": 0.8, "AffineVAE": 0.8}.get(name, 0.5) * losses[0]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -39,13 +39,15 @@ def test_any_encoder_with_any_decoder_at_any_shape(shape, encoder, decoder, batc
     y = network(torch.rand(7, *shape))
     assert y.shape == (7, *shape)
     y.square().sum().backward()
-    before_norm = {  # batch norm takes away a bias that comes before it
+    silent = {  # batch norm takes away a bias that comes before it
         id(layer.bias) for layer in network.modules() if batch_norm and getattr(layer, "bias", None) is not None
         and not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
     }  # fmt: skip
+    if decoder == "coordinate" and shape[1:] == (1, 1):  # a single pixel is always at (0, 0)
+        silent.add(id(network[1].place.weight))
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
-        assert id(parameter) in before_norm or parameter.grad.any(), name
+        assert id(parameter) in silent or parameter.grad.any(), name
 
 
 @shapes
@@ -117,14 +119,14 @@ def test_weights_are_glorot_uniform_and_biases_zero(encoder, decoder):
             make_decoder(decoder, 20, (1, 8, 8), [60, 50], "relu", False),
         ]
     )
-    for layer in networks.modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+    for name, layer in networks.named_modules():
+        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) or name.endswith("place"):
             continue
         taps = layer.weight[0, 0].numel()
         bound = math.sqrt(6 / (sum(layer.weight.shape[:2]) * taps))
         assert layer.weight.abs().max() <= bound
         assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
-        assert not layer.bias.any()
+        assert not layer.bias.any() or (decoder == "coordinate" and layer is networks[1].first)
 
 
 @shapes
@@ -134,7 +136,7 @@ def test_the_output_starts_at_the_training_mean(shape, decoder):
     network = zeroed(make_decoder(decoder, 4, shape, HIDDEN, "relu", False))
     start_at_mean(network, mean)
     start = network(torch.randn(2, 4)).sigmoid()
-    if decoder == "conv":  # one bias per channel: it cannot do more than the channel's mean
+    if decoder in ("conv", "coordinate"):  # one bias per channel: it cannot do more than the channel's mean
         torch.testing.assert_close(start.mean((0, 2, 3)), mean.mean((1, 2)))
     else:
         torch.testing.assert_close(start, mean.expand(2, *shape))
@@ -168,9 +170,10 @@ def test_sizes_that_are_not_positive_are_refused(hidden):
         make_decoder("mlp", 4, (1, 8, 8), hidden, "relu", False)
 
 
-def test_a_conv_decoder_without_a_hidden_layer_is_refused():
-    with pytest.raises(ValueError, match="at least one"):
-        make_decoder("conv", 4, (1, 8, 8), [], "relu", False)
+@pytest.mark.parametrize("decoder", ["conv", "coordinate"])
+def test_a_decoder_that_needs_a_hidden_layer_refuses_to_go_without(decoder):
+    with pytest.raises(ValueError, match=f"^The {decoder} decoder needs at least one entry in hidden, for example"):
+        make_decoder(decoder, 4, (1, 8, 8), [], "relu", False)
 
 
 @pytest.mark.parametrize("leading", [(), (5,), (3, 5), (2, 3, 5)])

@@ -9,6 +9,7 @@ from torch.distributions import Bernoulli, Normal
 
 from models import MODELS, VAE
 from models.base import Model, evaluating
+from models.networks import DECODERS, CoordinateDecoder
 from models.objectives import OBJECTIVES, elbo, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
@@ -16,7 +17,7 @@ every_density = pytest.mark.parametrize("name", DENSITIES)
 # those with one z per image and the options of a VAE; a label is given to conditional ones
 densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name not in ("M2", "M1M2")])
 # those that are content with an image
-unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "HierarchicalVAE"])
+unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE"])
 GAUSSIAN = {"likelihood": "gaussian"}
 
 
@@ -78,7 +79,7 @@ def test_the_loss_does_not_depend_on_the_batch_size(make, binary, name):
     for parameter in model.parameters():  # a constant decoder: of the noise, only that of the posterior is left
         nn.init.zeros_(parameter)
     certain(model)
-    nn.init.normal_(model.decoder.rest[-2].bias)
+    nn.init.normal_(model.decoder.output.bias)
     torch.testing.assert_close(model.loss(x.repeat(5, 1, 1, 1), y.repeat(5)), model.loss(x, y), rtol=0.1, atol=0)
 
 
@@ -92,7 +93,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_images(make, binary):
 KNOBS = {
     "z_dim": ({}, {"z_dim": 5}),
     "hidden": ({}, {"hidden": [9]}),
-    "activation": ({}, {"activation": "tanh"}),
+    "activation": ({"activation": "relu"}, {"activation": "tanh"}),
     "encoder": ({}, {"encoder": "conv"}),
     "decoder": ({}, {"decoder": "conv"}),
     "batch_norm": ({}, {"batch_norm": True}),
@@ -107,8 +108,28 @@ KNOBS = {
     "alpha": ({}, {"alpha": 0.2}),
     "m1_options": ({}, {"m1_options": {"activation": "tanh"}}),
     "kept": ({}, {"kept": [0, 1]}),
+    "transforms": ({}, {"transforms": ["rotation", "shift"]}),
+    "transform_scale": ({}, {"transform_scale": 0.2}),
+    "decoder_hidden": ({}, {"decoder_hidden": [9]}),
+    "label_weight": ({}, {"label_weight": 0.1}),
+}
+# those that another model takes otherwise
+OWN_KNOBS = {
+    ("HierarchicalVAE", "z_dim"): ({}, {"z_dim": [3, 5]}),
+    ("AffineVAE", "z_dim"): ({}, {"z_dim": 9}),
+    # without a classifier there is nothing to do for classes
+    ("AffineVAE", "num_classes"): ({"label_weight": 0.1}, {"label_weight": 0.1, "num_classes": 4}),
+    # all other decoders are refused
+    ("AffineVAE", "decoder"): ({}, {"decoder": "wavy"}),
 }
 TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", *inspect.signature(Model).parameters}
+
+
+class Wavy(CoordinateDecoder):
+    """Another decoder that draws by coordinates."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs).sin()
 
 
 def options_of(name):
@@ -119,10 +140,9 @@ def options_of(name):
 @pytest.mark.parametrize(
     ("name", "knob"), [(name, knob) for name in DENSITIES for knob in sorted(options_of(name) - TESTED_ELSEWHERE)]
 )
-def test_every_knob_changes_the_loss(make, binary, name, knob):
-    before, after = KNOBS[knob]
-    if name == "HierarchicalVAE" and knob == "z_dim":
-        after = {"z_dim": [3, 5]}
+def test_every_knob_changes_the_loss(make, binary, monkeypatch, name, knob):
+    monkeypatch.setitem(DECODERS, "wavy", Wavy)
+    before, after = OWN_KNOBS.get((name, knob)) or KNOBS[knob]
     losses = [under(3, make(name, **options).loss, *binary(8)).item() for options in (before, after)]
     assert losses[0] != losses[1]
 
@@ -322,7 +342,8 @@ def test_codes_images_and_reconstructions(make, binary, name, options):
     model, (x, _) = make(name, **options).eval(), binary(5)
     z = model.encode(x)
     torch.testing.assert_close(z, model.encoder(x).chunk(2, -1)[0])
-    torch.testing.assert_close(model.decode(z), model.decoder(z).sigmoid())
+    where = {"transform": model.split(z)[1]} if name == "AffineVAE" else {}
+    torch.testing.assert_close(model.decode(z), model.decoder(z[:, : model.code_dim], **where).sigmoid())
     torch.testing.assert_close(model.reconstruct(x), model.decode(z))
     for leading in ((), (4,), (2, 4)):
         assert model.decode(torch.randn(*leading, z.shape[-1])).shape == (*leading, 1, 8, 8)
