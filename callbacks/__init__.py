@@ -4,11 +4,16 @@ the model by name; `for_model` picks the ones that a model supports."""
 from collections.abc import Sequence
 
 from callbacks.analogies import Analogies
+from callbacks.attributes import Attributes
+from callbacks.canonical import Canonical
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.class_samples import ClassSamples
 from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.error_curve import ErrorCurve
 from callbacks.interpolations import Interpolations
+from callbacks.latent_codes import LatentCodes
+from callbacks.latent_codes_tsne import LatentCodesTSNE
+from callbacks.latent_plane import LatentPlane
 from callbacks.latent_space import LatentSpace
 from callbacks.log_likelihood import LogLikelihood
 from callbacks.noise import StepNoise
@@ -16,16 +21,19 @@ from callbacks.progress import Progress
 from callbacks.reconstructions import Reconstructions
 from callbacks.samples import Samples
 from callbacks.schedule import Drawing, Scheduled
+from callbacks.traversals import Traversals
 from models import Model
 
-__all__ = ["CALLBACKS", "Analogies", "ClassSamples", "ConfusionMatrix", "Drawing", "ErrorCurve", "Interpolations",
-           "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples", "Scheduled",
-           "StepNoise", "for_model"]  # fmt: skip
+__all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Drawing",
+           "ErrorCurve", "Interpolations", "LatentCodes", "LatentCodesTSNE", "LatentPlane", "LatentSpace",
+           "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples", "Scheduled", "StepNoise",
+           "Traversals", "for_model"]  # fmt: skip
 
 CALLBACKS: dict[str, type[Scheduled]] = {
     callback.name: callback
-    for callback in (Reconstructions, Samples, Interpolations, LatentSpace, LogLikelihood, Analogies, ClassSamples,
-                     ConfusionMatrix, ErrorCurve)
+    for callback in (Reconstructions, Samples, Interpolations, LatentSpace, LogLikelihood, LatentCodes, LatentCodesTSNE,
+                     LatentPlane, Traversals, Attributes, Canonical, Analogies, ClassSamples, ConfusionMatrix,
+                     ErrorCurve)
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 state."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from torch import Tensor
 DPI = 100
 CELL = 72  # the longer side of an image in a grid has about so many pixels
 GAP, BREAK = 2, 14  # pixels between images, and where a row or column is set apart
-CHARACTER, LINE, MARGIN = 7, 18, 8  # pixels: the widest that a letter of a label gets, a line of text, the border
+CHARACTER, LINE, MARGIN = 8, 18, 8  # pixels: the widest that a letter of a label gets, a line of text, the border
+SMALL = {"fontsize": 7.5}
 PER_ROW = 10
+TOUCHING = 26  # the longer side of an image in a large grid without gaps has about so many pixels
+SHADES = 16  # of grey or of each colour in such a grid: its file is a third as large
 
 
 def pixels(image: Tensor, scale: int) -> np.ndarray:
@@ -25,9 +28,9 @@ def pixels(image: Tensor, scale: int) -> np.ndarray:
     return enlarged.permute(1, 2, 0).clamp(0, 1).numpy()
 
 
-def starts(count: int, size: int, breaks: Collection[int]) -> list[int]:
+def starts(count: int, size: int, breaks: Collection[int] = (), gap: int = GAP) -> list[int]:
     """Where each of `count` cells of `size` pixels begins, and at last where they all end."""
-    begins = [i * (size + GAP) + sum(0 < b <= i for b in breaks) * (BREAK - GAP) for i in range(count)]
+    begins = [i * (size + gap) + sum(0 < b <= i for b in breaks) * (BREAK - gap) for i in range(count)]
     return [*begins, begins[-1] + size]
 
 
@@ -35,9 +38,12 @@ def image_grid(
     images: Tensor | Sequence[Tensor],
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
-    title: str = "",
+    title: str | Mapping[int, str] = "",
     row_breaks: Collection[int] = (),
     column_breaks: Collection[int] = (),
+    captions: Sequence[Sequence[str]] = (),
+    gap: int = GAP,
+    cell: int = CELL,
 ) -> Figure:
     """Images in rows, each pixel a square of whole screen pixels; grey and colour run from 0 to 1 whatever the image.
 
@@ -45,15 +51,18 @@ def image_grid(
         images: Rows of images in [0, 1]: `(rows, columns, C, H, W)`, or a list of `(columns, C, H, W)`.
         row_labels: Text to the left of each row.
         column_labels: Text above each column.
-        title: Text above the grid.
+        title: Text above the grid, or above the columns that are the keys.
         row_breaks: Rows with a wider gap above them.
         column_breaks: Columns with a wider gap to their left.
+        captions: Rows of text, for below each image.
+        gap: Pixels between images.
+        cell: About how many pixels the longer side of an image gets.
     """
     height, width = images[0].shape[-2:]
-    scale = max(1, round(CELL / max(height, width)))
+    scale = max(1, round(cell / max(height, width)))
     height, width = height * scale, width * scale
-    tops = starts(len(images), height, row_breaks)
-    lefts = starts(max(len(row) for row in images), width, column_breaks)
+    tops = starts(len(images), height + LINE * bool(captions), row_breaks, gap)
+    lefts = starts(max(len(row) for row in images), width, column_breaks, gap)
     canvas = np.ones((tops[-1], lefts[-1], 3), dtype=np.float32)
     for top, row in zip(tops, images, strict=False):
         for left, image in zip(lefts, row, strict=False):
@@ -67,7 +76,11 @@ def image_grid(
         axes.text(-6, top + height / 2, label, ha="right", va="center", **text)
     for left, label in zip(lefts, column_labels, strict=False):
         axes.text(left + width / 2, -4, label, ha="center", va="baseline", **text)
-    axes.text(0, -4 - LINE * bool(column_labels), title, va="baseline", **text)
+    for top, row in zip(tops, captions, strict=False):
+        for left, label in zip(lefts, row, strict=False):
+            axes.text(left + width / 2, top + height + LINE / 2, label, ha="center", va="center", **text | SMALL)
+    for column, words in ({0: title} if isinstance(title, str) else title).items():
+        axes.text(lefts[column], -4 - LINE * bool(column_labels), words, va="baseline", **text)
     return axes.figure
 
 
@@ -89,6 +102,14 @@ def reconstructions(x: Tensor, x_hat: Tensor) -> Figure:
     rows = [row for pair in pairs for row in pair]
     labels = ["input", "reconstruction"] * (len(rows) // 2)
     return image_grid(rows, row_labels=labels, row_breaks=range(2, len(rows), 2))
+
+
+def canonical(x: Tensor, x_hat: Tensor, without: Tensor) -> Figure:
+    """Images `(B, C, H, W)` above their reconstructions and those without the transform, ten side by side."""
+    triples = zip(x.split(PER_ROW), x_hat.split(PER_ROW), without.split(PER_ROW), strict=True)
+    rows = [row for triple in triples for row in triple]
+    labels = ["input", "reconstruction", "canonical"] * (len(rows) // 3)
+    return image_grid(rows, row_labels=labels, row_breaks=range(3, len(rows), 3))
 
 
 def samples(images: Tensor) -> Figure:
@@ -113,3 +134,27 @@ def analogies(x: Tensor, images: Tensor) -> Figure:
 def class_samples(images: Tensor) -> Figure:
     """A row per draw of z, a column per label: `(n, num_classes, C, H, W)`."""
     return image_grid(images, column_labels=[str(label) for label in range(images.shape[1])])
+
+
+def plane(images: Tensor, z1: Tensor, z2: Tensor, title: str) -> Figure:
+    """Images side by side without gaps, z1 to the right and z2 upwards: `images (n, m, C, H, W)`, from the lowest row,
+    have `z2 (n,)` and `z1 (m,)`, of which every third is written."""
+    right, up = ([f"{value:.1f}" if i % 3 == 1 else "" for i, value in enumerate(z.tolist())] for z in (z1, z2))
+    images = images.flip(0).mul(SHADES - 1).round().div(SHADES - 1)
+    return image_grid(images, up[::-1], right, title, gap=0, cell=TOUCHING)
+
+
+def traversals(x: Tensor, images: Tensor, names: Sequence[str], values: Sequence[str], title: str) -> Figure:
+    """The image `x (C, H, W)`, and a row for each latent dimension with a column for each of its values: `images
+    (dimensions, values, C, H, W)`."""
+    first = torch.ones_like(images[:, :1])  # white, but for the image in the corner
+    first[0, 0] = x
+    rows = torch.cat([first, images], 1)
+    return image_grid(rows, row_labels=names, column_labels=["input", *values], column_breaks=(1,), title={1: title})
+
+
+def attributes(x: Tensor, images: Tensor, weights: Sequence[float], title: str) -> Figure:
+    """A row per image: the original of `x (B, C, H, W)`, and `images (len(weights), B, C, H, W)`."""
+    rows = torch.cat([x[None], images]).transpose(0, 1)  # (B, 1 + len(weights), C, H, W)
+    labels = ["original", *(f"{weight:.2f}" for weight in weights)]
+    return image_grid(rows, column_labels=labels, column_breaks=(1,), title={1: title})

@@ -1,9 +1,12 @@
 """Charts with axes as pure functions of tensors, beside the grids of images in `figures`."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -76,4 +79,47 @@ def error_curve(errors: dict[int, float]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
     axes.set_title(f"Error on validation images: {percent[-1]:.2f}% after epoch {epochs[-1]}", fontsize=10, loc="left")
+    return figure
+
+
+class Panel(NamedTuple):
+    """A scatter plot: its points `(N, 2)`, a title, and what its axes are."""
+
+    points: Tensor
+    title: str
+    xlabel: str
+    ylabel: str
+    limits: tuple[float, float] | None = None  # of both axes
+    ticks: bool = True  # whether numbers at the axes mean something
+
+
+def label_colors(num_classes: int) -> np.ndarray:
+    """A colour for each class, and at last, where label -1 finds it, that of unknown labels: `(num_classes + 1, 4)`."""
+    if num_classes == 0:
+        return colormaps["tab10"]([0])
+    few = next((name for name, most in (("tab10", 10), ("tab20", 20)) if num_classes <= most), None)
+    known = colormaps[few](range(num_classes)) if few else colormaps["gist_rainbow"](np.linspace(0, 1, num_classes))
+    return np.concatenate([known, [[0.8, 0.8, 0.8, 1]]])
+
+
+def scatter(panels: Sequence[Panel], y: Tensor) -> Figure:
+    """Points side by side, coloured by their labels `y (N,)`, with one legend; of one colour if no label is known."""
+    y = y.cpu().numpy()
+    colors = label_colors(max(y, default=-1) + 1)
+    figure = Figure((5 * len(panels) + 0.9, 5.2), dpi=DPI, facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # inches
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.scatter(*panel.points.cpu().numpy().T, c=colors[y], s=9, linewidths=0)
+        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=panel.limits, ylim=panel.limits)
+        axes.set_box_aspect(1)
+        if not panel.ticks:
+            axes.set(xticks=[], yticks=[])
+        axes.spines[["top", "right"]].set_visible(panel.limits is not None)
+        axes.set_title(panel.title, fontsize=10, loc="left")
+    if max(y, default=-1) >= 0:
+        dots = [
+            Line2D([], [], marker="o", linestyle="", color=colors[label], label=label if label >= 0 else "unknown")
+            for label in sorted(set(y.tolist()), key=lambda label: (label < 0, label))
+        ]
+        figure.legend(handles=dots, loc="outside right center", frameon=False, ncols=-(-len(dots) // 20))
     return figure

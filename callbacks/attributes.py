@@ -1,0 +1,40 @@
+"""Attribute arithmetic with codes, during training."""
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from callbacks import figures
+from callbacks.codes import encode
+from callbacks.schedule import Drawing
+from callbacks.selection import one_of_each
+from models import Model
+
+
+class Attributes(Drawing):
+    """Draws what becomes of test images of each class as the mean code of one class is added to their codes.
+
+    Args:
+        label: The class whose mean code is added.
+        num_images: Images, a row each.
+        num_steps: Weights from 0 to 1, a column each.
+    """
+
+    name = "attributes"
+    needs = "shifted"
+
+    def __init__(self, label: int = 0, num_images: int = 10, num_steps: int = 8):
+        self.label, self.num_images, self.num_steps = label, num_images, num_steps
+
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        x, y = data.images("test", device=model.device)
+        of_class = y == self.label
+        if not of_class.any():
+            return {}
+        direction = encode(model, x[of_class], y[of_class]).mean(0)
+        chosen = one_of_each(y, self.num_images)
+        x, y, weights = x[chosen], y[chosen], torch.linspace(0, 1, self.num_steps).tolist()
+        images = model.shifted(x, direction, weights, *model.given(y))
+        title = f"decoded: code + w * (mean code of class {self.label}), by w"
+        return {"attributes": figures.attributes(x, images, weights, title)}

@@ -1,0 +1,29 @@
+"""Images without their transform, during training."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from callbacks import figures
+from callbacks.schedule import Drawing
+from callbacks.selection import one_of_each
+from models import Model
+
+
+class Canonical(Drawing):
+    """Draws test images of mixed classes, their reconstructions, and these without their transform.
+
+    Args:
+        num_images: Images, ten side by side.
+    """
+
+    name = "canonical"
+    needs = "canonical"
+
+    def __init__(self, num_images: int = 20):
+        self.num_images = num_images
+
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        x, y = data.images("test")
+        x = x[one_of_each(y, self.num_images)].to(model.device)
+        return {"canonical": figures.canonical(x, model.reconstruct(x), model.canonical(x))}

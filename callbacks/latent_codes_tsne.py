@@ -1,0 +1,40 @@
+"""Which codes of test images are neighbours, by t-SNE."""
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+
+from callbacks import plots
+from callbacks.codes import code_size, codes_of_test_images
+from callbacks.latent_codes import FEWEST
+from callbacks.schedule import Drawing
+from models import Model
+
+
+class LatentCodesTSNE(Drawing):
+    """Draws the codes of up to 2000 test images, coloured by label, by t-SNE (van der Maaten & Hinton 2008), which
+    keeps neighbours and no distances. It takes longer than all other figures: only on request."""
+
+    name = "latent_codes_tsne"
+    needs = "encode"
+    by_default = False
+
+    @classmethod
+    def objection(cls, model: Model) -> str | None:
+        if (found := super().objection(model)) or code_size(model) > 2:
+            return found
+        return (
+            f"t-SNE is for codes of more than 2 dimensions, and this {type(model).__name__} has {code_size(model)}: "
+            f"leave {cls.name} out of --callbacks; latent_codes draws 2 as they are."
+        )
+
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        z, y = codes_of_test_images(model, data)
+        if len(z) < FEWEST:
+            return {}
+        tsne = TSNE(init="pca", perplexity=min(30, (len(z) - 1) / 3), random_state=0)
+        points = torch.from_numpy(tsne.fit_transform(z.cpu().numpy()))
+        panel = plots.Panel(points, f"Codes of {len(z):,} test images by t-SNE", "t-SNE 1", "t-SNE 2", ticks=False)
+        return {"latent_codes_tsne": plots.scatter([panel], y)}

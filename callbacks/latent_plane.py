@@ -1,0 +1,78 @@
+"""What a two-dimensional latent holds where, during training."""
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from callbacks import figures, plots
+from callbacks.codes import QUANTILES, codes_of_test_images, has_standard_prior
+from callbacks.latent_codes import FEWEST
+from callbacks.schedule import Drawing
+from models import Model
+
+
+def prior_quantiles(n: int) -> Tensor:
+    """Quantiles of N(0, 1) at (i + 0.5) / n, `(n,)`: each stands for equally much of the prior."""
+    return torch.special.ndtri((torch.arange(n) + 0.5) / n)
+
+
+def grid(z1: Tensor, z2: Tensor) -> Tensor:
+    """Codes `(n, m, 2)` of a plane: entry [i, j] is `z1 (m,)` at j and `z2 (n,)` at i."""
+    return torch.stack(torch.meshgrid(z1, z2, indexing="xy"), -1)
+
+
+class LatentPlane(Drawing):
+    """Draws the decoded plane of a code of two dimensions: by quantiles of the prior, as in Kingma & Welling (2013),
+    figure 4, or, without a prior, evenly over the codes of test images. With a prior also these codes through the
+    normal CDF: if they follow the prior, they fill the unit square evenly.
+
+    Args:
+        num_images: Images along each axis.
+    """
+
+    name = "latent_plane"
+    needs = "encode"
+
+    def __init__(self, num_images: int = 30):
+        self.num_images = num_images
+
+    @classmethod
+    def objection(cls, model: Model) -> str | None:
+        if found := super().objection(model):
+            return found
+        kind = type(model).__name__
+        if model.is_conditional or not hasattr(model, "interpolate"):
+            return (
+                f"The latent plane needs a decoder of the code alone, and that of {kind} is given a label: leave "
+                f"{cls.name} out of --callbacks, or choose another model."
+            )
+        if (z_dim := model.hparams.z_dim) != 2:
+            return (
+                f"The latent plane needs a model with z_dim 2; this {kind} has {z_dim}: leave {cls.name} out of "
+                "--callbacks, or train with --model.z_dim 2."
+            )
+        return None
+
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        z, y = codes_of_test_images(model, data)
+        if has_standard_prior(model):
+            z1 = z2 = prior_quantiles(self.num_images).to(model.device)
+            found, title = {"latent_cdf": cdf(z, y)} if len(z) >= FEWEST else {}, "quantiles of the prior"
+        elif len(z) >= FEWEST:
+            low, high = z.quantile(torch.tensor([QUANTILES[0], QUANTILES[-1]], device=z.device), 0)
+            part = torch.linspace(0, 1, self.num_images, device=z.device)[:, None]
+            z1, z2 = (low + part * (high - low)).T
+            found, title = {}, f"evenly from {QUANTILES[0]:.0%} to {QUANTILES[-1]:.0%} of the codes of test images"
+        else:
+            return {}
+        images = torch.stack([model.decode(row) for row in grid(z1, z2)])  # a row at a time: the grid may be large
+        return found | {"latent_plane": figures.plane(images, z1, z2, f"z1 to the right, z2 upwards: {title}")}
+
+
+def cdf(z: Tensor, y: Tensor) -> Figure:
+    """Codes `(N, 2)` through the normal CDF, coloured by label."""
+    title = f"Codes of {len(z):,} test images through the normal CDF"
+    panel = plots.Panel(torch.special.ndtr(z), title, "CDF of z1", "CDF of z2", (0, 1))
+    return plots.scatter([panel], y)

@@ -1,0 +1,61 @@
+"""What each dimension of the code does to an image, during training."""
+
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from callbacks import figures
+from callbacks.codes import QUANTILES, code_size, codes_of_test_images, encode, has_standard_prior
+from callbacks.schedule import Drawing
+from models import Model
+
+REACH = 3.0  # standard deviations of the prior, to either side
+
+
+def moved(z: Tensor, dims: Tensor, values: Tensor) -> Tensor:
+    """The code `z (d,)` with one dimension moved: `(D, n, d)`, in row i dimension `dims (D,)` at `values (D, n)`."""
+    codes = z.expand(*values.shape, -1)
+    return codes.scatter(2, dims[:, None, None].expand(-1, values.shape[1], 1), values[..., None])
+
+
+def names(model: Model) -> list[str]:
+    """The dimensions of the code: z1, z2, ..., and where the last are a transform, p1, p2, ... of these."""
+    size = code_size(model)
+    content = getattr(model, "code_dim", size)
+    return [f"z{i + 1}" for i in range(content)] + [f"p{i + 1}" for i in range(size - content)]
+
+
+class Traversals(Drawing):
+    """Draws the first test image with one dimension of its code moved at a time: from -3 to 3 standard deviations of
+    the prior, or, without a prior of the code, along the quantiles of the codes of test images. The dimensions that
+    vary most over test images come first.
+
+    Args:
+        num_dims: Dimensions at most, a row each.
+    """
+
+    name = "traversals"
+    needs = "interpolate"
+
+    def __init__(self, num_dims: int = 16):
+        self.num_dims = num_dims
+
+    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
+        x, y = data.images("test", 1, model.device)
+        many, _ = codes_of_test_images(model, data)
+        if not len(many):
+            return {}
+        dims = many.var(0, correction=0).argsort(descending=True)[: self.num_dims]
+        if has_standard_prior(model):
+            steps = torch.linspace(-REACH, REACH, len(QUANTILES), device=many.device)
+            values, labels = steps.expand(len(dims), -1), [f"{value:z.1f}" for value in steps.tolist()]
+            title = "decoded: one dimension moved, by standard deviations of the prior"
+        else:
+            values = many.quantile(torch.tensor(QUANTILES, device=many.device), 0).T[dims]  # (D, n)
+            labels = [f"{part:.0%}" for part in QUANTILES]
+            title = "decoded: one dimension moved, by quantiles of the codes of test images"
+        images = model.decode(moved(encode(model, x, y)[0], dims, values), *model.given(y))
+        rows = [names(model)[dim] for dim in dims.tolist()]
+        return {"traversals": figures.traversals(x[0], images, rows, labels, title)}
