@@ -1,93 +1,36 @@
 """Test log-likelihoods and errors from checkpoints: `python evaluate.py RUN/checkpoints/best.ckpt [...]`.
 
 A checkpoint knows its model, data and protocol. Each run folder gets an `evaluation.json` and `log_px.npy`, the
-per-image values in test order, and figures of a classifier; all runs together are printed as a table, with means over
-runs that differ in their seeds alone.
+per-image values in test order, and figures; all runs together are printed as a table, with means over runs that differ
+in their seeds alone.
 """
 
 import json
 import math
 import sys
 from argparse import ArgumentError
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 import models
-from callbacks import figures
-from callbacks.analogies import one_of_each
+from callbacks import for_model, side_by_side
 from callbacks.baselines import baselines, can_have_baselines, wants_baselines
-from callbacks.confusion_matrix import confusion
+from callbacks.disentanglement import disentanglement, is_measured, moves
 from callbacks.record import save_figure
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
-from models.estimators import active_units, importance
+from measures import classification, draw, likelihoods, summary, units
 from options import build_evaluation_parser, check_numbers, explain
 from tables import means, run_folder, tables
 
 # Of evaluation.json, in this order; what a model does not have is null
-KEYS = ("model", "data", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images", "elbo", "rate",
-        "distortion", "ess_median", "active_units", "active_units_per_layer", "test_error", "test_error_images",
-        "confusion", "baselines", "criterion", "loss", "epochs", "labels_hash", "data_root", "checkpoint")  # fmt: skip
-IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
-
-
-def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int) -> dict[str, np.ndarray]:
-    """Per-image `log_px` and `ess` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
-    chunks, chunk = [], max(1, ROWS // IMAGES // model.rows_per_sample)
-    with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=None, leave=False) as bar:
-        for start in range(0, len(x), IMAGES):
-            part, labels = x[start : start + IMAGES], model.given(y[start : start + IMAGES])
-            estimate = importance(model, part, K, chunk, *labels, seed=start)
-            values = {"log_px": estimate.log_px, "ess": estimate.ess}
-            if hasattr(model, "rate_distortion"):
-                with models.evaluating(model, seed=start):
-                    values["rate"], values["distortion"] = model.rate_distortion(part, min(K, chunk), *labels)
-            chunks.append(values)
-            bar.update(len(part))
-    return {name: torch.cat([values[name] for values in chunks]).double().cpu().numpy() for name in chunks[0]}
-
-
-def summary(values: dict[str, np.ndarray]) -> dict:
-    """The numbers of `evaluation.json` from per-image values: means over images, in nats."""
-    log_px = values["log_px"]
-    result = {
-        "num_images": len(log_px),
-        "nll": -log_px.mean(),
-        "nll_se": log_px.std(ddof=1) / len(log_px) ** 0.5 if len(log_px) > 1 else None,
-        "ess_median": np.median(values["ess"]),
-    }
-    if "rate" in values:
-        rate, distortion = values["rate"].mean(), values["distortion"].mean()
-        # not the mean log weight: M2 sums the labels out of its weights, which is a bound of another kind
-        result |= {"rate": rate, "distortion": distortion, "elbo": -rate - distortion}
-    return result
-
-
-def units(model: models.Model, x: Tensor, y: Tensor) -> dict:
-    """Active units over the images `x`, in all and in each stochastic layer."""
-    parts = zip(x.split(500), y.split(500), strict=True)
-    with models.evaluating(model):
-        parts = [[mean for mean, _ in model.latent_statistics(part, *model.given(labels))] for part, labels in parts]
-    per_layer = [active_units(torch.cat(means)) for means in zip(*parts, strict=True)]
-    return {"active_units": sum(per_layer), "active_units_per_layer": per_layer}
-
-
-def classification(model: models.Model, x: Tensor, y: Tensor, folder: Path) -> dict:
-    """Error and confusion matrix of all test images whose label is known; draws it, and analogies, into `folder`."""
-    with models.evaluating(model):
-        counts = confusion(model, x, y)
-        if hasattr(model, "analogies"):
-            originals = x[one_of_each(y, 10)]
-            save_figure(figures.analogies(originals, model.analogies(originals)), folder / "analogies_test.png")
-    if not counts.sum():
-        return {}
-    save_figure(figures.confusion_matrix(counts, "test"), folder / "confusion_matrix_test.png")
-    right, images = counts.trace().item(), counts.sum().item()
-    return {"test_error": (images - right) / images, "confusion": counts.tolist()}
+KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images",
+        "elbo", "rate", "distortion", "ess_median", "active_units", "active_units_per_layer", "disentanglement",
+        "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss", "epochs",
+        "labels_hash", "data_root", "checkpoint")  # fmt: skip
 
 
 def evaluate(
@@ -98,6 +41,7 @@ def evaluate(
     limit: int | None = None,
     device: str = "cpu",
     with_baselines: bool | None = None,
+    figures: Sequence[str] | None = None,
 ) -> dict:
     """Evaluates the contents of a checkpoint on the test images of `data` and writes the results into its run folder.
 
@@ -109,6 +53,7 @@ def evaluate(
         limit: Evaluate the likelihood on the first so many test images; none takes all, or the model's default.
         device: Where to compute.
         with_baselines: Fit classifiers of scikit-learn too; by default beside a classifier that was given few labels.
+        figures: Names of the callbacks whose figures to draw; by default all that the model supports.
     """
     model = models.from_checkpoint(checkpoint).to(device)
     x, y = data.images("test", device=device)
@@ -138,7 +83,10 @@ def evaluate(
             "num_images": len(x),
         }
     if hasattr(model, "classify"):
-        result |= classification(model, x, y, folder / "figures")
+        result |= classification(model, x, y)
+    if is_measured(model, data):
+        result |= {"disentanglement": disentanglement(model, data, device), "moved": str(moves(data))}
+    draw(model, data, result, figures, folder / "figures")
     if wants_baselines(type(model), data.train.y, with_baselines):
         result["baselines"] = baselines(model, data.images("train", device=device), (x, y))
     if result["test_error"] is not None or result["baselines"]:
@@ -209,6 +157,25 @@ def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]
     return [(checkpoint, ready[f"{type(data).__name__} {dict(data.hparams)}"]) for checkpoint, data in opened]
 
 
+def check_alike(opened: list[tuple[dict, ImageData]]) -> None:
+    """ValueError where models cannot stand side by side: on other images, or with codes that need a label."""
+    if len(opened) < 2 or len({id(data) for _, data in opened}) > 1:
+        raise ValueError("--side_by_side needs two checkpoints or more that were trained on the same images.")
+    for checkpoint, _ in opened:
+        side_by_side.check(models.MODELS[checkpoint["model"]])
+
+
+def compare(paths: list[str], opened: list[tuple[dict, ImageData]], folder: Path, device: str) -> None:
+    """Draws the models of several checkpoints beside each other, on the same test images, into `folder`."""
+    several = {
+        f"{run_folder(Path(path)).name} ({checkpoint['model']})": models.from_checkpoint(checkpoint).to(device)
+        for path, (checkpoint, _) in zip(paths, opened, strict=True)
+    }
+    for name, figure in side_by_side.draw(several, opened[0][1], device).items():
+        save_figure(figure, folder / f"{name}.png")
+    print(f"Figures side by side: {folder}")
+
+
 def main(argv: list[str] | None = None) -> int:
     # before any tensor: numbers too small for a normal float make large K several times slower
     torch.set_flush_denormal(True)
@@ -223,15 +190,21 @@ def main(argv: list[str] | None = None) -> int:
         ):
             raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
         ready = prepare(opened)
+        for checkpoint, _ in ready:
+            for_model(models.from_checkpoint(checkpoint), args.figures)  # refuses figures that it cannot draw
+        if args.side_by_side:
+            check_alike(ready)
     except (ValueError, OSError, ArgumentError) as error:
         known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]
         print(f"error: {explain(error, {}, known)}", file=sys.stderr)
         return 2
     results = [
-        evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device, args.baselines)
+        evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device, args.baselines, args.figures)
         for path, (checkpoint, data) in zip(args.checkpoints, ready, strict=True)
     ]
     print(tables(results))
+    if args.side_by_side:
+        compare(args.checkpoints, ready, Path(args.side_by_side), device)
     if over_seeds := means(results, [checkpoint for checkpoint, _ in ready]):
         print(over_seeds)
     return 0

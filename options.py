@@ -139,6 +139,18 @@ def build_evaluation_parser() -> ArgumentParser:
         help="Fit classifiers of scikit-learn to the same labels, on pixels and on the latents of a VAE or of the M1 "
         "of an M1M2; by default beside an M2 or M1M2 that was given few labels.",
     )
+    options.add_argument(
+        "--figures",
+        type=list[str] | None,
+        default=None,
+        help=f"Figures to draw: of {', '.join(CALLBACKS)}; by default those that the model supports.",
+    )
+    options.add_argument(
+        "--side_by_side",
+        type=str | None,
+        default=None,
+        help="Folder for figures of all models beside each other: reconstructions, codes, random points.",
+    )
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     options.add_argument("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
     options.add_argument(

@@ -40,6 +40,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
 def kind(result: dict) -> tuple[str, str, str, int]:
     """What a result is about. Results of different kinds are never compared in one table."""
     data = f"NPZ {result['data_root']}" if result["data"] == "NPZ" else result["data"]
+    data += f" {result['variant']}" if result["variant"] else ""
     about = result["quantity"] or f"{result['criterion']}, summed over pixels,"
     return about, data, result["protocol"], result["num_images"] or 0
 
@@ -69,7 +70,8 @@ def title(results: Sequence[dict]) -> str:
 
 
 def tables(results: list[dict]) -> str:
-    """All results as text: one table for each quantity, data set, protocol and number of images."""
+    """All results as text: one table for each quantity, data set, protocol and number of images; then those of content
+    and pose."""
     parts = []
     for _, group in groupby(sorted(results, key=kind), key=kind):
         group = list(group)
@@ -80,7 +82,40 @@ def tables(results: list[dict]) -> str:
             for row in listed
         ]
         parts += [title(group), *aligned([columns, *lines]), ""]
-    return "\n".join(parts)
+    return "\n".join([*parts, *disentangled(results)])
+
+
+# Each measure of content and pose with its key and how it is written
+MEASURES: dict[str, tuple[str, str]] = {
+    "angle r": ("angle_correlation", ".3f"),
+    "shift r": ("shift_correlation", ".3f"),
+    "scale r": ("scale_correlation", ".3f"),
+    "change r": ("change_correlation", ".3f"),
+    "equivariance (°)": ("equivariance_error", ".1f"),
+    "canonical var.": ("canonical_variance", ".2f"),
+    "reconstr. var.": ("reconstruction_variance", ".2f"),
+    "k-means": ("kmeans_accuracy", ".2%"),
+    "angle R²": ("angle_r2", ".3f"),
+}
+
+
+def disentangled(results: Sequence[dict]) -> list[str]:
+    """The lines of tables of how well models tell content from pose, one for each data set and its moves."""
+
+    def about(result: dict) -> str:
+        return f"{result['data']}, {result['moved']}: content and pose of all test images"
+
+    found = sorted((result for result in results if result["disentanglement"]), key=about)
+    parts = []
+    for what, group in groupby(found, key=about):
+        measured = [(result, result["disentanglement"]) for result in group]
+        lines = [
+            [run_name(result), result["model"]]
+            + [f"{values[key]:{form}}" if key in values else "-" for key, form in MEASURES.values()]
+            for result, values in measured
+        ]
+        parts += [what, *aligned([("run", "model", *MEASURES), *lines]), ""]
+    return parts
 
 
 # Means over seeds

@@ -86,7 +86,7 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model) 
     checkpoint = read_checkpoint(resume)
     then = {"model": checkpoint["model"], **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
-    now["labels_hash"] = data.labels_hash
+    now |= {"variant": data.variant, "labels_hash": data.labels_hash}
     old_data = checkpoint.get("datamodule_hyper_parameters", {})
     for section, old, new in (
         ("model", checkpoint["hyper_parameters"], model.hparams),
@@ -152,8 +152,9 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     path = Path(checkpoints.best_model_path or checkpoints.last_model_path)  # without validation there is no best
     result = {}
     if args.num_samples:
-        device = str(trainer.strategy.root_device)
-        result = evaluate.evaluate(read_checkpoint(path), path, data, args.num_samples, args.limit, device)
+        device, samples = str(trainer.strategy.root_device), args.num_samples
+        checkpoint = read_checkpoint(path)
+        result = evaluate.evaluate(checkpoint, path, data, samples, args.limit, device, figures=args.callbacks)
         print(f"\n{tables([result])}")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

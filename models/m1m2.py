@@ -35,8 +35,9 @@ def open_m1(path: str, data) -> VAE:
     run, options = checkpoint.get("run", {}), checkpoint.get("datamodule_hyper_parameters", {})
     then = {"data": run.get("data"), "protocol": run.get("protocol")}
     now = {"data": type(data).__name__, "protocol": data.protocol}
-    for key in ("seed", "val_size"):  # else M1 has seen this run's validation images
-        then[f"data.{key}"], now[f"data.{key}"] = options.get(key), data.hparams.get(key)
+    # with another split M1 has seen this run's validation images
+    for key in ("seed", "val_size", "max_rotation", "max_shift", "max_scaling"):
+        then[f"data.{key}"], now[f"data.{key}"] = options.get(key, 0), data.hparams.get(key)
     if now["data"] == "NPZ":  # which may have moved, but not into another file
         then["file"], now["file"] = (Path(root["root"]).name for root in (options, data.hparams))
     for key, value in now.items():

@@ -6,7 +6,7 @@ from tables import means, tables
 
 RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
           "nll_se": 0.1, "elbo": -25.0, "rate": 5.0, "distortion": 20.0, "active_units_per_layer": [3],
-          "ess_median": 2.0, "loss": None, "test_error_images": 10}  # fmt: skip
+          "ess_median": 2.0, "loss": None, "test_error_images": 10, "variant": "", "disentanglement": None}  # fmt: skip
 
 
 def result(run, model="M2", nll=20.0, error=None, baselines=None):
@@ -79,3 +79,24 @@ def test_what_a_row_does_not_have_is_a_dash():
     assert table[1].split()[-2:] == ["test", "error"]
     assert [line.split()[-1] for line in table[2:5]] == ["25.00%", "50.00%", "-"]
     assert table[3].split() == ["a", "M1+SVM", *7 * ["-"], "50.00%"]
+
+
+MOVED = "rotated by up to 20 degrees"
+
+
+def test_images_that_are_moved_have_a_table_of_their_own():
+    text = tables([result("a"), result("b") | {"variant": MOVED}])
+    assert "Digits, protocol dynamic: log p(x)" in text
+    assert f"Digits {MOVED}, protocol dynamic: log p(x)" in text
+
+
+def test_content_and_pose_have_tables_of_their_own():
+    affine = {"moved": MOVED, "disentanglement": {"angle_correlation": 0.81234, "kmeans_accuracy": 0.7}}
+    plain = {"moved": MOVED, "disentanglement": {"kmeans_accuracy": 0.5, "angle_r2": 0.25}}
+    text = tables([result("a") | affine, result("b", "VAE") | plain, result("c")])
+    start = text.index(f"Digits, {MOVED}: content and pose of all test images")
+    header, first, second = (line.split() for line in text[start:].splitlines()[1:4])
+    assert header[:4] == ["run", "model", "angle", "r"]
+    assert first == ["a", "M2", "0.812", "-", "-", "-", "-", "-", "-", "70.00%", "-"]
+    assert second == ["b", "VAE", "-", "-", "-", "-", "-", "-", "-", "50.00%", "0.250"]
+    assert "content and pose" not in tables([result("c")])

@@ -1,0 +1,91 @@
+"""What evaluate.py finds out of a model with test images: likelihoods, active units, classification, figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import models
+from callbacks import ConfusionMatrix, for_model, plots
+from callbacks.confusion_matrix import confusion
+from callbacks.record import save_figure
+from callbacks.schedule import Drawing
+from models.estimators import active_units, importance
+
+IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
+
+
+def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int) -> dict[str, np.ndarray]:
+    """Per-image `log_px` and `ess` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
+    chunks, chunk = [], max(1, ROWS // IMAGES // model.rows_per_sample)
+    with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=None, leave=False) as bar:
+        for start in range(0, len(x), IMAGES):
+            part, labels = x[start : start + IMAGES], model.given(y[start : start + IMAGES])
+            estimate = importance(model, part, K, chunk, *labels, seed=start)
+            values = {"log_px": estimate.log_px, "ess": estimate.ess}
+            if hasattr(model, "rate_distortion"):
+                with models.evaluating(model, seed=start):
+                    values["rate"], values["distortion"] = model.rate_distortion(part, min(K, chunk), *labels)
+            chunks.append(values)
+            bar.update(len(part))
+    return {name: torch.cat([values[name] for values in chunks]).double().cpu().numpy() for name in chunks[0]}
+
+
+def summary(values: dict[str, np.ndarray]) -> dict:
+    """The numbers of `evaluation.json` from per-image values: means over images, in nats."""
+    log_px = values["log_px"]
+    result = {
+        "num_images": len(log_px),
+        "nll": -log_px.mean(),
+        "nll_se": log_px.std(ddof=1) / len(log_px) ** 0.5 if len(log_px) > 1 else None,
+        "ess_median": np.median(values["ess"]),
+    }
+    if "rate" in values:
+        rate, distortion = values["rate"].mean(), values["distortion"].mean()
+        # not the mean log weight: M2 sums the labels out of its weights, which is a bound of another kind
+        result |= {"rate": rate, "distortion": distortion, "elbo": -rate - distortion}
+    return result
+
+
+def units(model: models.Model, x: Tensor, y: Tensor) -> dict:
+    """Active units over the images `x`, in all and in each stochastic layer."""
+    parts = zip(x.split(500), y.split(500), strict=True)
+    with models.evaluating(model):
+        parts = [[mean for mean, _ in model.latent_statistics(part, *model.given(labels))] for part, labels in parts]
+    per_layer = [active_units(torch.cat(means)) for means in zip(*parts, strict=True)]
+    return {"active_units": sum(per_layer), "active_units_per_layer": per_layer}
+
+
+def classification(model: models.Model, x: Tensor, y: Tensor) -> dict:
+    """Error and confusion matrix of all test images whose label is known."""
+    with models.evaluating(model):
+        counts = confusion(model, x, y)
+    if not counts.sum():
+        return {}
+    right, images = counts.trace().item(), counts.sum().item()
+    return {"test_error": (images - right) / images, "confusion": counts.tolist()}
+
+
+def draw(model: models.Model, data, result: dict, names: Sequence[str] | None, folder: Path) -> None:
+    """Draws figures of test images into `folder`: those called `names`, by default all that the model supports.
+
+    Args:
+        model: On whatever device.
+        data: Its data module, set up.
+        result: What `classification` has found, among others.
+        names: Of callbacks; those that draw nothing are left aside.
+        folder: For `<name>_test.png`.
+    """
+    for callback in for_model(model, names):
+        if isinstance(callback, ConfusionMatrix) and result["confusion"]:
+            found = {"confusion_matrix": plots.confusion_matrix(torch.tensor(result["confusion"]), "test")}
+        elif isinstance(callback, Drawing) and not isinstance(callback, ConfusionMatrix):
+            with models.evaluating(model, callback.seed):
+                found = callback.draw(model, data)
+        else:
+            found = {}
+        for name, figure in found.items():
+            save_figure(figure, folder / f"{name}_test.png")
