@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
+from torch.nn.functional import pad
 
 from callbacks.selection import spread
 from models import Model
@@ -41,9 +42,9 @@ def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
 
 
 def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:
-    """Codes `(N, d)` in two dimensions, `(N, 2)`, and the names of these: two as they are, more by PCA."""
-    if z.shape[1] == 2:
-        return z, ["z1", "z2"]
+    """Codes `(N, d)` in two dimensions, `(N, 2)`, and the names of these: one or two as they are, more by PCA."""
+    if z.shape[1] <= 2:
+        return pad(z, (0, 2 - z.shape[1])), ["z1", "z2"][: z.shape[1]] + [""] * (2 - z.shape[1])
     pca = PCA(2, svd_solver="full")
     points = torch.from_numpy(pca.fit_transform(z.double().cpu().numpy()))
     shares = pca.explained_variance_ratio_

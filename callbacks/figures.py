@@ -137,11 +137,13 @@ def class_samples(images: Tensor) -> Figure:
 
 
 def plane(images: Tensor, z1: Tensor, z2: Tensor, title: str) -> Figure:
-    """Images side by side without gaps, z1 to the right and z2 upwards: `images (n, m, C, H, W)`, from the lowest row,
-    have `z2 (n,)` and `z1 (m,)`, of which every third is written."""
-    right, up = ([f"{value:.1f}" if i % 3 == 1 else "" for i, value in enumerate(z.tolist())] for z in (z1, z2))
+    """Images that touch each other, z1 to the right and z2 upwards: `images (n, m, C, H, W)`, from the lowest row, have
+    `z2 (n,)` and `z1 (m,)`, of which every third is written. What is drawn in small images reaches their edges: these
+    are enlarged, and a hair's breadth apart."""
+    right, up = ([f"{value:z.1f}" if i % 3 == 1 else "" for i, value in enumerate(z.tolist())] for z in (z1, z2))
     images = images.flip(0).mul(SHADES - 1).round().div(SHADES - 1)
-    return image_grid(images, up[::-1], right, title, gap=0, cell=TOUCHING)
+    gap = int(max(images.shape[-2:]) < TOUCHING / 2)
+    return image_grid(images, up[::-1], right, title, gap=gap, cell=TOUCHING)
 
 
 def traversals(x: Tensor, images: Tensor, names: Sequence[str], values: Sequence[str], title: str) -> Figure:

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from callbacks import plots
-from callbacks.codes import code_size, codes_of_test_images, in_plane
+from callbacks.codes import codes_of_test_images, in_plane
 from callbacks.schedule import Drawing
 from models import Model
 
@@ -13,19 +13,10 @@ FEWEST = 3  # points that make a picture
 
 
 class LatentCodes(Drawing):
-    """Draws the codes of up to 2000 test images, coloured by label: two dimensions as they are, more by PCA."""
+    """Draws the codes of up to 2000 test images, coloured by label: one or two dimensions as they are, more by PCA."""
 
     name = "latent_codes"
     needs = "encode"
-
-    @classmethod
-    def objection(cls, model: Model) -> str | None:
-        if (found := super().objection(model)) or code_size(model) > 1:
-            return found
-        return (
-            f"A picture of codes needs z_dim 2 or more, and this {type(model).__name__} has 1: leave {cls.name} out of "
-            "--callbacks, or train with --model.z_dim 2."
-        )
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)

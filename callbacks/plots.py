@@ -106,10 +106,11 @@ def scatter(panels: Sequence[Panel], y: Tensor) -> Figure:
     """Points side by side, coloured by their labels `y (N,)`, with one legend; of one colour if no label is known."""
     y = y.cpu().numpy()
     colors = label_colors(max(y, default=-1) + 1)
+    size = min(max(14000 / max(1, len(y)), 7), 30)  # of a point, as an area: many have to be small
     figure = Figure((5 * len(panels) + 0.9, 5.2), dpi=DPI, facecolor="white", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # inches
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        axes.scatter(*panel.points.cpu().numpy().T, c=colors[y], s=9, linewidths=0)
+        axes.scatter(*panel.points.cpu().numpy().T, c=colors[y], s=size, linewidths=0)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=panel.limits, ylim=panel.limits)
         axes.set_box_aspect(1)
         if not panel.ticks:

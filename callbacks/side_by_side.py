@@ -46,7 +46,7 @@ def reconstructions_side_by_side(models: Mapping[str, Model], x: Tensor) -> Figu
         z = codes(model, x)
         with evaluating(model):
             rows.append(model.decode(z).cpu())
-        captions.append([f"({a:.1f}, {b:.1f})" for a, b in z.tolist()] if z.shape[1] == 2 else [""] * len(x))
+        captions.append([f"({a:z.1f}, {b:z.1f})" for a, b in z.tolist()] if z.shape[1] == 2 else [""] * len(x))
     return figures.image_grid(rows, row_labels=["input", *models], captions=captions)
 
 
@@ -68,10 +68,11 @@ def random_points(models: Mapping[str, Model], x: Tensor, n: int = 64) -> Figure
 
 def like(z: Tensor, n: int) -> Tensor:
     """`n` draws `(n, d)` from the Gaussian with the mean and covariance of `z (N, d)`."""
-    mean, covariance = z.double().mean(0), z.double().T.cov(correction=0)
+    mean = z.double().mean(0)
+    covariance = z.double().T.cov(correction=0).reshape(len(mean), len(mean))
     # an unused dimension does not vary
     little = 1e-6 * covariance.diagonal().mean().clamp(min=1e-6) * torch.eye(len(mean), device=z.device)
-    return MultivariateNormal(mean, covariance.reshape(little.shape) + little).sample((n,)).to(z.dtype)
+    return MultivariateNormal(mean, covariance + little).sample((n,)).to(z.dtype)
 
 
 def white(row: Tensor, length: int) -> Tensor:

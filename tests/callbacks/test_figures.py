@@ -126,6 +126,26 @@ def test_class_samples_have_a_column_per_label():
     assert [text.get_text() for text in axes.texts] == ["0", "1", "2", ""]
 
 
+def test_captions_have_a_line_below_their_images_and_titles_their_columns():
+    figure = figures.image_grid(torch.zeros(2, 3, 1, 8, 8), title={0: "left", 2: "right"}, captions=[["a"] * 3] * 2)
+    axes = figure.axes[0]
+    assert axes.images[0].get_array().shape[0] == 2 * (CELL + figures.LINE) + GAP
+    found = {(text.get_text(), *text.get_position()) for text in axes.texts if text.get_text()}
+    step, below = CELL + GAP, CELL + figures.LINE / 2
+    captions = {
+        ("a", column * step + CELL / 2, row * (step + figures.LINE) + below) for row in (0, 1) for column in (0, 1, 2)
+    }
+    assert found == captions | {("left", 0, -4), ("right", 2 * step, -4)}
+
+
+@pytest.mark.parametrize(("size", "gap", "cell"), [(28, 0, 28), (8, 1, 24), (32, 0, 32)])
+def test_images_of_a_plane_touch_or_are_a_hair_apart(size, gap, cell):
+    z = torch.arange(4.0)
+    canvas = np.asarray(figures.plane(torch.zeros(4, 4, 1, size, size), z, z, "").axes[0].images[0].get_array())
+    assert canvas.shape == (4 * (cell + gap) - gap, 4 * (cell + gap) - gap, 3)
+    assert (canvas == 0).all(-1).sum() == (4 * cell) ** 2
+
+
 def test_a_figure_leaves_nothing_behind():
     from matplotlib import pyplot
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from callbacks import CALLBACKS, for_model
@@ -8,17 +10,18 @@ def names(callbacks):
     return [name for callback in callbacks for name, kind in CALLBACKS.items() if type(callback) is kind]
 
 
-WITH_LATENT = ["reconstructions", "samples", "interpolations", "latent_statistics", "log_likelihood"]
+LIKELIHOOD = ["latent_statistics", "log_likelihood"]
+WITH_LATENT = ["reconstructions", "samples", "interpolations", *LIKELIHOOD, "latent_codes", "traversals", "attributes"]
 CLASSIFIER = ["analogies", "class_samples", "confusion_matrix", "error"]
 SUPPORTED = {
-    "AE": ["reconstructions", "interpolations"],
+    "AE": ["reconstructions", "interpolations", "latent_codes", "traversals"],
     "VAE": WITH_LATENT,
     "IWAE": WITH_LATENT,
-    "AffineVAE": WITH_LATENT,
+    "AffineVAE": [*WITH_LATENT, "canonical"],
     "HierarchicalVAE": WITH_LATENT,
     "CVAE": [*WITH_LATENT, "class_samples"],
-    "M2": [*(name for name in WITH_LATENT if name != "interpolations"), *CLASSIFIER],
-    "M1M2": [*(name for name in WITH_LATENT if name != "interpolations"), *CLASSIFIER],
+    "M2": ["reconstructions", "samples", *LIKELIHOOD, "latent_codes", *CLASSIFIER],
+    "M1M2": ["reconstructions", "samples", *LIKELIHOOD, *CLASSIFIER],
 }
 
 
@@ -40,3 +43,33 @@ def test_an_unknown_name_lists_the_known(make_model):
 def test_a_callback_that_the_model_cannot_serve_is_refused(make_model):
     with pytest.raises(ValueError, match=r"^AE has no samples: it defines no sample\(\); leave samples out of"):
         for_model(make_model("AE"), ["reconstructions", "samples"])
+
+
+@pytest.mark.parametrize("name", ["AE", "VAE", "IWAE"])
+def test_two_dimensions_have_a_plane(make_model, name):
+    assert "latent_plane" in names(for_model(make_model(name, z_dim=2)))
+
+
+def test_what_is_not_by_default_comes_by_its_name(make_model):
+    assert names(for_model(make_model(), ["latent_codes_tsne"])) == ["latent_codes_tsne"]
+
+
+def test_a_callback_without_objection_has_none(make_model):
+    model = make_model()
+    assert [kind.objection(model) for kind in map(type, for_model(model))] == [None] * len(WITH_LATENT)
+
+
+@pytest.mark.parametrize(("name", "z_dim", "callback", "sentence"), [
+    ("VAE", 50, "latent_plane", "The latent plane needs a model with z_dim 2; this VAE has 50: leave latent_plane out "
+     "of --callbacks, or train with --model.z_dim 2."),
+    ("HierarchicalVAE", [2, 2], "latent_plane", "needs a model with z_dim 2; this HierarchicalVAE has [2, 2]: "),
+    ("CVAE", 2, "latent_plane", "needs a decoder of the code alone, and that of CVAE is given a label: leave "),
+    ("M2", 2, "latent_plane", "needs a decoder of the code alone, and that of M2 is given a label: leave "),
+    ("M1M2", 2, "latent_plane", "M1M2 has no latent plane: it defines no encode(); leave latent_plane out of "),
+    ("VAE", 2, "latent_codes_tsne", "t-SNE is for codes of more than 2 dimensions, and this VAE has 2: leave "),
+    ("VAE", 4, "canonical", "VAE has no canonical: it defines no canonical(); leave canonical out of --callbacks"),
+])  # fmt: skip
+def test_objections_are_sentences(make_model, name, z_dim, callback, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)) as error:
+        for_model(make_model(name, z_dim=z_dim), [callback])
+    assert str(error.value).endswith(".")

@@ -58,10 +58,61 @@ def test_error_curve_is_in_percent_by_epoch():
     assert axes.get_ylim()[0] == 0
 
 
+def panel(n=30, **options):
+    return plots.Panel(torch.rand(n, 2), "title", "x", "y", **options)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 10, 14, 47])
+def test_each_class_has_a_colour_of_its_own(classes):
+    colors = plots.label_colors(classes)
+    assert len(np.unique(colors, axis=0)) == len(colors) == classes + 1  # and one for unknown labels
+
+
+def test_points_have_the_colours_of_the_legend():
+    y = torch.tensor([2, 0, -1, 2, 0])
+    figure = plots.scatter([panel(5)], y)
+    legend = figure.legends[0]
+    texts = [text.get_text() for text in legend.texts]
+    assert texts == ["0", "2", "unknown"]
+    of_label = dict(zip((0, 2, -1), (handle.get_color() for handle in legend.legend_handles), strict=True))
+    for color, label in zip(figure.axes[0].collections[0].get_facecolors(), y.tolist(), strict=True):
+        np.testing.assert_allclose(color, of_label[label])
+
+
+def test_without_labels_points_have_one_colour_and_no_legend():
+    figure = plots.scatter([panel()], torch.full((30,), -1))
+    assert not figure.legends
+    assert len(np.unique(figure.axes[0].collections[0].get_facecolors(), axis=0)) == 1
+
+
+@pytest.mark.parametrize("classes", [10, 47])
+@pytest.mark.parametrize("panels", [1, 3])
+def test_the_legend_hides_no_points_and_nothing_is_cut(classes, panels):
+    figure = plots.scatter([panel(100)] * panels, torch.arange(100) % classes)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert len(figure.axes) == panels
+    for axes in figure.axes:
+        assert axes.get_window_extent().x1 < legend.x0
+        box = axes.get_tightbbox()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+    assert legend.x1 <= figure.bbox.x1
+    assert legend.y0 >= 0
+    assert legend.y1 <= figure.bbox.y1
+
+
+def test_limits_and_no_numbers_where_they_mean_nothing():
+    axes = plots.scatter([panel(limits=(0, 1), ticks=False)], torch.zeros(30, dtype=torch.long)).axes[0]
+    assert axes.get_xlim() == axes.get_ylim() == (0, 1)
+    assert len(axes.get_xticks()) == len(axes.get_yticks()) == 0
+
+
 def test_a_chart_leaves_nothing_behind():
     from matplotlib import pyplot
 
     plots.kl_per_dimension([torch.ones(3)], [torch.ones(3, dtype=torch.bool)])
     plots.confusion_matrix(torch.eye(3, dtype=torch.long), "test")
     plots.error_curve({1: 0.5})
+    plots.scatter([panel()], torch.zeros(30, dtype=torch.long))
     assert pyplot.get_fignums() == []

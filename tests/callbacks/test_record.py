@@ -2,15 +2,20 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import wandb
 from matplotlib.image import imread
+from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 from wandb_file import read_wandb_file
 
-from callbacks import for_model
+from callbacks import figures, for_model
+from callbacks.record import save_figure
 
-FIGURES = ("interpolations_linear", "interpolations_spherical", "kl_per_dimension", "reconstructions", "samples")
+FIGURES = ("attributes", "interpolations_linear", "interpolations_spherical", "kl_per_dimension", "latent_codes",
+           "reconstructions", "samples", "traversals")  # fmt: skip
 
 
 def wandb_history(path):
@@ -19,6 +24,21 @@ def wandb_history(path):
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
             yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_only_a_figure_with_colours_is_saved_in_colour(tmp_path, channels, mode):
+    images = torch.randint(0, 256, (1, 1, channels, 8, 8)).float() / 255
+    figure = figures.image_grid(images, row_labels=["text"])
+    save_figure(figure, tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as saved:
+        assert saved.mode == mode
+        seen = np.asarray(saved.convert("RGB"))
+    assert seen.shape[1::-1] == tuple(figure.bbox.size.astype(int))
+    edge = figures.MARGIN, figures.MARGIN + 4 * figures.CHARACTER
+    cell = seen[edge[0] + 4 : edge[0] + figures.CELL : 9, edge[1] + 4 : edge[1] + figures.CELL : 9]
+    expected = images[0, 0].mul(255).round().expand(3, -1, -1).permute(1, 2, 0)
+    np.testing.assert_allclose(cell, expected.numpy(), atol=1)
 
 
 @pytest.fixture

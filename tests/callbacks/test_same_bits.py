@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from callbacks import Progress, RunCheckpoint, StepNoise, for_model
+from callbacks import CALLBACKS, Progress, RunCheckpoint, StepNoise, for_model
 from models import MODELS
 
 
@@ -13,15 +13,7 @@ def trained(fit, model, watching, memory):
     return model.state_dict(), validation, torch.get_rng_state()
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("noise", [[], [StepNoise(seed=1)]], ids=["free", "step-noise"])
-def test_same_weights_buffers_metrics_and_noise_with_and_without(fit, make_model, memory, tmp_path, name, noise):
-    plain = trained(fit, make_model(name), noise, memory())
-    model = make_model(name)
-    watching = [*for_model(model), Progress(), RunCheckpoint(tmp_path, seed=0)]
-    watched = trained(fit, model, [*watching, *noise], memory())
-
-    assert len(list((tmp_path / "figures").glob("*.png"))) >= 4  # it was looked at, and more than once
+def check_same(plain, watched):
     assert any("running_mean" in key for key in plain[0])
     assert plain[0].keys() == watched[0].keys()
     for key in plain[0]:
@@ -29,3 +21,22 @@ def test_same_weights_buffers_metrics_and_noise_with_and_without(fit, make_model
     assert len(plain[1]) == 2
     assert plain[1] == watched[1]
     assert torch.equal(plain[2], watched[2])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("noise", [[], [StepNoise(seed=1)]], ids=["free", "step-noise"])
+def test_same_weights_buffers_metrics_and_noise_with_and_without(fit, make_model, memory, tmp_path, name, noise):
+    plain = trained(fit, make_model(name), noise, memory())
+    model = make_model(name)
+    watching = [*for_model(model), Progress(), RunCheckpoint(tmp_path, seed=0)]
+    watched = trained(fit, model, [*watching, *noise], memory())
+    assert len(list((tmp_path / "figures").glob("*.png"))) >= 4  # it was looked at, and more than once
+    check_same(plain, watched)
+
+
+@pytest.mark.parametrize(("callback", "z_dim"), [("latent_plane", 2), ("latent_codes_tsne", 3)])
+def test_also_what_not_every_model_gets(fit, make_model, memory, tmp_path, callback, z_dim):
+    plain = trained(fit, make_model(z_dim=z_dim), [], memory())
+    watched = trained(fit, make_model(z_dim=z_dim), [CALLBACKS[callback]()], memory())
+    assert list((tmp_path / "figures").glob(f"{callback}_epoch0002.png"))
+    check_same(plain, watched)

@@ -1,0 +1,59 @@
+"""What all drawings have in common: figures by name from a model and its data, the same in training and afterwards."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from callbacks import CALLBACKS, Drawing
+from callbacks.record import save_figure
+from models import MODELS, evaluating
+
+CASES = [(name, {}) for name in MODELS] + [(name, {"z_dim": 2}) for name in ("AE", "VAE", "IWAE")]
+DRAWINGS = [name for name, kind in CALLBACKS.items() if issubclass(kind, Drawing)]
+
+
+def test_names_are_those_of_the_table():
+    assert all(kind.name == name and kind.needs for name, kind in CALLBACKS.items())
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_every_supported_figure_is_drawn(make_model, data, name, options):
+    model, drawn = make_model(name, **options), 0
+    for callback in set(DRAWINGS) - {"latent_codes_tsne"}:
+        if CALLBACKS[callback].objection(model) is None:
+            with evaluating(model):
+                found = CALLBACKS[callback]().draw(model, data)
+            assert any(key.startswith(callback) for key in found), callback
+            drawn += len(found)
+    assert drawn >= 5
+
+
+def test_a_checkpoint_gets_the_figures_of_training(fit, make_model, data, tmp_path):
+    model = make_model()
+    names = ["samples", "latent_codes", "traversals"]
+    fit(model, [CALLBACKS[name]() for name in names], max_epochs=1)
+    for name in names:
+        with evaluating(model):
+            [(found, figure)] = CALLBACKS[name]().draw(model, data).items()
+        assert found == name
+        save_figure(figure, tmp_path / "again.png")
+        np.testing.assert_array_equal(
+            imread(tmp_path / "again.png"), imread(tmp_path / f"figures/{name}_epoch0001.png")
+        )
+
+
+class Bare:
+    """Data without labels: three test images."""
+
+    def images(self, split, n=None, device="cpu"):
+        return torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))[:n], torch.full((3,), -1)[:n]
+
+
+@pytest.mark.parametrize("name", ["AE", "VAE", "AffineVAE"])
+def test_data_without_labels(make_model, name):
+    model = make_model(name)
+    for callback in ("latent_codes", "latent_codes_tsne", "traversals", "canonical", "attributes"):
+        if CALLBACKS[callback].objection(model) is None:
+            with evaluating(model):
+                assert bool(CALLBACKS[callback]().draw(model, Bare())) == (callback != "attributes")

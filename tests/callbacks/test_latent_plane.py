@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from callbacks import LatentPlane, figures
+from callbacks.latent_plane import grid, prior_quantiles
+from models import AE, VAE
+
+TITLE = "z1 to the right, z2 upwards: "
+
+
+class Painted(VAE):
+    """Its codes are (0.2, 0.7) for all images, and its decoder paints z1 into the left half, z2 into the right one."""
+
+    def encode(self, x, y=None):
+        return torch.tensor([[0.2, 0.7]]).expand(len(x), 2)
+
+    def decode(self, z, y=None):
+        return painted(torch.special.ndtr(z))
+
+
+class PaintedAE(AE):
+    """Codes from 0 to 1 along z1 and from 0 to 2 along z2, painted as above, as parts of these ranges."""
+
+    def encode(self, x):
+        part = torch.linspace(0, 1, len(x))
+        return torch.stack([part, 2 * part.flip(0)], -1)
+
+    def decode(self, z):
+        return painted(z / torch.tensor([1.0, 2.0]))
+
+
+def painted(values):
+    return values[..., None, None, :].expand(*values.shape[:-1], 1, 8, 2).repeat_interleave(4, -1)
+
+
+def draw(make_model, data, kind, n):
+    found = LatentPlane(num_images=n).draw(make_model(kind=kind, z_dim=2).eval(), data)
+    canvas = np.asarray(found["latent_plane"].axes[0].images[0].get_array())[..., 0]
+    return found, canvas
+
+
+def halves(canvas, n, gap):
+    """The values that were painted into the left and into the right half of each image, from the top row: `(n, n)`."""
+    starts = np.array(figures.starts(n, 24, gap=gap)[:-1])
+    return canvas[np.ix_(starts + 12, starts + 6)], canvas[np.ix_(starts + 12, starts + 18)]
+
+
+def test_quantiles_of_the_prior():
+    np.testing.assert_allclose(prior_quantiles(30), norm.ppf((np.arange(30) + 0.5) / 30), atol=1e-5)
+
+
+def test_grid_has_z1_along_columns_and_z2_along_rows():
+    z = grid(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5.0, 6.0]))
+    assert z.tolist() == [[[1, 5], [2, 5], [3, 5]], [[1, 6], [2, 6], [3, 6]]]
+
+
+def test_z1_grows_to_the_right_and_z2_upwards(make_model, data):
+    n = 5
+    found, canvas = draw(make_model, data, Painted, n)
+    assert canvas.shape == (n * 25 - 1, n * 25 - 1)
+    z1, z2 = halves(canvas, n, gap=1)
+    part = (np.arange(n) + 0.5) / n
+    shade = 0.5 / (figures.SHADES - 1) + 1e-4
+    np.testing.assert_allclose(z1, np.tile(part, (n, 1)), atol=shade)
+    np.testing.assert_allclose(z2, np.tile(part[::-1, None], (1, n)), atol=shade)
+    texts = [text.get_text() for text in found["latent_plane"].axes[0].texts]
+    assert texts[:5] == ["1.3", "", "", "-0.5", ""]  # z2 from the top
+    assert texts[5:10] == ["", "-0.5", "", "", "1.3"]
+    assert texts[10:] == [TITLE + "quantiles of the prior"]
+
+
+def test_without_a_prior_the_grid_covers_the_codes_evenly(make_model, data):
+    found, canvas = draw(make_model, data, PaintedAE, 6)
+    assert list(found) == ["latent_plane"]
+    z1, z2 = halves(canvas, 6, gap=1)
+    shade = 0.5 / (figures.SHADES - 1) + 1e-4
+    np.testing.assert_allclose(z1[0], np.linspace(0.01, 0.99, 6), atol=shade)
+    np.testing.assert_allclose(z2[:, 0], np.linspace(0.99, 0.01, 6), atol=shade)
+    assert (
+        found["latent_plane"].axes[0].texts[-1].get_text()
+        == TITLE + "evenly from 1% to 99% of the codes of test images"
+    )
+
+
+def test_thirty_images_of_28_pixels_touch_at_their_own_size():
+    z = torch.linspace(-1, 1, 30)
+    canvas = figures.plane(torch.rand(30, 30, 1, 28, 28), z, z, "title").axes[0].images[0].get_array()
+    assert canvas.shape == (30 * 28, 30 * 28, 3)
+    assert LatentPlane().num_images == 30
+
+
+def test_codes_through_the_normal_cdf(make_model, data):
+    found, _ = draw(make_model, data, Painted, 3)
+    assert sorted(found) == ["latent_cdf", "latent_plane"]
+    axes = found["latent_cdf"].axes[0]
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), norm.cdf([[0.2, 0.7]] * 250), rtol=1e-5)
+    assert axes.get_xlim() == axes.get_ylim() == (0, 1)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("CDF of z1", "CDF of z2")
+
+
+@pytest.mark.parametrize("name", ["VAE", "AE"])
+def test_decodes_what_the_model_decodes(make_model, data, monkeypatch, name):
+    drawn = []
+    plane = figures.plane
+    monkeypatch.setattr(figures, "plane", lambda *args: drawn.append(args) or plane(*args))
+    model = make_model(name, z_dim=2).eval()
+    LatentPlane(num_images=4).draw(model, data)
+    images, z1, z2, _ = drawn[0]
+    torch.testing.assert_close(images[3, 1], model.decode(torch.stack([z1[1], z2[3]])))

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from callbacks import Traversals, figures
+from callbacks.codes import QUANTILES
+from callbacks.traversals import moved, names
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The arguments of the figure."""
+    calls = []
+    draw = figures.traversals
+    monkeypatch.setattr(figures, "traversals", lambda *args: calls.append(args) or draw(*args))
+    return calls
+
+
+def by_variance(model, data):
+    x, y = data.images("test")
+    z = model.encode(x, *model.given(y))
+    return z, z.var(0).argsort(descending=True)
+
+
+def test_one_dimension_moves_at_a_time():
+    codes = moved(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2, 0]), torch.tensor([[7.0, 8.0], [9.0, 10.0]]))
+    assert codes.tolist() == [[[1, 2, 7], [1, 2, 8]], [[9, 2, 3], [10, 2, 3]]]
+
+
+@pytest.mark.parametrize("name", ["VAE", "CVAE", "AffineVAE"])
+def test_from_minus_three_to_three_with_the_rest_at_the_code(make_model, data, drawn, name):
+    model = make_model(name).eval()
+    Traversals(num_dims=3).draw(model, data)
+    [(image, images, rows, columns, title)] = drawn
+    z, order = by_variance(model, data)
+    y = model.given(data.images("test", 1)[1])
+    assert torch.equal(image, data.images("test", 1)[0][0])
+    assert images.shape == (3, 11, 1, 8, 8)
+    for row, dim in enumerate(order[:3].tolist()):
+        for column, value in enumerate(torch.linspace(-3, 3, 11)):
+            code = z[:1].clone()
+            code[0, dim] = value
+            torch.testing.assert_close(images[row, column], model.decode(code, *y)[0])
+    assert rows == [names(model)[dim] for dim in order[:3].tolist()]
+    assert columns == ["-3.0", "-2.4", "-1.8", "-1.2", "-0.6", "0.0", "0.6", "1.2", "1.8", "2.4", "3.0"]
+    assert "standard deviations of the prior" in title
+
+
+@pytest.mark.parametrize("name", ["AE", "HierarchicalVAE"])
+def test_without_a_prior_of_the_code_along_its_quantiles(make_model, data, drawn, name):
+    model = make_model(name).eval()
+    Traversals().draw(model, data)
+    [(_, images, rows, columns, title)] = drawn
+    z, order = by_variance(model, data)
+    code = z[0].clone()
+    code[order[1]] = z[:, order[1]].quantile(0.99)
+    torch.testing.assert_close(images[1, -1], model.decode(code))
+    assert rows == [f"z{dim + 1}" for dim in order.tolist()]
+    assert columns == [f"{part:.0%}" for part in QUANTILES]
+    assert "quantiles of the codes" in title
+
+
+def test_at_most_sixteen_rows_and_the_image_in_the_corner(make_model, data):
+    [figure] = Traversals().draw(make_model(z_dim=20).eval(), data).values()
+    axes = figure.axes[0]
+    assert axes.images[0].get_array().shape[:2] == (16 * 74 - 2, 12 * 74 - 2 + figures.BREAK - figures.GAP)
+    labels = [text.get_text() for text in axes.texts]
+    assert len(labels) == 16 + 12 + 1
+    assert labels[16:18] == ["input", "-3.0"]
+
+
+def test_the_last_latents_of_an_affine_model_are_its_map(make_model):
+    assert names(make_model("AffineVAE")) == ["z1", "z2", "z3", "p1", "p2", "p3", "p4", "p5", "p6"]
+    assert names(make_model("AffineVAE", transforms=["shift"], z_dim=3)) == ["z1", "p1", "p2"]
+    assert names(make_model("HierarchicalVAE")) == names(make_model("AE")) == ["z1", "z2", "z3", "z4"]
