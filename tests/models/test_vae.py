@@ -231,8 +231,8 @@ def test_a_likelihood_refuses_data_that_it_gives_no_probability(make, name, opti
 
 
 NETWORKS = [{}, {"batch_norm": True}, {"encoder": "conv", "decoder": "conv"},
-            {"encoder": "conv", "decoder": "conv", "batch_norm": True}]  # fmt: skip
-# CVAE and M1M2 have tests of their own of this
+            {"encoder": "conv", "decoder": "conv", "batch_norm": True}, {"decoder": "coordinate"}]  # fmt: skip
+# AffineVAE, CVAE and M1M2 have tests of their own of this
 LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
 
 
@@ -358,6 +358,23 @@ def test_interpolations_start_and_end_at_the_reconstructions(make, binary, name,
     assert steps.shape == (10, 3, 1, 8, 8)
     torch.testing.assert_close(steps[0], model.reconstruct(x[:3]))
     torch.testing.assert_close(steps[-1], model.reconstruct(x[3:]))
+
+
+@densities
+def test_attribute_arithmetic_by_hand(make, binary, name):
+    model, (x, y) = make(name).eval(), binary(5)
+    labels = model.given(y)
+    z = model.encode(x, *labels)
+    direction, weights = torch.randn(z.shape[1]), (0.0, 0.5, -2.0)
+    shifted = model.shifted(x, direction, weights, *labels)
+    assert shifted.shape == (3, 5, 1, 8, 8)
+    for images, w in zip(shifted, weights, strict=True):
+        for i in range(5):
+            one = model.decode(z[i : i + 1] + w * direction, *[label[i : i + 1] for label in labels])
+            torch.testing.assert_close(images[i : i + 1], one)
+    torch.testing.assert_close(shifted[0], model.reconstruct(x, *labels))
+    assert (shifted[0] - shifted[2]).abs().max() > 1e-3
+    assert not shifted.requires_grad
 
 
 @densities
