@@ -78,8 +78,12 @@ def test_planes_are_beside_each_other(pair, data):
         np.testing.assert_allclose(axes.collections[0].get_offsets(), model.eval().encode(x), rtol=1e-5)
 
 
-def test_all_of_them_from_the_data(pair, data):
+def test_all_of_them_from_the_data_with_an_image_of_each_class(pair, data, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(side_by_side, "reconstructions_side_by_side", lambda *args: drawn.append(args))
     assert list(side_by_side.draw(pair, data)) == ["reconstructions", "random_points", "codes"]
+    x, y = data.images("test")
+    assert torch.equal(drawn[0][1], x[[int((y == label).nonzero()[0]) for label in range(10)]])
 
 
 def test_models_are_left_in_the_mode_they_were_in(pair, x):
