@@ -27,9 +27,9 @@ def has_standard_prior(model: Model) -> bool:
 
 
 def encode(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """The codes `(N, d)` of images, some at a time."""
+    """The codes `(N, d)` of images, some at a time, in float32 whatever the precision of the model."""
     parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-    return torch.cat([model.encode(part, *model.given(labels)) for part, labels in parts])
+    return torch.cat([model.encode(part, *model.given(labels)) for part, labels in parts]).float()
 
 
 def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:

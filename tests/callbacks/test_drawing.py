@@ -29,6 +29,16 @@ def test_every_supported_figure_is_drawn(make_model, data, name, options):
     assert drawn >= 5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ["AE", "VAE"])
+def test_models_of_other_precision(make_model, data, name, dtype):
+    model = make_model(name, z_dim=2).to(dtype)
+    for callback in ("latent_codes", "latent_plane", "traversals", "attributes"):
+        if CALLBACKS[callback].objection(model) is None:
+            with evaluating(model):
+                assert CALLBACKS[callback]().draw(model, data)
+
+
 def test_a_checkpoint_gets_the_figures_of_training(fit, make_model, data, tmp_path):
     model = make_model()
     names = ["samples", "latent_codes", "traversals"]
