@@ -66,7 +66,7 @@ class AffineVAE(VAE):
         num_classes: Number of labels; from the data.
         z_dim: Dimensions of the latent, those of the map included.
         transforms: affine (6 latents), or one or more of rotation (1), scale (1) and shift (2).
-        transform_scale: s, the scale of the map's latents: angles in radians, shifts in half images.
+        transform_scale: s, the scale of the map's latents: angles in radians, shifts in halves of the longer side.
         decoder: Decoder, by its name in the registry; it must draw by coordinates.
         decoder_hidden: Widths of the decoder's hidden layers, from the code to the pixel; its own by default.
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
@@ -94,12 +94,16 @@ class AffineVAE(VAE):
         pose_dim = sum(TRANSFORMS[name] for name in transforms)
         if z_dim <= pose_dim:
             raise ValueError(f"The map takes {pose_dim} of the latents: z_dim must be larger; got {z_dim}.")
-        if not label_weight >= 0 or (label_weight and num_classes < 2):
-            raise ValueError(f"label_weight must not be negative, and needs data with labels; got {label_weight}.")
+        if not label_weight >= 0:
+            raise ValueError(f"label_weight must not be negative; got {label_weight}.")
+        if label_weight and num_classes < 2:
+            raise ValueError(
+                "label_weight needs labels of two classes or more: choose data that have them, or leave it out."
+            )
         super().__init__(image_shape, z_dim=z_dim, decoder=decoder, activation=activation, **kwargs)
         if not isinstance(self.decoder, CoordinateDecoder):
             raise ValueError(
-                f"AffineVAE needs a decoder that draws by coordinates, and {decoder} does not: coordinate."
+                f"AffineVAE needs a decoder that draws by coordinates, and {decoder} does not: choose coordinate."
             )
         if label_weight:
             self.head = nn.Linear(self.code_dim, num_classes)
