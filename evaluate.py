@@ -22,7 +22,7 @@ from callbacks.disentanglement import disentanglement, is_measured, moves
 from callbacks.record import save_figure
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
-from measures import classification, draw, likelihoods, summary, units
+from measures import classification, draw, likelihoods, reconstruction, summary, units
 from options import build_evaluation_parser, check_numbers, explain
 from tables import means, run_folder, tables
 
@@ -61,6 +61,7 @@ def evaluate(
     about = {
         "model": checkpoint["model"],
         **checkpoint["run"],
+        "variant": data.variant,
         "data_root": data.hparams.get("root"),
         "epochs": checkpoint["epoch"] + 1,
         "checkpoint": str(path),
@@ -75,13 +76,7 @@ def evaluate(
         with replacing(folder / "log_px.npy") as file:
             np.save(file, values["log_px"])
     else:
-        with models.evaluating(model):
-            losses = [model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
-        result |= {
-            "loss": torch.cat(losses).double().mean().item(),
-            "criterion": model.hparams.criterion,
-            "num_images": len(x),
-        }
+        result |= reconstruction(model, x, y)
     if hasattr(model, "classify"):
         result |= classification(model, x, y)
     if is_measured(model, data):

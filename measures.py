@@ -59,6 +59,14 @@ def units(model: models.Model, x: Tensor, y: Tensor) -> dict:
     return {"active_units": sum(per_layer), "active_units_per_layer": per_layer}
 
 
+def reconstruction(model: models.Model, x: Tensor, y: Tensor) -> dict:
+    """The mean loss of a model without a likelihood, and what it is."""
+    with models.evaluating(model):
+        losses = [model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
+    loss = torch.cat(losses).double().mean().item()
+    return {"loss": loss, "criterion": model.hparams.criterion, "num_images": len(x)}
+
+
 def classification(model: models.Model, x: Tensor, y: Tensor) -> dict:
     """Error and confusion matrix of all test images whose label is known."""
     with models.evaluating(model):

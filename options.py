@@ -108,7 +108,8 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--run_dir", type=str | None, default=None, help="Run folder; runs/<data>-<model>/<time> by default.")
     add("--resume", type=str | None, default=None, help="Checkpoint to go on from; auto: the run folder's last.")
     add("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
-    supported = f"Of {', '.join(CALLBACKS)}; by default those that the model supports."
+    usual = "by default those that the model supports, but for latent_codes_tsne."
+    supported = f"Of {', '.join(CALLBACKS)}; {usual}"
     add("--callbacks", type=list[str] | None, default=None, help=supported)
     add("--num_samples", type=int, default=1000, help="K of the final evaluation; 0 skips it.")
     limit = "Evaluate the likelihood on the first N test images; by default on all, M2 and M1M2 on 1000."
@@ -143,7 +144,8 @@ def build_evaluation_parser() -> ArgumentParser:
         "--figures",
         type=list[str] | None,
         default=None,
-        help=f"Figures to draw: of {', '.join(CALLBACKS)}; by default those that the model supports.",
+        help=f"Figures to draw, of {', '.join(CALLBACKS)}; by default those that the model supports, but for "
+        "latent_codes_tsne.",
     )
     options.add_argument(
         "--side_by_side",
@@ -169,7 +171,7 @@ def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
 
 WORDS = {
     "NoneType": "null",
-    "Sequence": "a list such as [100,50]",
+    "Sequence": "a list such as [100,50] or [rotation,shift]",
     "bool": "true or false",
     "float": "a number",
     "int": "a whole number",
@@ -194,7 +196,10 @@ def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
         text = f"{names[section]} needs --{option}." if section in names else f"Give one {option.rstrip('s')} or more."
     elif wrong := re.match(r'Parser key "([^"]+)":\s+(?:Expected|Does not validate)', text):
         expected = re.findall(r"Expected (?:a )?(?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])", text)
-        allowed = [WORDS.get(kind, kind) or f"one of {literal}".replace("'", "") for kind, literal in expected]
+        allowed = [
+            WORDS.get(kind.rpartition(".")[2], kind) or f"one of {literal}".replace("'", "")
+            for kind, literal in expected
+        ]
         value = re.findall(r"(?:Got|Given) value: (.*)", text)[-1]
         text = f"--{wrong[1]} takes {' or '.join(dict.fromkeys(allowed))}; got {value}."
     return " ".join(text.split())

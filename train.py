@@ -86,7 +86,7 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model) 
     checkpoint = read_checkpoint(resume)
     then = {"model": checkpoint["model"], **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
-    now |= {"variant": data.variant, "labels_hash": data.labels_hash}
+    now["labels_hash"] = data.labels_hash
     old_data = checkpoint.get("datamodule_hyper_parameters", {})
     for section, old, new in (
         ("model", checkpoint["hyper_parameters"], model.hparams),

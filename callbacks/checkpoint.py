@@ -53,7 +53,6 @@ class RunCheckpoint(Checkpoint):
         data = trainer.datamodule
         checkpoint["run"] = {
             "data": type(data).__name__,
-            "variant": data.variant,
             "protocol": data.protocol,
             "seed": self.seed,
             "labels_hash": data.labels_hash,

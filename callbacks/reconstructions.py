@@ -1,4 +1,4 @@
-"""Reconstructions of validation images during training."""
+"""Reconstructions of test images during training."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from models import Model
 
 
 class Reconstructions(Drawing):
-    """Draws the first validation images beside their reconstructions.
+    """Draws the first test images beside their reconstructions.
 
     Args:
         num_images: Images to draw.
@@ -23,5 +23,5 @@ class Reconstructions(Drawing):
         self.num_images = num_images
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
-        x, y = data.images("val", self.num_images, model.device)
+        x, y = data.images("test", self.num_images, model.device)
         return {"reconstructions": figures.reconstructions(x, model.reconstruct(x, *model.given(y)))}

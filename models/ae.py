@@ -31,7 +31,7 @@ class AE(Model):
             [400, 400], or channels of a conv, by default [32, 64].
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
         encoder: Encoder, by its name in the registry: mlp or conv.
-        decoder: Decoder, by its name in the registry: mlp or conv.
+        decoder: Decoder, by its name in the registry: mlp, conv or coordinate.
         batch_norm: Batch norm before each activation.
         criterion: Squared error (mse) or cross-entropy (bce), summed over pixels.
     """

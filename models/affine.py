@@ -123,11 +123,6 @@ class AffineVAE(VAE):
         """Sizes of the decoder's hidden layers, from the image to the code."""
         return self.hparams.decoder_hidden and self.hparams.decoder_hidden[::-1]
 
-    @property
-    def rows_per_sample(self) -> int:
-        """What drawing an image costs in rows of an ordinary decoder."""
-        return max(1, self.decoder.size[0] * self.decoder.size[1] // 8)
-
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The content `(..., code_dim)` and the affine map `(..., 2, 3)` in `z (..., z_dim)`."""
         content, p = z.split([self.code_dim, z.shape[-1] - self.code_dim], -1)

@@ -92,7 +92,6 @@ class Model(LightningModule):
     from_data: tuple[str, ...] = ("image_shape",)  # arguments that the data give, and the command line does not
     learns_from_labels = False  # whether training batches of partly labelled data are to hold some labels each
     is_conditional = False  # whether the label is given to the model with each image, as to CVAE
-    rows_per_sample = 1  # rows of the decoder for one sample of one image
     default_limit: int | None = None  # test images whose likelihood is evaluated by default; none is all of them
     default_epochs = 300  # of training at most, where nobody says how many
     quantity: str | None = "log p(x)"  # what log weights are estimates of
@@ -129,6 +128,11 @@ class Model(LightningModule):
         model.check_data(data)
         model.start_at_mean(data.train_mean())
         return model
+
+    @property
+    def rows_per_sample(self) -> int:
+        """What one sample of one image costs, in rows of a fully connected decoder."""
+        return self.decoder.rows_per_image if hasattr(self, "decoder") else 1
 
     def start_at_mean(self, mean: Tensor) -> None:
         """Starts the decoder's output at the mean training image `(C, H, W)`."""

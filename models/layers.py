@@ -55,6 +55,8 @@ class Network(nn.Module):
 
     So the first layer is computed once per image and the context's once per class; their sum broadcasts.
 
+    `rows_per_image` is what drawing an image costs, in rows of a fully connected network.
+
     Args:
         first: The first layer, linear or convolutional.
         rest: What follows it.
@@ -62,6 +64,8 @@ class Network(nn.Module):
         dims: Dimensions of what the first layer gives for one image: 1, or 3 for a convolution.
         context_dim: Size of the context; 0 for networks without one.
     """
+
+    rows_per_image = 1
 
     def __init__(self, first: nn.Module, rest: nn.Module, width: int, dims: int, context_dim: int):
         super().__init__()

@@ -37,7 +37,7 @@ def open_m1(path: str, data) -> VAE:
     now = {"data": type(data).__name__, "protocol": data.protocol}
     # with another split M1 has seen this run's validation images
     for key in ("seed", "val_size", "max_rotation", "max_shift", "max_scaling"):
-        then[f"data.{key}"], now[f"data.{key}"] = options.get(key, 0), data.hparams.get(key)
+        then[f"data.{key}"], now[f"data.{key}"] = options.get(key, 0), data.hparams.get(key, 0)
     if now["data"] == "NPZ":  # which may have moved, but not into another file
         then["file"], now["file"] = (Path(root["root"]).name for root in (options, data.hparams))
     for key, value in now.items():
@@ -130,8 +130,7 @@ class M1M2(Model):
 
     @property
     def rows_per_sample(self) -> int:
-        """Rows of the decoders for one sample of one image."""
-        return self.m2.rows_per_sample
+        return self.m2.rows_per_sample + self.m1.rows_per_sample - 1
 
     def check_data(self, data) -> None:
         self.m1.check_protocol(data.protocol)

@@ -34,7 +34,7 @@ class M2(Model):
         hidden: Sizes of the hidden layers of encoder, decoder (mirrored) and classifier; each network's own by default.
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
         encoder: Encoder and classifier, by their name in the registry: mlp or conv.
-        decoder: Decoder, by its name in the registry: mlp or conv.
+        decoder: Decoder, by its name in the registry: mlp, conv or coordinate.
         batch_norm: Batch norm before each activation.
         likelihood: p(x|y,z): bernoulli for binarized pixels, gaussian for grey ones.
         scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
@@ -99,8 +99,7 @@ class M2(Model):
 
     @property
     def rows_per_sample(self) -> int:
-        """Rows of the decoder for one sample of z of one image."""
-        return self.hparams.num_classes
+        return self.hparams.num_classes * super().rows_per_sample
 
     def check_protocol(self, protocol: str) -> None:
         if self.hparams.likelihood != "features":

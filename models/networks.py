@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.layers import ACTIVATIONS, ImageShape, Network, glorot, lookup, mlp, rows
 
-STEEPNESS = 3.0  # of a coordinate decoder: change of its first layer per half image, when training starts
+STEEPNESS = 3.0  # of a coordinate decoder when training starts: its first layer changes so much per half image
 
 
 def halved(image_shape: ImageShape, times: int) -> list[tuple[int, int]]:
@@ -158,8 +158,8 @@ class CoordinateDecoder(Network):
         first, *rest = mlp([in_dim, *hidden, image_shape[0]], activation, batch_norm)
         super().__init__(first, nn.Sequential(*rest), first.out_features, 1, context_dim)
         self.size = tuple(image_shape[1:])
+        self.rows_per_image = max(1, prod(self.size) // 8)  # a row for each pixel, but a narrow one
         self.place = nn.Linear(2, first.out_features, bias=False)
-        # steep enough for strokes a tenth of the image wide, and the slopes all over it
         nn.init.normal_(self.place.weight, std=STEEPNESS)
         nn.init.uniform_(self.first.bias, -STEEPNESS, STEEPNESS)
 

@@ -12,7 +12,7 @@ def line(z0: Tensor, z1: Tensor, n: int, path: str) -> Tensor:
     """
     if path not in ("linear", "spherical"):
         raise ValueError(f"Unknown path '{path}': choose linear or spherical.")
-    t = torch.linspace(0, 1, n, device=z0.device).view(-1, *[1] * z0.ndim)  # (n, 1, ..., 1)
+    t = torch.linspace(0, 1, n, device=z0.device, dtype=z0.dtype).view(-1, *[1] * z0.ndim)  # (n, 1, ..., 1)
     straight = torch.lerp(z0, z1, t)
     if path == "linear":
         return straight

@@ -42,7 +42,7 @@ class VAE(Model):
             [400, 400], or channels of a conv, by default [32, 64].
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
         encoder: Encoder, by its name in the registry: mlp or conv.
-        decoder: Decoder, by its name in the registry: mlp or conv.
+        decoder: Decoder, by its name in the registry: mlp, conv or coordinate.
         batch_norm: Batch norm before each activation.
         likelihood: p(x|z): bernoulli for binarized pixels, gaussian for grey ones.
         scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.

@@ -87,6 +87,6 @@ def test_who_gets_them():
     assert [name for name in MODELS if wants_baselines(MODELS[name], few_known, None)] == ["M2", "M1M2"]
     assert not any(wants_baselines(kind, all_known, None) for kind in MODELS.values())
     for y in (all_known, few_known):
-        on_request = ["VAE", "IWAE", "HierarchicalVAE", "M2", "M1M2"]
+        on_request = ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE", "M2", "M1M2"]
         assert [name for name in MODELS if wants_baselines(MODELS[name], y, True)] == on_request
         assert not any(wants_baselines(kind, y, False) for kind in MODELS.values())

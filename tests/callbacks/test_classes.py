@@ -92,7 +92,7 @@ def test_a_conditional_model_is_given_the_labels_of_the_images(fit, make_model, 
     model = make_model("CVAE")
     fit(model, [Reconstructions(num_images=5), Interpolations(num_pairs=2, num_steps=4)], max_epochs=1)
     model.eval()
-    x, y = data.images("val", 5)
+    x, y = data.images("test", 5)
     assert torch.equal(drawn["reconstructions"][0][1], model.reconstruct(x, y))
     x, y = data.images("test", 4)
     images, *ends = drawn["interpolations"][0]
