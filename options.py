@@ -107,6 +107,8 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="Of initialisation, order and noise (--data.seed: of splits).")
     add("--run_dir", type=str | None, default=None, help="Run folder; runs/<data>-<model>/<time> by default.")
     add("--resume", type=str | None, default=None, help="Checkpoint to go on from; auto: the run folder's last.")
+    add("--save_every_steps", type=int | None, default=None, help="Write last.ckpt also every so many steps.")
+    add("--save_every_minutes", type=float | None, default=None, help="Write last.ckpt also every so many minutes.")
     add("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
     usual = "by default those that the model supports, but for latent_codes_tsne."
     supported = f"Of {', '.join(CALLBACKS)}; {usual}"

@@ -1,13 +1,11 @@
 """Trains a model and reports its test likelihood: `python train.py --model VAE --data Digits`."""
 
-import json
 import logging
+import shlex
 import shutil
 import sys
 import warnings
 from argparse import ArgumentError
-from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -15,17 +13,20 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import callbacks
 import evaluate
+from callbacks.divergence import Diverged
+from callbacks.interruption import Interrupted
+from callbacks.lock import locked
 from callbacks.loggers import MetricsCSV, flat, open_wandb, wandb_logger
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
+from folders import check_resumed, claim, make_folder
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
-from tables import run_folder, tables
+from tables import tables
 
 
 def build(args: Namespace) -> tuple[ImageData, Model]:
@@ -39,64 +40,6 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
     options = args.model.as_dict()
     model = MODELS[options.pop("name")].for_data(data, **options)
     return data, model
-
-
-def claim(args: Namespace) -> tuple[Path, Path | None]:
-    """The run folder and the checkpoint to resume from, if any. Refuses a folder that holds a run already."""
-    if not 0 <= args.seed < 2**32:
-        raise ValueError(f"--seed must be between 0 and {2**32 - 1}; got {args.seed}.")
-    if args.run_dir and Path(args.run_dir).exists() and not Path(args.run_dir).is_dir():
-        raise ValueError(f"--run_dir {args.run_dir} is a file: name a folder.")
-    if args.resume == "auto" and args.run_dir is None:
-        raise ValueError("--resume auto needs --run_dir, the folder of the run to go on with.")
-    resume = None if args.resume in (None, "auto") else Path(args.resume)
-    if resume and not resume.is_file():
-        raise ValueError(f"There is no checkpoint {resume} to resume from.")
-    if args.run_dir:
-        folder = Path(args.run_dir)
-    elif resume:
-        folder = run_folder(resume)
-    else:
-        folder = Path("runs", f"{args.data.name}-{args.model.name}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    last = folder / "checkpoints" / "last.ckpt"
-    if args.resume == "auto" and last.is_file():
-        resume = last
-    # the other processes of a run find what the first has written
-    if rank_zero_only.rank == 0 and args.run_dir and not args.resume and (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} holds a run already: choose another --run_dir, or go on with it by --resume auto.")
-    return folder, resume
-
-
-def make_folder(folder: Path, is_default: bool) -> tuple[Path, bool]:
-    """Makes the run folder, and says whether it is new. A default name that another run has just taken is numbered."""
-    if rank_zero_only.rank != 0:
-        return folder, False
-    if not is_default and folder.exists():
-        return folder, False
-    names = [folder.name, *(f"{folder.name}-{number}" for number in range(2, 1000) if is_default)]
-    for name in names:
-        with suppress(FileExistsError):  # by a run that started in the same second
-            folder.with_name(name).mkdir(parents=True)
-            return folder.with_name(name), True
-    raise ValueError(f"{folder} has just been made by another run: choose another --run_dir.")
-
-
-def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model) -> None:
-    """ValueError, with the first difference, where the checkpoint is of another run than these options ask for."""
-    checkpoint = read_checkpoint(resume)
-    then = {"model": checkpoint["model"], **checkpoint.get("run", {})}
-    now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
-    now["labels_hash"] = data.labels_hash
-    old_data = checkpoint.get("datamodule_hyper_parameters", {})
-    for section, old, new in (
-        ("model", checkpoint["hyper_parameters"], model.hparams),
-        ("data", old_data, data.hparams),
-    ):
-        then |= {f"--{section}.{key}": value for key, value in old.items() if key != "root"}
-        now |= {f"--{section}.{key}": value for key, value in new.items()}
-    for key, value in then.items():
-        if json.dumps(value) != json.dumps(now.get(key)):  # as text, lists and tuples are the same
-            raise ValueError(f"{resume} cannot be resumed: its {key} is {value}, not {now.get(key)}.")
 
 
 def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: dict, folder: Path) -> Trainer:
@@ -116,7 +59,13 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
     watching = [*callbacks.for_model(model, args.callbacks), *([callbacks.Progress()] if bar else [])]
     return Trainer(
         **options,
-        callbacks=[callbacks.StepNoise(args.seed), *watching, callbacks.RunCheckpoint(folder, args.seed)],
+        callbacks=[
+            callbacks.StepNoise(args.seed),
+            callbacks.Divergence(),
+            *watching,
+            callbacks.Interruption(),
+            callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
+        ],
         logger=loggers,
         default_root_dir=folder,
         enable_progress_bar=False,  # ours shows the whole run, not an epoch
@@ -167,6 +116,30 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     return 0
 
 
+def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
+    """Says why training has ended and how to go on, and returns the exit status: 128 + the signal's number, or 1."""
+    if not isinstance(error, Interrupted | Diverged | OSError):
+        raise error  # no mistake in the options
+    folder, last = trainer.default_root_dir, trainer.checkpoint_callback.last_model_path
+    if not trainer.is_global_zero:
+        pass
+    elif isinstance(error, OSError):
+        print(f"error: {error}: the checkpoints are as they were.", file=sys.stderr)
+    elif isinstance(error, Diverged):
+        kept = f"; {last} holds the last finite state" if last else ""
+        print(f"error: {error}: the model has diverged. Try a lower --model.lr{kept}.", file=sys.stderr)
+    elif last:
+        more = [
+            *(() if "--run_dir" in argv else ("--run_dir", str(folder))),
+            *(() if "auto" in argv else ("--resume", "auto")),
+        ]
+        command = shlex.join(["python", "train.py", *argv, *more])
+        print(f"Stopped by {error} after step {trainer.global_step}. Go on with: {command}", file=sys.stderr)
+    else:
+        print(f"Stopped by {error} after step {trainer.global_step}: there is no checkpoint yet.", file=sys.stderr)
+    return 128 + error.number if isinstance(error, Interrupted) else 1
+
+
 def quieten() -> None:
     """Leaves warnings one line each, and of Lightning's messages only warnings."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -196,26 +169,27 @@ def main(argv: list[str] | None = None) -> int:
             check_resumed(resume, args, data, model)
         folder, is_new = make_folder(folder, is_default=args.run_dir is None and resume is None)
         trainer = make_trainer(args, model, len(data.train_dataloader()), config, folder)
-        start(trainer, data, model, config, resume)
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        with locked(folder):
+            start(trainer, data, model, config, resume)
+            trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
         if trainer.global_step == 0:
             raise ValueError(
                 "Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0."
             )
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if trainer is not None and trainer.fit_loop.epoch_progress.current.started:
-            raise  # no mistake in the options
+            return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
         if is_new:
             shutil.rmtree(folder)
         print(f"error: {explain(error, names, known)}", file=sys.stderr)
         return 2
-    except SystemExit:  # with which Lightning ends after Ctrl-C
+    except SystemExit:  # with which Lightning ends after a Ctrl-C before the first step
         if trainer is None or not trainer.interrupted:
             raise
-        last = trainer.checkpoint_callback.last_model_path
-        advice = f"go on with --run_dir {folder} --resume auto" if last else "there is no checkpoint yet"
-        print(f"Stopped in epoch {trainer.current_epoch + 1}: {advice}.", file=sys.stderr)
+        print("Stopped before the first step.", file=sys.stderr)
         return 130
+    except (Interrupted, Diverged) as error:
+        return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
     return report(trainer, args, data) if trainer.is_global_zero else 0
 
 

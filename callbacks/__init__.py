@@ -9,8 +9,10 @@ from callbacks.canonical import Canonical
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.class_samples import ClassSamples
 from callbacks.confusion_matrix import ConfusionMatrix
+from callbacks.divergence import Divergence
 from callbacks.error_curve import ErrorCurve
 from callbacks.interpolations import Interpolations
+from callbacks.interruption import Interruption
 from callbacks.latent_codes import LatentCodes
 from callbacks.latent_codes_tsne import LatentCodesTSNE
 from callbacks.latent_plane import LatentPlane
@@ -24,10 +26,10 @@ from callbacks.schedule import Drawing, Scheduled
 from callbacks.traversals import Traversals
 from models import Model
 
-__all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Drawing",
-           "ErrorCurve", "Interpolations", "LatentCodes", "LatentCodesTSNE", "LatentPlane", "LatentSpace",
-           "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples", "Scheduled", "StepNoise",
-           "Traversals", "for_model"]  # fmt: skip
+__all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Divergence",
+           "Drawing", "ErrorCurve", "Interpolations", "Interruption", "LatentCodes", "LatentCodesTSNE", "LatentPlane",
+           "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples", "Scheduled",
+           "StepNoise", "Traversals", "for_model"]  # fmt: skip
 
 CALLBACKS: dict[str, type[Scheduled]] = {
     callback.name: callback

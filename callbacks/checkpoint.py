@@ -2,11 +2,15 @@
 
 import math
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+
+from callbacks.divergence import check_weights
 
 
 class RunCheckpoint(Checkpoint):
@@ -17,13 +21,18 @@ class RunCheckpoint(Checkpoint):
 
     Args:
         folder: The run folder; the two files lie in its `checkpoints`.
+        every_steps: Write `last.ckpt` also every so many optimiser steps.
+        every_minutes: Write it also when so many minutes have gone by.
         seed: The run's seed; each checkpoint holds it, with the data and their protocol, under `run`.
     """
 
-    def __init__(self, folder: str | Path, seed: int):
-        self.best, self.last = (Path(folder, "checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
-        self.seed = seed
-        self.best_bound = -math.inf
+    def __init__(
+        self, folder: str | Path, seed: int, every_steps: int | None = None, every_minutes: float | None = None
+    ):
+        names = ("best.ckpt", "last.ckpt", "previous.ckpt")
+        self.best, self.last, self.previous = (Path(folder, "checkpoints", name) for name in names)
+        self.seed, self.every_steps, self.every_minutes = seed, every_steps, every_minutes
+        self.best_bound, self.saved_at, self.saved_when = -math.inf, 0, time.monotonic()
 
     @property
     def best_model_path(self) -> str:
@@ -35,19 +44,60 @@ class RunCheckpoint(Checkpoint):
         """The path of `last.ckpt`, or nothing while there is none."""
         return str(self.last) if self.last.is_file() else ""
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes a checkpoint on trial: it is better to know now that there is no room for them."""
+        trial = self.last.with_name("trial.partial")
+        trainer.save_checkpoint(trial, weights_only=False)
+        if trainer.is_global_zero:
+            size, free = trial.stat().st_size, shutil.disk_usage(trial.parent).free
+            trial.unlink()
+            # Adam's two moments come with the first step; of the best, the last, the one before and a new one each
+            if free < 4 * 3 * size:
+                raise OSError(
+                    f"{trial.parent} has {free >> 20} MB left, too few for four checkpoints: make room first."
+                )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # after the last batch of an epoch comes validation, and then a checkpoint anyway
+        if batch_idx + 1 < trainer.num_training_batches and self._is_due(trainer):
+            self.save_last(trainer)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        step = trainer.global_step
+        if self.every_steps and step % self.every_steps == 0 and step != self.saved_at:
+            return True
+        if not self.every_minutes:
+            return False
+        late = time.monotonic() - self.saved_when > 60 * self.every_minutes
+        # the clocks of several processes differ, and a checkpoint is the work of all
+        return late if trainer.world_size == 1 else trainer.strategy.broadcast(late)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # an epoch without validation shows the bound of an earlier one, which is no improvement either
         bound = float(trainer.callback_metrics.get("val/bound", math.nan))
         if math.isfinite(bound) and bound > self.best_bound:
             self.best_bound = bound
             self._save(trainer, self.best)
-        self._save(trainer, self.last)
+        self.save_last(trainer)
 
-    def _save(self, trainer: Trainer, path: Path) -> None:
+    def save_last(self, trainer: Trainer) -> None:
+        """Writes `last.ckpt`, after an epoch or between two batches, and keeps the one before as `previous.ckpt`."""
+        self._save(trainer, self.last, keep=self.previous)
+        self.saved_at, self.saved_when = trainer.global_step, time.monotonic()
+
+    def _save(self, trainer: Trainer, path: Path, keep: Path | None = None) -> None:
+        check_weights(trainer, trainer.lightning_module)
         partial = path.with_suffix(".partial")
         trainer.save_checkpoint(partial, weights_only=False)  # the optimiser too
         if trainer.is_global_zero:
-            os.replace(partial, path)  # a run that is killed keeps the file it had
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            if keep and path.exists():
+                keep.unlink(missing_ok=True)
+                os.link(path, keep)  # a run that is killed now has both names for it
+            os.replace(partial, path)  # and one that is killed earlier the file it had
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         data = trainer.datamodule

@@ -59,9 +59,10 @@ def test_best_is_the_best_epoch_and_last_the_last(run):
     assert (best["epoch"], last["epoch"]) == (1, 2)
 
 
-def test_there_are_two_files_and_no_more(run):
-    folder, _ = run([-3.0, -2.0, -1.0, -2.0])
-    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+def test_there_are_three_files_and_no_more(run):
+    folder, weights = run([-3.0, -2.0, -1.0, -2.0])
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    assert same(load(folder / "previous.ckpt"), weights[2])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

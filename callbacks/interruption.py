@@ -1,0 +1,58 @@
+"""Training that is asked to stop ends between two batches, with a checkpoint."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # of a cluster, of Ctrl-C, of SLURM's --signal
+
+
+class Interrupted(Exception):
+    """Training ended because of a signal, whose number is given."""
+
+    def __init__(self, number: int):
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+class Interruption(Callback):
+    """Notes SIGTERM, SIGUSR1 and Ctrl-C, writes `last.ckpt` after the batch, and ends training by `Interrupted`.
+
+    The handler does nothing but note and say so: a second signal, or one in the middle of a save, finds nothing to
+    break. All ranks stop after the same batch.
+    """
+
+    received: int | None = None
+    saved = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # in place of Lightning's handlers, which save where they are; after training it puts back what there was before
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = number
+            os.write(2, b"\nStopping after this batch.\n")  # print may have been interrupted itself
+
+    def _is_asked(self, trainer: Trainer) -> bool:
+        asked = self.received is not None
+        return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # after the last batch of an epoch comes validation, and then a checkpoint anyway
+        if batch_idx + 1 < trainer.num_training_batches and self._is_asked(trainer):
+            trainer.checkpoint_callback.save_last(trainer)
+            self.saved = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # only here has the step before been logged
+        if self.saved or (batch_idx == 0 and self._is_asked(trainer)):
+            raise Interrupted(self.received or signal.SIGTERM)

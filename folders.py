@@ -1,0 +1,93 @@
+"""Run folders of train.py: which one a run writes to, and which checkpoint it goes on from."""
+
+import json
+import sys
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from jsonargparse import Namespace
+from pytorch_lightning.utilities import rank_zero_only
+
+from datamodules import ImageData
+from models import Model, read_checkpoint
+from tables import run_folder
+
+
+def claim(args: Namespace) -> tuple[Path, Path | None]:
+    """The run folder and the checkpoint to resume from, if any. Refuses a folder that holds a run already."""
+    if not 0 <= args.seed < 2**32:
+        raise ValueError(f"--seed must be between 0 and {2**32 - 1}; got {args.seed}.")
+    if args.run_dir and Path(args.run_dir).exists() and not Path(args.run_dir).is_dir():
+        raise ValueError(f"--run_dir {args.run_dir} is a file: name a folder.")
+    if args.resume == "auto" and args.run_dir is None:
+        raise ValueError("--resume auto needs --run_dir, the folder of the run to go on with.")
+    resume = None if args.resume in (None, "auto") else Path(args.resume)
+    if resume and not resume.is_file():
+        raise ValueError(f"There is no checkpoint {resume} to resume from.")
+    if args.run_dir:
+        folder = Path(args.run_dir)
+    elif resume:
+        folder = run_folder(resume)
+    else:
+        folder = Path("runs", f"{args.data.name}-{args.model.name}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    if args.resume == "auto":
+        resume = latest(folder / "checkpoints")
+    # the other processes of a run find what the first has written
+    if rank_zero_only.rank == 0 and args.run_dir and not args.resume and (folder / "config.yaml").exists():
+        raise ValueError(f"{folder} holds a run already: choose another --run_dir, or go on with it by --resume auto.")
+    return folder, resume
+
+
+def latest(checkpoints: Path) -> Path | None:
+    """The newest checkpoint of a run that can be read; none where the run has written none yet.
+
+    Raises:
+        ValueError: There are some, and none of them can be read.
+    """
+    there = [path for name in ("last.ckpt", "previous.ckpt") if (path := checkpoints / name).is_file()]
+    damaged = []
+    for path in there:
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        for why in damaged:
+            print(f"warning: {why} Going on from {path}.", file=sys.stderr)
+        return path
+    if damaged:
+        raise ValueError(" ".join(damaged))
+    return None
+
+
+def make_folder(folder: Path, is_default: bool) -> tuple[Path, bool]:
+    """Makes the run folder, and says whether it is new. A default name that another run has just taken is numbered."""
+    if rank_zero_only.rank != 0:
+        return folder, False
+    if not is_default and folder.exists():
+        return folder, False
+    names = [folder.name, *(f"{folder.name}-{number}" for number in range(2, 1000) if is_default)]
+    for name in names:
+        with suppress(FileExistsError):  # by a run that started in the same second
+            folder.with_name(name).mkdir(parents=True)
+            return folder.with_name(name), True
+    raise ValueError(f"{folder} has just been made by another run: choose another --run_dir.")
+
+
+def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model) -> None:
+    """ValueError, with the first difference, where the checkpoint is of another run than these options ask for."""
+    checkpoint = read_checkpoint(resume)
+    then = {"model": checkpoint["model"], **checkpoint.get("run", {})}
+    now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
+    now["labels_hash"] = data.labels_hash
+    old_data = checkpoint.get("datamodule_hyper_parameters", {})
+    for section, old, new in (
+        ("model", checkpoint["hyper_parameters"], model.hparams),
+        ("data", old_data, data.hparams),
+    ):
+        then |= {f"--{section}.{key}": value for key, value in old.items() if key != "root"}
+        now |= {f"--{section}.{key}": value for key, value in new.items()}
+    for key, value in then.items():
+        if json.dumps(value) != json.dumps(now.get(key)):  # as text, lists and tuples are the same
+            raise ValueError(f"{resume} cannot be resumed: its {key} is {value}, not {now.get(key)}.")

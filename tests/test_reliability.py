@@ -1,0 +1,264 @@
+"""Runs that are interrupted, killed, damaged or started twice: interrupted = uninterrupted, bit for bit."""
+
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+import train
+from callbacks import RunCheckpoint
+from models import M2, VAE
+
+EPOCHS = 3
+COMMAND = ["--model.hidden", "[8]", "--trainer.max_epochs", str(EPOCHS), "--num_samples", "0", "--callbacks", "[]",
+           "--trainer.enable_progress_bar", "false", "--save_every_steps", "4",
+           "--trainer.log_every_n_steps", "1"]  # fmt: skip
+OF_MODEL = {"VAE": [], "M2": ["--model", "M2", "--data.num_labels", "50"]}
+LAST = Path("checkpoints", "last.ckpt")
+# Runs train.main with a model that kills its process at given steps
+KILLED = """
+import os, signal, sys
+import train
+from models import M2, VAE
+step, where, *argv = sys.argv[1:]
+for kind in (VAE, M2):
+    def loss(self, x, y, measured=kind.loss):
+        if where == "step" and self.global_step == int(step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return measured(self, x, y)
+    kind.loss = loss
+if where == "save":
+    replace = os.replace
+    def replaced(a, b):
+        replaced.times += str(b).endswith("last.ckpt")
+        if replaced.times == int(step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(a, b)
+    replaced.times = 0
+    os.replace = replaced
+sys.exit(train.main(argv))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    yield
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def command(folder, kind="VAE", *more):
+    return [*OF_MODEL[kind], *COMMAND, "--run_dir", folder, "--resume", "auto", *more]
+
+
+def contents(folder):
+    return torch.load(Path(folder, LAST), weights_only=True)
+
+
+def assert_same(folder, other):
+    """The weights, the optimiser, the metrics."""
+    a, b = contents(folder), contents(other)
+    assert a["global_step"] == b["global_step"]
+    for key, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][key]), key
+    for state, again in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
+        for index, values in state["state"].items():
+            assert all(torch.equal(value, again["state"][index][key]) for key, value in values.items())
+
+
+def at_steps(monkeypatch, kind, act):
+    """Calls `act(step)` in each training step of models of this class."""
+    loss = kind.loss
+
+    def watched(self, x, y):
+        act(self.global_step)
+        return loss(self, x, y)
+
+    monkeypatch.setattr(kind, "loss", watched)
+
+
+def killed(step, where, *argv):
+    found = subprocess.run([sys.executable, "-c", KILLED, str(step), where, *argv], capture_output=True, text=True,
+                           env=os.environ | {"PYTHONPATH": str(Path(train.__file__).parent)}, check=False)  # fmt: skip
+    assert found.returncode == -signal.SIGKILL, found.stderr
+    return found
+
+
+@pytest.mark.parametrize("kind", ["VAE", "M2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(monkeypatch, capsys, kind, number):
+    assert train.main(command("whole", kind)) == 0
+    stops = {3, 20}
+
+    def act(step):
+        if step in stops:
+            stops.discard(step)
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # a second one finds nothing to break
+
+    at_steps(monkeypatch, {"VAE": VAE, "M2": M2}[kind], act)
+    for step in (3, 20):
+        assert train.main(command("cut", kind)) == 128 + number
+        assert contents("cut")["global_step"] == step + 1
+        said = capsys.readouterr().err
+        assert f"Stopped by {number.name} after step {step + 1}. Go on with: " in said
+        assert shlex.split(said.split("Go on with: ")[1])[2:] == command("cut", kind)
+    assert train.main(command("cut", kind)) == 0
+    assert_same("whole", "cut")
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
+def test_a_signal_in_the_last_batch_of_an_epoch_waits_for_validation(monkeypatch):
+    assert train.main(command("whole")) == 0
+    at_steps(monkeypatch, VAE, lambda step: step == 12 and os.kill(os.getpid(), signal.SIGTERM))
+    assert train.main(command("cut")) == 128 + signal.SIGTERM
+    assert contents("cut")["global_step"] == 13
+    assert train.main(command("cut")) == 0
+    assert_same("whole", "cut")
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["VAE", "M2"])
+def test_killed_twice(kind):
+    assert train.main(command("whole", kind)) == 0
+    for step in (18, 30):  # in epochs 2 and 3
+        killed(step, "step", *command("cut", kind))
+        assert contents("cut")["global_step"] == max(4 * (step // 4), 13 * (step // 13))
+    assert train.main(command("cut", kind)) == 0
+    assert_same("whole", "cut")
+
+
+@pytest.mark.slow
+def test_killed_during_a_save():
+    assert train.main(command("whole")) == 0
+    killed(3, "save", *command("cut"))
+    assert contents("cut")["global_step"] == 8  # the second save; the third was under way
+    assert train.main(command("cut")) == 0
+    assert_same("whole", "cut")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(monkeypatch, capsys, damage):
+    assert train.main(command("whole")) == 0
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, lambda step: step == 22 and os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(command("cut")) == 128 + signal.SIGTERM
+    last = Path("cut") / LAST
+    good = last.read_bytes()
+    middle = len(good) // 2
+    flipped = good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
+    last.write_bytes({"truncated": good[:middle], "flipped": flipped, "empty": b""}[damage])
+    capsys.readouterr()
+    assert train.main(command("cut")) == 0
+    said = capsys.readouterr().err
+    assert "last.ckpt cannot be read as a checkpoint" in said
+    assert "Going on from cut/checkpoints/previous.ckpt." in said
+    assert_same("whole", "cut")
+
+
+def test_no_checkpoint_that_can_be_read_is_refused(capsys):
+    assert train.main(command("a")) == 0
+    for name in ("last.ckpt", "previous.ckpt"):
+        Path("a/checkpoints", name).write_bytes(b"no")
+    before = sorted((path, path.stat().st_mtime_ns) for path in Path("a").rglob("*") if path.suffix != ".lock")
+    assert train.main(command("a")) == 2
+    said = capsys.readouterr().err
+    assert said.count("cannot be read as a checkpoint") == 2
+    assert sorted((p, p.stat().st_mtime_ns) for p in Path("a").rglob("*") if p.suffix != ".lock") == before
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_numbers_that_are_none_end_training_within_a_step(monkeypatch, capsys, what):
+    class Poison(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * math.nan
+
+    loss = VAE.loss
+
+    def poisoned(self, x, y):
+        value = loss(self, x, y)
+        if self.global_step < 17:
+            return value
+        return value * math.nan if what == "loss" else Poison.apply(value)
+
+    monkeypatch.setattr(VAE, "loss", poisoned)
+    assert train.main(command("a")) == 1
+    said = capsys.readouterr().err
+    assert f"error: The loss is nan at step {18 if what == 'loss' else 19}, in epoch 2: the model has diverged." in said
+    assert "a/checkpoints/last.ckpt holds the last finite state" in said
+    assert contents("a")["global_step"] == 16
+    assert all(value.isfinite().all() for value in contents("a")["state_dict"].values() if value.is_floating_point())
+
+
+def test_weights_that_are_none_are_not_saved(monkeypatch, capsys):
+    def spoil(step):
+        if step == 11:  # spoils the step after it, the last of the epoch, so that only the checkpoint can notice
+            monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure: spoiled(self, closure))
+
+    def spoiled(optimiser, closure):
+        closure()
+        with torch.no_grad():
+            optimiser.param_groups[0]["params"][0].fill_(math.nan)
+
+    at_steps(monkeypatch, VAE, spoil)
+    assert train.main(command("a")) == 1
+    assert "A weight is not finite after step 13" in capsys.readouterr().err
+    assert contents("a")["global_step"] == 12
+
+
+def test_a_folder_has_one_writer(capsys):
+    Path("a").mkdir()
+    with FileLock("a/.lock"):
+        assert train.main(command("a")) == 2
+    assert "Another job is writing to a: wait for it, or choose another --run_dir." in capsys.readouterr().err
+    assert not Path("a/checkpoints").exists()
+    assert train.main(command("a")) == 0
+
+
+def test_too_little_room_is_known_before_the_first_step(monkeypatch, capsys):
+    usage = type("Usage", (), {"free": 10_000})
+    monkeypatch.setattr("callbacks.checkpoint.shutil.disk_usage", lambda path: usage)
+    assert train.main(command("a")) == 2
+    assert "too few for four checkpoints" in capsys.readouterr().err
+    assert not Path("a").exists()
+
+
+def test_a_disk_that_fills_up_costs_no_checkpoint(monkeypatch, capsys):
+    save = RunCheckpoint._save
+    times = []
+
+    def full(self, trainer, path, keep=None):
+        times.append(path)
+        if len(times) == 5:
+            raise OSError(28, "No space left on device", str(path))
+        save(self, trainer, path, keep)
+
+    monkeypatch.setattr(RunCheckpoint, "_save", full)
+    assert train.main(command("a")) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert contents("a")["global_step"] == 12
+
+
+def test_a_finished_run_is_left_as_it_is(capsys):
+    assert train.main(command("a")) == 0
+    before = Path("a", LAST).read_bytes()
+    assert train.main(command("a")) == 0
+    assert Path("a", LAST).read_bytes() == before
