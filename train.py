@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         if resume:
             check_resumed(resume, args, data, model)
         folder, is_new = make_folder(folder, is_default=args.run_dir is None and resume is None)
-        trainer = make_trainer(args, model, len(data.train_dataloader()), config, folder)
+        trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, config, folder)
         with locked(folder):
             start(trainer, data, model, config, resume)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
