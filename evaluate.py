@@ -21,10 +21,11 @@ from callbacks.baselines import baselines, can_have_baselines, wants_baselines
 from callbacks.disentanglement import disentanglement, is_measured, moves
 from callbacks.record import save_figure
 from callbacks.replace import replacing
+from callbacks.schedule import Drawing
 from datamodules import DATAMODULES, ImageData
 from measures import classification, draw, likelihoods, reconstruction, summary, units
 from options import build_evaluation_parser, check_numbers, explain
-from tables import means, run_folder, tables
+from tables import means, run_folder, run_name, tables
 
 # Of evaluation.json, in this order; what a model does not have is null
 KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images",
@@ -94,6 +95,8 @@ def evaluate(
 
 def plain(value):
     """A value as JSON has it: numpy's numbers as Python's, and None for what is not finite."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -152,19 +155,36 @@ def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]
     return [(checkpoint, ready[f"{type(data).__name__} {dict(data.hparams)}"]) for checkpoint, data in opened]
 
 
-def check_alike(opened: list[tuple[dict, ImageData]]) -> None:
-    """ValueError where models cannot stand side by side: on other images, or with codes that need a label."""
-    if len(opened) < 2 or len({id(data) for _, data in opened}) > 1:
-        raise ValueError("--side_by_side needs two checkpoints or more that were trained on the same images.")
-    for checkpoint, _ in opened:
+def check_figures(model: models.Model, names: Sequence[str] | None) -> None:
+    """ValueError where the model cannot draw one of these figures, or a name is that of no figure."""
+    for callback in for_model(model, names) if names else ():
+        if not isinstance(callback, Drawing):
+            raise ValueError(f"{callback.name} draws nothing from a checkpoint: leave it out of --figures.")
+
+
+def check_alike(opened: list[tuple[dict, ImageData]], folder: str) -> None:
+    """ValueError where models cannot stand side by side: on other images, with codes that need a label, in a file."""
+    if len(opened) < 2:
+        raise ValueError("--side_by_side needs two checkpoints or more.")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ValueError(f"--side_by_side {folder} is a file: name a folder.")
+    first = opened[0][1]
+    for checkpoint, data in opened:
+        if not torch.equal(data.test.x, first.test.x):
+            raise ValueError(
+                f"--side_by_side needs models of the same test images: {type(data).__name__} {data.variant}, protocol "
+                f"{data.protocol}, are others than {type(first).__name__} {first.variant}, protocol {first.protocol}."
+            )
         side_by_side.check(models.MODELS[checkpoint["model"]])
 
 
 def compare(paths: list[str], opened: list[tuple[dict, ImageData]], folder: Path, device: str) -> None:
     """Draws the models of several checkpoints beside each other, on the same test images, into `folder`."""
+    short = [run_folder(Path(path)).name for path in paths]
+    names = short if len(set(short)) == len(short) else [run_name({"checkpoint": path}) for path in paths]
     several = {
-        f"{run_folder(Path(path)).name} ({checkpoint['model']})": models.from_checkpoint(checkpoint).to(device)
-        for path, (checkpoint, _) in zip(paths, opened, strict=True)
+        f"{name} ({checkpoint['model']})": models.from_checkpoint(checkpoint).to(device)
+        for name, (checkpoint, _) in zip(names, opened, strict=True)
     }
     for name, figure in side_by_side.draw(several, opened[0][1], device).items():
         save_figure(figure, folder / f"{name}.png")
@@ -186,9 +206,9 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
         ready = prepare(opened)
         for checkpoint, _ in ready:
-            for_model(models.from_checkpoint(checkpoint), args.figures)  # refuses figures that it cannot draw
+            check_figures(models.from_checkpoint(checkpoint), args.figures)
         if args.side_by_side:
-            check_alike(ready)
+            check_alike(ready, args.side_by_side)
     except (ValueError, OSError, ArgumentError) as error:
         known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]
         print(f"error: {explain(error, {}, known)}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Run folders of train.py: which one a run writes to, and which checkpoint it goes on from."""
 
+import inspect
 import json
 import sys
 from contextlib import suppress
@@ -75,6 +76,18 @@ def make_folder(folder: Path, is_default: bool) -> tuple[Path, bool]:
     raise ValueError(f"{folder} has just been made by another run: choose another --run_dir.")
 
 
+def defaults(kind: type) -> dict:
+    """The defaults of all options of a model or data module, its own before those of the classes above."""
+    found = {}
+    for part in kind.__mro__:
+        if part is not object and "__init__" in vars(part):
+            options = inspect.signature(part.__init__).parameters.values()
+            found = {o.name: o.default for o in options if o.default is not inspect.Parameter.empty} | found
+        if part.__module__.startswith("pytorch_lightning"):
+            break
+    return found
+
+
 def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model) -> None:
     """ValueError, with the first difference, where the checkpoint is of another run than these options ask for."""
     checkpoint = read_checkpoint(resume)
@@ -82,10 +95,11 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model) 
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
     now["labels_hash"] = data.labels_hash
     old_data = checkpoint.get("datamodule_hyper_parameters", {})
-    for section, old, new in (
-        ("model", checkpoint["hyper_parameters"], model.hparams),
-        ("data", old_data, data.hparams),
+    for section, built, old, new in (
+        ("model", model, checkpoint["hyper_parameters"], model.hparams),
+        ("data", data, old_data, data.hparams),
     ):
+        old = defaults(type(built)) | old  # an option may be newer than the checkpoint
         then |= {f"--{section}.{key}": value for key, value in old.items() if key != "root"}
         now |= {f"--{section}.{key}": value for key, value in new.items()}
     for key, value in then.items():

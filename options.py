@@ -114,7 +114,7 @@ def add_run_options(parser: ArgumentParser) -> None:
     supported = f"Of {', '.join(CALLBACKS)}; {usual}"
     add("--callbacks", type=list[str] | None, default=None, help=supported)
     add("--num_samples", type=int, default=1000, help="K of the final evaluation; 0 skips it.")
-    limit = "Evaluate the likelihood on the first N test images; by default on all, M2 and M1M2 on 1000."
+    limit = "Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000."
     add("--limit", type=int | None, default=None, help=limit)
 
 
@@ -133,7 +133,7 @@ def build_evaluation_parser() -> ArgumentParser:
         "--limit",
         type=int | None,
         default=None,
-        help="Evaluate the likelihood on the first N test images; by default on all, M2 and M1M2 on 1000.",
+        help="Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000.",
     )
     options.add_argument(
         "--baselines",

@@ -103,7 +103,9 @@ def disentangled(results: Sequence[dict]) -> list[str]:
     """The lines of tables of how well models tell content from pose, one for each data set and its moves."""
 
     def about(result: dict) -> str:
-        return f"{result['data']}, {result['moved']}: content and pose of all test images"
+        _, data, protocol, _ = kind(result)
+        moved = "" if result["variant"] else f", {result['moved']} for this"
+        return f"{data}, protocol {protocol}: content and pose of all test images{moved}"
 
     found = sorted((result for result in results if result["disentanglement"]), key=about)
     parts = []
@@ -111,7 +113,7 @@ def disentangled(results: Sequence[dict]) -> list[str]:
         measured = [(result, result["disentanglement"]) for result in group]
         lines = [
             [run_name(result), result["model"]]
-            + [f"{values[key]:{form}}" if key in values else "-" for key, form in MEASURES.values()]
+            + [f"{values[key]:{form}}" if values.get(key) is not None else "-" for key, form in MEASURES.values()]
             for result, values in measured
         ]
         parts += [what, *aligned([("run", "model", *MEASURES), *lines]), ""]
@@ -134,7 +136,7 @@ def settings(checkpoint: dict, path: str) -> dict[str, str]:
     found |= {f"m1.{key}": value for key, value in model.get("m1_options", {}).items()}
     found |= {f"data.{key}": value for key, value in data.items() if key not in ("seed", "root")}
     found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
-    return {key: str(value) for key, value in found.items()}
+    return {key: str(list(value) if isinstance(value, tuple) else value) for key, value in found.items()}
 
 
 def mean(values: list[list[float | None]], form: str) -> str:

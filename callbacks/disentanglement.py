@@ -9,19 +9,24 @@ from torch import Tensor
 
 from models import AE, VAE, Model, evaluating
 
-CHUNK = 500  # images per pass
-LIMITS = 20.0, 2.0, 0.1  # degrees, pixels, share: moves of test images where those of the data are not moved
+CHUNK = 100  # images per pass
+LEAST = 50  # images, for measures that mean something
+LIMITS = 20.0, 1 / 14, 0.1  # degrees, share of the side, share: moves of test images where the data are not moved
 
 
 def is_measured(model: Model, data) -> bool:
     """Whether there is something to measure: a model that infers poses, or another one on images with known moves."""
     plain = isinstance(model, AE | VAE) and not model.is_conditional
-    return hasattr(data, "moved_test") and (hasattr(model, "pose") or (plain and bool(data.variant)))
+    if not hasattr(data, "moved_test") or len(data.test.y) < LEAST:
+        return False
+    return hasattr(model, "pose") or (plain and bool(data.variant))
 
 
 def moves(data):
     """How far the test images are moved, of the data or of ours, as their `limits` say it."""
-    return data.limits if any(data.limits) else type(data.limits)(*LIMITS)
+    rotation, shift, scaling = LIMITS
+    ours = type(data.limits)(rotation, round(shift * max(data.image_shape[1:]), 1), scaling)
+    return data.limits if any(data.limits) else ours
 
 
 def disentanglement(model: Model, data, device: torch.device | str = "cpu") -> dict[str, float]:
@@ -47,12 +52,17 @@ def disentanglement(model: Model, data, device: torch.device | str = "cpu") -> d
         model: A model with `is_measured`.
         data: Its data module, set up.
         device: Where the model is.
+
+    Returns:
+        The measures that have a meaning; none where codes are not finite or all images are alike.
     """
     limits = moves(data)
     (x, poses), (x_again, poses_again) = (data.moved_test(limits, draw) for draw in ("test images", "again"))
     x, x_again = x.to(device), x_again.to(device)
     total = x.double().var(0).sum().item()
     content, result = codes(model.encode, x, model), {}
+    if not content.isfinite().all() or not total:
+        return {}
     if hasattr(model, "pose"):
         content = content[:, : model.code_dim]
         side = max(data.image_shape[1:])
@@ -62,7 +72,7 @@ def disentanglement(model: Model, data, device: torch.device | str = "cpu") -> d
             result |= equivariance(*((b - a)[:, 0] for a, b in ((inferred, again), (poses, poses_again))))
         result["canonical_variance"] = codes(model.canonical, x, model).var(0).sum().item() / total
     result["reconstruction_variance"] = codes(model.reconstruct, x, model).var(0).sum().item() / total
-    if (data.test.y >= 0).any():
+    if 1 < len(data.test.y[data.test.y >= 0].unique()) <= LEAST:
         result["kmeans_accuracy"] = kmeans_accuracy(content.numpy(), data.test.y.numpy())
     if limits.rotation:
         result["angle_r2"] = r2(content.numpy(), poses[:, 0].numpy())
@@ -131,10 +141,10 @@ def circular_correlation(a: Tensor, b: Tensor) -> float:
 
 def kmeans_accuracy(content: np.ndarray, y: np.ndarray) -> float:
     """The share of images in the cluster of their class, under the best one to one assignment; unknown labels -1."""
-    classes = y.max() + 1
-    cluster = KMeans(int(classes), n_init=10, random_state=0).fit_predict(content)
-    counts = np.zeros((classes, classes), dtype=int)
-    np.add.at(counts, (cluster[y >= 0], y[y >= 0]), 1)
+    labels, known = np.unique(y[y >= 0], return_inverse=True)
+    cluster = KMeans(len(labels), n_init=10, random_state=0).fit_predict(content)
+    counts = np.zeros((len(labels), len(labels)), dtype=int)
+    np.add.at(counts, (cluster[y >= 0], known), 1)
     return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
 
 

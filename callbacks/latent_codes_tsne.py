@@ -27,7 +27,7 @@ class LatentCodesTSNE(Drawing):
             return found
         return (
             f"t-SNE is for codes of more than 2 dimensions, and this {type(model).__name__} has {code_size(model)}: "
-            f"leave {cls.name} out of --callbacks; latent_codes draws 2 as they are."
+            f"leave {cls.name} out; latent_codes draws 2 as they are."
         )
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:

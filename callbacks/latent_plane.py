@@ -46,12 +46,12 @@ class LatentPlane(Drawing):
         if model.is_conditional or not hasattr(model, "interpolate"):
             return (
                 f"The latent plane needs a decoder of the code alone, and that of {kind} is given a label: leave "
-                f"{cls.name} out of --callbacks, or choose another model."
+                f"{cls.name} out, or choose another model."
             )
         if (z_dim := model.hparams.z_dim) != 2:
             return (
-                f"The latent plane needs a model with z_dim 2; this {kind} has {z_dim}: leave {cls.name} out of "
-                "--callbacks, or train with --model.z_dim 2."
+                f"The latent plane needs a model with z_dim 2; this {kind} has {z_dim}: leave {cls.name} out, or "
+                "choose a model with 2."
             )
         return None
 

@@ -29,7 +29,7 @@ class Scheduled(Callback):
             return None
         return (
             f"{type(model).__name__} has no {cls.name.replace('_', ' ')}: it defines no {cls.needs}(); "
-            f"leave {cls.name} out of --callbacks, or choose another model."
+            f"leave {cls.name} out, or choose another model."
         )
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:

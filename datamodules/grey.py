@@ -81,8 +81,8 @@ class GreyData(ImageData):
         if known in (0, len(self.train.y)) or not getattr(model, "learns_from_labels", True):
             if self.labels_per_batch:
                 raise ValueError(
-                    "labels_per_batch is for M2 and M1M2 and data of which some have no label: leave it out, or set "
-                    "num_labels."
+                    "labels_per_batch is for M2 and M1M2 on data of which some have no label: leave it out, or choose "
+                    "one of them and set num_labels."
                 )
             return super().train_dataloader()
         each = self.labels_per_batch or min(max(1, self.batch_size // 10), known)

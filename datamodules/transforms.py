@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-CHUNK = 5000  # images per pass
+CHUNK = 4_000_000  # pixels per pass
 
 
 class Limits(NamedTuple):
@@ -19,7 +19,7 @@ class Limits(NamedTuple):
     def __str__(self) -> str:
         parts = [
             self.rotation and f"rotated by up to {self.rotation:g} degrees",
-            self.shift and f"shifted by up to {self.shift:g} pixels",
+            self.shift and f"shifted by up to {self.shift:g} pixel{'s' * (self.shift != 1)}",
             self.scaling and f"scaled by {1 - self.scaling:g} to {1 + self.scaling:g}",
         ]
         return ", ".join(part for part in parts if part)
@@ -37,7 +37,8 @@ def move(x: Tensor, poses: Tensor) -> Tensor:
 
     What torchvision's `affine` does with one image, bilinear and black beyond the border.
     """
-    return torch.cat([_move(*part) for part in zip(x.split(CHUNK), poses.split(CHUNK), strict=True)])
+    images = max(1, CHUNK // x[0].numel())
+    return torch.cat([_move(*part) for part in zip(x.split(images), poses.split(images), strict=True)])
 
 
 def _move(x: Tensor, poses: Tensor) -> Tensor:

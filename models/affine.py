@@ -19,6 +19,8 @@ TRANSFORMS = {"affine": 6, "rotation": 1, "scale": 1, "shift": 2}
 def check_transforms(transforms: Sequence[str], scale: float) -> None:
     """ValueError, in a sentence, for transforms that are none or do not go together."""
     allowed = f"affine, or of {', '.join(name for name in TRANSFORMS if name != 'affine')} one or more"
+    if isinstance(transforms, str):
+        raise ValueError(f"transforms must be a list, such as [{transforms}]; got '{transforms}'.")
     unknown = [name for name in transforms if name not in TRANSFORMS]
     if not transforms or unknown or len(set(transforms)) < len(transforms):
         raise ValueError(f"transforms must be {allowed}; got {list(transforms)}.")
@@ -65,6 +67,7 @@ class AffineVAE(VAE):
         image_shape: Channels, height and width; from the data.
         num_classes: Number of labels; from the data.
         z_dim: Dimensions of the latent, those of the map included.
+        hidden: Sizes of the encoder's hidden layers: widths of an mlp, by default [400, 400], or channels of a conv.
         transforms: affine (6 latents), or one or more of rotation (1), scale (1) and shift (2).
         transform_scale: s, the scale of the map's latents: angles in radians, shifts in halves of the longer side.
         decoder: Decoder, by its name in the registry; it must draw by coordinates.
@@ -82,6 +85,7 @@ class AffineVAE(VAE):
         image_shape: ImageShape,
         num_classes: int = 0,
         z_dim: int = 16,
+        hidden: list[int] | None = None,
         transforms: Sequence[str] = ("affine",),
         transform_scale: float = 0.1,
         decoder: str = "coordinate",
@@ -100,7 +104,7 @@ class AffineVAE(VAE):
             raise ValueError(
                 "label_weight needs labels of two classes or more: choose data that have them, or leave it out."
             )
-        super().__init__(image_shape, z_dim=z_dim, decoder=decoder, activation=activation, **kwargs)
+        super().__init__(image_shape, z_dim=z_dim, hidden=hidden, decoder=decoder, activation=activation, **kwargs)
         if not isinstance(self.decoder, CoordinateDecoder):
             raise ValueError(
                 f"AffineVAE needs a decoder that draws by coordinates, and {decoder} does not: choose coordinate."
@@ -133,14 +137,15 @@ class AffineVAE(VAE):
         content, A = self.split(z)
         return self.likelihood(self.decoder(content, transform=A))
 
-    def label_loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def label_loss(self, qz_x: Independent, y: Tensor) -> Tensor:
         """The mean cross-entropy of the classifier at the mean content of images with a label, 0 without any."""
-        logits = self.head(self.posterior(x).mean[..., : self.code_dim])
+        logits = self.head(qz_x.mean[..., : self.code_dim])
         return mean_where(y >= 0, cross_entropy(logits, y.clamp(min=0), reduction="none"))
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        loss = super().loss(x, y)
-        return loss + self.hparams.label_weight * self.label_loss(x, y) if self.hparams.label_weight else loss
+    def loss_under(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a VAE, and that of the classifier where there is one."""
+        loss = super().loss_under(qz_x, x, y)
+        return loss + self.hparams.label_weight * self.label_loss(qz_x, y) if self.hparams.label_weight else loss
 
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         measured = super().measure(x, y)

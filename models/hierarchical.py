@@ -71,9 +71,11 @@ class HierarchicalVAE(VAE):
         log_ratio = sum(p_l.log_prob(z_l) - q_l.log_prob(z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True))
         return self.px(z[0]).log_prob(x), log_ratio
 
-    def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def rate_distortion(
+        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Means over K draws of log q(z|x) - log p(z) and of -log p(x|z_1), each `(B,)`; ELBO = -(their sum)."""
-        log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x))
+        log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x) if posterior is None else posterior)
         return -log_ratio.mean(0), -log_px_z.mean(0)
 
     @torch.no_grad()

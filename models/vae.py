@@ -131,9 +131,11 @@ class VAE(Model):
         log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x, y) if posterior is None else posterior, y)
         return log_px_z + log_ratio
 
-    def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def rate_distortion(
+        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
+    ) -> tuple[Tensor, Tensor]:
         """KL(q(z|x) || p(z)) in closed form and the mean of K -log p(x|z_k), each `(B,)`; ELBO = -(their sum)."""
-        qz_x = self.posterior(x, y)
+        qz_x = self.posterior(x, y) if posterior is None else posterior
         z = qz_x.rsample((K,))  # (K, B, z_dim)
         return kl_divergence(qz_x, self.pz()), -self.px(z, y).log_prob(x).mean(0)
 
@@ -146,11 +148,15 @@ class VAE(Model):
         return beta * min(1.0, self.trainer.global_step / (warmup * steps_per_epoch))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.loss_under(self.posterior(x, y), x, y)
+
+    def loss_under(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a batch whose posterior has been computed."""
         K = self.hparams.num_samples
         if self.hparams.objective == "elbo":
-            rate, distortion = self.rate_distortion(x, K, y)
+            rate, distortion = self.rate_distortion(x, K, y, qz_x)
             return (distortion + self.beta() * rate).mean()
-        return -OBJECTIVES[self.hparams.objective](self.log_weights(x, K, y)).mean()
+        return -OBJECTIVES[self.hparams.objective](self.log_weights(x, K, y, qz_x)).mean()
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()

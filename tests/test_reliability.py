@@ -91,7 +91,8 @@ def at_steps(monkeypatch, kind, act):
 
 def killed(step, where, *argv):
     found = subprocess.run([sys.executable, "-c", KILLED, str(step), where, *argv], capture_output=True, text=True,
-                           env=os.environ | {"PYTHONPATH": str(Path(train.__file__).parent)}, check=False)  # fmt: skip
+                           env=os.environ | {"PYTHONPATH": str(Path(train.__file__).parent), "OMP_NUM_THREADS": "1"},
+                           check=False)  # fmt: skip  # other threads, other bits: as many as tests/conftest.py sets
     assert found.returncode == -signal.SIGKILL, found.stderr
     return found
 

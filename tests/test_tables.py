@@ -94,7 +94,7 @@ def test_content_and_pose_have_tables_of_their_own():
     affine = {"moved": MOVED, "disentanglement": {"angle_correlation": 0.81234, "kmeans_accuracy": 0.7}}
     plain = {"moved": MOVED, "disentanglement": {"kmeans_accuracy": 0.5, "angle_r2": 0.25}}
     text = tables([result("a") | affine, result("b", "VAE") | plain, result("c")])
-    start = text.index(f"Digits, {MOVED}: content and pose of all test images")
+    start = text.index(f"Digits, protocol dynamic: content and pose of all test images, {MOVED} for this")
     header, first, second = (line.split() for line in text[start:].splitlines()[1:4])
     assert header[:4] == ["run", "model", "angle", "r"]
     assert first == ["a", "M2", "0.812", "-", "-", "-", "-", "-", "-", "70.00%", "-"]

@@ -83,7 +83,7 @@ def test_an_angle_in_the_content_is_found():
 def test_data_that_are_not_moved_are_moved_for_it():
     data = Data()
     data.limits = Limits()
-    assert measured.moves(data) == Limits(*measured.LIMITS)
+    assert measured.moves(data) == Limits(20, 0.6, 0.1)  # a fourteenth of 8 pixels
     assert measured.disentanglement(Told(), data)["angle_correlation"] == pytest.approx(1, abs=1e-4)
 
 
@@ -143,6 +143,7 @@ def test_kmeans_accuracy_does_not_care_for_the_names_of_clusters():
 ])  # fmt: skip
 def test_who_is_measured(kind, moved, expected):
     data = Digits(max_rotation=10.0 * moved)
+    data.setup()
     assert measured.is_measured(kind(image_shape=(1, 8, 8)), data) is expected
 
 
@@ -157,3 +158,18 @@ def test_a_real_model_on_real_data():
     assert 0 < result["kmeans_accuracy"] <= 1
     assert "scale_correlation" not in result
     assert model.training
+
+
+def test_what_has_no_meaning_is_left_out():
+    few = Data(n=40)
+    few.limits = LIMITS
+    assert not measured.is_measured(AffineVAE((1, 8, 8)), few)
+    assert measured.disentanglement(Told(leak=math.nan), Data()) == {}
+    alike = Data()
+    alike.moved_test = lambda limits, draw="": (torch.zeros(400, 1, 1, 8), torch.zeros(400, 4))
+    assert measured.disentanglement(Told(), alike) == {}
+
+
+def test_labels_need_not_be_neighbours():
+    content = np.array([[0.0], [9.0]])[np.arange(100) % 2]
+    assert measured.kmeans_accuracy(content, np.array([3, 5000])[np.arange(100) % 2]) == 1

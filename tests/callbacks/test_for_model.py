@@ -60,14 +60,14 @@ def test_a_callback_without_objection_has_none(make_model):
 
 
 @pytest.mark.parametrize(("name", "z_dim", "callback", "sentence"), [
-    ("VAE", 50, "latent_plane", "The latent plane needs a model with z_dim 2; this VAE has 50: leave latent_plane out "
-     "of --callbacks, or train with --model.z_dim 2."),
+    ("VAE", 50, "latent_plane", "The latent plane needs a model with z_dim 2; this VAE has 50: leave latent_plane out, "
+     "or choose a model with 2."),
     ("HierarchicalVAE", [2, 2], "latent_plane", "needs a model with z_dim 2; this HierarchicalVAE has [2, 2]: "),
     ("CVAE", 2, "latent_plane", "needs a decoder of the code alone, and that of CVAE is given a label: leave "),
     ("M2", 2, "latent_plane", "needs a decoder of the code alone, and that of M2 is given a label: leave "),
-    ("M1M2", 2, "latent_plane", "M1M2 has no latent plane: it defines no encode(); leave latent_plane out of "),
+    ("M1M2", 2, "latent_plane", "M1M2 has no latent plane: it defines no encode(); leave latent_plane out, or"),
     ("VAE", 2, "latent_codes_tsne", "t-SNE is for codes of more than 2 dimensions, and this VAE has 2: leave "),
-    ("VAE", 4, "canonical", "VAE has no canonical: it defines no canonical(); leave canonical out of --callbacks"),
+    ("VAE", 4, "canonical", "VAE has no canonical: it defines no canonical(); leave canonical out, or"),
 ])  # fmt: skip
 def test_objections_are_sentences(make_model, name, z_dim, callback, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)) as error:

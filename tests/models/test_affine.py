@@ -335,8 +335,8 @@ def test_images_without_a_label_do_not_count(make, binary):
     y[3:] = -1
     other = x.clone()
     other[3:] = 1 - x[3:]
-    torch.testing.assert_close(model.label_loss(x, y), model.label_loss(x[:3], y[:3]))
-    torch.testing.assert_close(model.label_loss(x, y), model.label_loss(other, y))
+    torch.testing.assert_close(model.label_loss(model.posterior(x), y), model.label_loss(model.posterior(x[:3]), y[:3]))
+    torch.testing.assert_close(model.label_loss(model.posterior(x), y), model.label_loss(model.posterior(other), y))
     assert model.measure(x, y)["error"].shape == (3,)
 
 
@@ -362,7 +362,7 @@ def test_the_error_is_the_share_of_wrong_classes(make, binary, validate):
 def test_the_head_sees_the_content_alone(make, binary):
     model, (x, y) = make("AffineVAE", label_weight=1.0), binary(8)
     assert model.head.in_features == model.code_dim == 4
-    model.label_loss(x, y).backward()
+    model.label_loss(model.posterior(x), y).backward()
     gradient = model.encoder.output.bias.grad
     assert gradient[:4].all()
     assert not gradient[4:].any()  # the map's means, and all scales

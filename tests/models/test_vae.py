@@ -171,7 +171,7 @@ def test_the_scale_is_the_one_asked_for(make, scale, learn_scale):
 ])  # fmt: skip
 def test_beta_grows_from_0_over_its_warm_up(fit, binary, warmup, accumulate, betas):
     class RateOne(VAE):
-        def rate_distortion(self, x, K, y):
+        def rate_distortion(self, x, K, y, posterior=None):
             zero = 0 * self.encoder(x).sum(1)
             return zero + 1, zero
 
