@@ -146,6 +146,8 @@ def quieten() -> None:
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     # Lightning 2.6 with torch 2.15: nothing that a user could change
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    # a machine that has SLURM may be used without it
+    warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
     # the M1 of an M1M2 is in evaluation mode for good
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
