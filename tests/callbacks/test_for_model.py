@@ -41,7 +41,7 @@ def test_an_unknown_name_lists_the_known(make_model):
 
 
 def test_a_callback_that_the_model_cannot_serve_is_refused(make_model):
-    with pytest.raises(ValueError, match=r"^AE has no samples: it defines no sample\(\); leave samples out of"):
+    with pytest.raises(ValueError, match=r"^AE has no samples: it defines no sample\(\); leave samples out, or"):
         for_model(make_model("AE"), ["reconstructions", "samples"])
 
 

@@ -142,7 +142,7 @@ def test_a_model_that_does_not_learn_from_labels_gets_plain_batches(learns):
 
 
 def test_labels_per_batch_of_plain_batches():
-    with pytest.raises(ValueError, match="labels_per_batch is for M2 and M1M2 and data of which some have no label"):
+    with pytest.raises(ValueError, match="labels_per_batch is for M2 and M1M2 on data of which some have no label"):
         digits(labels_per_batch=7).train_dataloader()
 
 
