@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 import models
 from callbacks import for_model, side_by_side
@@ -23,6 +24,7 @@ from callbacks.record import save_figure
 from callbacks.replace import replacing
 from callbacks.schedule import Drawing
 from datamodules import DATAMODULES, ImageData
+from launch import join, quieten, speaker
 from measures import classification, draw, likelihoods, reconstruction, summary, units
 from options import build_evaluation_parser, check_numbers, explain
 from tables import means, run_folder, run_name, tables
@@ -46,6 +48,9 @@ def evaluate(
 ) -> dict:
     """Evaluates the contents of a checkpoint on the test images of `data` and writes the results into its run folder.
 
+    The processes of a distributed run share the work of the likelihoods; the first alone does the rest, and the others
+    get nothing.
+
     Args:
         checkpoint: As `models.read_checkpoint(path)` gives it.
         path: Where it lies: in the folder `checkpoints` of its run folder, or in the run folder itself.
@@ -68,9 +73,11 @@ def evaluate(
         "checkpoint": str(path),
     }
     result = dict.fromkeys(KEYS) | about
-    if hasattr(model, "log_weights"):
-        limit = limit or model.default_limit
-        values = likelihoods(model, x[:limit], y[:limit], num_samples)
+    limit = limit or model.default_limit
+    values = likelihoods(model, x[:limit], y[:limit], num_samples) if hasattr(model, "log_weights") else {}
+    if rank_zero_only.rank != 0:
+        return {}
+    if values:
         result |= summary(values) | {"num_samples": num_samples, "quantity": model.quantity}
         if hasattr(model, "latent_statistics"):
             result |= units(model, x, y)
@@ -194,6 +201,7 @@ def compare(paths: list[str], opened: list[tuple[dict, ImageData]], folder: Path
 def main(argv: list[str] | None = None) -> int:
     # before any tensor: numbers too small for a normal float make large K several times slower
     torch.set_flush_denormal(True)
+    quieten()
     try:
         args = build_evaluation_parser().parse_args(argv)
         check_numbers(args.num_samples, args.limit)
@@ -211,12 +219,15 @@ def main(argv: list[str] | None = None) -> int:
             check_alike(ready, args.side_by_side)
     except (ValueError, OSError, ArgumentError) as error:
         known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]
-        print(f"error: {explain(error, {}, known)}", file=sys.stderr)
+        print(f"{speaker()}error: {explain(error, {}, known)}", file=sys.stderr)
         return 2
+    device = join(device, args.devices)
     results = [
         evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device, args.baselines, args.figures)
         for path, (checkpoint, data) in zip(args.checkpoints, ready, strict=True)
     ]
+    if rank_zero_only.rank != 0:
+        return 0
     print(tables(results))
     if args.side_by_side:
         compare(args.checkpoints, ready, Path(args.side_by_side), device)

@@ -1,7 +1,5 @@
-"""Run folders of train.py: which one a run writes to, and which checkpoint it goes on from."""
+"""Run folders of train.py: which one a run writes to, and its newest checkpoint."""
 
-import inspect
-import json
 import sys
 from contextlib import suppress
 from datetime import datetime
@@ -10,8 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
 
-from datamodules import ImageData
-from models import Model, read_checkpoint
+from models import read_checkpoint
 from tables import run_folder
 
 
@@ -74,34 +71,3 @@ def make_folder(folder: Path, is_default: bool) -> tuple[Path, bool]:
             folder.with_name(name).mkdir(parents=True)
             return folder.with_name(name), True
     raise ValueError(f"{folder} has just been made by another run: choose another --run_dir.")
-
-
-def defaults(kind: type) -> dict:
-    """The defaults of all options of a model or data module, its own before those of the classes above."""
-    found = {}
-    for part in kind.__mro__:
-        if part is not object and "__init__" in vars(part):
-            options = inspect.signature(part.__init__).parameters.values()
-            found = {o.name: o.default for o in options if o.default is not inspect.Parameter.empty} | found
-        if part.__module__.startswith("pytorch_lightning"):
-            break
-    return found
-
-
-def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model) -> None:
-    """ValueError, with the first difference, where the checkpoint is of another run than these options ask for."""
-    checkpoint = read_checkpoint(resume)
-    then = {"model": checkpoint["model"], **checkpoint.get("run", {})}
-    now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
-    now["labels_hash"] = data.labels_hash
-    old_data = checkpoint.get("datamodule_hyper_parameters", {})
-    for section, built, old, new in (
-        ("model", model, checkpoint["hyper_parameters"], model.hparams),
-        ("data", data, old_data, data.hparams),
-    ):
-        old = defaults(type(built)) | old  # an option may be newer than the checkpoint
-        then |= {f"--{section}.{key}": value for key, value in old.items() if key != "root"}
-        now |= {f"--{section}.{key}": value for key, value in new.items()}
-    for key, value in then.items():
-        if json.dumps(value) != json.dumps(now.get(key)):  # as text, lists and tuples are the same
-            raise ValueError(f"{resume} cannot be resumed: its {key} is {value}, not {now.get(key)}.")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
@@ -13,25 +14,29 @@ from callbacks import ConfusionMatrix, for_model, plots
 from callbacks.confusion_matrix import confusion
 from callbacks.record import save_figure
 from callbacks.schedule import Drawing
-from models.estimators import active_units, importance
+from models.estimators import active_units, importance, over_processes
 
 IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
 
 
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int) -> dict[str, np.ndarray]:
     """Per-image `log_px` and `ess` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
-    chunks, chunk = [], max(1, ROWS // IMAGES // model.rows_per_sample)
-    with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=None, leave=False) as bar:
-        for start in range(0, len(x), IMAGES):
-            part, labels = x[start : start + IMAGES], model.given(y[start : start + IMAGES])
-            estimate = importance(model, part, K, chunk, *labels, seed=start)
-            values = {"log_px": estimate.log_px, "ess": estimate.ess}
-            if hasattr(model, "rate_distortion"):
-                with models.evaluating(model, seed=start):
-                    values["rate"], values["distortion"] = model.rate_distortion(part, min(K, chunk), *labels)
-            chunks.append(values)
-            bar.update(len(part))
-    return {name: torch.cat([values[name] for values in chunks]).double().cpu().numpy() for name in chunks[0]}
+    parts, chunk = -(-len(x) // IMAGES), max(1, ROWS // IMAGES // model.rows_per_sample)
+    hidden = None if rank_zero_only.rank == 0 else True  # None: where there is no terminal
+
+    def compute(part: int) -> dict[str, Tensor]:
+        start = part * IMAGES
+        images, labels = x[start : start + IMAGES], model.given(y[start : start + IMAGES])
+        estimate = importance(model, images, K, chunk, *labels, seed=start)
+        values = {"log_px": estimate.log_px, "ess": estimate.ess}
+        if hasattr(model, "rate_distortion"):
+            with models.evaluating(model, seed=start):
+                values["rate"], values["distortion"] = model.rate_distortion(images, min(K, chunk), *labels)
+        bar.update(start + len(images) - bar.n)
+        return values
+
+    with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=hidden, leave=False) as bar:
+        return {name: values.double().numpy() for name, values in over_processes(compute, parts).items()}
 
 
 def summary(values: dict[str, np.ndarray]) -> dict:

@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 
 from callbacks import CALLBACKS
 from datamodules import DATAMODULES
+from launch import launched
 from models import MODELS
 from models.networks import lookup
 
@@ -31,6 +32,7 @@ NOT_OFFERED = {
     "overfit_batches",
     "plugins",
     "reload_dataloaders_every_n_epochs",
+    "sync_batchnorm",
     "use_distributed_sampler",
 }
 
@@ -91,7 +93,8 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
         {
             # Lightning's own choice would take Apple's mps, which has no float64, and all GPUs of a machine
             "trainer.accelerator": "cuda" if torch.cuda.is_available() else "cpu",
-            "trainer.devices": 1,
+            "trainer.devices": launched()[0],
+            "trainer.num_nodes": launched()[1],
             "trainer.max_epochs": min(table[names[key]].default_epochs for key, table in TABLES.items()),
             "trainer.num_sanity_val_steps": 0,
             "trainer.enable_model_summary": False,
@@ -107,6 +110,8 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="Of initialisation, order and noise (--data.seed: of splits).")
     add("--run_dir", type=str | None, default=None, help="Run folder; runs/<data>-<model>/<time> by default.")
     add("--resume", type=str | None, default=None, help="Checkpoint to go on from; auto: the run folder's last.")
+    changes = "Resume although options of the model or the data have changed; all that have are named."
+    add("--allow_changes", action=ActionYesNo, default=False, help=changes)
     add("--save_every_steps", type=int | None, default=None, help="Write last.ckpt also every so many steps.")
     add("--save_every_minutes", type=float | None, default=None, help="Write last.ckpt also every so many minutes.")
     add("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
@@ -156,6 +161,9 @@ def build_evaluation_parser() -> ArgumentParser:
         help="Folder for figures of all models beside each other: reconstructions, codes, random points.",
     )
     options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    options.add_argument(
+        "--devices", type=int, default=0, help="Devices that share the work; by default one, or those of torchrun."
+    )
     options.add_argument("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
     options.add_argument(
         "--data.binarization", type=str | None, default=None, help="Refused unless it is the checkpoint's own."

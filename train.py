@@ -1,10 +1,8 @@
 """Trains a model and reports its test likelihood: `python train.py --model VAE --data Digits`."""
 
-import logging
 import shlex
 import shutil
 import sys
-import warnings
 from argparse import ArgumentError
 from pathlib import Path
 
@@ -23,10 +21,15 @@ from callbacks.lock import locked
 from callbacks.loggers import MetricsCSV, flat, open_wandb, wandb_logger
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
-from folders import check_resumed, claim, make_folder
+from folders import claim, make_folder
+from launch import is_lost, quieten, speaker
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
+from resume import check_resumed, evaluated
 from tables import tables
+
+# Options that say nothing about the run
+OF_THIS_START = ("config", "run_dir", "resume", "allow_changes")
 
 
 def build(args: Namespace) -> tuple[ImageData, Model]:
@@ -51,13 +54,12 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
         raise ValueError(f"{options['precision']} has too few digits for likelihoods: use 16-mixed or bf16-mixed.")
     model.check_epochs(options["max_epochs"])
     bar = options.pop("enable_progress_bar") is not False
-    devices = options["devices"] if isinstance(options["devices"], int) else 1
-    options["log_every_n_steps"] = options["log_every_n_steps"] or min(50, max(1, steps_per_epoch // max(1, devices)))
+    interval = options.pop("log_every_n_steps")
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb != "off":
         loggers.append(wandb_logger(config, folder, offline=args.wandb == "offline"))
     watching = [*callbacks.for_model(model, args.callbacks), *([callbacks.Progress()] if bar else [])]
-    return Trainer(
+    trainer = Trainer(
         **options,
         callbacks=[
             callbacks.StepNoise(args.seed),
@@ -70,7 +72,15 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
         default_root_dir=folder,
         enable_progress_bar=False,  # ours shows the whole run, not an epoch
         enable_autolog_hparams=False,  # `start` logs the whole configuration
+        sync_batchnorm=True,  # on several GPUs; it does nothing on one
     )
+    trainer.log_every_n_steps = interval or min(50, max(1, steps_per_epoch // trainer.world_size))
+    if trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu" and model.has_batch_norm:
+        raise ValueError(
+            "Batch norm on several processes needs GPUs, to see all of a batch: add --model.batch_norm false, or use "
+            "--trainer.devices 1."
+        )
+    return trainer
 
 
 def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume: Path | None) -> None:
@@ -96,14 +106,21 @@ def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume:
 
 
 def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
-    """Evaluates the best checkpoint on the test images, for the table and W&B, and returns the exit status."""
+    """Evaluates the best checkpoint on the test images, for the table and W&B, and returns the exit status.
+
+    Where it has been evaluated already, by the same command that was given again, the result stands.
+    """
     checkpoints = trainer.checkpoint_callback
-    path = Path(checkpoints.best_model_path or checkpoints.last_model_path)  # without validation there is no best
-    result = {}
-    if args.num_samples:
+    path = checkpoints.best_model_path or checkpoints.last_model_path  # without validation there is no best
+    path = Path(trainer.strategy.broadcast(path))
+    result = trainer.strategy.broadcast(evaluated(path, args.num_samples, args.limit))
+    if args.num_samples and not result:
         device, samples = str(trainer.strategy.root_device), args.num_samples
         checkpoint = read_checkpoint(path)
         result = evaluate.evaluate(checkpoint, path, data, samples, args.limit, device, figures=args.callbacks)
+    if not trainer.is_global_zero:
+        return 0
+    if result:
         print(f"\n{tables([result])}")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
@@ -118,13 +135,16 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
 
 def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
     """Says why training has ended and how to go on, and returns the exit status: 128 + the signal's number, or 1."""
-    if not isinstance(error, Interrupted | Diverged | OSError):
+    lost = is_lost(error)
+    if not lost and not isinstance(error, Interrupted | Diverged | OSError):
         raise error  # no mistake in the options
     folder, last = trainer.default_root_dir, trainer.checkpoint_callback.last_model_path
-    if not trainer.is_global_zero:
-        pass
+    if isinstance(error, Interrupted | Diverged) and not trainer.is_global_zero:
+        return 0  # all processes stop together, and the first one speaks for them
+    if lost:
+        print(f"{speaker()}error: Another process of this run has ended: see what it has said.", file=sys.stderr)
     elif isinstance(error, OSError):
-        print(f"error: {error}: the checkpoints are as they were.", file=sys.stderr)
+        print(f"{speaker()}error: {error}: the checkpoints are as they were.", file=sys.stderr)
     elif isinstance(error, Diverged):
         kept = f"; {last} holds the last finite state" if last else ""
         print(f"error: {error}: the model has diverged. Try a lower --model.lr{kept}.", file=sys.stderr)
@@ -140,18 +160,6 @@ def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
     return 128 + error.number if isinstance(error, Interrupted) else 1
 
 
-def quieten() -> None:
-    """Leaves warnings one line each, and of Lightning's messages only warnings."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    # Lightning 2.6 with torch 2.15: nothing that a user could change
-    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    # a machine that has SLURM may be used without it
-    warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
-    # the M1 of an M1M2 is in evaluation mode for good
-    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
-
-
 def main(argv: list[str] | None = None) -> int:
     # before any tensor: numbers too small for a normal float slow Adam and large K down several times
     torch.set_flush_denormal(True)
@@ -164,13 +172,13 @@ def main(argv: list[str] | None = None) -> int:
         args = parser.parse_args(flags)
         check_numbers(args.num_samples, args.limit, least=0)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
-        config = {key: value for key, value in config.items() if key not in ("config", "run_dir", "resume")}
+        config = {key: value for key, value in config.items() if key not in OF_THIS_START}
         folder, resume = claim(args)
         data, model = build(args)
-        if resume:
-            check_resumed(resume, args, data, model)
         folder, is_new = make_folder(folder, is_default=args.run_dir is None and resume is None)
         trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, config, folder)
+        if resume:
+            check_resumed(resume, args, data, model, trainer.world_size)
         with locked(folder):
             start(trainer, data, model, config, resume)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -183,16 +191,16 @@ def main(argv: list[str] | None = None) -> int:
             return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
         if is_new:
             shutil.rmtree(folder)
-        print(f"error: {explain(error, names, known)}", file=sys.stderr)
+        print(f"{speaker()}error: {explain(error, names, known)}", file=sys.stderr)
         return 2
     except SystemExit:  # with which Lightning ends after a Ctrl-C before the first step
         if trainer is None or not trainer.interrupted:
             raise
         print("Stopped before the first step.", file=sys.stderr)
         return 130
-    except (Interrupted, Diverged) as error:
+    except (Interrupted, Diverged, RuntimeError) as error:
         return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
-    return report(trainer, args, data) if trainer.is_global_zero else 0
+    return report(trainer, args, data)
 
 
 if __name__ == "__main__":

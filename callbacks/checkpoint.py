@@ -71,13 +71,13 @@ class RunCheckpoint(Checkpoint):
         if not self.every_minutes:
             return False
         late = time.monotonic() - self.saved_when > 60 * self.every_minutes
-        # the clocks of several processes differ, and a checkpoint is the work of all
-        return late if trainer.world_size == 1 else trainer.strategy.broadcast(late)
+        return trainer.strategy.broadcast(late)  # the clocks of several processes differ
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # an epoch without validation shows the bound of an earlier one, which is no improvement either
         bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-        if math.isfinite(bound) and bound > self.best_bound:
+        # one process decides, for a checkpoint is the work of all
+        if trainer.strategy.broadcast(math.isfinite(bound) and bound > self.best_bound):
             self.best_bound = bound
             self._save(trainer, self.best)
         self.save_last(trainer)
@@ -106,6 +106,7 @@ class RunCheckpoint(Checkpoint):
             "protocol": data.protocol,
             "seed": self.seed,
             "labels_hash": data.labels_hash,
+            "processes": trainer.world_size,
         }
 
     def state_dict(self) -> dict[str, Any]:

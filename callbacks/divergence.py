@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+
+from callbacks.late import Late, over_ranks
 
 
 class Diverged(Exception):
@@ -19,17 +20,16 @@ def check_weights(trainer: Trainer, model: LightningModule) -> None:
 class Divergence(Callback):
     """Raises `Diverged` after the batch whose loss is not finite; on a GPU after the one that follows it.
 
-    There the loss is looked at one batch late, so that the device need not be waited for.
+    The losses of several processes are summed, so that all of them stop after the same batch.
     """
 
     def __init__(self):
-        self.before: tuple[torch.Tensor, int] | None = None
+        self.late = Late()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        now = outputs["loss"].detach(), trainer.global_step
-        looked_at, self.before = (now, None) if now[0].device.type == "cpu" else (self.before, now)
+        looked_at = self.late(over_ranks(outputs["loss"].detach(), "SUM"), trainer.global_step)
         if looked_at and not looked_at[0].isfinite():
             raise Diverged(
                 f"The loss is {looked_at[0].item()} at step {looked_at[1]}, in epoch {trainer.current_epoch + 1}"

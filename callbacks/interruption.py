@@ -6,7 +6,11 @@ import threading
 from types import FrameType
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_only
+
+from callbacks.late import Late, over_ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # of a cluster, of Ctrl-C, of SLURM's --signal
 
@@ -26,8 +30,11 @@ class Interruption(Callback):
     break. All ranks stop after the same batch.
     """
 
-    received: int | None = None
-    saved = False
+    received = 0  # the number of the first signal that this process was sent
+    saved_for = 0  # the one for which the last checkpoint was written
+
+    def __init__(self):
+        self.late = Late()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # in place of Lightning's handlers, which save where they are; after training it puts back what there was before
@@ -36,23 +43,27 @@ class Interruption(Callback):
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
+        if not self.received:
             self.received = number
-            os.write(2, b"\nStopping after this batch.\n")  # print may have been interrupted itself
+            if rank_zero_only.rank == 0:
+                os.write(2, b"\nStopping after this batch.\n")  # print may have been interrupted itself
 
-    def _is_asked(self, trainer: Trainer) -> bool:
-        asked = self.received is not None
-        return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
+    def _asked(self, trainer: Trainer) -> int:
+        """The number of the signal that all processes are to stop for, or 0."""
+        if trainer.world_size == 1:
+            return self.received
+        known = self.late(over_ranks(torch.tensor(self.received, device=trainer.strategy.root_device), "MAX"))
+        return int(known[0]) if known else 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # after the last batch of an epoch comes validation, and then a checkpoint anyway
-        if batch_idx + 1 < trainer.num_training_batches and self._is_asked(trainer):
+        if batch_idx + 1 < trainer.num_training_batches and (number := self._asked(trainer)):
             trainer.checkpoint_callback.save_last(trainer)
-            self.saved = True
+            self.saved_for = number
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # only here has the step before been logged
-        if self.saved or (batch_idx == 0 and self._is_asked(trainer)):
-            raise Interrupted(self.received or signal.SIGTERM)
+        if number := self.saved_for or (batch_idx == 0 and self._asked(trainer)):
+            raise Interrupted(number)

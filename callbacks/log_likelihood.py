@@ -1,11 +1,11 @@
 """The log-likelihood of fixed validation images during training."""
 
-import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
 from callbacks.record import record_metrics
 from callbacks.schedule import Scheduled
-from models.estimators import importance
+from models.estimators import importance, over_processes
 
 CHUNK = 100  # images per pass, times the samples of each
 
@@ -21,17 +21,20 @@ class LogLikelihood(Scheduled):
 
     name = "log_likelihood"
     needs = "log_weights"
+    on_all_ranks = True
 
     def __init__(self, num_images: int = 500, num_samples: int = 100):
         self.num_images, self.num_samples = num_images, num_samples
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         x, y = trainer.datamodule.images("val", self.num_images, model.device)
+        parts = list(zip(x.split(CHUNK), y.split(CHUNK), strict=True))
         chunk = max(1, CHUNK // model.rows_per_sample)
-        parts = [
+
+        def estimate(part: int) -> dict[str, Tensor]:
+            images, labels = parts[part]
             # a seed for each part, or all parts would share their noise
-            importance(model, part, self.num_samples, chunk, *model.given(labels), seed=seed)
-            for seed, (part, labels) in enumerate(zip(x.split(CHUNK), y.split(CHUNK), strict=True))
-        ]
-        log_px, ess = (torch.cat([getattr(part, name) for part in parts]) for name in ("log_px", "ess"))
-        record_metrics(trainer, {"val/nll": -log_px.mean().item(), "val/ess": ess.median().item()})
+            return importance(model, images, self.num_samples, chunk, *model.given(labels), seed=part)._asdict()
+
+        found = over_processes(estimate, len(parts))
+        record_metrics(trainer, {"val/nll": -found["log_px"].mean().item(), "val/ess": found["ess"].median().item()})

@@ -12,14 +12,15 @@ from models import Model, evaluating
 class Scheduled(Callback):
     """Calls `act` after epochs 1, 2, 4, 8, ... and the last, also when training stops early.
 
-    An epoch can take two seconds, so looking after each would take longer than training. `act` runs on rank 0 alone, in
-    evaluation mode and with its own noise, so that it cannot change training.
+    An epoch can take two seconds, so looking after each would take longer than training. `act` runs on rank 0 alone,
+    unless the callback says otherwise, in evaluation mode and with its own noise, so that it cannot change training.
     """
 
     name = ""  # in `CALLBACKS`
     needs = ""  # the method of the model that it cannot do without
     by_default = True  # whether it is taken where nobody chooses
     seed = 0
+    on_all_ranks = False  # whether all processes take part
     acted_after = 0  # epochs
 
     @classmethod
@@ -45,7 +46,7 @@ class Scheduled(Callback):
         self._act_once(trainer, pl_module)  # only here is it known that an early stop made this epoch the last
 
     def _act_once(self, trainer: Trainer, model: LightningModule) -> None:
-        if trainer.is_global_zero and self.acted_after != finished_epochs(trainer):
+        if (trainer.is_global_zero or self.on_all_ranks) and self.acted_after != finished_epochs(trainer):
             self.acted_after = finished_epochs(trainer)
             with evaluating(model, self.seed):
                 self.act(trainer, model)

@@ -134,6 +134,12 @@ class Model(LightningModule):
         """What one sample of one image costs, in rows of a fully connected decoder."""
         return self.decoder.rows_per_image if hasattr(self, "decoder") else 1
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it trains a layer that looks at all images of a batch."""
+        layers = (module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+        return any(parameter.requires_grad for layer in layers for parameter in layer.parameters())
+
     def start_at_mean(self, mean: Tensor) -> None:
         """Starts the decoder's output at the mean training image `(C, H, W)`."""
         if hasattr(self, "decoder"):
@@ -167,7 +173,7 @@ class Model(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"])
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], sync_dist=True, reduce_fx="max")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
@@ -186,15 +192,30 @@ class Model(LightningModule):
         adam = torch.optim.Adam(self.trained_parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=fused)
         if hparams.lr_final is None:
             return adam
-        epochs = self.trainer.max_epochs
-        self.check_epochs(epochs)
-        ratio, schedule = hparams.lr_final / hparams.lr, hparams.lr_schedule
+        self.check_epochs(self.trainer.max_epochs)
+        return [adam], [torch.optim.lr_scheduler.LambdaLR(adam, self.lr_factor)]
+
+    def lr_factor(self, epoch: int) -> float:
+        """The learning rate of an epoch of this run, counted from 0, as a part of `lr`."""
+        lr, last, schedule, epochs = (
+            self.hparams.lr,
+            self.hparams.lr_final,
+            self.hparams.lr_schedule,
+            self.trainer.max_epochs,
+        )
+        if last is None:
+            return 1.0
         # the last epoch has lr_final; stages divide the run itself
         span = epochs if schedule == "stages" else max(1, epochs - 1)
-        factor = torch.optim.lr_scheduler.LambdaLR(
-            adam, lambda epoch: learning_rate_factor(epoch / span, ratio, schedule)
-        )
-        return [adam], [factor]
+        return learning_rate_factor(epoch / span, last / lr, schedule)
+
+    def on_train_start(self) -> None:
+        # a run that goes on keeps the optimiser's moments, but this model's options win over what they came with
+        lr = self.hparams.lr * self.lr_factor(self.current_epoch)
+        for group in self.optimizers().param_groups:
+            group["lr"], group["eps"] = lr, self.hparams.adam_eps
+        if schedule := self.lr_schedulers():
+            schedule.base_lrs, schedule.last_epoch = [self.hparams.lr], self.current_epoch
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["model"] = type(self).__name__  # looked up in `models`, and nowhere else, when it is loaded

@@ -1,10 +1,11 @@
 """Estimates of log p(x) and of how well a latent space is used, for any model with `log_weights`."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from models.base import evaluating
 
@@ -46,6 +47,27 @@ def importance(model, x: Tensor, K: int, chunk: int = 100, y: Tensor | None = No
             log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
             total = total + log_w.sum(0)
     return Estimate(log_sum - math.log(K), total / K, (2 * log_sum - log_sum_squares).exp())
+
+
+def over_processes(compute: Callable[[int], dict[str, Tensor]], parts: int) -> dict[str, Tensor]:
+    """The results of `compute(0), ..., compute(parts - 1)`, joined in this order, on the CPU.
+
+    The processes of a distributed run share the parts, each of which is computed exactly once, and all of them get all
+    results. Where noise is a function of the part, the results are the same to the bit on any number of processes.
+
+    Args:
+        compute: Results of a part by their names, each with the part's images as first dimension.
+        parts: How many there are, at least 1.
+    """
+    several = distributed.is_available() and distributed.is_initialized()
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
+    own = {part: {name: values.cpu() for name, values in compute(part).items()} for part in range(rank, parts, world)}
+    shares = [own]
+    if several:
+        shares = [{} for _ in range(world)]
+        distributed.all_gather_object(shares, own)
+    results = [shares[part % world][part] for part in range(parts)]
+    return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:

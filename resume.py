@@ -1,0 +1,90 @@
+"""What a run that is started again finds: a checkpoint that it may go on from or not, and perhaps its result."""
+
+import inspect
+import json
+import sys
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from datamodules import ImageData
+from models import Model, read_checkpoint
+from tables import run_folder
+
+# What the place of a checkpoint within an epoch counts in
+WITHIN_AN_EPOCH = ("protocol", "seed", "labels_hash", "processes")
+
+
+def defaults(kind: type) -> dict:
+    """The defaults of all options of a model or data module, its own before those of the classes above."""
+    found = {}
+    for part in kind.__mro__:
+        if part is not object and "__init__" in vars(part):
+            options = inspect.signature(part.__init__).parameters.values()
+            found = {o.name: o.default for o in options if o.default is not inspect.Parameter.empty} | found
+        if part.__module__.startswith("pytorch_lightning"):
+            break
+    return found
+
+
+def differences(checkpoint: dict, args: Namespace, data: ImageData, model: Model, processes: int) -> dict[str, tuple]:
+    """What a checkpoint remembers otherwise than these options have it: `{name: (then, now)}`."""
+    then = {"model": checkpoint["model"], "processes": processes, **checkpoint.get("run", {})}
+    now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
+    now |= {"labels_hash": data.labels_hash, "processes": processes}
+    for section, built, old, new in (
+        ("model", model, checkpoint["hyper_parameters"], model.hparams),
+        ("data", data, checkpoint.get("datamodule_hyper_parameters", {}), data.hparams),
+    ):
+        old = defaults(type(built)) | old  # an option may be newer than the checkpoint
+        then |= {f"--{section}.{key}": value for key, value in old.items() if key != "root"}
+        now |= {f"--{section}.{key}": value for key, value in new.items()}
+    # as text, lists and tuples are the same
+    return {key: (old, now.get(key)) for key, old in then.items() if json.dumps(old) != json.dumps(now.get(key))}
+
+
+def weights_fit(checkpoint: dict, model: Model) -> bool:
+    """Whether the weights of a checkpoint are those of this network."""
+    old, new = checkpoint["state_dict"], model.state_dict()
+    return old.keys() == new.keys() and all(old[key].shape == value.shape for key, value in new.items())
+
+
+def is_within_an_epoch(checkpoint: dict) -> bool:
+    """Whether training batches of the checkpoint's epoch are still to come."""
+    return not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+
+
+def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, processes: int) -> None:
+    """Compares a checkpoint with the run that these options ask for, and says what differs.
+
+    Raises:
+        ValueError: Something differs and --allow_changes is not given, or no option can allow it.
+    """
+    checkpoint = read_checkpoint(resume)
+    if "loops" not in checkpoint:
+        raise ValueError(f"{resume} cannot be resumed: it holds no state of training.")
+    changes = differences(checkpoint, args, data, model, processes)
+    if not changes:
+        return
+    said = "; ".join(f"its {key} is {then}, not {now}" for key, (then, now) in changes.items())
+    if {"model", "data"} & changes.keys() or not weights_fit(checkpoint, model):
+        raise ValueError(f"{resume} cannot be resumed: {said}. Its weights are those of another model.")
+    batches = [key for key in changes if key in WITHIN_AN_EPOCH or key.startswith("--data.")]
+    if batches and is_within_an_epoch(checkpoint):
+        raise ValueError(
+            f"{resume} cannot be resumed: {said}. It was written within an epoch, whose batches would be others: "
+            "choose a checkpoint from the end of an epoch, such as best.ckpt."
+        )
+    if not args.allow_changes:
+        raise ValueError(f"{resume} cannot be resumed: {said}. Give what it has, or add --allow_changes.")
+    print(f"warning: {resume} is of another run: {said}.", file=sys.stderr)
+
+
+def evaluated(path: Path, num_samples: int, limit: int | None) -> dict:
+    """The result in `evaluation.json`, if it is that of this very checkpoint and these options; else an empty one."""
+    found = run_folder(path) / "evaluation.json"
+    if not path.is_file() or not found.is_file() or found.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        return {}
+    result = json.loads(found.read_text())
+    asked = Path(result["checkpoint"]).name, result["num_samples"] or num_samples, limit or result["num_images"]
+    return result if asked == (path.name, num_samples, result["num_images"]) else {}
