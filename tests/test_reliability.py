@@ -4,47 +4,16 @@ import math
 import os
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
+from runs import LAST, assert_same, command, contents, killed
 
 import train
 from callbacks import RunCheckpoint
 from models import M2, VAE
-
-EPOCHS = 3
-COMMAND = ["--model.hidden", "[8]", "--trainer.max_epochs", str(EPOCHS), "--num_samples", "0", "--callbacks", "[]",
-           "--trainer.enable_progress_bar", "false", "--save_every_steps", "4",
-           "--trainer.log_every_n_steps", "1"]  # fmt: skip
-OF_MODEL = {"VAE": [], "M2": ["--model", "M2", "--data.num_labels", "50"]}
-LAST = Path("checkpoints", "last.ckpt")
-# Runs train.main with a model that kills its process at given steps
-KILLED = """
-import os, signal, sys
-import train
-from models import M2, VAE
-step, where, *argv = sys.argv[1:]
-for kind in (VAE, M2):
-    def loss(self, x, y, measured=kind.loss):
-        if where == "step" and self.global_step == int(step):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return measured(self, x, y)
-    kind.loss = loss
-if where == "save":
-    replace = os.replace
-    def replaced(a, b):
-        replaced.times += str(b).endswith("last.ckpt")
-        if replaced.times == int(step):
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(a, b)
-    replaced.times = 0
-    os.replace = replaced
-sys.exit(train.main(argv))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -59,25 +28,6 @@ def _signals():
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def command(folder, kind="VAE", *more):
-    return [*OF_MODEL[kind], *COMMAND, "--run_dir", folder, "--resume", "auto", *more]
-
-
-def contents(folder):
-    return torch.load(Path(folder, LAST), weights_only=True)
-
-
-def assert_same(folder, other):
-    """The weights, the optimiser, the metrics."""
-    a, b = contents(folder), contents(other)
-    assert a["global_step"] == b["global_step"]
-    for key, value in a["state_dict"].items():
-        assert torch.equal(value, b["state_dict"][key]), key
-    for state, again in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
-        for index, values in state["state"].items():
-            assert all(torch.equal(value, again["state"][index][key]) for key, value in values.items())
-
-
 def at_steps(monkeypatch, kind, act):
     """Calls `act(step)` in each training step of models of this class."""
     loss = kind.loss
@@ -87,14 +37,6 @@ def at_steps(monkeypatch, kind, act):
         return loss(self, x, y)
 
     monkeypatch.setattr(kind, "loss", watched)
-
-
-def killed(step, where, *argv):
-    found = subprocess.run([sys.executable, "-c", KILLED, str(step), where, *argv], capture_output=True, text=True,
-                           env=os.environ | {"PYTHONPATH": str(Path(train.__file__).parent), "OMP_NUM_THREADS": "1"},
-                           check=False)  # fmt: skip  # other threads, other bits: as many as tests/conftest.py sets
-    assert found.returncode == -signal.SIGKILL, found.stderr
-    return found
 
 
 @pytest.mark.parametrize("kind", ["VAE", "M2"])
