@@ -173,7 +173,9 @@ class Model(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"], sync_dist=True, reduce_fx="max")
+        # of this epoch: the optimiser has that of the next one by now
+        lr = self.hparams.lr * self.lr_factor(self.current_epoch)
+        self.log("train/lr", lr, sync_dist=True, reduce_fx="max")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch

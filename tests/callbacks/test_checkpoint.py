@@ -91,7 +91,8 @@ def test_an_epoch_without_validation_is_not_the_best(run):
 def test_checkpoints_know_their_run(run):
     folder, _ = run([-1.0])
     for name in ("best.ckpt", "last.ckpt"):
-        assert load(folder / name)["run"] == {"data": "Digits", "protocol": "dynamic", "seed": 7, "labels_hash": None}
+        expected = {"data": "Digits", "protocol": "dynamic", "seed": 7, "labels_hash": None, "processes": 1}
+        assert load(folder / name)["run"] == expected
 
 
 def test_the_model_loads_from_the_file(fit, make_model, tmp_path):

@@ -1,0 +1,93 @@
+"""Runs that are started again with other options, or after their end."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from runs import command, contents, faulty
+
+import train
+
+MORE = ("--trainer.max_epochs", "4")
+
+
+@pytest.fixture(autouse=True)
+def _there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def rates(folder):
+    with Path(folder, "metrics.csv").open() as file:
+        return [float(row["train/lr"]) for row in csv.DictReader(file) if row["train/lr"]]
+
+
+def test_a_change_is_named_and_allowed_only_when_asked_for(capsys):
+    assert train.main(command("a")) == 0
+    changed = command("a", "VAE", *MORE, "--model.lr", "1e-2", "--model.beta", "0.5")
+    assert train.main(changed) == 2
+    said = capsys.readouterr().err
+    assert "its --model.lr is 0.001, not 0.01; its --model.beta is 1.0, not 0.5. Give what it has, or add --al" in said
+    assert contents("a")["epoch"] == 2
+    assert train.main([*changed, "--allow_changes"]) == 0
+    assert "warning: a/checkpoints/last.ckpt is of another run: its --model.lr is 0.001" in capsys.readouterr().err
+    assert contents("a")["hyper_parameters"]["beta"] == 0.5
+    assert rates("a") == pytest.approx([1e-3, 1e-3, 1e-3, 1e-2])  # the flag wins over what the optimiser remembers
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), [
+    ([], ["--model.lr_final", "1e-4", "--model.lr_schedule", "exponential"], [1e-3, 1e-3, 1e-3, 1e-4]),
+    (["--model.lr_final", "1e-4", "--model.lr_schedule", "exponential"], ["--model.lr", "2e-3"],
+     [1e-3, 10**-3.5, 1e-4, 2e-3]),
+    (["--model.lr_final", "1e-4", "--model.lr_schedule", "exponential"],
+     ["--model.lr_final", "1e-6", "--model.lr_schedule", "exponential"], [1e-3, 10**-3.5, 1e-4, 1e-6]),
+])  # fmt: skip
+def test_a_schedule_can_be_changed(before, after, expected):
+    assert train.main(command("a", "VAE", *before)) == 0
+    assert train.main(command("a", "VAE", *MORE, *after, "--allow_changes")) == 0
+    assert rates("a") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("change", [["--model.hidden", "[9]"], ["--model", "IWAE"], ["--model.z_dim", "3"]])
+def test_weights_of_another_model_are_refused_whatever_is_allowed(capsys, change):
+    assert train.main(command("a")) == 0
+    assert train.main([*command("a", "VAE", *MORE), *change, "--allow_changes"]) == 2
+    assert "Its weights are those of another model." in capsys.readouterr().err
+
+
+def test_within_an_epoch_the_batches_stay_what_they_are():
+    faulty({"step": 17, "signal": signal.SIGTERM}, *command("a"))
+    ((status, _, said),) = faulty({}, *command("a", "VAE", "--data.batch_size", "50", "--allow_changes"))
+    assert status == 2
+    assert "its --data.batch_size is 100, not 50. It was written within an epoch, whose batches would be others" in said
+    assert train.main(command("b", "VAE", "--resume", "a/checkpoints/best.ckpt", "--data.batch_size", "50",
+                              "--allow_changes")) == 0  # fmt: skip
+
+
+def test_the_result_of_a_finished_run_stands(monkeypatch, capsys):
+    with_result = command("a", "VAE", "--num_samples", "3", "--limit", "100")
+    assert train.main(with_result) == 0
+    table = capsys.readouterr().out.splitlines()[1:]
+    written = os.stat("a/evaluation.json").st_mtime_ns
+    assert train.main(with_result) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == table
+    assert os.stat("a/evaluation.json").st_mtime_ns == written
+
+
+@pytest.mark.parametrize("change", ["missing", "samples", "limit", "older"])
+def test_a_result_that_is_missing_or_another_is_made(change):
+    assert train.main(command("a", "VAE", "--num_samples", "3", "--limit", "100")) == 0
+    found = Path("a/evaluation.json")
+    written = found.stat().st_mtime_ns
+    if change == "missing":
+        found.unlink()
+    elif change == "older":
+        written = Path("a/checkpoints/best.ckpt").stat().st_mtime_ns - 1
+        os.utime(found, ns=(written, written))
+    samples, limit = {"samples": ("4", "100"), "limit": ("3", "50")}.get(change, ("3", "100"))
+    assert train.main(command("a", "VAE", "--num_samples", samples, "--limit", limit)) == 0
+    result = json.loads(found.read_text())
+    assert (result["num_samples"], result["num_images"]) == (int(samples), int(limit))
+    assert found.stat().st_mtime_ns > written
