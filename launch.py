@@ -1,0 +1,88 @@
+"""Who starts the processes of a run: SLURM's srun, torchrun, or train.py itself."""
+
+import os
+
+from lightning_fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+
+INTERACTIVE_STEP = str(2**32 - 6)  # of the shell that salloc opens on some clusters
+
+
+def is_step() -> bool:
+    """Whether srun has started this process as one of the tasks of a job step, and not a person's shell."""
+    if "SLURM_STEP_ID" not in os.environ or os.environ["SLURM_STEP_ID"] == INTERACTIVE_STEP:
+        return False
+    # srun --pty opens a shell, too
+    return "SLURM_PTY_PORT" not in os.environ or number("SLURM_NTASKS") > 1
+
+
+def number(name: str) -> int:
+    """A number that SLURM has put into the environment, or 1."""
+    return int(os.environ.get(name, "1"))
+
+
+def per_node(devices: int | str | list[int]) -> int:
+    """How many devices `--trainer.devices` names.
+
+    Raises:
+        ValueError: As many as there are, which SLURM's tasks cannot be compared with.
+    """
+    if isinstance(devices, list):
+        return len(devices)
+    if "," in str(devices):
+        return len([index for index in str(devices).split(",") if index.strip()])
+    if not str(devices).isdigit():
+        raise ValueError(f"Under srun --trainer.devices must be the number of tasks per node; got {devices}.")
+    return int(devices)
+
+
+def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
+    """ValueError, in a sentence, where SLURM runs other tasks than one for each device.
+
+    Args:
+        devices: `--trainer.devices`, of one node.
+        num_nodes: `--trainer.num_nodes`.
+    """
+    if "SLURM_JOB_ID" not in os.environ or TorchElasticEnvironment.detect():
+        return
+    tasks, nodes = number("SLURM_NTASKS"), number("SLURM_NNODES")
+    if not is_step():
+        # a batch script is told to be a task itself; the shell of salloc is not, and may do what it likes
+        in_script = "SLURM_PROCID" in os.environ and "SLURM_STEP_ID" not in os.environ
+        if num_nodes > 1 or (in_script and tasks > 1):
+            raise ValueError(
+                f"SLURM has {tasks} tasks on {nodes} nodes for this job, and train.py was started once: write 'srun "
+                "python train.py', or ask for one task (--nodes=1 --ntasks-per-node=1)."
+            )
+        return
+    each = per_node(devices)
+    if nodes != num_nodes:
+        raise ValueError(
+            f"SLURM runs these tasks on {nodes} nodes, and --trainer.num_nodes is {num_nodes}: give --trainer.num_nodes"
+            f" {nodes}, or ask SLURM for --nodes={num_nodes}."
+        )
+    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise ValueError(
+            f"SLURM was asked for --ntasks={tasks}, which leaves open how many run on each node: ask for "
+            f"--ntasks-per-node={each} instead, one task for each device."
+        )
+    if tasks != each * nodes or (tasks > 1 and number("SLURM_NTASKS_PER_NODE") != each):
+        raise ValueError(
+            f"SLURM runs {tasks} tasks on {nodes} nodes, and --trainer.devices is {devices}: it must be one task for "
+            f"each device, so ask SLURM for --ntasks-per-node={each}, or change --trainer.devices."
+        )
+
+
+def cluster_plugins() -> list[ClusterEnvironment]:
+    """What tells the Trainer which of the run's processes this is; nothing where it finds out by itself."""
+    if "SLURM_JOB_ID" not in os.environ or TorchElasticEnvironment.detect():
+        return []
+    if is_step():
+        # Lightning would save in the middle of a step on SIGUSR1, and requeue by itself: callbacks.Interruption does not
+        return [SLURMEnvironment(auto_requeue=False)]
+    # in the shell of salloc, where Lightning would wait for tasks that nobody starts
+    return [LightningEnvironment()]
