@@ -25,6 +25,11 @@ def number(name: str) -> int:
     return int(os.environ.get(name, "1"))
 
 
+def count(number: int, what: str) -> str:
+    """1 task, 2 tasks."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def per_node(devices: int | str | list[int]) -> int:
     """How many devices `--trainer.devices` names.
 
@@ -50,20 +55,21 @@ def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
     if "SLURM_JOB_ID" not in os.environ or TorchElasticEnvironment.detect():
         return
     tasks, nodes = number("SLURM_NTASKS"), number("SLURM_NNODES")
+    has = f"{count(tasks, 'task')} on {count(nodes, 'node')}"
     if not is_step():
         # a batch script is told to be a task itself; the shell of salloc is not, and may do what it likes
         in_script = "SLURM_PROCID" in os.environ and "SLURM_STEP_ID" not in os.environ
         if num_nodes > 1 or (in_script and tasks > 1):
             raise ValueError(
-                f"SLURM has {tasks} tasks on {nodes} nodes for this job, and train.py was started once: write 'srun "
-                "python train.py', or ask for one task (--nodes=1 --ntasks-per-node=1)."
+                f"SLURM has {has} for this job, and train.py was started once: write 'srun python train.py', or ask "
+                "for one task by --nodes=1 --ntasks-per-node=1."
             )
         return
     each = per_node(devices)
     if nodes != num_nodes:
         raise ValueError(
-            f"SLURM runs these tasks on {nodes} nodes, and --trainer.num_nodes is {num_nodes}: give --trainer.num_nodes"
-            f" {nodes}, or ask SLURM for --nodes={num_nodes}."
+            f"SLURM runs {has}, and --trainer.num_nodes is {num_nodes}: give --trainer.num_nodes {nodes}, or "
+            f"ask SLURM for --nodes={num_nodes}."
         )
     if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ValueError(
@@ -72,8 +78,8 @@ def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
         )
     if tasks != each * nodes or (tasks > 1 and number("SLURM_NTASKS_PER_NODE") != each):
         raise ValueError(
-            f"SLURM runs {tasks} tasks on {nodes} nodes, and --trainer.devices is {devices}: it must be one task for "
-            f"each device, so ask SLURM for --ntasks-per-node={each}, or change --trainer.devices."
+            f"SLURM runs {has}, and --trainer.devices is {devices}: it must be one task for each device, so ask "
+            f"SLURM for --ntasks-per-node={each}, or change --trainer.devices."
         )
 
 
@@ -82,7 +88,7 @@ def cluster_plugins() -> list[ClusterEnvironment]:
     if "SLURM_JOB_ID" not in os.environ or TorchElasticEnvironment.detect():
         return []
     if is_step():
-        # Lightning would save in the middle of a step on SIGUSR1, and requeue by itself: callbacks.Interruption does not
+        # on SIGUSR1 Lightning would save in the middle of a step, and requeue: callbacks.Interruption waits for its end
         return [SLURMEnvironment(auto_requeue=False)]
     # in the shell of salloc, where Lightning would wait for tasks that nobody starts
     return [LightningEnvironment()]

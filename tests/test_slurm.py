@@ -179,8 +179,8 @@ def test_a_cancelled_job_stays_so_and_another_goes_on_in_its_folder(slurm, whole
 @pytest.mark.parametrize(
     ("sbatch", "words", "said"),
     [
-        ([], ["--trainer.devices", "2"], "SLURM runs 1 tasks on 1 nodes, and --trainer.devices is 2"),
-        (["--ntasks-per-node=2"], ["--trainer.devices", "1"], "SLURM runs 2 tasks on 1 nodes, and --trainer.devices"),
+        ([], ["--trainer.devices", "2"], "SLURM runs 1 task on 1 node, and --trainer.devices is 2"),
+        (["--ntasks-per-node=2"], ["--trainer.devices", "1"], "SLURM runs 2 tasks on 1 node, and --trainer.devices"),
         ([], ["--resume", "auto"], "leave --resume out"),
         (["--array=0"], ["--seed", "3"], "leave --seed out"),
         (["--array=0"], ["--run_dir=runs/mine"], "leave --run_dir out"),
