@@ -1,4 +1,4 @@
-"""A SLURM of one node for tests: its own configuration, ports and daemons."""
+"""A SLURM of two nodes on this machine for tests: its own configuration, ports and daemons."""
 
 import os
 import re
@@ -10,20 +10,21 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-# Two partitions can be preempted by `high`: `low` at once, `grace` with a notice of two minutes
+# Two partitions can be preempted by `high`: `low` at once, `grace` with a notice of two minutes. Numbers of jobs become
+# ports of runs on several devices, so they start where others on this machine do not.
 CONFIG = """
 ClusterName=test
+FirstJobId={controller}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 AuthType=auth/none
 CredType=cred/none
 SlurmctldPort={controller}
-SlurmdPort={node}
 SlurmdParameters=config_overrides
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -34,7 +35,8 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=2
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=65536 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=4 RealMemory=65536 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=4 RealMemory=65536 State=UNKNOWN
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1
 PartitionName=grace Nodes=ALL PriorityTier=1 GraceTime=120
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
@@ -107,22 +109,22 @@ def cluster(folder: Path, env: dict[str, str]) -> Iterator[Cluster]:
         folder: For its files.
         env: The environment of its commands and thereby of jobs.
     """
-    controller, node = free_ports(2)
+    controller, n1, n2 = free_ports(3)
     host = socket.gethostname().partition(".")[0]
-    for name in ("state", "spool", "submit"):
+    for name in ("state", "spool-n1", "spool-n2", "submit"):
         (folder / name).mkdir()
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(folder=folder, host=host, controller=controller, node=node))
+    config.write_text(CONFIG.format(folder=folder, host=host, controller=controller, n1=n1, n2=n2))
     env = env | {"SLURM_CONF": str(config)}
     daemons = []
     with closing((folder / "daemons.log").open("w")) as log:
         try:
-            for name in ("slurmctld", "slurmd"):
-                daemons.append(subprocess.Popen([name, "-D"], env=env, stdout=log, stderr=log))
+            for command in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]):
+                daemons.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
             slurm = Cluster(folder / "submit", env)
-            sinfo = ["sinfo", "--noheader", "--partition=low", "--format=%T"]
+            sinfo = ["sinfo", "--noheader", "--partition=low", "--format=%T %D"]
             asked = lambda: subprocess.run(sinfo, env=env, capture_output=True, text=True).stdout.strip()  # noqa: E731
-            wait_for(lambda: asked() == "idle", f"an idle node; {folder / 'daemons.log'} says why not")
+            wait_for(lambda: asked() == "idle 2", f"two idle nodes; {folder / 'daemons.log'} says why not")
             yield slurm
             slurm.run("scancel", "--user=root")
             wait_for(lambda: not slurm.run("squeue", "--noheader"), "jobs to be cancelled")

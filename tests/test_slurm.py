@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missi
 ROOT = Path(__file__).parents[1]
 COMMAND = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0", "--callbacks", "[]",
            "--save_every_steps", "4", "--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu"]  # fmt: skip
+HIGH = ["--partition=high", "--nodes=2", "--exclusive", "--wrap=true"]  # needs all there is
 LAST = Path("checkpoints", "last.ckpt")
 # Of Python's own start: in step HOLD_AT of its first start, train.py waits until it has noted a signal, or for ever
 HOLD = """
@@ -28,7 +29,8 @@ if sys.orig_argv[1:2] == ["train.py"] and "HOLD_AT" in os.environ and "SLURM_RES
     reached, noted = Path(f"reached-{mine}"), Path(f"noted-{mine}")
     def loss(self, x, y, measured=VAE.loss):
         if self.global_step == int(os.environ["HOLD_AT"]):
-            reached.touch()
+            reached.with_suffix(".new").write_text(str(os.getpid()))
+            reached.with_suffix(".new").replace(reached)
             while os.environ["HOLD_UNTIL"] == "killed" or not noted.exists():
                 time.sleep(0.05)
         return measured(self, x, y)
@@ -46,6 +48,7 @@ def slurm(tmp_path_factory):
     (folder / "patch" / "sitecustomize.py").write_text(HOLD)
     env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
     env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}", "OMP_NUM_THREADS": "1"}
+    env["MASTER_ADDR"] = "127.0.0.1"  # the names of its nodes are in no table of hosts
     env["PYTHONPATH"] = f"{folder / 'patch'}{os.pathsep}{ROOT}"
     with cluster(folder, env) as running:
         (running.folder / "train.py").symlink_to(ROOT / "train.py")
@@ -78,9 +81,10 @@ def run_dir(slurm, job):
 
 
 def reached(slurm, job, process=0):
-    """Waits until a process of a job holds."""
-    number = slurm.show(job)["JobId"]
-    wait_for((slurm.folder / f"reached-{number}-{process}").exists, f"job {job} to reach its step")
+    """Waits until a process of a job holds, and returns its number."""
+    path = slurm.folder / f"reached-{slurm.show(job)['JobId']}-{process}"
+    wait_for(path.exists, f"job {job} to reach its step")
+    return path.read_text()
 
 
 def ended_well(slurm, job, restarts):
@@ -115,7 +119,7 @@ def test_a_preempted_job_goes_on(slurm, whole, partition):
     how = {"HOLD_AT": "18", "HOLD_UNTIL": {"low": "killed", "grace": "noted"}[partition]}
     job = submit(slurm, sbatch=[f"--partition={partition}"], **how)
     reached(slurm, job)
-    more_important = slurm.run("sbatch", "--parsable", "--partition=high", "--exclusive", "--wrap=true")
+    more_important = slurm.run("sbatch", "--parsable", *HIGH)
     slurm.start_again(job)
     assert slurm.end(more_important)["JobState"] == "COMPLETED"
     ended_well(slurm, job, restarts=1)
@@ -164,6 +168,26 @@ def test_two_tasks_share_a_run_and_go_on(slurm, whole):
     slurm.start_again(job)
     ended_well(slurm, job, restarts=1)
     assert_same(whole[2], run_dir(slurm, job))
+
+
+def test_two_nodes_share_a_run(slurm, whole):
+    job = submit(slurm, sbatch=["--nodes=2"])
+    ended_well(slurm, job, restarts=0)
+    assert_same(whole[2], run_dir(slurm, job))
+
+
+def test_a_job_whose_node_is_lost_goes_on(slurm, whole):
+    job = submit(slurm, HOLD_AT="18", HOLD_UNTIL="killed")
+    process = Path("/proc", reached(slurm, job))
+    node = slurm.show(job)["NodeList"]
+    slurm.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    slurm.run("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    wait_for(lambda: not process.exists(), "the process to be gone, as on a lost node")
+    slurm.start_again(job)
+    ended_well(slurm, job, restarts=1)
+    assert slurm.show(job)["NodeList"] != node
+    slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    assert_same(whole[1], run_dir(slurm, job))
 
 
 def test_a_cancelled_job_stays_so_and_another_goes_on_in_its_folder(slurm, whole):
