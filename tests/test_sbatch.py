@@ -74,6 +74,12 @@ def test_an_old_checkpoint_is_no_progress(job):
     assert job.said("scontrol") == ""
 
 
+def test_a_new_checkpoint_of_the_same_size_is_progress(job):
+    for _ in range(2):
+        job(status=143, saves=LAST, SLURM_NTASKS="2")
+    assert job.said("scontrol") == "requeue 7\n" * 2
+
+
 def test_three_starts_in_a_row_that_save_nothing_are_enough(job):
     for _ in range(2):
         assert job(status=138).stderr == ""
