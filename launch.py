@@ -1,4 +1,4 @@
-"""The processes of a run: how many there are, who started them, and what they say."""
+"""The processes of a run: who starts them (SLURM's srun, torchrun, or train.py itself), how many, and what they say."""
 
 import logging
 import os
@@ -6,16 +6,108 @@ import warnings
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 
+INTERACTIVE_STEP = str(2**32 - 6)  # of the shell that salloc opens on some clusters
+
+
+def is_step() -> bool:
+    """Whether srun has started this process as one of the tasks of a job step, and not a person's shell."""
+    if "SLURM_STEP_ID" not in os.environ or os.environ["SLURM_STEP_ID"] == INTERACTIVE_STEP:
+        return False
+    # srun --pty opens a shell, too
+    return "SLURM_PTY_PORT" not in os.environ or number("SLURM_NTASKS") > 1
+
+
+def number(name: str) -> int:
+    """A number that a launcher has put into the environment, or 1."""
+    return int(os.environ.get(name, "1"))
+
+
+def count(number: int, what: str) -> str:
+    """1 task, 2 tasks."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def per_node(devices: int | str | list[int]) -> int:
+    """How many devices `--trainer.devices` names.
+
+    Raises:
+        ValueError: As many as there are, which SLURM's tasks cannot be compared with.
+    """
+    if isinstance(devices, list):
+        return len(devices)
+    if "," in str(devices):
+        return len([index for index in str(devices).split(",") if index.strip()])
+    if not str(devices).isdigit():
+        raise ValueError(f"Under srun --trainer.devices must be the number of tasks per node; got {devices}.")
+    return int(devices)
+
+
+def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
+    """ValueError, in a sentence, where SLURM runs other tasks than one for each device.
+
+    Args:
+        devices: `--trainer.devices`, of one node.
+        num_nodes: `--trainer.num_nodes`.
+    """
+    if "SLURM_JOB_ID" not in os.environ or TorchElasticEnvironment.detect():
+        return
+    tasks, nodes = number("SLURM_NTASKS"), number("SLURM_NNODES")
+    has = f"{count(tasks, 'task')} on {count(nodes, 'node')}"
+    if not is_step():
+        # a batch script is told to be a task itself; the shell of salloc is not, and may do what it likes
+        in_script = "SLURM_PROCID" in os.environ and "SLURM_STEP_ID" not in os.environ
+        if num_nodes > 1 or (in_script and tasks > 1):
+            raise ValueError(
+                f"SLURM has {has} for this job, and train.py was started once: write 'srun python train.py', or ask "
+                "for one task by --nodes=1 --ntasks-per-node=1."
+            )
+        return
+    each = per_node(devices)
+    if nodes != num_nodes:
+        raise ValueError(
+            f"SLURM runs {has}, and --trainer.num_nodes is {num_nodes}: give --trainer.num_nodes {nodes}, or "
+            f"ask SLURM for --nodes={num_nodes}."
+        )
+    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise ValueError(
+            f"SLURM was asked for --ntasks={tasks}, which leaves open how many run on each node: ask for "
+            f"--ntasks-per-node={each} instead, one task for each device."
+        )
+    if tasks != each * nodes or (tasks > 1 and number("SLURM_NTASKS_PER_NODE") != each):
+        raise ValueError(
+            f"SLURM runs {has}, and --trainer.devices is {devices}: it must be one task for each device, so ask "
+            f"SLURM for --ntasks-per-node={each}, or change --trainer.devices."
+        )
+
+
+def cluster_plugins() -> list[ClusterEnvironment]:
+    """What tells the Trainer which of the run's processes this is; nothing where it finds out by itself."""
+    if "SLURM_JOB_ID" not in os.environ or TorchElasticEnvironment.detect():
+        return []
+    if is_step():
+        # on SIGUSR1 Lightning would save in the middle of a step, and requeue: callbacks.Interruption waits for its end
+        return [SLURMEnvironment(auto_requeue=False)]
+    # in the shell of salloc, where Lightning would wait for tasks that nobody starts
+    return [LightningEnvironment()]
+
 
 def launched() -> tuple[int, int]:
-    """How many processes torchrun has started on each machine, and on how many machines; one without it."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return 1, 1
-    processes = int(os.environ["LOCAL_WORLD_SIZE"])
-    return processes, int(os.environ["WORLD_SIZE"]) // processes
+    """How many processes torchrun or srun has started on each machine, and on how many machines; one without them."""
+    if TorchElasticEnvironment.detect():
+        processes = number("LOCAL_WORLD_SIZE")
+        return processes, number("WORLD_SIZE") // processes
+    if "SLURM_JOB_ID" in os.environ and is_step():
+        return number("SLURM_NTASKS_PER_NODE"), number("SLURM_NNODES")
+    return 1, 1
 
 
 def speaker() -> str:
@@ -29,14 +121,16 @@ def is_lost(error: Exception) -> bool:
 
 
 def join(device: str, devices: int) -> str:
-    """Makes this process one of several that share the work, those of torchrun or `devices` new ones, and says on which
+    """Makes this process one of several that share the work, those of a launcher or `devices` new ones, and says on which
     device it is to compute."""
     processes, nodes = launched()
     devices = devices or processes
     if devices * nodes == 1:
         return device
     kind = torch.device(device).type
-    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy="ddp")
+    check_tasks(devices, nodes)
+    plugins = cluster_plugins()
+    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy="ddp", plugins=plugins or None)
     fabric.launch()
     return str(fabric.device)
 

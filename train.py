@@ -22,7 +22,7 @@ from callbacks.loggers import MetricsCSV, flat, open_wandb, wandb_logger
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from folders import claim, make_folder
-from launch import is_lost, quieten, speaker
+from launch import check_tasks, cluster_plugins, is_lost, quieten, speaker
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
 from resume import check_resumed, evaluated
@@ -69,6 +69,7 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
             callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
         ],
         logger=loggers,
+        plugins=cluster_plugins(),
         default_root_dir=folder,
         enable_progress_bar=False,  # ours shows the whole run, not an epoch
         enable_autolog_hparams=False,  # `start` logs the whole configuration
@@ -171,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         known = [key for key in parser.get_defaults().keys(branches=False) if not key.endswith(".name")]
         args = parser.parse_args(flags)
         check_numbers(args.num_samples, args.limit, least=0)
+        check_tasks(args.trainer.devices, args.trainer.num_nodes)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in OF_THIS_START}
         folder, resume = claim(args)

@@ -1,0 +1,126 @@
+"""What starts the processes of a run, by the variables that SLURM and torchrun set."""
+
+import os
+
+import pytest
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+import train
+from launch import INTERACTIVE_STEP, check_tasks, cluster_plugins, launched
+from options import DEFAULTS, build_parser
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "elbo-room", "SLURM_NNODES": "1", "SLURM_NTASKS": "1"}
+SALLOC = JOB | {"SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "4"}
+SCRIPT = JOB | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+STEP = SCRIPT | {"SLURM_STEP_ID": "0"}
+TWO = STEP | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+NODES = STEP | {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}
+SHELLS = {
+    "salloc": SALLOC,
+    "interactive step": SALLOC | {"SLURM_STEP_ID": INTERACTIVE_STEP, "SLURM_PROCID": "0"},
+    "srun --pty": STEP | {"SLURM_JOB_NAME": "bash", "SLURM_PTY_PORT": "40000"},
+}
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Sets these variables, and no others of a launcher."""
+
+    def put(values):
+        for name in [*os.environ]:
+            if name.startswith(("SLURM_", "TORCHELASTIC_")) or name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+                monkeypatch.delenv(name)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return put
+
+
+@pytest.mark.parametrize("devices", [1, 8, "auto", "-1"])
+@pytest.mark.parametrize("more", [{}, TWO | {"TORCHELASTIC_RUN_ID": "1"}])
+def test_without_slurm_and_under_torchrun_lightning_finds_out(variables, devices, more):
+    variables(more)
+    check_tasks(devices, 4)
+    assert cluster_plugins() == []
+
+
+@pytest.mark.parametrize(
+    ("values", "devices", "num_nodes"),
+    [
+        (STEP, 1, 1),
+        (STEP, [3], 1),
+        (STEP, "0,", 1),
+        (TWO, 2, 1),
+        (TWO, "2", 1),
+        (TWO, "0,1", 1),
+        (TWO | {"SLURM_PTY_PORT": "40000"}, 2, 1),
+        (TWO | {"SLURM_JOB_NAME": "interactive"}, 2, 1),  # srun in the shell of salloc
+        (TWO | {"SLURM_NTASKS": "1"}, 1, 1),  # srun --ntasks=1 in a job of two
+        (NODES, 4, 2),
+    ],
+)
+def test_a_task_for_each_device_is_run_without_lightnings_signals(variables, values, devices, num_nodes):
+    variables(values)
+    check_tasks(devices, num_nodes)
+    [plugin] = cluster_plugins()
+    assert isinstance(plugin, SLURMEnvironment)
+    assert plugin.auto_requeue is False
+    assert plugin.world_size() == int(values["SLURM_NTASKS"])
+
+
+@pytest.mark.parametrize(
+    ("values", "devices", "num_nodes", "said"),
+    [
+        (STEP, 2, 1, "SLURM runs 1 task on 1 node, and --trainer.devices is 2"),
+        (TWO, 1, 1, "SLURM runs 2 tasks on 1 node, and --trainer.devices is 1"),
+        (TWO, [0], 1, "ask SLURM for --ntasks-per-node=1"),
+        (NODES, 2, 2, "SLURM runs 8 tasks on 2 nodes, and --trainer.devices is 2"),
+        (NODES, 4, 1, "on 2 nodes, and --trainer.num_nodes is 1: give --trainer.num_nodes 2"),
+        (STEP, 1, 2, "on 1 node, and --trainer.num_nodes is 2"),
+        (NODES | {"SLURM_NTASKS_PER_NODE": "8"}, 4, 2, "SLURM runs 8 tasks"),
+        (STEP | {"SLURM_NTASKS": "2"}, 2, 1, "asked for --ntasks=2, .* ask for --ntasks-per-node=2"),
+        (TWO, "auto", 1, "must be the number of tasks per node; got auto"),
+        (TWO, "-1", 1, "must be the number of tasks per node; got -1"),
+        (SCRIPT | {"SLURM_NTASKS": "2"}, 1, 1, "SLURM has 2 tasks on 1 node .* write 'srun python train.py'"),
+        (SCRIPT | {"SLURM_NTASKS": "2"}, 2, 1, "train.py was started once"),
+        (SCRIPT | {"SLURM_NTASKS": "2", "SLURM_NNODES": "2"}, 1, 2, "SLURM has 2 tasks on 2 nodes"),
+        (SALLOC, 1, 2, "train.py was started once"),
+    ],
+)
+def test_other_tasks_are_refused(variables, values, devices, num_nodes, said):
+    variables(values)
+    with pytest.raises(ValueError, match=said):
+        check_tasks(devices, num_nodes)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_in_a_shell_of_a_job_train_py_starts_its_processes_itself(variables, shell, devices):
+    variables(SHELLS[shell])
+    check_tasks(devices, 1)
+    [plugin] = cluster_plugins()
+    assert isinstance(plugin, LightningEnvironment)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_train_py_runs_in_a_shell_of_a_job(variables, tmp_path, shell):
+    variables(SHELLS[shell])
+    options = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]"]
+    assert train.main([*options, "--trainer.accelerator", "cpu", "--run_dir", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_mismatch_ends_train_py_before_anything_is_written(variables, tmp_path, capsys):
+    variables(TWO)
+    assert train.main(["--trainer.devices", "1", "--run_dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: SLURM runs 2 tasks")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_as_many_devices_as_tasks_by_default(variables, devices):
+    variables(TWO if devices == 2 else {})
+    assert launched() == (devices, 1)
+    assert int(build_parser(DEFAULTS).get_defaults().trainer.devices) == devices

@@ -1,0 +1,157 @@
+"""What slurm/train.sbatch makes of the ways in which train.py ends, with stand-ins for SLURM's commands."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "slurm" / "train.sbatch"
+# srun notes its words, saves a checkpoint where SAVES is set, and ends as train.py did; scontrol notes its own
+COMMANDS = {
+    "srun": 'echo "$@" >> srun.said; [ "$SAVES" ] && mkdir -p "$SAVES" && date +%N > "$SAVES/new" '
+    '&& mv "$SAVES/new" "$SAVES/last.ckpt"; exit "$STATUS"',
+    "squeue": 'echo "$STATE"',
+    "scontrol": 'echo "$@" >> scontrol.said; exit "$REQUEUES"',
+}
+LAST = "runs/slurm/7/checkpoints"
+JOB = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "REQUEUES": "0"}
+ARRAY = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Runs the script as SLURM would, from a folder with a train.py, and returns what came of it."""
+    (tmp_path / "bin").mkdir()
+    for name, line in COMMANDS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "submit").mkdir()
+    (tmp_path / "submit" / "train.py").touch()
+
+    def run(*words, status=0, state="RUNNING", saves="", **variables):
+        env = JOB | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "STATUS": str(status)}
+        env |= {"STATE": state, "SAVES": saves, "SLURM_SUBMIT_DIR": str(tmp_path / "submit")} | variables
+        return subprocess.run(["bash", SCRIPT, *words], env=env, cwd=tmp_path, capture_output=True, text=True)
+
+    run.said = lambda name: said.read_text() if (said := tmp_path / "submit" / f"{name}.said").exists() else ""
+    run.folder = tmp_path / "submit"
+    return run
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "tasks", "saves", "requeued"),
+    [
+        (0, "RUNNING", 1, LAST, False),
+        (1, "RUNNING", 1, LAST, False),  # diverged
+        (2, "RUNNING", 1, "", False),  # a mistake in the options
+        (137, "RUNNING", 1, LAST, False),  # out of memory
+        (138, "RUNNING", 1, LAST, True),  # near the time limit
+        (138, "RUNNING", 1, "", True),  # before training, or after it
+        (138, "COMPLETING", 1, LAST, False),  # cancelled meanwhile
+        (143, "RUNNING", 1, LAST, True),  # notice of preemption
+        (143, "RUNNING", 1, "", True),
+        (143, "COMPLETING", 1, LAST, False),  # cancelled, or preempted without notice
+        (143, "", 1, LAST, False),
+        (143, "RUNNING", 2, LAST, True),  # all tasks have saved
+        (143, "RUNNING", 2, "", False),  # one has failed, and srun has ended the other
+        (138, "RUNNING", 2, LAST, True),
+    ],
+)
+def test_a_job_is_requeued_where_it_can_go_on(job, status, state, tasks, saves, requeued):
+    found = job(status=status, state=state, saves=saves, SLURM_NTASKS=str(tasks))
+    assert found.returncode == status
+    assert found.stderr == ""
+    assert job.said("scontrol") == ("requeue 7\n" if requeued else "")
+
+
+def test_an_old_checkpoint_is_no_progress(job):
+    job(status=0, saves=LAST)
+    assert job(status=143, SLURM_NTASKS="2").returncode == 143
+    assert job.said("scontrol") == ""
+
+
+def test_a_new_checkpoint_of_the_same_size_is_progress(job):
+    for _ in range(2):
+        job(status=143, saves=LAST, SLURM_NTASKS="2")
+    assert job.said("scontrol") == "requeue 7\n" * 2
+
+
+def test_three_starts_in_a_row_that_save_nothing_are_enough(job):
+    for _ in range(2):
+        assert job(status=138).stderr == ""
+    job(status=138, saves=LAST)
+    for _ in range(2):
+        assert job(status=138).stderr == ""
+    assert len(job.said("scontrol").splitlines()) == 5
+    found = job(status=138)
+    assert found.returncode == 138
+    assert "Three starts have saved nothing new: ask for a longer --time" in found.stderr
+    assert len(job.said("scontrol").splitlines()) == 5
+
+
+def test_a_cluster_that_does_not_requeue_says_how_to_go_on(job):
+    found = job(status=138, saves=LAST, REQUEUES="1")
+    assert found.returncode == 138
+    assert "go on by --run_dir runs/slurm/7" in found.stderr
+
+
+def test_the_options_of_train_py_follow_from_the_job(job):
+    job("--config", "my recipe.yaml", SLURM_NTASKS="8", SLURM_NTASKS_PER_NODE="4", SLURM_NNODES="2")
+    said = job.said("srun").split()
+    assert said[:4] == ["--kill-on-bad-exit=1", "--wait=0", "python", "train.py"]
+    for option, value in {"devices": "4", "num_nodes": "2"}.items():
+        assert said[said.index(f"--trainer.{option}") + 1] == value
+    assert " ".join(said).startswith(
+        "--kill-on-bad-exit=1 --wait=0 python train.py --run_dir runs/slurm/7 --resume auto"
+    )
+    assert not any(word.startswith("--seed") for word in said)
+
+
+def test_each_run_of_an_array_has_a_seed_a_folder_and_a_name_of_its_own(job):
+    saves = "runs/slurm/7_0/checkpoints"
+    job("--config", "a.yaml", status=138, saves=saves, **ARRAY)  # seed 0, in a job with the number of the whole array
+    assert "--run_dir runs/slurm/7_0 " in job.said("srun")
+    assert job.said("srun").endswith(" --config a.yaml --seed=0\n")
+    assert job.said("scontrol") == "requeue 7_0\n"
+
+
+@pytest.mark.parametrize("words", [["--run_dir", "runs/a b"], ["--run_dir=runs/a b"]])
+def test_a_folder_that_is_named_wins(job, words):
+    assert job(*words, status=143, saves="runs/a b/checkpoints", SLURM_NTASKS="2").returncode == 143
+    assert job.said("scontrol") == "requeue 7\n"  # it has seen the checkpoint there
+    assert not (job.folder / "runs" / "slurm").exists()
+
+
+def test_a_seed_that_is_named_wins(job):
+    assert job("--seed", "3").returncode == 0
+    assert job.said("srun").endswith(" --seed 3\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "said"),
+    [
+        (["--resume", "auto"], {}, "leave --resume out"),
+        (["--resume=a.ckpt"], {}, "leave --resume out"),
+        (["--seed", "3"], ARRAY, "leave --seed out"),
+        (["--seed=3"], ARRAY, "leave --seed out"),
+        (["--run_dir", "a"], ARRAY, "leave --run_dir out"),
+        (["--run_dir=a"], ARRAY, "leave --run_dir out"),
+        ([], {"SLURM_SUBMIT_DIR": "/"}, "There is no train.py in /: submit from the folder that holds it."),
+    ],
+)
+def test_what_would_not_go_on_is_refused(job, words, variables, said):
+    found = job(*words, **variables)
+    assert found.returncode == 2
+    assert said in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert job.said("srun") == ""
+
+
+def test_without_slurm_it_says_how_to_start_it(job):
+    found = subprocess.run(["bash", SCRIPT], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert found.returncode != 0
+    assert "start this script by sbatch" in found.stderr
