@@ -189,8 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if trainer is not None and trainer.checkpoint_callback.began:
             return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
-        if trainer is not None:
-            close_wandb(trainer, status=2)
+        close_wandb(trainer, status=2)
         if is_new:
             shutil.rmtree(folder)
         print(f"{speaker()}error: {explain(error, names, known)}", file=sys.stderr)

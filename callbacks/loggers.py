@@ -115,9 +115,9 @@ class WandbRun(WandbLogger):
         print(f"warning: {what} Upload it later by: wandb sync --include-online {folder}", file=sys.stderr)
 
 
-def close_wandb(trainer: Trainer, summary: dict[str, Any] | None = None, status: int = 0) -> None:
+def close_wandb(trainer: Trainer | None, summary: dict[str, Any] | None = None, status: int = 0) -> None:
     """Ends the W&B run of a Trainer, if it has one, with this exit status and final results."""
-    for logger in trainer.loggers:
+    for logger in trainer.loggers if trainer is not None else ():
         if isinstance(logger, WandbRun):
             logger.close(summary, status)
 

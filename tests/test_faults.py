@@ -266,9 +266,9 @@ def watched(self, x, y):
         server.shutdown()
         server.server_close()
     if self.global_step == 20 and how == "service":
-        service = [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if path.is_file()
-                   and b"wandb-core" in path.read_bytes() and str(os.getpid()).encode() in path.read_bytes().split(b"\\0")]
-        os.kill(int(*service), signal.SIGKILL)
+        words = {path.parent.name: path.read_bytes().split(b"\\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
+        me = str(os.getpid()).encode()
+        os.kill(*(int(pid) for pid, said in words.items() if b"wandb-core" in said[0] and me in said), signal.SIGKILL)
     return loss(self, x, y)
 VAE.loss = watched
 sys.exit(train.main(argv))
