@@ -186,6 +186,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(
                 "Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0."
             )
+        return report(trainer, args, data)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if trainer is not None and trainer.checkpoint_callback.began:
             return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
@@ -201,7 +202,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except (Interrupted, Diverged, RuntimeError) as error:
         return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
-    return report(trainer, args, data)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import wandb
 from test_reliability import LAST, assert_same, at_steps, command, contents
 from wandb_file import read_wandb_file
 
+import evaluate
 import train
 from models import VAE
 
@@ -142,6 +144,27 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(mounts, monkeypatch, capsys, s
     assert Path("whole/metrics.csv").read_text() == Path("disk/a/metrics.csv").read_text()
 
 
+def test_a_disk_that_fills_up_before_the_evaluation(mounts, monkeypatch, capsys):
+    disk, measured = small(mounts), evaluate.evaluate
+    again = command("disk/a", "VAE", "--num_samples", "3")
+
+    def act(*args, **options):
+        fill(disk)
+        return measured(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", act)
+        assert train.main(again) == 1
+    assert "No space left on device. Make room" in capsys.readouterr().err
+    assert nothing_half_written(disk)
+    assert not Path("disk/a/evaluation.json").exists()
+    before = files("disk/a/checkpoints")
+    (disk / "filler").unlink()
+    assert train.main(again) == 0
+    assert Path("disk/a/evaluation.json").exists()
+    assert files("disk/a/checkpoints") == before
+
+
 def test_a_read_only_disk_is_refused(mounts, capsys):
     small(mounts)
     assert train.main(command("disk/a")) == 0
@@ -184,6 +207,31 @@ def test_a_disk_that_turns_read_only_costs_no_checkpoint(mounts, monkeypatch, ca
     assert train.main(command("disk/a")) == 0
     assert_same("whole", "disk/a")
     assert Path("whole/metrics.csv").read_text() == Path("disk/a/metrics.csv").read_text()
+
+
+# Data
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing", "another"])
+def test_damaged_data_are_refused_before_there_is_a_run_folder(capsys, damage):
+    path = Path("mine.npz")
+    np.savez(path, x=np.random.default_rng(0).integers(0, 256, (40, 5, 6), np.uint8))
+    good = path.read_bytes()
+    middle = len(good) // 2
+    path.write_bytes({
+        "truncated": good[:middle],
+        "flipped": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+        "empty": b"",
+        "missing": b"",
+        "another": b"hello",
+    }[damage])  # fmt: skip
+    if damage == "missing":
+        path.unlink()
+    assert train.main(["--data", "NPZ", "--data.root", "mine.npz", "--run_dir", "a", "--resume", "auto"]) == 2
+    said = capsys.readouterr().err
+    assert re.match(r"error: mine\.npz (is not a whole \.npz file|was not found)", said)
+    assert said.count("\n") == 1
+    assert not Path("a").exists()
 
 
 # Runs train.main and kills its process when it calls a function of os, for the third time, on last.ckpt
@@ -239,6 +287,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 import callbacks.loggers
+import evaluate
 import train
 from models import VAE
 how, *argv = sys.argv[1:]
