@@ -144,6 +144,17 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(mounts, monkeypatch, capsys, s
     assert Path("whole/metrics.csv").read_text() == Path("disk/a/metrics.csv").read_text()
 
 
+def test_a_row_of_metrics_that_was_cut_is_written_again(monkeypatch):
+    assert train.main(command("whole")) == 0
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, lambda step: step == 20 and os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(command("cut")) == 128 + signal.SIGTERM
+    with Path("cut/metrics.csv").open("a") as file:
+        file.write("1")  # of 19,1,...
+    assert train.main(command("cut")) == 0
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
 def test_a_disk_that_fills_up_before_the_evaluation(mounts, monkeypatch, capsys):
     disk, measured = small(mounts), evaluate.evaluate
     again = command("disk/a", "VAE", "--num_samples", "3")
