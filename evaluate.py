@@ -116,9 +116,9 @@ def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
     """
     checkpoint = models.read_checkpoint(path)
     models.from_checkpoint(checkpoint)  # refuses one of another version before the work begins
-    if "run" not in checkpoint or checkpoint["run"]["data"] not in DATAMODULES:
+    if str(checkpoint.get("run", {}).get("data")) not in DATAMODULES:
         raise ValueError(f"{path} does not say what data it was trained on: train it with train.py.")
-    name, protocol = checkpoint["run"]["data"], checkpoint["run"]["protocol"]
+    name, protocol = checkpoint["run"]["data"], checkpoint["run"].get("protocol")
     options = checkpoint.get("datamodule_hyper_parameters", {})
     for key in overrides:
         if key not in options:

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import re
 from pathlib import Path
 from typing import Literal
@@ -199,7 +200,11 @@ def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
         known: All options, without dashes.
     """
     text = str(error)
-    if unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", text):
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            text += " Make room or permit writing there, or choose another --run_dir."
+    elif unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", text):
         text = explain_unknown(unknown[1] or unknown[2], names, known)
     elif needed := re.match(r"the following arguments are required: (\S+)", text):
         option, section = needed[1], needed[1].partition(".")[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from datamodules import ImageData
-from models import Model, read_checkpoint
+from models import Model, from_checkpoint, read_checkpoint
 from tables import run_folder
 
 # What the place of a checkpoint within an epoch counts in
@@ -61,7 +61,8 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
         ValueError: Something differs and --allow_changes is not given, or no option can allow it.
     """
     checkpoint = read_checkpoint(resume)
-    if "loops" not in checkpoint:
+    from_checkpoint(checkpoint)  # refuses options and weights that do not belong together
+    if "fit_loop" not in checkpoint.get("loops", {}) or "optimizer_states" not in checkpoint:
         raise ValueError(f"{resume} cannot be resumed: it holds no state of training.")
     changes = differences(checkpoint, args, data, model, processes)
     if not changes:

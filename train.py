@@ -10,7 +10,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import callbacks
@@ -18,7 +18,7 @@ import evaluate
 from callbacks.divergence import Diverged
 from callbacks.interruption import Interrupted
 from callbacks.lock import locked
-from callbacks.loggers import MetricsCSV, flat, open_wandb, wandb_logger
+from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from folders import claim, make_folder
@@ -57,7 +57,7 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
     interval = options.pop("log_every_n_steps")
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb != "off":
-        loggers.append(wandb_logger(config, folder, offline=args.wandb == "offline"))
+        loggers.append(WandbRun(config, folder, offline=args.wandb == "offline"))
     watching = [*callbacks.for_model(model, args.callbacks), *([callbacks.Progress()] if bar else [])]
     trainer = Trainer(
         **options,
@@ -68,6 +68,7 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
             callbacks.Interruption(),
             callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
         ],
+        plugins=[callbacks.FileIO()],
         logger=loggers,
         plugins=cluster_plugins(),
         default_root_dir=folder,
@@ -94,10 +95,10 @@ def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {"protocol": data.protocol, "labels_hash": data.labels_hash, "parameters": parameters}
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            open_wandb(logger)
-        elif resume:
-            logger.keep_before(read_checkpoint(resume)["global_step"])
+        if isinstance(logger, WandbRun):
+            logger.open()
+        else:
+            logger.keep_before(read_checkpoint(resume)["global_step"] if resume else 0)
         logger.log_hyperparams(flat(config) | facts)
     labels = f", labels {data.labels_hash}" if data.labels_hash else ""
     print(
@@ -123,10 +124,7 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
         return 0
     if result:
         print(f"\n{tables([result])}")
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update({f"test/{key}": value for key, value in result.items()})
-            logger.experiment.finish()
+    close_wandb(trainer, {f"test/{key}": value for key, value in result.items()})
     print(f"Run folder: {trainer.default_root_dir}")
     if result and result["nll"] is None and result["loss"] is None:
         print("The model has diverged: its likelihood is not finite. Try a lower --model.lr.", file=sys.stderr)
@@ -145,7 +143,7 @@ def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
     if lost:
         print(f"{speaker()}error: Another process of this run has ended: see what it has said.", file=sys.stderr)
     elif isinstance(error, OSError):
-        print(f"{speaker()}error: {error}: the checkpoints are as they were.", file=sys.stderr)
+        print(f"{speaker()}error: {explain(error, {}, [])} The checkpoints are as they were.", file=sys.stderr)
     elif isinstance(error, Diverged):
         kept = f"; {last} holds the last finite state" if last else ""
         print(f"error: {error}: the model has diverged. Try a lower --model.lr{kept}.", file=sys.stderr)
@@ -158,7 +156,9 @@ def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
         print(f"Stopped by {error} after step {trainer.global_step}. Go on with: {command}", file=sys.stderr)
     else:
         print(f"Stopped by {error} after step {trainer.global_step}: there is no checkpoint yet.", file=sys.stderr)
-    return 128 + error.number if isinstance(error, Interrupted) else 1
+    status = 128 + error.number if isinstance(error, Interrupted) else 1
+    close_wandb(trainer, status=status)
+    return status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -188,9 +188,11 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(
                 "Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0."
             )
+        return report(trainer, args, data)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
-        if trainer is not None and trainer.fit_loop.epoch_progress.current.started:
+        if trainer is not None and trainer.checkpoint_callback.began:
             return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
+        close_wandb(trainer, status=2)
         if is_new:
             shutil.rmtree(folder)
         print(f"{speaker()}error: {explain(error, names, known)}", file=sys.stderr)
@@ -202,7 +204,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except (Interrupted, Diverged, RuntimeError) as error:
         return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
-    return report(trainer, args, data)
 
 
 if __name__ == "__main__":

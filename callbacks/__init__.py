@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from callbacks.analogies import Analogies
 from callbacks.attributes import Attributes
 from callbacks.canonical import Canonical
-from callbacks.checkpoint import RunCheckpoint
+from callbacks.checkpoint import FileIO, RunCheckpoint
 from callbacks.class_samples import ClassSamples
 from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.divergence import Divergence
@@ -27,9 +27,9 @@ from callbacks.traversals import Traversals
 from models import Model
 
 __all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Divergence",
-           "Drawing", "ErrorCurve", "Interpolations", "Interruption", "LatentCodes", "LatentCodesTSNE", "LatentPlane",
-           "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples", "Scheduled",
-           "StepNoise", "Traversals", "for_model"]  # fmt: skip
+           "Drawing", "ErrorCurve", "FileIO", "Interpolations", "Interruption", "LatentCodes", "LatentCodesTSNE",
+           "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples",
+           "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
 
 CALLBACKS: dict[str, type[Scheduled]] = {
     callback.name: callback

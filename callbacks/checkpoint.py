@@ -1,16 +1,45 @@
 """The two checkpoints of a run: the best by `val/bound`, and the last."""
 
+import io
 import math
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.divergence import check_weights
+from callbacks.replace import naming
+
+
+class FileIO(TorchCheckpointIO):
+    """Writes a checkpoint straight to its path, on the disk when the call returns; after an error there is none.
+
+    Lightning's own writes to TMPDIR first: another file system, which may be full, and from which no file can be moved
+    here in one go.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        content = io.BytesIO()  # to a file itself torch reports a full disk as an error of its own kind
+        torch.save(checkpoint, content)
+        try:
+            with naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    file.write(content.getbuffer())
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):  # on a disk that cannot be written to
+                path.unlink(missing_ok=True)
+            raise
 
 
 class RunCheckpoint(Checkpoint):
@@ -33,6 +62,7 @@ class RunCheckpoint(Checkpoint):
         self.best, self.last, self.previous = (Path(folder, "checkpoints", name) for name in names)
         self.seed, self.every_steps, self.every_minutes = seed, every_steps, every_minutes
         self.best_bound, self.saved_at, self.saved_when = -math.inf, 0, time.monotonic()
+        self.began = False  # whether nothing stands in the way of training
 
     @property
     def best_model_path(self) -> str:
@@ -51,11 +81,14 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             size, free = trial.stat().st_size, shutil.disk_usage(trial.parent).free
             trial.unlink()
-            # Adam's two moments come with the first step; of the best, the last, the one before and a new one each
-            if free < 4 * 3 * size:
+            size *= 1 if trainer.global_step else 3  # Adam's two moments come with the first step
+            there = sum(path.stat().st_size for path in (self.best, self.last, self.previous) if path.is_file())
+            # of the best, the last, the one before and a new one each
+            if free + there < 4 * size:
                 raise OSError(
                     f"{trial.parent} has {free >> 20} MB left, too few for four checkpoints: make room first."
                 )
+        self.began = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -92,8 +125,6 @@ class RunCheckpoint(Checkpoint):
         partial = path.with_suffix(".partial")
         trainer.save_checkpoint(partial, weights_only=False)  # the optimiser too
         if trainer.is_global_zero:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
             if keep and path.exists():
                 keep.unlink(missing_ok=True)
                 os.link(path, keep)  # a run that is killed now has both names for it

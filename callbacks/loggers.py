@@ -2,15 +2,24 @@
 
 import csv
 import hashlib
+import io
+import re
+import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
+from callbacks.replace import naming, replacing
+
 # Options that do not make another experiment of a run
 APART = {"seed", "wandb", "callbacks", "num_samples", "limit", "data/root", "trainer/accelerator", "trainer/devices"}
+INIT_SECONDS, FINISH_SECONDS = 10.0, 60.0  # to wait for W&B before training and after it
+REFUSED = re.compile(r"returned error 4\d\d")  # in W&B's words: there was an answer
 
 
 def flat(config: dict, prefix: str = "") -> dict:
@@ -21,33 +30,96 @@ def flat(config: dict, prefix: str = "") -> dict:
     return items
 
 
-def wandb_logger(config: dict, folder: Path, offline: bool) -> WandbLogger:
-    """A logger to W&B. Its name is a function of the configuration; runs that differ only in their seed are one group.
+class WandbRun(WandbLogger):
+    """Mirrors a run in W&B, as one W&B run however often it is started: its id lies in the run folder, as `wandb_id`.
+
+    Nothing that W&B does stops training or changes it: where it fails, the run goes on without it and says so.
+    Its name is a function of the configuration; runs that differ only in their seed are one group.
 
     Args:
         config: The options of the run, with sections `model` and `data` and a `seed`.
         folder: The run folder, where W&B keeps its own files too.
         offline: Write to the disk only; `wandb sync` uploads it later.
     """
-    same = sorted((key, value) for key, value in flat(config).items() if key not in APART)
-    digest = hashlib.sha256(repr(same).encode()).hexdigest()[:6]
-    group = f"{config['data']['name']}-{config['model']['name']}-{digest}"
-    name = f"{group}-seed{config['seed']}"
-    return WandbLogger(project="elbo-room", group=group, name=name, save_dir=folder, offline=offline)
+
+    def __init__(self, config: dict, folder: Path, offline: bool):
+        import wandb
+
+        same = sorted((key, value) for key, value in flat(config).items() if key not in APART)
+        digest = hashlib.sha256(repr(same).encode()).hexdigest()[:6]
+        group = f"{config['data']['name']}-{config['model']['name']}-{digest}"
+        self.id_file = Path(folder, "wandb_id")
+        known = self.id_file.read_text().strip() if self.id_file.is_file() else ""
+        limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
+        self.settings = wandb.Settings(**limits, **({"mode": "offline"} if offline else {}))
+        self.works = True
+        super().__init__(
+            project="elbo-room",
+            group=group,
+            name=f"{group}-seed{config['seed']}",
+            save_dir=folder,
+            id=known or secrets.token_hex(4),
+            settings=self.settings,
+        )
+
+    @rank_zero_only
+    def open(self) -> None:
+        """Opens the run; its folder exists. Where W&B does not answer, the run is written to the disk, to be uploaded.
+
+        Raises:
+            ValueError: W&B does not know who is asking, or refuses the run.
+        """
+        import wandb
+        from wandb.errors import AuthenticationError
+
+        with replacing(self.id_file) as file:
+            file.write(self.version.encode())
+        try:
+            self.experiment  # noqa: B018  # opens it
+        except wandb.Error as error:
+            refused = isinstance(error, AuthenticationError) or not isinstance(error, wandb.CommError)
+            if refused or REFUSED.search(str(error)):
+                raise ValueError(f"W&B: {error} Use --wandb offline to write to the run folder alone.") from error
+            reason = str(error).splitlines()[-1].removeprefix("while retrying: ")
+            self._warn(f"W&B does not answer ({reason}): the run is written to the disk.")
+            wandb.teardown()  # which still holds the id
+            self.settings.mode = "offline"
+            self.experiment  # noqa: B018
+        # validation metrics have the epoch as their axis
+        self.experiment.define_metric("val/*", step_metric="epoch")
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Logs numbers and pictures, unless W&B has failed before."""
+        if not self.works:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:  # whatever it is, training goes on
+            self.works = False
+            self._warn(f"W&B has failed ({str(error) or type(error).__name__}), and gets nothing more.")
+
+    @rank_zero_only
+    def close(self, summary: dict[str, Any] | None = None, status: int = 0) -> None:
+        """Adds final results and ends the run in W&B, where it was opened; waits a minute at most for the network."""
+        if self._experiment is None or not self.works:
+            return
+        try:
+            self.experiment.summary.update(summary or {})
+            self.experiment.finish(exit_code=status)
+        except Exception as error:
+            self._warn(f"W&B has not got all of the run ({str(error) or type(error).__name__}).")
+
+    def _warn(self, what: str) -> None:
+        folder = Path(self.save_dir, "wandb")
+        print(f"warning: {what} Upload it later by: wandb sync --include-online {folder}", file=sys.stderr)
 
 
-def open_wandb(logger: WandbLogger) -> None:
-    """Opens the run of a logger, whose folder exists, and gives the validation metrics the epoch as their axis.
-
-    Raises:
-        ValueError: W&B cannot be reached, or does not know who is asking.
-    """
-    import wandb
-
-    try:
-        logger.experiment.define_metric("val/*", step_metric="epoch")
-    except wandb.Error as error:
-        raise ValueError(f"W&B: {error} Use --wandb offline to write to the run folder alone.") from error
+def close_wandb(trainer: Trainer | None, summary: dict[str, Any] | None = None, status: int = 0) -> None:
+    """Ends the W&B run of a Trainer, if it has one, with this exit status and final results."""
+    for logger in trainer.loggers if trainer is not None else ():
+        if isinstance(logger, WandbRun):
+            logger.close(summary, status)
 
 
 class MetricsCSV(Logger):
@@ -86,19 +158,22 @@ class MetricsCSV(Logger):
         """Drops the rows of earlier work at `step` and later, which will be logged again."""
         if not self.path.exists():
             return
-        with self.path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-        self.rewrite(rows)
+        self.rewrite([row for row in self.read() if int(row["step"]) < step])
+
+    def read(self) -> list[dict[str, Any]]:
+        """The rows of the file, if there is one, but for a last one that a full disk or a crash has cut."""
+        content = self.path.read_text() if self.path.exists() else ""
+        return list(csv.DictReader(content[: content.rfind("\n") + 1].splitlines()))
 
     def rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Writes the file anew, with all columns known by now."""
         self.columns = list(dict.fromkeys([*self.columns, *(key for row in rows for key in row)]))
-        beside = self.path.with_suffix(".csv.tmp")
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        beside.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        with replacing(self.path) as file:
+            file.write(text.getvalue().encode())
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -112,13 +187,9 @@ class MetricsCSV(Logger):
         if not row:
             return
         if not self.path.exists() or row.keys() - set(self.columns):
-            rows = []
-            if self.path.exists():
-                with self.path.open(newline="") as file:
-                    rows = list(csv.DictReader(file))
-            self.rewrite([*rows, row])
+            self.rewrite([*self.read(), row])
             return
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     @rank_zero_only

@@ -15,7 +15,7 @@ from models.networks import DECODERS, ENCODERS
 from models.vae import VAE
 
 __all__ = ["AE", "CVAE", "DECODERS", "ENCODERS", "IWAE", "M1M2", "M2", "MODELS", "VAE", "AffineVAE", "HierarchicalVAE",
-           "Model", "evaluating", "load", "read_checkpoint"]  # fmt: skip
+           "Model", "evaluating", "from_checkpoint", "load", "read_checkpoint"]  # fmt: skip
 
 MODELS: dict[str, type[Model]] = {
     model.__name__: model for model in (AE, VAE, IWAE, AffineVAE, HierarchicalVAE, CVAE, M2, M1M2)

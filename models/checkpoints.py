@@ -5,6 +5,11 @@ from pathlib import Path
 
 import torch
 
+# What Lightning and train.py write, if at all
+PARTS = {"state_dict": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict, "run": dict, "epoch": int,
+         "global_step": int, "optimizer_states": list, "lr_schedulers": list, "loops": dict,
+         "callbacks": dict}  # fmt: skip
+
 
 def read(path: str | Path) -> dict:
     """The contents of a checkpoint file.
@@ -28,4 +33,7 @@ def read(path: str | Path) -> dict:
         ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} is no checkpoint of this project.")
+    for key, kind in PARTS.items():
+        if not isinstance(checkpoint.get(key, kind()), kind):
+            raise ValueError(f"{path} is no checkpoint of this project: its {key} is no {kind.__name__}.")
     return checkpoint

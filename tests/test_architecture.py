@@ -49,6 +49,29 @@ def numbers(source):
             and isinstance(node.value, int | float)}  # fmt: skip
 
 
+def executions(source):
+    """Calls and imports that may execute what is written in a file of somebody else."""
+    found = [f"imports {name}" for name in sorted(imports(source) & {"pickle", "joblib", "dill", "shelve", "marshal"})]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name, options = ast.unparse(node.func), {option.arg: ast.unparse(option.value) for option in node.keywords}
+        if name in ("eval", "exec", "yaml.load", "yaml.unsafe_load", "torch.jit.load", "torch.package.PackageImporter"):
+            found.append(f"calls {name}")
+        if name == "torch.load" and options.get("weights_only") != "True":
+            found.append("calls torch.load without weights_only=True")
+        if name.endswith((".load_from_checkpoint", "add_safe_globals")):
+            found.append(f"calls {name.rpartition('.')[2]}")
+        # positional arguments beyond the path are refused: the third is allow_pickle
+        if name in ("np.load", "numpy.load") and (
+            len(node.args) > 1 or options.get("allow_pickle", "False") != "False"
+        ):
+            found.append(f"calls {name} that allows pickle")
+        if name.endswith(".fit") and "ckpt_path" in options and options.get("weights_only") != "True":
+            found.append("resumes without weights_only=True")
+    return found
+
+
 def objections(package, source):
     """What is wrong with a file of `package`, or with a script where that is none."""
     known = imports(source)
@@ -56,6 +79,7 @@ def objections(package, source):
     if package == "datamodules":
         allowed = DATA_LIBRARIES | {"datamodules"} | set(sys.stdlib_module_names)
         found += [f"imports {name}" for name in sorted(known - allowed - FORBIDDEN[package])]
+    found += executions(source)
     found += [f"{name} has {n} lines" for name, n in code_lines(source).items() if n > MAX_FUNCTION]
     found += [f"has {n} lines" for n in [len(source.splitlines())] if n > MAX_FILE]
     found += [f"has {number} written in it" for number in sorted(numbers(source) & {28, 784})]
@@ -92,6 +116,14 @@ LONG = "def f():\n    'What it does.'\n" + "    # why\n\n    x = 1\n" * MAX_FUNC
     ("models", LONG + "    return x\n", ["f, line 1 has 41 lines"]),
     ("models", "x = 1\n" * MAX_FILE, []),
     ("models", "x = 1\n" * (MAX_FILE + 1), ["has 251 lines"]),
+    ("models", "torch.load(path, map_location='cpu', weights_only=True)\nnp.load(file)", []),
+    ("models", "torch.load(path)", ["calls torch.load without weights_only=True"]),
+    ("models", "torch.load(path, weights_only=False)", ["calls torch.load without weights_only=True"]),
+    ("datamodules", "np.load(path, allow_pickle=True)", ["calls np.load that allows pickle"]),
+    ("datamodules", "np.load(path, None, True)", ["calls np.load that allows pickle"]),
+    ("train.py", "trainer.fit(model, ckpt_path=path)", ["resumes without weights_only=True"]),
+    ("train.py", "VAE.load_from_checkpoint(path)", ["calls load_from_checkpoint"]),
+    ("models", "import pickle\nyaml.load(file)", ["imports pickle", "calls yaml.load"]),
     ("models", "x = nn.Linear(784, 10)\ny = [1, 28, 28]\n'28x28'", ["has 28 written in it", "has 784 written in it"]),
 ])  # fmt: skip
 def test_the_checks_themselves(package, source, expected):

@@ -1,3 +1,6 @@
+import contextlib
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +108,28 @@ def test_unfit_arrays_are_refused_by_name(tmp_path, changes, message):
     path = save(tmp_path, **{name: array for name, array in (GOOD | changes).items() if array is not None})
     with pytest.raises(ValueError, match=f"^{path}{message}$"):
         ready(path)
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["x", "y", "x_test", "y_test"])
+def test_pickled_objects_are_refused_and_not_executed(tmp_path, name):
+    mark = tmp_path / "executed"
+    path = save(tmp_path, **GOOD | {name: np.array([Bomb(mark)] * 10, dtype=object)})
+    with pytest.raises(DataError, match=rf"^{path} is not a whole \.npz file of plain arrays"):
+        ready(path)
+    assert not mark.exists()
+    with contextlib.suppress(FileExistsError), np.load(path, allow_pickle=True) as arrays:  # the control: it goes off
+        arrays[name]
+    assert mark.exists()
 
 
 def write_npy(path):

@@ -1,0 +1,58 @@
+"""The report on known vulnerabilities in .ci/run."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / ".ci" / "audit.py"
+
+
+@pytest.fixture
+def audit():
+    spec = importlib.util.spec_from_file_location("audit", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FOUND = {"name": "torch", "version": "1.0", "vulns": [
+    {"id": "PYSEC-1", "fix_versions": ["1.1", "2.0"], "aliases": ["CVE-1"], "description": "..."},
+    {"id": "PYSEC-2", "fix_versions": [], "aliases": []},
+]}  # fmt: skip
+CLEAN = {"name": "numpy", "version": "2.0", "vulns": []}
+UNKNOWN = {"name": "wandb", "skip_reason": "Dependency not found on PyPI"}
+
+
+def test_findings_are_said(audit):
+    assert audit.report(json.dumps({"dependencies": [FOUND, CLEAN, UNKNOWN], "fixes": []})) == (
+        "AUDIT: 2 known vulnerabilities in 2 of 3 packages looked up.\n"
+        "  torch 1.0: PYSEC-1 (CVE-1), fixed in 1.1, 2.0\n"
+        "  torch 1.0: PYSEC-2 (no alias), fixed in no version yet\n"
+        "  The registry does not say anything of these 1: wandb."
+    )
+
+
+def test_a_registry_that_knows_nothing_does_not_look_like_a_clean_set(audit):
+    said = audit.report(json.dumps({"dependencies": [UNKNOWN], "fixes": []}))
+    assert "in 0 of 1 packages looked up" in said
+    assert "wandb" in said
+
+
+@pytest.mark.parametrize(("program", "reason"), [
+    ("import sys; sys.exit('resolving failed')", "resolving failed"),
+    ("import sys; sys.exit(3)", "exit status 3"),
+    ("print('<html>')", "<html>"),
+    ("import time; time.sleep(600)", "timed out"),
+])  # fmt: skip
+def test_no_answer_is_said_and_fails_nothing(audit, monkeypatch, program, reason):
+    monkeypatch.setattr(audit, "SECONDS", 60 if reason != "timed out" else 1)
+    said = audit.report(audit.audit([sys.executable, "-c", program]))
+    assert said.startswith("AUDIT: nothing is known of any package. ")
+    assert reason in said
+
+
+def test_no_program(audit):
+    assert "nothing is known" in audit.report(audit.audit(["/nowhere/pip-audit"]))

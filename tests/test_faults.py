@@ -1,0 +1,391 @@
+"""Disks that fill up or turn read-only, W&B that does not answer: nothing is lost, and training stays the same."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wandb
+from test_reliability import LAST, assert_same, at_steps, command, contents
+from wandb_file import read_wandb_file
+
+import evaluate
+import train
+from models import VAE
+
+
+@pytest.fixture(autouse=True)
+def _there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+class Mounts(list):
+    """The file systems that are mounted, the latest last."""
+
+    def add(self, point, *options):
+        point = Path(point).absolute()
+        point.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", *options, point], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
+        self.append(point)
+        return point
+
+    def turn_read_only(self, *options):
+        subprocess.run(["mount", "-o", ",".join(["remount", "ro", *options]), self[-1]], check=True)
+
+    def undo(self):
+        subprocess.run(["umount", "-l", self.pop()], check=True)
+
+
+@pytest.fixture
+def mounts():
+    found = Mounts()
+    yield found
+    while found:
+        found.undo()
+
+
+def small(mounts, size="256k"):
+    return mounts.add("disk", "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+
+
+def fill(disk):
+    """Takes all the room there is."""
+    try:
+        with open(disk / "filler", "ab", buffering=0) as file:
+            while file.write(bytes(512)):
+                pass
+    except OSError:
+        return
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+def rows(folder):
+    with Path(folder, "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def history(paths):
+    """Every number that W&B files hold of a run, as (step, name), each once."""
+    found = [
+        (json.loads(step), name)
+        for path in sorted(paths)
+        for record in read_wandb_file(path)
+        if record.HasField("history")
+        for values in [{item.key or item.nested_key[0]: item.value_json for item in record.history.item}]
+        if (step := values.get("trainer/global_step"))
+        for name in values
+        if name[0] != "_" and name not in ("trainer/global_step", "epoch")
+    ]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+def numbers(folder):
+    """Every number in metrics.csv, as (step, name)."""
+    return {(int(row["step"]), name) for row in rows(folder) for name, value in row.items()
+            if value and name not in ("step", "epoch")}  # fmt: skip
+
+
+def nothing_half_written(folder):
+    return not [path for path in Path(folder).rglob("*") if path.suffix in (".partial", ".tmp")]
+
+
+# Disks
+
+
+@pytest.mark.parametrize("room", [0, 8, 40, 150])
+def test_a_full_disk_is_known_before_the_first_step(mounts, monkeypatch, capsys, room):
+    disk = small(mounts)
+    fill(disk)
+    os.truncate(disk / "filler", max(0, (disk / "filler").stat().st_size - room * 1024))
+    at_steps(monkeypatch, VAE, lambda step: pytest.fail("it trained"))
+    assert train.main(command("disk/a")) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"No space left on device\. Make room|too few for four checkpoints: make room", said)
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert not Path("disk/a").exists()
+
+
+@pytest.mark.parametrize("step", [2, 18, 25])
+def test_a_disk_that_fills_up_costs_no_checkpoint(mounts, monkeypatch, capsys, step):
+    assert train.main(command("whole")) == 0
+    disk, saved = small(mounts), {}
+
+    def act(now):
+        if now == step:
+            fill(disk)
+            saved.update(files("disk/a/checkpoints"))
+
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, act)
+        assert train.main(command("disk/a")) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device. Make room" in said
+    assert "The checkpoints are as they were." in said
+    assert files("disk/a/checkpoints") == saved
+    assert nothing_half_written(disk)
+    assert train.main(command("disk/a")) == 2  # still full
+    assert files("disk/a/checkpoints") == saved
+    (disk / "filler").unlink()
+    assert train.main(command("disk/a")) == 0
+    assert_same("whole", "disk/a")
+    assert Path("whole/metrics.csv").read_text() == Path("disk/a/metrics.csv").read_text()
+
+
+def test_a_row_of_metrics_that_was_cut_is_written_again(monkeypatch):
+    assert train.main(command("whole")) == 0
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, lambda step: step == 20 and os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(command("cut")) == 128 + signal.SIGTERM
+    with Path("cut/metrics.csv").open("a") as file:
+        file.write("1")  # of 19,1,...
+    assert train.main(command("cut")) == 0
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
+def test_a_disk_that_fills_up_before_the_evaluation(mounts, monkeypatch, capsys):
+    disk, measured = small(mounts), evaluate.evaluate
+    again = command("disk/a", "VAE", "--num_samples", "3")
+
+    def act(*args, **options):
+        fill(disk)
+        return measured(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", act)
+        assert train.main(again) == 1
+    assert "No space left on device. Make room" in capsys.readouterr().err
+    assert nothing_half_written(disk)
+    assert not Path("disk/a/evaluation.json").exists()
+    before = files("disk/a/checkpoints")
+    (disk / "filler").unlink()
+    assert train.main(again) == 0
+    assert Path("disk/a/evaluation.json").exists()
+    assert files("disk/a/checkpoints") == before
+
+
+def test_a_read_only_disk_is_refused(mounts, capsys):
+    small(mounts)
+    assert train.main(command("disk/a")) == 0
+    before = files("disk")
+    mounts.turn_read_only()
+    capsys.readouterr()
+    for folder in ("disk/a", "disk/new"):
+        assert train.main(command(folder, "VAE", "--trainer.max_epochs", "4")) == 2
+        said = capsys.readouterr().err
+        assert "Read-only file system. Make room or permit writing there, or choose another --run_dir." in said
+        assert said.count("\n") == 1
+    assert files("disk") == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(capsys):
+    Path("a").mkdir(mode=0o555)
+    assert train.main(command("a")) == 2
+    assert "Permission denied. Make room or permit writing there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", [2, 18])
+def test_a_disk_that_turns_read_only_costs_no_checkpoint(mounts, monkeypatch, capsys, step):
+    assert train.main(command("whole")) == 0
+    small(mounts)
+
+    def act(now):
+        if now == step:  # over itself, because a file system with files open for writing cannot turn
+            mounts.add("disk", "--bind", "disk")
+            mounts.turn_read_only("bind")
+
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, act)
+        assert train.main(command("disk/a")) == 1
+    said = capsys.readouterr().err
+    assert "Read-only file system. Make room or permit writing" in said
+    assert "The checkpoints are as they were." in said
+    mounts.undo()
+    assert nothing_half_written("disk")
+    assert train.main(command("disk/a")) == 0
+    assert_same("whole", "disk/a")
+    assert Path("whole/metrics.csv").read_text() == Path("disk/a/metrics.csv").read_text()
+
+
+# Data
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing", "another"])
+def test_damaged_data_are_refused_before_there_is_a_run_folder(capsys, damage):
+    path = Path("mine.npz")
+    np.savez(path, x=np.random.default_rng(0).integers(0, 256, (40, 5, 6), np.uint8))
+    good = path.read_bytes()
+    middle = len(good) // 2
+    path.write_bytes({
+        "truncated": good[:middle],
+        "flipped": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+        "empty": b"",
+        "missing": b"",
+        "another": b"hello",
+    }[damage])  # fmt: skip
+    if damage == "missing":
+        path.unlink()
+    assert train.main(["--data", "NPZ", "--data.root", "mine.npz", "--run_dir", "a", "--resume", "auto"]) == 2
+    said = capsys.readouterr().err
+    assert re.match(r"error: mine\.npz (is not a whole \.npz file|was not found)", said)
+    assert said.count("\n") == 1
+    assert not Path("a").exists()
+
+
+# Runs train.main and kills its process when it calls a function of os, for the third time, on last.ckpt
+KILLED_AT = """
+import os, signal, sys
+import train
+name, *argv = sys.argv[1:]
+call, times = getattr(os, name), []
+def watched(file, *more, **options):
+    path = os.readlink(f"/proc/self/fd/{file}") if name == "fsync" else f"{file} {more[0]}"
+    times.append("last." in path)
+    if sum(times) == 3:
+        if name == "fsync":  # half of it is on the disk
+            os.ftruncate(file, os.fstat(file).st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return call(file, *more, **options)
+setattr(os, name, watched)
+sys.exit(train.main(argv))
+"""
+
+
+def run(script, *argv, **env):
+    """A process of its own, with as many threads as this one: others give other bits."""
+    paths = os.pathsep.join([str(Path(train.__file__).parent), str(Path(__file__).parent)])
+    env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | env
+    return subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, env=env, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "step"), [("fsync", 8), ("link", 12), ("replace", 8)])
+def test_killed_during_a_save_with_temporary_files_elsewhere(mounts, call, step):
+    assert train.main(command("whole")) == 0
+    elsewhere = small(mounts, "8k")
+    fill(elsewhere)  # nothing of a checkpoint depends on what lies there
+    done = run(KILLED_AT, call, *command("cut"), TMPDIR=str(elsewhere))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert contents("cut")["global_step"] == step
+    assert (Path("cut") / LAST.with_suffix(".partial")).exists()
+    assert [path.name for path in elsewhere.iterdir()] == ["filler"]
+    done = run("import sys, train; sys.exit(train.main(sys.argv[1:]))", *command("cut"), TMPDIR=str(elsewhere))
+    assert done.returncode == 0, done.stderr
+    assert nothing_half_written("cut")
+    assert_same("whole", "cut")
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
+# W&B
+
+# Runs train.main with a W&B that fails in some way
+WANDB = """
+import os, signal, subprocess, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+import callbacks.loggers
+import evaluate
+import train
+from models import VAE
+how, *argv = sys.argv[1:]
+class Server(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.send_response(401 if how == "key" else 200)
+        content = b'{"errors": [{"message": "who?"}]}' if how == "key" else b'{"data": {}}'
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+    def log_message(self, *message):
+        pass
+server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+os.environ["WANDB_BASE_URL"] = f"http://127.0.0.1:{server.server_port}"
+if how == "unreachable":
+    server.server_close()
+else:
+    Thread(target=server.serve_forever, daemon=True).start()
+callbacks.loggers.INIT_SECONDS = callbacks.loggers.FINISH_SECONDS = 2.0
+loss = VAE.loss
+def watched(self, x, y):
+    assert Path(self.trainer.default_root_dir, "wandb_id").read_text()
+    if self.global_step == 20 and how == "network":
+        server.shutdown()
+        server.server_close()
+    if self.global_step == 20 and how == "service":
+        words = {path.parent.name: path.read_bytes().split(b"\\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
+        me = str(os.getpid()).encode()
+        os.kill(*(int(pid) for pid, said in words.items() if b"wandb-core" in said[0] and me in said), signal.SIGKILL)
+    return loss(self, x, y)
+VAE.loss = watched
+sys.exit(train.main(argv))
+"""
+ACCOUNT = {"WANDB_API_KEY": "0" * 40, "WANDB_HTTP_TIMEOUT": "2"}
+UPLOAD = "Upload it later by: wandb sync --include-online a/wandb\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "said"), [
+    ("unreachable", r"W&B does not answer \(.*connection refused\): the run is written to the disk\. "),
+    ("network", r"W&B has not got all of the run \(.*\)\. "),
+    ("service", r"W&B has failed \(.*\), and gets nothing more\. "),
+])  # fmt: skip
+def test_training_goes_on_without_wandb(how, said):
+    assert train.main(command("whole")) == 0
+    done = run(WANDB, how, *command("a", "VAE", "--wandb", "online"), **ACCOUNT)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(f"warning: {said}{UPLOAD}", done.stderr)) == 1, done.stderr
+    assert done.stderr.count("warning: ") == 1
+    assert_same("whole", "a")
+    assert Path("whole/metrics.csv").read_text() == Path("a/metrics.csv").read_text()
+    offline = list(Path("a/wandb").glob("offline-run-*/*.wandb"))
+    assert [path.stem.removeprefix("run-") for path in offline] == (
+        [Path("a/wandb_id").read_text()] if how == "unreachable" else []
+    )
+    if how == "unreachable":
+        assert history(offline) == numbers("a")
+
+
+def test_a_run_is_one_in_wandb_however_often_it_starts(monkeypatch):
+    assert train.main(command("whole")) == 0
+    again = command("a", "VAE", "--wandb", "offline")
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, lambda step: step == 20 and os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(again) == 128 + signal.SIGTERM
+    known = Path("a/wandb_id").read_text()
+    wandb.teardown()
+    assert train.main(again) == 0
+    wandb.teardown()  # only now all of it is on the disk
+    assert Path("a/wandb_id").read_text() == known
+    found = list(Path("a/wandb").glob("offline-run-*/*.wandb"))
+    assert len(found) == 2
+    ids = {record.run.run_id for path in found for record in read_wandb_file(path) if record.HasField("run")}
+    assert ids == {known}
+    assert history(found) == numbers("a") == numbers("whole")
+    assert_same("whole", "a")
+    assert train.main(command("b", "VAE", "--wandb", "offline")) == 0
+    wandb.teardown()  # its service would write the next run from this folder
+    assert Path("b/wandb_id").read_text() != known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["0" * 40, "short"])
+def test_a_wrong_key_is_refused(key):
+    done = run(WANDB, "key", *command("a", "VAE", "--wandb", "online"), **ACCOUNT | {"WANDB_API_KEY": key})
+    assert done.returncode == 2
+    assert re.search("^error: W&B: .*(401|API key must have).* Use --wandb offline", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert not Path("a").exists()
