@@ -121,8 +121,8 @@ def is_lost(error: Exception) -> bool:
 
 
 def join(device: str, devices: int) -> str:
-    """Makes this process one of several that share the work, those of a launcher or `devices` new ones, and says on which
-    device it is to compute."""
+    """Makes this process one of several that share the work, those of a launcher or `devices` new ones, and says which
+    device is its own."""
     processes, nodes = launched()
     devices = devices or processes
     if devices * nodes == 1:

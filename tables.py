@@ -136,6 +136,8 @@ def settings(checkpoint: dict, path: str) -> dict[str, str]:
     found |= {f"m1.{key}": value for key, value in model.get("m1_options", {}).items()}
     found |= {f"data.{key}": value for key, value in data.items() if key not in ("seed", "root")}
     found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
+    if (processes := checkpoint["run"].get("processes", 1)) > 1:  # each has batches of its own
+        found["processes"] = processes
     return {key: str(list(value) if isinstance(value, tuple) else value) for key, value in found.items()}
 
 

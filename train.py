@@ -68,9 +68,8 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
             callbacks.Interruption(),
             callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
         ],
-        plugins=[callbacks.FileIO()],
         logger=loggers,
-        plugins=cluster_plugins(),
+        plugins=[callbacks.FileIO(), *cluster_plugins()],
         default_root_dir=folder,
         enable_progress_bar=False,  # ours shows the whole run, not an epoch
         enable_autolog_hparams=False,  # `start` logs the whole configuration
