@@ -110,7 +110,12 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     """Evaluates the best checkpoint on the test images, for the table and W&B, and returns the exit status.
 
     Where it has been evaluated already, by the same command that was given again, the result stands.
+
+    Raises:
+        ValueError: No step was trained, now or before.
     """
+    if trainer.global_step == 0:
+        raise ValueError("Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0.")
     checkpoints = trainer.checkpoint_callback
     path = checkpoints.best_model_path or checkpoints.last_model_path  # without validation there is no best
     path = Path(trainer.strategy.broadcast(path))
@@ -183,10 +188,6 @@ def main(argv: list[str] | None = None) -> int:
         with locked(folder):
             start(trainer, data, model, config, resume)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-        if trainer.global_step == 0:
-            raise ValueError(
-                "Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0."
-            )
         return report(trainer, args, data)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if trainer is not None and trainer.checkpoint_callback.began:

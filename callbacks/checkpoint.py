@@ -42,6 +42,16 @@ class FileIO(TorchCheckpointIO):
             raise
 
 
+def keep_as(path: Path, keep: Path) -> None:
+    """Lets a file have another name too, or a copy where the file system knows no links."""
+    keep.unlink(missing_ok=True)
+    try:
+        os.link(path, keep)
+    except OSError:
+        with naming(keep):
+            shutil.copyfile(path, keep)
+
+
 class RunCheckpoint(Checkpoint):
     """Writes `best.ckpt` whenever `val/bound` is higher than ever, and `last.ckpt` after each epoch.
 
@@ -126,8 +136,7 @@ class RunCheckpoint(Checkpoint):
         trainer.save_checkpoint(partial, weights_only=False)  # the optimiser too
         if trainer.is_global_zero:
             if keep and path.exists():
-                keep.unlink(missing_ok=True)
-                os.link(path, keep)  # a run that is killed now has both names for it
+                keep_as(path, keep)  # a run that is killed now has both names for it
             os.replace(partial, path)  # and one that is killed earlier the file it had
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

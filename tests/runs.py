@@ -70,6 +70,17 @@ def assert_same(folder, other):
             assert all(torch.equal(value, again["state"][index][key]) for key, value in values.items())
 
 
+def at_steps(monkeypatch, kind, act):
+    """Calls `act(step)` in each training step of models of this class."""
+    loss = kind.loss
+
+    def watched(self, x, y):
+        act(self.global_step)
+        return loss(self, x, y)
+
+    monkeypatch.setattr(kind, "loss", watched)
+
+
 def ranks(rank, world, port):
     """What torchrun tells each process by its environment; nothing to one that is alone."""
     if world == 1:
