@@ -115,6 +115,9 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--allow_changes", action=ActionYesNo, default=False, help=changes)
     add("--save_every_steps", type=int | None, default=None, help="Write last.ckpt also every so many steps.")
     add("--save_every_minutes", type=float | None, default=None, help="Write last.ckpt also every so many minutes.")
+    steps = "Optimiser steps per call of the trainer, whose own work then costs less; 1 on several devices."
+    add("--steps_per_call", type=int, default=1, help=steps)
+    add("--compile", action=ActionYesNo, default=False, help="Compile the loss by torch.compile: pays in bf16.")
     add("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
     usual = "by default those that the model supports, but for latent_codes_tsne."
     supported = f"Of {', '.join(CALLBACKS)}; {usual}"
@@ -172,10 +175,12 @@ def build_evaluation_parser() -> ArgumentParser:
     return options
 
 
-def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
+def check_numbers(num_samples: int, limit: int | None, least: int = 1, steps_per_call: int = 1) -> None:
     """ValueError, in a sentence, for numbers of samples or images that mean nothing."""
     if num_samples < least:
         raise ValueError(f"--num_samples must be at least {least}; got {num_samples}.")
+    if steps_per_call < 1:
+        raise ValueError(f"--steps_per_call must be at least 1; got {steps_per_call}.")
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1; got {limit}.")
 

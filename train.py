@@ -42,6 +42,8 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
     seed_everything(args.seed, verbose=False)
     options = args.model.as_dict()
     model = MODELS[options.pop("name")].for_data(data, **options)
+    if args.compile:
+        model.loss = torch.compile(model.loss)
     return data, model
 
 
@@ -82,6 +84,23 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
             "--trainer.devices 1."
         )
     return trainer
+
+
+def set_calls(trainer: Trainer, data: ImageData, model: Model, size: int) -> None:
+    """Lets each call of the trainer take so many steps, where nothing is asked for that needs a call for each."""
+    needing = {
+        "--trainer.devices": trainer.world_size > 1,
+        "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
+        "--trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
+        "--trainer.limit_train_batches": trainer.limit_train_batches != 1.0,
+        "--trainer.val_check_interval": trainer.val_check_interval != 1.0,
+    }
+    if size > 1 and any(needing.values()):
+        names = ", ".join(name for name, needed in needing.items() if needed)
+        print(f"warning: one step per call, for the sake of {names}.", file=sys.stderr)
+        size = 1
+    data.steps_per_call, model.automatic_optimization = size, size == 1
+    trainer.log_every_n_steps = max(1, trainer.log_every_n_steps // size)
 
 
 def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume: Path | None) -> None:
@@ -175,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
         parser = build_parser(names)
         known = [key for key in parser.get_defaults().keys(branches=False) if not key.endswith(".name")]
         args = parser.parse_args(flags)
-        check_numbers(args.num_samples, args.limit, least=0)
+        check_numbers(args.num_samples, args.limit, 0, args.steps_per_call)
         check_tasks(args.trainer.devices, args.trainer.num_nodes)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in OF_THIS_START}
@@ -183,6 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         data, model = build(args)
         folder, is_new = make_folder(folder, is_default=args.run_dir is None and resume is None)
         trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, config, folder)
+        set_calls(trainer, data, model, args.steps_per_call)
         if resume:
             check_resumed(resume, args, data, model, trainer.world_size)
         with locked(folder):

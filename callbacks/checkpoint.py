@@ -71,7 +71,8 @@ class RunCheckpoint(Checkpoint):
         names = ("best.ckpt", "last.ckpt", "previous.ckpt")
         self.best, self.last, self.previous = (Path(folder, "checkpoints", name) for name in names)
         self.seed, self.every_steps, self.every_minutes = seed, every_steps, every_minutes
-        self.best_bound, self.saved_at, self.saved_when = -math.inf, 0, time.monotonic()
+        self.best_bound, self.saved_when = -math.inf, time.monotonic()
+        self.looked_at = 0  # the step at which it was last looked whether one is due
         self.began = False  # whether nothing stands in the way of training
 
     @property
@@ -98,7 +99,7 @@ class RunCheckpoint(Checkpoint):
                 raise OSError(
                     f"{trial.parent} has {free >> 20} MB left, too few for four checkpoints: make room first."
                 )
-        self.began = True
+        self.began, self.looked_at = True, trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,8 +109,8 @@ class RunCheckpoint(Checkpoint):
             self.save_last(trainer)
 
     def _is_due(self, trainer: Trainer) -> bool:
-        step = trainer.global_step
-        if self.every_steps and step % self.every_steps == 0 and step != self.saved_at:
+        step, before, self.looked_at = trainer.global_step, self.looked_at, trainer.global_step
+        if self.every_steps and step // self.every_steps > before // self.every_steps:  # a call may take several steps
             return True
         if not self.every_minutes:
             return False
@@ -128,7 +129,7 @@ class RunCheckpoint(Checkpoint):
     def save_last(self, trainer: Trainer) -> None:
         """Writes `last.ckpt`, after an epoch or between two batches, and keeps the one before as `previous.ckpt`."""
         self._save(trainer, self.last, keep=self.previous)
-        self.saved_at, self.saved_when = trainer.global_step, time.monotonic()
+        self.saved_when = time.monotonic()
 
     def _save(self, trainer: Trainer, path: Path, keep: Path | None = None) -> None:
         check_weights(trainer, trainer.lightning_module)

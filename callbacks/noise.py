@@ -35,7 +35,17 @@ class StepNoise(Callback):
             self.generator = torch.cuda.default_generators[device.index]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.generator.manual_seed(seed_of("train", self.seed, trainer.global_rank, trainer.current_epoch, batch_idx))
+        self.batch = batch_idx * trainer.datamodule.steps_per_call
+        self._seed(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        # what comes after this step, where a call of the trainer has several; otherwise the next batch seeds anew
+        self.batch += 1
+        self._seed(trainer)
+
+    def _seed(self, trainer: Trainer) -> None:
+        key = seed_of("train", self.seed, trainer.global_rank, trainer.current_epoch, self.batch)
+        self.generator.manual_seed(key)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -29,7 +29,8 @@ class Progress(Scheduled):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.first_step = time.monotonic(), trainer.global_step
         self.first_epoch = finished_epochs(trainer)
-        self.total = trainer.estimated_stepping_batches  # inf without any limit
+        # inf without any limit; the last call of an epoch may be of fewer steps, which nobody sees
+        self.total = trainer.estimated_stepping_batches * trainer.datamodule.steps_per_call
         self.shown = self.started
         if trainer.is_global_zero and sys.stderr.isatty():
             total = None if self.total == float("inf") else self.total

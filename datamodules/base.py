@@ -5,6 +5,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from .batches import Batches, Draw, Split, seed_of, unit
+from .calls import Calls
 
 PROTOCOLS = ("dynamic", "fixed", "threshold", "grey", "larochelle")
 
@@ -30,6 +31,7 @@ class ImageData(LightningDataModule):
 
     run_seed = 0  # the run's seed, for order and draws of training batches; the trainer's script assigns it
     train_draw: Draw | None = None  # how training pixels are drawn at each access
+    steps_per_call = 1  # how many training batches are handed out at a time; assigned like the seed
     default_epochs = 100  # of training, where nobody says how many
     num_classes = 0
     labels_hash: str | None = None
@@ -101,4 +103,5 @@ class ImageData(LightningDataModule):
         if self.trainer is None:
             return kind(split, self.batch_size, **options)
         ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
-        return kind(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)
+        batches = kind(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)
+        return Calls(batches, self.steps_per_call) if split is self.train and self.steps_per_call > 1 else batches

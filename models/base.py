@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from models.networks import start_at_mean
+from models.steps import take_steps
 
 
 @contextmanager
@@ -167,14 +168,16 @@ class Model(LightningModule):
         if data is not None:
             self.check_data(data)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(*batch)
+    def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
+        loss = self.loss(*batch) if self.automatic_optimization else take_steps(self, batch)
         self.log("train/loss", loss)
         return loss
 
     def on_train_epoch_end(self) -> None:
         # of this epoch: the optimiser has that of the next one by now
         lr = self.hparams.lr * self.lr_factor(self.current_epoch)
+        if not self.automatic_optimization and (schedule := self.lr_schedulers()):
+            schedule.step()
         self.log("train/lr", lr, sync_dist=True, reduce_fx="max")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
