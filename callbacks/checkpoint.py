@@ -15,7 +15,15 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.divergence import check_weights
+from callbacks.late import Late, over_ranks
 from callbacks.replace import naming
+from callbacks.schedule import between_steps
+
+
+def training(trainer: Trainer) -> dict[str, Any]:
+    """The options of the Trainer that make another run of it, by their names."""
+    names = ("accumulate_grad_batches", "gradient_clip_val", "precision")
+    return {name: getattr(trainer, name) for name in names}
 
 
 class FileIO(TorchCheckpointIO):
@@ -71,7 +79,7 @@ class RunCheckpoint(Checkpoint):
         names = ("best.ckpt", "last.ckpt", "previous.ckpt")
         self.best, self.last, self.previous = (Path(folder, "checkpoints", name) for name in names)
         self.seed, self.every_steps, self.every_minutes = seed, every_steps, every_minutes
-        self.best_bound, self.saved_at, self.saved_when = -math.inf, 0, time.monotonic()
+        self.best_bound, self.saved_when, self.late = -math.inf, time.monotonic(), Late()
         self.began = False  # whether nothing stands in the way of training
 
     @property
@@ -103,18 +111,20 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # after the last batch of an epoch comes validation, and then a checkpoint anyway
-        if batch_idx + 1 < trainer.num_training_batches and self._is_due(trainer):
+        if between_steps(trainer, batch_idx) and self._is_due(trainer):
             self.save_last(trainer)
 
     def _is_due(self, trainer: Trainer) -> bool:
-        step = trainer.global_step
-        if self.every_steps and step % self.every_steps == 0 and step != self.saved_at:
+        if self.every_steps and trainer.global_step % self.every_steps == 0:
             return True
         if not self.every_minutes:
             return False
         late = time.monotonic() - self.saved_when > 60 * self.every_minutes
-        return trainer.strategy.broadcast(late)  # the clocks of several processes differ
+        if trainer.world_size == 1:
+            return late
+        # the clocks of several processes differ
+        known = self.late(over_ranks(torch.full((), float(late), device=trainer.strategy.root_device), "MAX"))
+        return bool(known and known[0])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # an epoch without validation shows the bound of an earlier one, which is no improvement either
@@ -128,7 +138,7 @@ class RunCheckpoint(Checkpoint):
     def save_last(self, trainer: Trainer) -> None:
         """Writes `last.ckpt`, after an epoch or between two batches, and keeps the one before as `previous.ckpt`."""
         self._save(trainer, self.last, keep=self.previous)
-        self.saved_at, self.saved_when = trainer.global_step, time.monotonic()
+        self.saved_when = time.monotonic()
 
     def _save(self, trainer: Trainer, path: Path, keep: Path | None = None) -> None:
         check_weights(trainer, trainer.lightning_module)
@@ -148,6 +158,7 @@ class RunCheckpoint(Checkpoint):
             "labels_hash": data.labels_hash,
             "processes": trainer.world_size,
         }
+        checkpoint["training"] = training(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_bound": self.best_bound}
