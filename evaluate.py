@@ -14,26 +14,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
 
 import models
-from callbacks import for_model, side_by_side
+from callbacks import for_model
 from callbacks.baselines import baselines, can_have_baselines, wants_baselines
 from callbacks.disentanglement import disentanglement, is_measured, moves
-from callbacks.record import save_figure
 from callbacks.replace import replacing
 from callbacks.schedule import Drawing
+from compare import check_alike, compare
 from datamodules import DATAMODULES, ImageData
 from launch import join, quieten, speaker
 from measures import classification, draw, likelihoods, reconstruction, summary, units
 from options import build_evaluation_parser, check_numbers, explain
-from tables import means, run_folder, run_name, tables
+from tables import means, run_folder, tables
 
 # Of evaluation.json, in this order; what a model does not have is null
 KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images",
         "elbo", "rate", "distortion", "ess_median", "active_units", "active_units_per_layer", "disentanglement",
-        "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss", "epochs",
-        "labels_hash", "data_root", "checkpoint")  # fmt: skip
+        "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss", "epochs", "step",
+        "processes", "labels_hash", "data_root", "checkpoint")  # fmt: skip
 
 
 def evaluate(
@@ -70,6 +71,7 @@ def evaluate(
         "variant": data.variant,
         "data_root": data.hparams.get("root"),
         "epochs": checkpoint["epoch"] + 1,
+        "step": checkpoint["global_step"],
         "checkpoint": str(path),
     }
     result = dict.fromkeys(KEYS) | about
@@ -169,59 +171,29 @@ def check_figures(model: models.Model, names: Sequence[str] | None) -> None:
             raise ValueError(f"{callback.name} draws nothing from a checkpoint: leave it out of --figures.")
 
 
-def check_alike(opened: list[tuple[dict, ImageData]], folder: str) -> None:
-    """ValueError where models cannot stand side by side: on other images, with codes that need a label, in a file."""
-    if len(opened) < 2:
-        raise ValueError("--side_by_side needs two checkpoints or more.")
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise ValueError(f"--side_by_side {folder} is a file: name a folder.")
-    first = opened[0][1]
-    for checkpoint, data in opened:
-        if not torch.equal(data.test.x, first.test.x):
-            raise ValueError(
-                f"--side_by_side needs models of the same test images: {type(data).__name__} {data.variant}, protocol "
-                f"{data.protocol}, are others than {type(first).__name__} {first.variant}, protocol {first.protocol}."
-            )
-        side_by_side.check(models.MODELS[checkpoint["model"]])
+def check(args: Namespace) -> list[tuple[dict, ImageData]]:
+    """The checkpoints that the options name, each with its data, ready for all that is asked for.
+
+    Raises:
+        ValueError: Something cannot be done, and nothing has been.
+    """
+    check_numbers(args.num_samples, args.limit)
+    if args.devices < 0:
+        raise ValueError(f"--devices must be a number of devices; got {args.devices}.")
+    overrides = {key: value for key, value in vars(args.data).items() if value is not None}
+    opened = [open_checkpoint(path, overrides) for path in args.checkpoints]
+    if args.baselines and not any(can_have_baselines(models.MODELS[checkpoint["model"]]) for checkpoint, _ in opened):
+        raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
+    ready = prepare(opened)
+    for checkpoint, _ in ready:
+        check_figures(models.from_checkpoint(checkpoint), args.figures)
+    if args.side_by_side:
+        check_alike(ready, args.side_by_side)
+    return ready
 
 
-def compare(paths: list[str], opened: list[tuple[dict, ImageData]], folder: Path, device: str) -> None:
-    """Draws the models of several checkpoints beside each other, on the same test images, into `folder`."""
-    short = [run_folder(Path(path)).name for path in paths]
-    names = short if len(set(short)) == len(short) else [run_name({"checkpoint": path}) for path in paths]
-    several = {
-        f"{name} ({checkpoint['model']})": models.from_checkpoint(checkpoint).to(device)
-        for name, (checkpoint, _) in zip(names, opened, strict=True)
-    }
-    for name, figure in side_by_side.draw(several, opened[0][1], device).items():
-        save_figure(figure, folder / f"{name}.png")
-    print(f"Figures side by side: {folder}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    # before any tensor: numbers too small for a normal float make large K several times slower
-    torch.set_flush_denormal(True)
-    quieten()
-    try:
-        args = build_evaluation_parser().parse_args(argv)
-        check_numbers(args.num_samples, args.limit)
-        device = pick_device(args.device)
-        overrides = {key: value for key, value in vars(args.data).items() if value is not None}
-        opened = [open_checkpoint(path, overrides) for path in args.checkpoints]
-        if args.baselines and not any(
-            can_have_baselines(models.MODELS[checkpoint["model"]]) for checkpoint, _ in opened
-        ):
-            raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
-        ready = prepare(opened)
-        for checkpoint, _ in ready:
-            check_figures(models.from_checkpoint(checkpoint), args.figures)
-        if args.side_by_side:
-            check_alike(ready, args.side_by_side)
-    except (ValueError, OSError, ArgumentError) as error:
-        known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]
-        print(f"{speaker()}error: {explain(error, {}, known)}", file=sys.stderr)
-        return 2
-    device = join(device, args.devices)
+def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> int:
+    """Evaluates all checkpoints and prints their tables."""
     results = [
         evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device, args.baselines, args.figures)
         for path, (checkpoint, data) in zip(args.checkpoints, ready, strict=True)
@@ -234,6 +206,29 @@ def main(argv: list[str] | None = None) -> int:
     if over_seeds := means(results, [checkpoint for checkpoint, _ in ready]):
         print(over_seeds)
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    # before any tensor: numbers too small for a normal float make large K several times slower
+    torch.set_flush_denormal(True)
+    quieten()
+    try:
+        args = build_evaluation_parser().parse_args(argv)
+        device = pick_device(args.device)
+        ready = check(args)
+        device = join(device, args.devices)
+    except (ValueError, OSError, ArgumentError) as error:
+        known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]
+        print(f"{speaker()}error: {explain(error, {}, known)}", file=sys.stderr)
+        return 2
+    try:
+        return show(args, ready, device)
+    except OSError as error:
+        print(f"{speaker()}error: {explain(error, {}, [])}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Run folders of train.py: which one a run writes to, and its newest checkpoint."""
 
+import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
 
+from callbacks.lock import locked
 from models import read_checkpoint
 from tables import run_folder
 
@@ -71,3 +74,20 @@ def make_folder(folder: Path, is_default: bool) -> tuple[Path, bool]:
             folder.with_name(name).mkdir(parents=True)
             return folder.with_name(name), True
     raise ValueError(f"{folder} has just been made by another run: choose another --run_dir.")
+
+
+@contextmanager
+def owned(folder: Path, is_default: bool) -> Iterator[Path]:
+    """Makes and locks the run folder. After an error one that is new goes again, unless something was trained.
+
+    Raises:
+        ValueError: Another job holds the folder.
+    """
+    folder, is_new = make_folder(folder, is_default)
+    with locked(folder):  # nobody else's folder is touched
+        try:
+            yield folder
+        except BaseException:
+            if is_new and not (folder / "metrics.csv").exists() and not any(folder.glob("checkpoints/*.ckpt")):
+                shutil.rmtree(folder, ignore_errors=True)  # on a disk that can only be read
+            raise

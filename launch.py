@@ -32,8 +32,8 @@ def number(name: str) -> int:
 
 
 def count(number: int, what: str) -> str:
-    """1 task, 2 tasks."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
+    """1 task, 2 tasks, 2 processes."""
+    return f"{number} {what}" + ("" if number == 1 else "es" if what.endswith("s") else "s")
 
 
 def per_node(devices: int | str | list[int]) -> int:
@@ -47,7 +47,7 @@ def per_node(devices: int | str | list[int]) -> int:
     if "," in str(devices):
         return len([index for index in str(devices).split(",") if index.strip()])
     if not str(devices).isdigit():
-        raise ValueError(f"Under srun --trainer.devices must be the number of tasks per node; got {devices}.")
+        raise ValueError(f"Under srun or torchrun, --trainer.devices is the number of tasks per node; got {devices}.")
     return int(devices)
 
 
@@ -58,7 +58,14 @@ def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
         devices: `--trainer.devices`, of one node.
         num_nodes: `--trainer.num_nodes`.
     """
-    if "SLURM_JOB_ID" not in os.environ or TorchElasticEnvironment.detect():
+    if TorchElasticEnvironment.detect():
+        if per_node(devices) * num_nodes != number("WORLD_SIZE"):
+            raise ValueError(
+                f"torchrun runs {count(number('WORLD_SIZE'), 'process')}, and --trainer.devices is {devices}, on "
+                f"{count(num_nodes, 'node')}: leave --trainer.devices out, or give --nproc_per_node as many."
+            )
+        return
+    if "SLURM_JOB_ID" not in os.environ:
         return
     tasks, nodes = number("SLURM_NTASKS"), number("SLURM_NNODES")
     has = f"{count(tasks, 'task')} on {count(nodes, 'node')}"

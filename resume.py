@@ -6,13 +6,17 @@ import sys
 from pathlib import Path
 
 from jsonargparse import Namespace
+from pytorch_lightning import Trainer
 
+from callbacks.checkpoint import training
 from datamodules import ImageData
 from models import Model, from_checkpoint, read_checkpoint
 from tables import run_folder
 
 # What the place of a checkpoint within an epoch counts in
-WITHIN_AN_EPOCH = ("protocol", "seed", "labels_hash", "processes")
+WITHIN_AN_EPOCH = ("protocol", "seed", "labels_hash", "processes", "--trainer.accumulate_grad_batches",
+                   "--steps_per_call")  # fmt: skip
+NAMES = {"processes": "number of processes", "labels_hash": "choice of labels"}
 
 
 def defaults(kind: type) -> dict:
@@ -27,11 +31,13 @@ def defaults(kind: type) -> dict:
     return found
 
 
-def differences(checkpoint: dict, args: Namespace, data: ImageData, model: Model, processes: int) -> dict[str, tuple]:
+def differences(checkpoint: dict, args: Namespace, data: ImageData, model: Model, trainer: Trainer) -> dict[str, tuple]:
     """What a checkpoint remembers otherwise than these options have it: `{name: (then, now)}`."""
-    then = {"model": checkpoint["model"], "processes": processes, **checkpoint.get("run", {})}
+    then = {"model": checkpoint["model"], "processes": trainer.world_size, **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
-    now |= {"labels_hash": data.labels_hash, "processes": processes}
+    now |= {"labels_hash": data.labels_hash, "processes": trainer.world_size}
+    then |= {f"--{key}": value for key, value in checkpoint.get("training", {}).items()}
+    now |= {f"--{key}": value for key, value in training(trainer, data).items()}
     for section, built, old, new in (
         ("model", model, checkpoint["hyper_parameters"], model.hparams),
         ("data", data, checkpoint.get("datamodule_hyper_parameters", {}), data.hparams),
@@ -54,7 +60,7 @@ def is_within_an_epoch(checkpoint: dict) -> bool:
     return not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
 
 
-def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, processes: int) -> None:
+def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, trainer: Trainer) -> None:
     """Compares a checkpoint with the run that these options ask for, and says what differs.
 
     Raises:
@@ -64,10 +70,12 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
     from_checkpoint(checkpoint)  # refuses options and weights that do not belong together
     if "fit_loop" not in checkpoint.get("loops", {}) or "optimizer_states" not in checkpoint:
         raise ValueError(f"{resume} cannot be resumed: it holds no state of training.")
-    changes = differences(checkpoint, args, data, model, processes)
+    changes = differences(checkpoint, args, data, model, trainer)
+    if not is_within_an_epoch(checkpoint):
+        changes.pop("--steps_per_call", None)  # the steps are the same
     if not changes:
         return
-    said = "; ".join(f"its {key} is {then}, not {now}" for key, (then, now) in changes.items())
+    said = "; ".join(f"its {NAMES.get(key, key)} is {then}, not {now}" for key, (then, now) in changes.items())
     if {"model", "data"} & changes.keys() or not weights_fit(checkpoint, model):
         raise ValueError(f"{resume} cannot be resumed: {said}. Its weights are those of another model.")
     batches = [key for key in changes if key in WITHIN_AN_EPOCH or key.startswith("--data.")]
@@ -78,7 +86,8 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
         )
     if not args.allow_changes:
         raise ValueError(f"{resume} cannot be resumed: {said}. Give what it has, or add --allow_changes.")
-    print(f"warning: {resume} is of another run: {said}.", file=sys.stderr)
+    if trainer.is_global_zero:
+        print(f"warning: {resume} is of another run: {said}.", file=sys.stderr)
 
 
 def evaluated(path: Path, num_samples: int, limit: int | None) -> dict:
@@ -86,6 +95,7 @@ def evaluated(path: Path, num_samples: int, limit: int | None) -> dict:
     found = run_folder(path) / "evaluation.json"
     if not path.is_file() or not found.is_file() or found.stat().st_mtime_ns < path.stat().st_mtime_ns:
         return {}
-    result = json.loads(found.read_text())
-    asked = Path(result["checkpoint"]).name, result["num_samples"] or num_samples, limit or result["num_images"]
-    return result if asked == (path.name, num_samples, result["num_images"]) else {}
+    result, step = json.loads(found.read_text()), read_checkpoint(path)["global_step"]
+    had = Path(result["checkpoint"]).name, result.get("step"), result["num_samples"] or num_samples
+    same = had == (path.name, step, num_samples) and limit in (None, result["num_images"])
+    return result if same else {}

@@ -1,7 +1,6 @@
 """Trains a model and reports its test likelihood: `python train.py --model VAE --data Digits`."""
 
 import shlex
-import shutil
 import sys
 from argparse import ArgumentError
 from pathlib import Path
@@ -17,11 +16,10 @@ import callbacks
 import evaluate
 from callbacks.divergence import Diverged
 from callbacks.interruption import Interrupted
-from callbacks.lock import locked
 from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
-from folders import claim, make_folder
+from folders import claim, owned
 from launch import check_tasks, cluster_plugins, is_lost, quieten, speaker
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
@@ -48,12 +46,14 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
 
 
 def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: dict, folder: Path) -> Trainer:
-    """The Trainer, with the callbacks and loggers of this run."""
+    """The Trainer, with the callbacks and loggers of this run; ValueError for what it or the model cannot do."""
     options = args.trainer.as_dict()
     if options["accelerator"] == "mps":
         raise ValueError("mps has no float64, in which likelihoods are summed: use --trainer.accelerator cpu.")
     if options["precision"] in ("16-true", "bf16-true"):
         raise ValueError(f"{options['precision']} has too few digits for likelihoods: use 16-mixed or bf16-mixed.")
+    if options["strategy"] not in ("auto", "ddp"):
+        raise ValueError(f"--trainer.strategy must be auto or ddp; got {options['strategy']}.")
     model.check_epochs(options["max_epochs"])
     bar = options.pop("enable_progress_bar") is not False
     interval = options.pop("log_every_n_steps")
@@ -61,22 +61,25 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
     if args.wandb != "off":
         loggers.append(WandbRun(config, folder, offline=args.wandb == "offline"))
     watching = [*callbacks.for_model(model, args.callbacks), *([callbacks.Progress()] if bar else [])]
-    trainer = Trainer(
-        **options,
-        callbacks=[
-            callbacks.StepNoise(args.seed),
-            callbacks.Divergence(),
-            *watching,
-            callbacks.Interruption(),
-            callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
-        ],
-        logger=loggers,
-        plugins=[callbacks.FileIO(), *cluster_plugins()],
-        default_root_dir=folder,
-        enable_progress_bar=False,  # ours shows the whole run, not an epoch
-        enable_autolog_hparams=False,  # `start` logs the whole configuration
-        sync_batchnorm=True,  # on several GPUs; it does nothing on one
-    )
+    try:
+        trainer = Trainer(
+            **options,
+            callbacks=[
+                callbacks.StepNoise(args.seed),
+                callbacks.Divergence(),
+                *watching,
+                callbacks.Interruption(),
+                callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
+            ],
+            logger=loggers,
+            plugins=[callbacks.FileIO(), *cluster_plugins()],
+            default_root_dir=folder,
+            enable_progress_bar=False,  # ours shows the whole run, not an epoch
+            enable_autolog_hparams=False,  # `start` logs the whole configuration
+            sync_batchnorm=True,  # on several GPUs; it does nothing on one
+        )
+    except TypeError as error:  # for devices that the accelerator does not have
+        raise ValueError(str(error)) from error
     trainer.log_every_n_steps = interval or min(50, max(1, steps_per_epoch // trainer.world_size))
     if trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu" and model.has_batch_norm:
         raise ValueError(
@@ -188,9 +191,10 @@ def main(argv: list[str] | None = None) -> int:
     # before any tensor: numbers too small for a normal float slow Adam and large K down several times
     torch.set_flush_denormal(True)
     quieten()
-    names, known, trainer, is_new = DEFAULTS, [], None, False
+    argv = sys.argv[1:] if argv is None else argv
+    names, known, trainer = DEFAULTS, [], None
     try:
-        names, flags = chosen(sys.argv[1:] if argv is None else argv)
+        names, flags = chosen(argv)
         parser = build_parser(names)
         known = [key for key in parser.get_defaults().keys(branches=False) if not key.endswith(".name")]
         args = parser.parse_args(flags)
@@ -200,30 +204,29 @@ def main(argv: list[str] | None = None) -> int:
         config = {key: value for key, value in config.items() if key not in OF_THIS_START}
         folder, resume = claim(args)
         data, model = build(args)
-        folder, is_new = make_folder(folder, is_default=args.run_dir is None and resume is None)
-        trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, config, folder)
-        set_calls(trainer, data, model, args.steps_per_call)
-        if resume:
-            check_resumed(resume, args, data, model, trainer.world_size)
-        with locked(folder):
+        with owned(folder, is_default=args.run_dir is None and resume is None) as folder:
+            trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, config, folder)
+            set_calls(trainer, data, model, args.steps_per_call)
+            if resume:
+                check_resumed(resume, args, data, model, trainer)
             start(trainer, data, model, config, resume)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-        return report(trainer, args, data)
+            return report(trainer, args, data)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if trainer is not None and trainer.checkpoint_callback.began:
-            return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
+            return stopped(error, trainer, argv)
         close_wandb(trainer, status=2)
-        if is_new:
-            shutil.rmtree(folder)
         print(f"{speaker()}error: {explain(error, names, known)}", file=sys.stderr)
         return 2
-    except SystemExit:  # with which Lightning ends after a Ctrl-C before the first step
-        if trainer is None or not trainer.interrupted:
+    except (KeyboardInterrupt, SystemExit) as error:  # with which Lightning ends after a Ctrl-C before the first step
+        if isinstance(error, SystemExit) and (trainer is None or not trainer.interrupted):
             raise
-        print("Stopped before the first step.", file=sys.stderr)
+        trained = trainer is not None and trainer.checkpoint_callback.began
+        when = "after training: the same command with --resume auto evaluates" if trained else "before the first step"
+        print(f"Stopped {when}.", file=sys.stderr)
         return 130
     except (Interrupted, Diverged, RuntimeError) as error:
-        return stopped(error, trainer, sys.argv[1:] if argv is None else argv)
+        return stopped(error, trainer, argv)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,15 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.divergence import check_weights
+from callbacks.late import Late, over_ranks
 from callbacks.replace import naming
+from callbacks.schedule import between_steps
+
+
+def training(trainer: Trainer, data: Any) -> dict[str, Any]:
+    """The options of training that make another run of it, or that count its batches otherwise, by their names."""
+    names = ("accumulate_grad_batches", "gradient_clip_val", "precision")
+    return {"steps_per_call": data.steps_per_call} | {f"trainer.{name}": getattr(trainer, name) for name in names}
 
 
 class FileIO(TorchCheckpointIO):
@@ -71,7 +79,7 @@ class RunCheckpoint(Checkpoint):
         names = ("best.ckpt", "last.ckpt", "previous.ckpt")
         self.best, self.last, self.previous = (Path(folder, "checkpoints", name) for name in names)
         self.seed, self.every_steps, self.every_minutes = seed, every_steps, every_minutes
-        self.best_bound, self.saved_when = -math.inf, time.monotonic()
+        self.best_bound, self.saved_when, self.late = -math.inf, time.monotonic(), Late()
         self.looked_at = 0  # the step at which it was last looked whether one is due
         self.began = False  # whether nothing stands in the way of training
 
@@ -104,8 +112,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # after the last batch of an epoch comes validation, and then a checkpoint anyway
-        if batch_idx + 1 < trainer.num_training_batches and self._is_due(trainer):
+        if between_steps(trainer, batch_idx) and self._is_due(trainer):
             self.save_last(trainer)
 
     def _is_due(self, trainer: Trainer) -> bool:
@@ -115,7 +122,11 @@ class RunCheckpoint(Checkpoint):
         if not self.every_minutes:
             return False
         late = time.monotonic() - self.saved_when > 60 * self.every_minutes
-        return trainer.strategy.broadcast(late)  # the clocks of several processes differ
+        if trainer.world_size == 1:
+            return late
+        # the clocks of several processes differ
+        known = self.late(over_ranks(torch.full((), float(late), device=trainer.strategy.root_device), "MAX"))
+        return bool(known and known[0])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # an epoch without validation shows the bound of an earlier one, which is no improvement either
@@ -129,7 +140,7 @@ class RunCheckpoint(Checkpoint):
     def save_last(self, trainer: Trainer) -> None:
         """Writes `last.ckpt`, after an epoch or between two batches, and keeps the one before as `previous.ckpt`."""
         self._save(trainer, self.last, keep=self.previous)
-        self.saved_when = time.monotonic()
+        self.looked_at, self.saved_when = trainer.global_step, time.monotonic()
 
     def _save(self, trainer: Trainer, path: Path, keep: Path | None = None) -> None:
         check_weights(trainer, trainer.lightning_module)
@@ -149,6 +160,7 @@ class RunCheckpoint(Checkpoint):
             "labels_hash": data.labels_hash,
             "processes": trainer.world_size,
         }
+        checkpoint["training"] = training(trainer, data)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_bound": self.best_bound}

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.late import Late, over_ranks
+from callbacks.schedule import between_steps
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # of a cluster, of Ctrl-C, of SLURM's --signal
 
@@ -52,18 +53,25 @@ class Interruption(Callback):
         """The number of the signal that all processes are to stop for, or 0."""
         if trainer.world_size == 1:
             return self.received
-        known = self.late(over_ranks(torch.tensor(self.received, device=trainer.strategy.root_device), "MAX"))
+        known = self.late(over_ranks(self._flag(trainer), "MAX"))
         return int(known[0]) if known else 0
+
+    def _flag(self, trainer: Trainer) -> torch.Tensor:
+        return torch.full((), self.received, device=trainer.strategy.root_device)  # without waiting for a GPU
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # after the last batch of an epoch comes validation, and then a checkpoint anyway
-        if batch_idx + 1 < trainer.num_training_batches and (number := self._asked(trainer)):
+        if between_steps(trainer, batch_idx) and (number := self._asked(trainer)):
             trainer.checkpoint_callback.save_last(trainer)
             self.saved_for = number
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # only here has the step before been logged
         if number := self.saved_for or (batch_idx == 0 and self._asked(trainer)):
+            raise Interrupted(number)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # what follows, the evaluation, is not training: the same command makes it up
+        if number := int(over_ranks(self._flag(trainer), "MAX")):
             raise Interrupted(number)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import os
 import re
 import secrets
 import sys
@@ -123,7 +124,7 @@ def close_wandb(trainer: Trainer | None, summary: dict[str, Any] | None = None, 
 
 
 class MetricsCSV(Logger):
-    """Appends a row per logged step, with a column per metric, to `metrics.csv`.
+    """Keeps a row per logged step, with a column per metric, in `metrics.csv`, on the disk as soon as it is logged.
 
     A run that resumes at a step continues the file: rows from that step on, which the resumed run logs again, go.
 
@@ -135,7 +136,8 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path = Path(folder, "metrics.csv")
         self.columns = ["step", "epoch"]
-        self.row: dict[str, Any] = {}
+        self.row: dict[str, Any] = {}  # the last one, which more may come to
+        self.start: int | None = None  # where it begins in the file, if it is there
 
     @property
     def name(self) -> str:
@@ -177,21 +179,16 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if self.row and self.row["step"] != step:
-            self.flush()
+        if self.row.get("step") != step:
+            self.row, self.start = {}, None
         self.row |= {"step": step, **metrics}
-
-    def flush(self) -> None:
-        """Writes the row of the last step; a metric that is new adds a column to the whole file."""
-        row, self.row = self.row, {}
-        if not row:
+        if not self.path.exists() or self.row.keys() - set(self.columns):
+            self.rewrite([*self.read()[: None if self.start is None else -1], self.row])
+            self.start = self.path.read_bytes().rstrip().rfind(b"\n") + 1
             return
-        if not self.path.exists() or row.keys() - set(self.columns):
-            self.rewrite([*self.read(), row])
-            return
-        with naming(self.path), self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self.flush()
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self.columns).writerow(self.row)
+        with naming(self.path), self.path.open("r+b") as file:
+            self.start = file.seek(0, os.SEEK_END) if self.start is None else file.seek(self.start)
+            file.truncate()
+            file.write(text.getvalue().encode())

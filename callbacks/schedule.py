@@ -9,6 +9,14 @@ from callbacks.record import finished_epochs, record_figure
 from models import Model, evaluating
 
 
+def between_steps(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether an optimiser step has just ended, no gradient is held, and more batches of the epoch follow.
+
+    After the last batch of an epoch comes validation, and then a checkpoint anyway.
+    """
+    return batch_idx + 1 < trainer.num_training_batches and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
 class Scheduled(Callback):
     """Calls `act` after epochs 1, 2, 4, 8, ... and the last, also when training stops early.
 

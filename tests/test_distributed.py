@@ -228,7 +228,10 @@ def test_another_number_of_processes_is_another_run(whole):
     shutil.copytree(whole(), "a")
     found = faulty({}, *command("a", "VAE", *more))
     assert found[0][0] == 2
-    assert "last.ckpt cannot be resumed: its processes is 2, not 1. Give what it has, or add --allow_c" in found[0][2]
+    assert (
+        "last.ckpt cannot be resumed: its number of processes is 2, not 1. Give what it has, or add --allow_c"
+        in found[0][2]
+    )
     done(faulty({}, *command("a", "VAE", *more, "--allow_changes")))
     assert contents("a")["global_step"] == 3 * 7 + 13
 

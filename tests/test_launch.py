@@ -37,10 +37,15 @@ def variables(monkeypatch):
 
 
 @pytest.mark.parametrize("devices", [1, 8, "auto", "-1"])
-@pytest.mark.parametrize("more", [{}, TWO | {"TORCHELASTIC_RUN_ID": "1"}])
-def test_without_slurm_and_under_torchrun_lightning_finds_out(variables, devices, more):
-    variables(more)
+def test_without_a_launcher_lightning_finds_out(variables, devices):
+    variables({})
     check_tasks(devices, 4)
+    assert cluster_plugins() == []
+
+
+def test_under_torchrun_in_a_job_slurm_has_no_say(variables):
+    variables(TWO | {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"})
+    check_tasks(4, 2)
     assert cluster_plugins() == []
 
 
@@ -68,6 +73,15 @@ def test_a_task_for_each_device_is_run_without_lightnings_signals(variables, val
     assert plugin.world_size() == int(values["SLURM_NTASKS"])
 
 
+@pytest.mark.parametrize(("devices", "num_nodes"), [(1, 1), (3, 1), (2, 2), ("auto", 1)])
+def test_torchrun_and_the_options_agree(variables, devices, num_nodes):
+    variables({"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"})
+    check_tasks(2, 1)
+    check_tasks("0,1", 1)
+    with pytest.raises(ValueError, match=r"torchrun runs 2 processes, and --trainer.devices is|got auto\.$"):
+        check_tasks(devices, num_nodes)
+
+
 @pytest.mark.parametrize(
     ("values", "devices", "num_nodes", "said"),
     [
@@ -79,8 +93,8 @@ def test_a_task_for_each_device_is_run_without_lightnings_signals(variables, val
         (STEP, 1, 2, "on 1 node, and --trainer.num_nodes is 2"),
         (NODES | {"SLURM_NTASKS_PER_NODE": "8"}, 4, 2, "SLURM runs 8 tasks"),
         (STEP | {"SLURM_NTASKS": "2"}, 2, 1, "asked for --ntasks=2, .* ask for --ntasks-per-node=2"),
-        (TWO, "auto", 1, "must be the number of tasks per node; got auto"),
-        (TWO, "-1", 1, "must be the number of tasks per node; got -1"),
+        (TWO, "auto", 1, "is the number of tasks per node; got auto"),
+        (TWO, "-1", 1, "is the number of tasks per node; got -1"),
         (SCRIPT | {"SLURM_NTASKS": "2"}, 1, 1, "SLURM has 2 tasks on 1 node .* write 'srun python train.py'"),
         (SCRIPT | {"SLURM_NTASKS": "2"}, 2, 1, "train.py was started once"),
         (SCRIPT | {"SLURM_NTASKS": "2", "SLURM_NNODES": "2"}, 1, 2, "SLURM has 2 tasks on 2 nodes"),

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from runs import LAST, assert_same, at_steps, command, contents, killed
 
+import evaluate
+import folders
 import train
 from callbacks import RunCheckpoint
 from models import M2, VAE
@@ -208,3 +210,76 @@ def test_a_file_system_without_links_keeps_a_copy(monkeypatch):
     assert train.main(command("a")) == 0
     assert train.main(command("whole")) == 0
     assert_same("whole", "a")
+
+
+def test_a_signal_within_an_accumulated_step_waits_for_its_end(monkeypatch):
+    more = ["--trainer.accumulate_grad_batches", "4"]
+    assert train.main(command("whole", "VAE", *more)) == 0
+    with monkeypatch.context() as patch:  # step 5 begins with batch 4 of the second epoch
+        at_steps(patch, VAE, lambda step: step == 5 and os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(command("cut", "VAE", *more)) == 143
+    assert contents("cut")["global_step"] == 6
+    assert train.main(command("cut", "VAE", *more)) == 0
+    assert_same("whole", "cut")
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
+def test_a_signal_at_the_end_of_training_leaves_the_evaluation_to_the_next_start(monkeypatch, capsys):
+    with_result = command("a", "VAE", "--num_samples", "3")
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, lambda step: step == 38 and os.kill(os.getpid(), signal.SIGUSR1))
+        assert train.main(with_result) == 138
+    assert "Stopped by SIGUSR1 after step 39. Go on with: " in capsys.readouterr().err
+    assert not Path("a/evaluation.json").exists()
+    assert train.main(with_result) == 0
+    assert Path("a/evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_killed_with_rare_logs_the_rows_of_metrics_stay():
+    rare = ["--trainer.log_every_n_steps", "5", "--save_every_steps", "100"]
+    assert train.main(command("whole", "VAE", *rare)) == 0
+    killed(19, "step", *command("cut", "VAE", *rare))
+    assert train.main(command("cut", "VAE", *rare)) == 0
+    assert_same("whole", "cut")
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
+def test_who_does_not_get_the_lock_touches_nothing(monkeypatch, capsys):
+    made = folders.make_folder
+
+    def slowly(folder, is_default):  # another job takes the lock between the making of the folder and the locking
+        found = made(folder, is_default)
+        lock.acquire()
+        Path("a/config.yaml").write_text("of another job")
+        return found
+
+    lock = FileLock("a/.lock")
+    monkeypatch.setattr(folders, "make_folder", slowly)
+    assert train.main(command("a")) == 2
+    lock.release()
+    assert "Another job is writing to a" in capsys.readouterr().err
+    assert Path("a/config.yaml").read_text() == "of another job"
+
+
+def test_the_folder_is_locked_until_the_evaluation_has_ended(monkeypatch):
+    def look(*args, **options):
+        with pytest.raises(Timeout):
+            FileLock("a/.lock").acquire(timeout=0)
+        return {}
+
+    monkeypatch.setattr(evaluate, "evaluate", look)
+    assert train.main(command("a", "VAE", "--num_samples", "3")) == 0
+
+
+@pytest.mark.parametrize("when", ["loading", "evaluating"])
+def test_ctrl_c_outside_training(monkeypatch, capsys, when):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*((train, "build") if when == "loading" else (evaluate, "evaluate")), stop)
+    assert train.main(command("a", "VAE", "--num_samples", "3")) == 130
+    said = capsys.readouterr().err
+    expected = "before the first step" if when == "loading" else "after training: the same command with --resume auto"
+    assert f"Stopped {expected}" in said
+    assert Path("a").exists() == (when == "evaluating")

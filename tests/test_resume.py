@@ -91,3 +91,12 @@ def test_a_result_that_is_missing_or_another_is_made(change):
     result = json.loads(found.read_text())
     assert (result["num_samples"], result["num_images"]) == (int(samples), int(limit))
     assert found.stat().st_mtime_ns > written
+
+
+def test_options_of_training_are_compared_too(capsys):
+    assert train.main(command("a")) == 0
+    more = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.1"]
+    assert train.main(command("a", "VAE", *MORE, *more)) == 2
+    said = "its --trainer.accumulate_grad_batches is 1, not 2; its --trainer.gradient_clip_val is None, not 0.1."
+    assert said in capsys.readouterr().err
+    assert train.main(command("a", "VAE", *MORE, *more, "--allow_changes")) == 0

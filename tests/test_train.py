@@ -122,6 +122,8 @@ MISTAKES = {
     "--trainer.precision 16-true": "use 16-mixed or bf16-mixed",
     "--model.lr_final 1e-4 --trainer.max_epochs -1": "lr_final needs a number of epochs",
     "--trainer.val_check_interval 500": "val_check_interval",
+    "--trainer.strategy ddp_spawn": "--trainer.strategy must be auto or ddp; got ddp_spawn.",
+    "--trainer.devices [0,1] --trainer.accelerator cpu": "CPU",
     "--trainer.max_epochs 0": "Nothing was trained",
     "--trainer.limit_train_batches 0": "Nothing was trained",
     "--run_dir a_file/run": "a_file",
