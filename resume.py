@@ -71,8 +71,14 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
     if "fit_loop" not in checkpoint.get("loops", {}) or "optimizer_states" not in checkpoint:
         raise ValueError(f"{resume} cannot be resumed: it holds no state of training.")
     changes = differences(checkpoint, args, data, model, trainer)
-    if not is_within_an_epoch(checkpoint):
-        changes.pop("--steps_per_call", None)  # the steps are the same
+    calls = changes.get("--steps_per_call")
+    if calls and 1 in calls:
+        raise ValueError(
+            f"{resume} cannot be resumed: its --steps_per_call is {calls[0]}, not {calls[1]}, and Lightning counts "
+            f"single steps apart: give --steps_per_call {calls[0]}."
+        )
+    if calls and not is_within_an_epoch(checkpoint):
+        del changes["--steps_per_call"]  # the steps are the same
     if not changes:
         return
     said = "; ".join(f"its {NAMES.get(key, key)} is {then}, not {now}" for key, (then, now) in changes.items())

@@ -1,0 +1,110 @@
+"""Several steps per call are the same steps, bit for bit; calls are where signals, checkpoints and logs come."""
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from runs import assert_same, at_steps, command, contents
+
+import train
+from models import VAE
+
+
+@pytest.fixture(autouse=True)
+def _there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(folder, column):
+    with Path(folder, "metrics.csv").open() as file:
+        return {int(row["step"]): row[column] for row in csv.DictReader(file) if row[column]}
+
+
+@pytest.mark.parametrize("size", ["5", "100"])  # neither divides an epoch's 13 or 14 steps
+@pytest.mark.parametrize("kind", ["VAE", "M2"])
+def test_the_same_steps(kind, size):
+    more = ["--model.lr_final", "1e-4"]
+    assert train.main(command("one", kind, *more)) == 0
+    assert train.main(command("many", kind, *more, "--steps_per_call", size)) == 0
+    assert_same("one", "many")
+    for column in ("val/bound", "train/lr"):
+        assert rows("one", column) == rows("many", column)
+
+
+def test_rows_are_of_the_last_step_of_a_call():
+    assert train.main(command("a", "VAE", "--steps_per_call", "5")) == 0
+    assert list(rows("a", "train/loss")) == [4, 9, 12, 17, 22, 25, 30, 35, 38]
+
+
+def test_the_loss_of_a_call_is_the_mean_of_its_steps():
+    assert train.main(command("one")) == 0
+    assert train.main(command("many", "VAE", "--steps_per_call", "5")) == 0
+    one, many = rows("one", "train/loss"), rows("many", "train/loss")
+    assert float(many[9]) == pytest.approx(sum(float(one[step]) for step in range(5, 10)) / 5, rel=1e-6)
+
+
+def test_a_signal_waits_for_the_end_of_a_call(monkeypatch):
+    many = ["--steps_per_call", "5"]
+    assert train.main(command("whole", "VAE", *many)) == 0
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, lambda step: step == 14 and os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(command("cut", "VAE", *many)) == 143
+    assert contents("cut")["global_step"] == 18
+    assert train.main(command("cut", "VAE", *many)) == 0
+    assert_same("whole", "cut")
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
+def test_checkpoints_come_at_the_first_call_that_is_due(monkeypatch):
+    saved = []
+    monkeypatch.setattr("callbacks.RunCheckpoint.save_last", lambda self, trainer: saved.append(trainer.global_step))
+    train.main(["--save_every_steps", "7", *command("a", "VAE", "--steps_per_call", "5", "--save_every_steps", "7")])
+    assert saved[:5] == [10, 13, 18, 23, 26]
+
+
+def test_steps_end_where_they_are_to_end():
+    assert train.main(command("one", "VAE", "--trainer.max_steps", "17")) == 0
+    assert train.main(command("many", "VAE", "--trainer.max_steps", "17", "--steps_per_call", "5")) == 0
+    assert contents("many")["global_step"] == 17
+    assert_same("one", "many")
+
+
+@pytest.mark.parametrize("options", [
+    ["--trainer.accumulate_grad_batches", "2"], ["--trainer.gradient_clip_val", "1"],
+    ["--trainer.limit_train_batches", "3"], ["--trainer.val_check_interval", "5"],
+])  # fmt: skip
+def test_what_needs_a_call_for_each_step_gets_it(capsys, options):
+    assert train.main(command("a", "VAE", *options)) == 0
+    assert train.main(command("b", "VAE", *options, "--steps_per_call", "5")) == 0
+    assert f"warning: one step per call, for the sake of {options[0]}." in capsys.readouterr().err
+    assert_same("a", "b")
+
+
+def test_a_run_may_change_its_calls_between_epochs_only(monkeypatch, capsys):
+    four, five = ["--steps_per_call", "4"], ["--steps_per_call", "5"]
+    assert train.main(command("whole", "VAE", *four)) == 0
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, lambda step: step == 14 and os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(command("cut", "VAE", *four)) == 143
+    assert train.main(command("cut", "VAE", *five)) == 2
+    assert "its --steps_per_call is 4, not 5. It was written within an epoch" in capsys.readouterr().err
+    assert train.main(command("cut", "VAE", *four, "--trainer.max_epochs", "2")) == 0
+    assert train.main(command("cut", "VAE", *five)) == 0
+    assert_same("whole", "cut")
+    assert train.main(command("cut", "VAE", "--trainer.max_epochs", "4")) == 2
+    assert "single steps apart: give --steps_per_call 5." in capsys.readouterr().err
+
+
+def test_no_steps_are_refused(capsys):
+    assert train.main(command("a", "VAE", "--steps_per_call", "0")) == 2
+    assert "--steps_per_call must be at least 1; got 0." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_compiled_loss_is_nearly_the_same():
+    assert train.main(command("one")) == 0
+    assert train.main(command("many", "VAE", "--steps_per_call", "5", "--compile")) == 0
+    one, many = (float(rows(folder, "val/bound")[38]) for folder in ("one", "many"))
+    assert many == pytest.approx(one, abs=1e-3)
