@@ -79,7 +79,8 @@ def test_ranks_differ(hook):
     heard = []
     for rank in range(4):
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        trainer = SimpleNamespace(global_rank=rank, current_epoch=0, strategy=strategy)
+        data = SimpleNamespace(steps_per_call=1)
+        trainer = SimpleNamespace(global_rank=rank, current_epoch=0, strategy=strategy, datamodule=data)
         noise = StepNoise(seed=0)
         noise.setup(trainer, None, "fit")
         getattr(noise, hook)(trainer, None, None, 0)
