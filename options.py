@@ -117,7 +117,12 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--save_every_minutes", type=float | None, default=None, help="Write last.ckpt also every so many minutes.")
     steps = "Optimiser steps per call of the trainer, whose own work then costs less; 1 on several devices."
     add("--steps_per_call", type=int, default=1, help=steps)
-    add("--compile", action=ActionYesNo, default=False, help="Compile the loss by torch.compile; changes the last digits.")
+    add(
+        "--compile",
+        action=ActionYesNo,
+        default=False,
+        help="Compile the loss by torch.compile; changes the last digits.",
+    )
     add("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
     usual = "by default those that the model supports, but for latent_codes_tsne."
     supported = f"Of {', '.join(CALLBACKS)}; {usual}"
