@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import EVALUATE, TRAIN, assert_same, command, contents, faulty, processes
+from small_runs import EVALUATE, TRAIN, assert_same, command, contents, faulty, processes
 
 import train
 from models.estimators import over_processes

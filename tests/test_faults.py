@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
-from runs import LAST, assert_same, at_steps, command, contents
+from small_runs import LAST, assert_same, at_steps, command, contents
 from wandb_file import read_wandb_file
 
 import evaluate

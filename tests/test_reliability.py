@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from runs import LAST, assert_same, at_steps, command, contents, killed
+from small_runs import LAST, assert_same, at_steps, command, contents, killed
 
 import evaluate
 import folders

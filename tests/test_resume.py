@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import command, contents, faulty
+from small_runs import command, contents, faulty
 
 import train
 

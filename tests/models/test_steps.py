@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import assert_same, at_steps, command, contents
+from small_runs import assert_same, at_steps, command, contents
 
 import train
 from models import VAE
