@@ -111,7 +111,7 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="Of initialisation, order and noise (--data.seed: of splits).")
     add("--run_dir", type=str | None, default=None, help="Run folder; runs/<data>-<model>/<time> by default.")
     add("--resume", type=str | None, default=None, help="Checkpoint to go on from; auto: the run folder's last.")
-    changes = "Resume although options of the model or the data have changed; all that have are named."
+    changes = "Resume although options of the model, the data or the steps have changed; those are named."
     add("--allow_changes", action=ActionYesNo, default=False, help=changes)
     add("--save_every_steps", type=int | None, default=None, help="Write last.ckpt also every so many steps.")
     add("--save_every_minutes", type=float | None, default=None, help="Write last.ckpt also every so many minutes.")
@@ -180,12 +180,10 @@ def build_evaluation_parser() -> ArgumentParser:
     return options
 
 
-def check_numbers(num_samples: int, limit: int | None, least: int = 1, steps_per_call: int = 1) -> None:
+def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
     """ValueError, in a sentence, for numbers of samples or images that mean nothing."""
     if num_samples < least:
         raise ValueError(f"--num_samples must be at least {least}; got {num_samples}.")
-    if steps_per_call < 1:
-        raise ValueError(f"--steps_per_call must be at least 1; got {steps_per_call}.")
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1; got {limit}.")
 

@@ -90,7 +90,13 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
 
 
 def set_calls(trainer: Trainer, data: ImageData, model: Model, size: int) -> None:
-    """Lets each call of the trainer take so many steps, where nothing is asked for that needs a call for each."""
+    """Lets each call of the trainer take so many steps, where nothing is asked for that needs a call for each.
+
+    Raises:
+        ValueError: It is no number of steps.
+    """
+    if size < 1:
+        raise ValueError(f"--steps_per_call must be at least 1; got {size}.")
     needing = {
         "--trainer.devices": trainer.world_size > 1,
         "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
@@ -198,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         parser = build_parser(names)
         known = [key for key in parser.get_defaults().keys(branches=False) if not key.endswith(".name")]
         args = parser.parse_args(flags)
-        check_numbers(args.num_samples, args.limit, 0, args.steps_per_call)
+        check_numbers(args.num_samples, args.limit, least=0)
         check_tasks(args.trainer.devices, args.trainer.num_nodes)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in OF_THIS_START}

@@ -1,11 +1,10 @@
-"""The two checkpoints of a run: the best by `val/bound`, and the last."""
+"""The checkpoints of a run: the best by `val/bound`, the last, and the one before it."""
 
 import io
 import math
 import os
 import shutil
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.divergence import check_weights
 from callbacks.late import Late, over_ranks
-from callbacks.replace import naming
+from callbacks.replace import naming, writing
 from callbacks.schedule import between_steps
 
 
@@ -34,20 +33,10 @@ class FileIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
         content = io.BytesIO()  # to a file itself torch reports a full disk as an error of its own kind
         torch.save(checkpoint, content)
-        try:
-            with naming(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("wb") as file:
-                    file.write(content.getbuffer())
-                    file.flush()
-                    os.fsync(file.fileno())
-        except OSError:
-            with suppress(OSError):  # on a disk that cannot be written to
-                path.unlink(missing_ok=True)
-            raise
+        with writing(Path(path)) as file:
+            file.write(content.getbuffer())
 
 
 def keep_as(path: Path, keep: Path) -> None:
@@ -67,15 +56,22 @@ class RunCheckpoint(Checkpoint):
     epoch of NaN for the best.
 
     Args:
-        folder: The run folder; the two files lie in its `checkpoints`.
+        folder: The run folder; the files lie in its `checkpoints`.
         every_steps: Write `last.ckpt` also every so many optimiser steps.
         every_minutes: Write it also when so many minutes have gone by.
         seed: The run's seed; each checkpoint holds it, with the data and their protocol, under `run`.
+
+    Raises:
+        ValueError: `every_steps` or `every_minutes` is not above 0.
     """
 
     def __init__(
         self, folder: str | Path, seed: int, every_steps: int | None = None, every_minutes: float | None = None
     ):
+        if (every_steps is not None and every_steps < 1) or (every_minutes is not None and not every_minutes > 0):
+            raise ValueError(
+                f"--save_every_steps and --save_every_minutes must be above 0; got {every_steps} and {every_minutes}."
+            )
         names = ("best.ckpt", "last.ckpt", "previous.ckpt")
         self.best, self.last, self.previous = (Path(folder, "checkpoints", name) for name in names)
         self.seed, self.every_steps, self.every_minutes = seed, every_steps, every_minutes

@@ -18,7 +18,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from callbacks.replace import naming, replacing
 
 # Options that do not make another experiment of a run
-APART = {"seed", "wandb", "callbacks", "num_samples", "limit", "data/root", "trainer/accelerator"}
+APART = {"seed", "wandb", "callbacks", "num_samples", "limit", "save_every_steps", "save_every_minutes",
+         "steps_per_call", "data/root", "trainer/accelerator"}  # fmt: skip
 INIT_SECONDS, FINISH_SECONDS = 10.0, 60.0  # to wait for W&B before training and after it
 REFUSED = re.compile(r"returned error 4\d\d")  # in W&B's words: there was an answer
 

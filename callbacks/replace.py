@@ -17,17 +17,26 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is complete; after an error `path` is as it was."""
-    partial = path.with_name(path.name + ".partial")
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, with its folder, on the disk when the block ends; after an error there is none."""
     try:
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with path.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
-    finally:
-        with suppress(OSError):  # where there is none, and nothing can be written
-            partial.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):  # on a disk that cannot be written to
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is complete; after an error `path` is as it was."""
+    partial = path.with_name(path.name + ".partial")
+    with naming(path):
+        with writing(partial) as file:
+            yield file
+        os.replace(partial, path)

@@ -202,17 +202,12 @@ class Model(LightningModule):
 
     def lr_factor(self, epoch: int) -> float:
         """The learning rate of an epoch of this run, counted from 0, as a part of `lr`."""
-        lr, last, schedule, epochs = (
-            self.hparams.lr,
-            self.hparams.lr_final,
-            self.hparams.lr_schedule,
-            self.trainer.max_epochs,
-        )
-        if last is None:
+        hparams, epochs = self.hparams, self.trainer.max_epochs
+        if hparams.lr_final is None:
             return 1.0
         # the last epoch has lr_final; stages divide the run itself
-        span = epochs if schedule == "stages" else max(1, epochs - 1)
-        return learning_rate_factor(epoch / span, last / lr, schedule)
+        span = epochs if hparams.lr_schedule == "stages" else max(1, epochs - 1)
+        return learning_rate_factor(epoch / span, hparams.lr_final / hparams.lr, hparams.lr_schedule)
 
     def on_train_start(self) -> None:
         # a run that goes on keeps the optimiser's moments, but this model's options win over what they came with

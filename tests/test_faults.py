@@ -97,6 +97,23 @@ def numbers(folder):
             if value and name not in ("step", "epoch")}  # fmt: skip
 
 
+def what_stops(act, monkeypatch, capsys):
+    """What the run in disk/a says when `act(step)`, called in each step, has made it impossible to go on."""
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, act)
+        assert train.main(command("disk/a")) == 1
+    said = capsys.readouterr().err
+    assert "The checkpoints are as they were." in said
+    return said
+
+
+def goes_on():
+    """The same command ends as the run that nothing stopped."""
+    assert train.main(command("disk/a")) == 0
+    assert_same("whole", "disk/a")
+    assert Path("whole/metrics.csv").read_text() == Path("disk/a/metrics.csv").read_text()
+
+
 def nothing_half_written(folder):
     return not [path for path in Path(folder).rglob("*") if path.suffix in (".partial", ".tmp")]
 
@@ -128,20 +145,13 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(mounts, monkeypatch, capsys, s
             fill(disk)
             saved.update(files("disk/a/checkpoints"))
 
-    with monkeypatch.context() as patch:
-        at_steps(patch, VAE, act)
-        assert train.main(command("disk/a")) == 1
-    said = capsys.readouterr().err
-    assert "No space left on device. Make room" in said
-    assert "The checkpoints are as they were." in said
+    assert "No space left on device. Make room" in what_stops(act, monkeypatch, capsys)
     assert files("disk/a/checkpoints") == saved
     assert nothing_half_written(disk)
     assert train.main(command("disk/a")) == 2  # still full
     assert files("disk/a/checkpoints") == saved
     (disk / "filler").unlink()
-    assert train.main(command("disk/a")) == 0
-    assert_same("whole", "disk/a")
-    assert Path("whole/metrics.csv").read_text() == Path("disk/a/metrics.csv").read_text()
+    goes_on()
 
 
 def test_a_row_of_metrics_that_was_cut_is_written_again(monkeypatch):
@@ -207,17 +217,10 @@ def test_a_disk_that_turns_read_only_costs_no_checkpoint(mounts, monkeypatch, ca
             mounts.add("disk", "--bind", "disk")
             mounts.turn_read_only("bind")
 
-    with monkeypatch.context() as patch:
-        at_steps(patch, VAE, act)
-        assert train.main(command("disk/a")) == 1
-    said = capsys.readouterr().err
-    assert "Read-only file system. Make room or permit writing" in said
-    assert "The checkpoints are as they were." in said
+    assert "Read-only file system. Make room or permit writing" in what_stops(act, monkeypatch, capsys)
     mounts.undo()
     assert nothing_half_written("disk")
-    assert train.main(command("disk/a")) == 0
-    assert_same("whole", "disk/a")
-    assert Path("whole/metrics.csv").read_text() == Path("disk/a/metrics.csv").read_text()
+    goes_on()
 
 
 # Data

@@ -124,6 +124,8 @@ MISTAKES = {
     "--trainer.val_check_interval 500": "val_check_interval",
     "--trainer.strategy ddp_spawn": "--trainer.strategy must be auto or ddp; got ddp_spawn.",
     "--trainer.devices [0,1] --trainer.accelerator cpu": "CPU",
+    "--save_every_steps 0": "--save_every_steps and --save_every_minutes must be above 0; got 0 and None.",
+    "--save_every_minutes -1": "--save_every_steps and --save_every_minutes must be above 0; got None and -1.0.",
     "--trainer.max_epochs 0": "Nothing was trained",
     "--trainer.limit_train_batches 0": "Nothing was trained",
     "--run_dir a_file/run": "a_file",
