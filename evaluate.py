@@ -26,15 +26,16 @@ from callbacks.schedule import Drawing
 from compare import check_alike, compare
 from datamodules import DATAMODULES, ImageData
 from launch import join, quieten, speaker
-from measures import classification, draw, likelihoods, reconstruction, summary, units
+from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
 from options import build_evaluation_parser, check_numbers, explain
 from tables import means, run_folder, tables
 
 # Of evaluation.json, in this order; what a model does not have is null
 KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images",
-        "elbo", "rate", "distortion", "ess_median", "active_units", "active_units_per_layer", "disentanglement",
-        "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss", "epochs", "step",
-        "processes", "labels_hash", "data_root", "checkpoint")  # fmt: skip
+        "precision", "bf16_bias", "bf16_bias_se", "elbo", "rate", "distortion", "ess_median", "active_units",
+        "active_units_per_layer", "disentanglement", "moved", "test_error", "test_error_images", "confusion",
+        "baselines", "criterion", "loss", "epochs", "step", "processes", "labels_hash", "data_root",
+        "checkpoint")  # fmt: skip
 
 
 def evaluate(
@@ -46,6 +47,7 @@ def evaluate(
     device: str = "cpu",
     with_baselines: bool | None = None,
     figures: Sequence[str] | None = None,
+    precision: str = "fp32",
 ) -> dict:
     """Evaluates the contents of a checkpoint on the test images of `data` and writes the results into its run folder.
 
@@ -61,6 +63,7 @@ def evaluate(
         device: Where to compute.
         with_baselines: Fit classifiers of scikit-learn too; by default beside a classifier that was given few labels.
         figures: Names of the callbacks whose figures to draw; by default all that the model supports.
+        precision: Of the likelihoods, fp32 or bf16; beside bf16 its bias is measured.
     """
     model = models.from_checkpoint(checkpoint).to(device)
     x, y = data.images("test", device=device)
@@ -75,12 +78,14 @@ def evaluate(
         "checkpoint": str(path),
     }
     result = dict.fromkeys(KEYS) | about
-    limit = limit or model.default_limit
-    values = likelihoods(model, x[:limit], y[:limit], num_samples) if hasattr(model, "log_weights") else {}
+    some = [part[: limit or model.default_limit] for part in (x, y)]
+    values = likelihoods(model, *some, num_samples, precision) if hasattr(model, "log_weights") else {}
+    bias = bias_of_bf16(model, *some, num_samples, values["log_px"]) if values and precision == "bf16" else {}
     if rank_zero_only.rank != 0:
         return {}
     if values:
-        result |= summary(values) | {"num_samples": num_samples, "quantity": model.quantity}
+        result |= {"num_samples": num_samples, "precision": precision, "quantity": model.quantity}
+        result |= summary(values) | bias
         if hasattr(model, "latent_statistics"):
             result |= units(model, x, y)
         with replacing(folder / "log_px.npy") as file:
@@ -182,8 +187,11 @@ def check(args: Namespace) -> list[tuple[dict, ImageData]]:
         raise ValueError(f"--devices must be a number of devices; got {args.devices}.")
     overrides = {key: value for key, value in vars(args.data).items() if value is not None}
     opened = [open_checkpoint(path, overrides) for path in args.checkpoints]
-    if args.baselines and not any(can_have_baselines(models.MODELS[checkpoint["model"]]) for checkpoint, _ in opened):
+    kinds = [models.MODELS[checkpoint["model"]] for checkpoint, _ in opened]
+    if args.baselines and not any(map(can_have_baselines, kinds)):
         raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
+    if args.precision != "fp32" and not any(hasattr(kind, "log_weights") for kind in kinds):
+        raise ValueError("--precision is that of likelihoods, which an AE does not have: leave it out.")
     ready = prepare(opened)
     for checkpoint, _ in ready:
         check_figures(models.from_checkpoint(checkpoint), args.figures)
@@ -194,8 +202,9 @@ def check(args: Namespace) -> list[tuple[dict, ImageData]]:
 
 def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> int:
     """Evaluates all checkpoints and prints their tables."""
+    wanted = args.baselines, args.figures, args.precision
     results = [
-        evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device, args.baselines, args.figures)
+        evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device, *wanted)
         for path, (checkpoint, data) in zip(args.checkpoints, ready, strict=True)
     ]
     if rank_zero_only.rank != 0:

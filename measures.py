@@ -17,9 +17,10 @@ from callbacks.schedule import Drawing
 from models.estimators import active_units, importance, over_processes
 
 IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
+COMPARED = 100  # images whose likelihood is computed in both precisions
 
 
-def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int) -> dict[str, np.ndarray]:
+def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str = "fp32") -> dict[str, np.ndarray]:
     """Per-image `log_px` and `ess` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
     parts, chunk = -(-len(x) // IMAGES), max(1, ROWS // IMAGES // model.rows_per_sample)
     hidden = None if rank_zero_only.rank == 0 else True  # None: where there is no terminal
@@ -27,7 +28,7 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int) -> dict[str, 
     def compute(part: int) -> dict[str, Tensor]:
         start = part * IMAGES
         images, labels = x[start : start + IMAGES], model.given(y[start : start + IMAGES])
-        estimate = importance(model, images, K, chunk, *labels, seed=start)
+        estimate = importance(model, images, K, chunk, *labels, seed=start, precision=precision)
         values = {"log_px": estimate.log_px, "ess": estimate.ess}
         if hasattr(model, "rate_distortion"):
             with models.evaluating(model, seed=start):
@@ -39,13 +40,33 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int) -> dict[str, 
         return {name: values.double().numpy() for name, values in over_processes(compute, parts).items()}
 
 
+def bias_of_bf16(model: models.Model, x: Tensor, y: Tensor, K: int, log_px: np.ndarray) -> dict:
+    """By how much bf16 raises the NLL: mean and standard error over the first images, on the same noise.
+
+    Args:
+        model: Anything with `log_weights`.
+        x: All images.
+        y: Their labels.
+        K: Importance samples, as for `log_px`.
+        log_px: What `likelihoods` has found in bf16.
+    """
+    exact = likelihoods(model, x[:COMPARED], y[:COMPARED], K)["log_px"]
+    raised = exact - log_px[:COMPARED]
+    return {"bf16_bias": raised.mean(), "bf16_bias_se": standard_error(raised)}
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """Of the mean of one number per image; none of a single one."""
+    return values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
+
+
 def summary(values: dict[str, np.ndarray]) -> dict:
     """The numbers of `evaluation.json` from per-image values: means over images, in nats."""
     log_px = values["log_px"]
     result = {
         "num_images": len(log_px),
         "nll": -log_px.mean(),
-        "nll_se": log_px.std(ddof=1) / len(log_px) ** 0.5 if len(log_px) > 1 else None,
+        "nll_se": standard_error(log_px),
         "ess_median": np.median(values["ess"]),
     }
     if "rate" in values:

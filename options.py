@@ -150,6 +150,12 @@ def build_evaluation_parser() -> ArgumentParser:
         help="Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000.",
     )
     options.add_argument(
+        "--precision",
+        type=Literal["fp32", "bf16"],
+        default="fp32",
+        help="bf16 computes likelihoods with matrix products in 16 bits, and measures what that changes.",
+    )
+    options.add_argument(
         "--baselines",
         action=ActionYesNo,
         default=None,

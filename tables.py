@@ -21,11 +21,17 @@ def run_name(result: dict) -> str:
     return f"{run_folder(path)}" if path.stem == "best" else f"{run_folder(path)} ({path.stem})"
 
 
+def plus_minus(mean: float, se: float | None, form: str) -> str:
+    """A mean and its standard error, where there is one."""
+    return f"{mean:{form}}" + (f" ± {se:{form}}" if se is not None else "")
+
+
 # Each with the key of a result without which its cell is empty
 COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "run": ("checkpoint", run_name),
     "model": ("model", lambda r: r["model"]),
-    "NLL ± SE": ("nll", lambda r: f"{r['nll']:.2f}" + (f" ± {r['nll_se']:.2f}" if r["nll_se"] is not None else "")),
+    "NLL ± SE": ("nll", lambda r: plus_minus(r["nll"], r["nll_se"], ".2f")),
+    "of this by bf16": ("bf16_bias", lambda r: plus_minus(r["bf16_bias"], r["bf16_bias_se"], ".4f")),
     "K": ("num_samples", lambda r: str(r["num_samples"])),
     "ELBO": ("elbo", lambda r: f"{r['elbo']:.2f}"),
     "rate": ("rate", lambda r: f"{r['rate']:.2f}"),

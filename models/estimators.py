@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, distributed
 
 from models.base import evaluating
+from models.layers import lookup
+
+PRECISIONS = {"fp32": False, "bf16": True}  # whether matrix products are in 16 bits
 
 
 class Estimate(NamedTuple):
@@ -18,7 +21,9 @@ class Estimate(NamedTuple):
     ess: Tensor  # (sum w)^2 / sum w^2
 
 
-def importance(model, x: Tensor, K: int, chunk: int = 100, y: Tensor | None = None, seed: int = 0) -> Estimate:
+def importance(
+    model, x: Tensor, K: int, chunk: int = 100, y: Tensor | None = None, seed: int = 0, precision: str = "fp32"
+) -> Estimate:
     """Importance-sampled log-likelihood, log 1/K sum_k w_k (Burda et al. 2015, eq. 8 with a large K).
 
     The encoder runs once per image; the K samples are drawn `chunk` at a time and their weights summed as they come, so
@@ -31,21 +36,25 @@ def importance(model, x: Tensor, K: int, chunk: int = 100, y: Tensor | None = No
         chunk: Samples per image and pass.
         y: Labels `(B,)`, for conditional models.
         seed: Of the noise.
+        precision: fp32, or bf16 for matrix products in 16 bits: p(x|z) is then rounded, and the estimate has a bias.
+            The encoder of x stays in fp32, as do all densities and sums.
 
     Raises:
-        ValueError: K or chunk below 1.
+        ValueError: K or chunk below 1, or another precision.
     """
+    lookup(PRECISIONS, precision, "precision")
     if K < 1 or chunk < 1:
         raise ValueError(f"Importance sampling needs K and chunk of at least 1; got K {K} and chunk {chunk}.")
     log_sum = log_sum_squares = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     with evaluating(model, seed):
         posterior = model.posterior(x, y)
-        for start in range(0, K, chunk):
-            log_w = model.log_weights(x, min(chunk, K - start), y, posterior).double()  # (k, B)
-            log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
-            log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
-            total = total + log_w.sum(0)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=PRECISIONS[precision]):
+            for start in range(0, K, chunk):
+                log_w = model.log_weights(x, min(chunk, K - start), y, posterior).double()  # (k, B)
+                log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
+                log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
+                total = total + log_w.sum(0)
     return Estimate(log_sum - math.log(K), total / K, (2 * log_sum - log_sum_squares).exp())
 
 

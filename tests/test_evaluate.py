@@ -83,6 +83,22 @@ def test_one_image_has_no_standard_error():
     assert read("vae")["nll_se"] is None
 
 
+def test_16_bits_say_what_they_cost(capsys):
+    command = [VAE, "--num_samples", "50", "--limit", "150", "--figures", "[]"]
+    assert evaluate.main(command) == 0
+    exact, of_exact = np.load("vae/log_px.npy"), read("vae")
+    assert "bf16" not in capsys.readouterr().out
+    assert evaluate.main([*command, "--precision", "bf16"]) == 0
+    rounded, of_rounded = np.load("vae/log_px.npy"), read("vae")
+    assert (of_exact["precision"], of_rounded["precision"]) == ("fp32", "bf16")
+    assert of_exact["bf16_bias"] is None
+    raised = (exact - rounded)[:100]
+    assert of_rounded["bf16_bias"] == pytest.approx(raised.mean(), abs=1e-12)
+    assert of_rounded["bf16_bias_se"] == pytest.approx(raised.std(ddof=1) / 10)
+    assert raised.any()
+    assert f"{raised.mean():.4f} ± {raised.std(ddof=1) / 10:.4f}" in capsys.readouterr().out
+
+
 def test_protocols_and_quantities_never_share_a_table(capsys):
     assert evaluate.main([VAE, THRESHOLD, AE, "--num_samples", "5", "--limit", "10"]) == 0
     tables = [table for table in capsys.readouterr().out.split("\n\n") if table.strip()]
@@ -241,6 +257,8 @@ MISTAKES = {
     f"{VAE} --data.root x": "has no option --data.root",
     f"{VAE} --device gpu": "There is no device gpu here",
     f"{VAE} --numsamples 3": "Unknown option --numsamples, did you mean --num_samples?",
+    f"{VAE} --precision half": "--precision takes one of fp32, bf16; got half.",
+    f"{AE} --precision bf16": "--precision is that of likelihoods, which an AE does not have: leave it out.",
     "": "Give one checkpoint or more.",
 }
 

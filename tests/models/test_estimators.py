@@ -162,6 +162,31 @@ def test_the_encoder_runs_once_and_chunks_bound_the_memory(make, binary, monkeyp
 
 
 @pytest.mark.parametrize("name", DENSITIES)
+def test_16_bits_round_the_decoder_and_not_the_encoder(make, binary, monkeypatch, name):
+    model, (x, y) = make(name), binary(8)
+    y = y if MODELS[name].is_conditional else None
+    posterior, encoded = model.posterior, []
+
+    def watched(*args):
+        encoded.append(torch.is_autocast_enabled("cpu"))
+        return posterior(*args)
+
+    monkeypatch.setattr(model, "posterior", watched)
+    exact = importance(model, x, 30, y=y)
+    rounded = importance(model, x, 30, y=y, precision="bf16")
+    assert encoded == [False, False]
+    assert rounded.log_px.dtype == torch.float64
+    difference = (rounded.log_px - exact.log_px).abs()
+    assert (difference > 0).any()
+    assert (difference < 0.5).all()
+
+
+def test_another_precision_is_refused_in_a_sentence(make, binary):
+    with pytest.raises(ValueError, match="Unknown precision 'fp8': choose one of fp32, bf16"):
+        importance(make("VAE"), binary(2)[0], 5, precision="fp8")
+
+
+@pytest.mark.parametrize("name", DENSITIES)
 def test_ess_and_bounds_of_any_model(make, binary, name):
     x, y = binary(20)
     y = y if MODELS[name].is_conditional else None

@@ -1,0 +1,60 @@
+"""Speed, side by side with what a user would run instead: `python -m benchmarks --data.root data`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.jobs import COMPARISONS
+from benchmarks.report import about, figure, table
+from benchmarks.rounds import side_by_side
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures this project beside its peers, a raw loop and the matrix products alone: each works for "
+        "a slice of time in a process of its own while the others wait, round after round. Needs real MNIST, and "
+        "pip install -e '.[benchmarks]'.",
+    )
+    parser.add_argument("names", nargs="*", metavar="JOB", help=f"of {', '.join(COMPARISONS)}; all by default")
+    parser.add_argument("--data.root", dest="root", default="data", help="where the data lies")
+    parser.add_argument("--rounds", type=int, default=9, help="slices of each contender")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of tables and figures")
+    parser.add_argument("--only", nargs="*", help="contenders, by their names in the tables; all by default")
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(COMPARISONS):
+        parser.error(f"unknown job {', '.join(unknown)}: choose of {', '.join(COMPARISONS)}")
+    if args.rounds < 2:
+        parser.error("--rounds must be at least 2, to see how much a rate varies")
+    return args
+
+
+def measure(name: str, args: argparse.Namespace) -> None:
+    """Measures the contenders of one job and writes its table, figure and rates."""
+    comparison = COMPARISONS[name]
+    jobs = {
+        contender: job._replace(root=str(Path(args.root).absolute()))
+        for contender, job in comparison.contenders.items()
+        if not args.only or contender in args.only
+    }
+    with TemporaryDirectory() as folder:
+        measured = side_by_side(jobs, args.rounds, comparison.seconds, comparison.warm_up, Path(folder))
+    text = f"{table(comparison, measured)}\n\n{about(measured.elsewhere)}\n"
+    print(text, flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"{name}.md").write_text(text)
+    (args.out / f"{name}.json").write_text(json.dumps(measured._asdict(), indent=1) + "\n")
+    figure(comparison, measured).savefig(args.out / f"{name}.png", dpi=150)
+
+
+def main() -> None:
+    args = options()
+    for name in args.names or COMPARISONS:
+        measure(name, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The tables and figures of what was measured."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import matplotlib
+import psutil
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks.jobs import OURS, Comparison
+from benchmarks.rounds import Measured
+
+PACKAGES = ("torch", "pytorch-lightning", "torchvision", "pythae", "pyro-ppl", "pixyz")
+COLOURS = {True: "#c44e52", False: "#4c72b0"}
+
+
+def processor() -> str:
+    """The name of the processor, and which 16-bit instructions it has."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    lines = dict(line.split("\t: ", 1) for line in info.read_text().splitlines() if "\t: " in line)
+    lines |= {key.strip(): value for key, value in lines.items()}
+    flags = [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if name in lines.get("flags", "").split()]
+    return " ".join([lines.get("model name", platform.machine()), *flags])
+
+
+def commit() -> str:
+    """The commit of this project, and whether anything has changed since."""
+    root = Path(__file__).parent
+    named = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
+    return named.stdout.strip() or "unknown"
+
+
+def versions() -> str:
+    """Of Python and of the packages that are installed."""
+    found = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def about(elsewhere: float) -> str:
+    """Where and how the numbers came about, in Markdown."""
+    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    return (
+        f"`{command}`, commit {commit()}, {psutil.cpu_count()} cores of {processor()}, "
+        f"{torch.get_num_threads()} threads each; {versions()}. "
+        f"Other programs used {elsewhere:.0%} of the machine meanwhile."
+    )
+
+
+def table(comparison: Comparison, measured: Measured) -> str:
+    """Images per second and ratios, in Markdown, with the targets below it."""
+    others = [name for name in measured.rates if name.startswith(OURS)][:1]
+    lines = [f"## {comparison.title}", "", f"| | images/s | {OURS} is so many times as fast |", "|---|---:|---:|"]
+    for name in measured.rates:
+        ratio = " "
+        if others and not name.startswith(OURS):
+            middle, low, high = measured.ratio(others[0], name)
+            ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(f"| {name} | {measured.median(name):,.0f} | {ratio} |")
+    lines += [f"| {name} | {why} | |" for name, why in measured.missing.items()]
+    lines.append("")
+    for name, other, least in comparison.targets:
+        if name in measured.rates and other in measured.rates:
+            middle, low, high = measured.ratio(name, other)
+            verdict = "met" if middle >= least else "missed"
+            lines.append(f"- {name} / {other}: {middle:.2f} ({low:.2f} to {high:.2f}); at least {least:g}: {verdict}")
+    return "\n".join(lines)
+
+
+def figure(comparison: Comparison, measured: Measured) -> Figure:
+    """Bars of images per second, the fastest on top; thin lines are the quartiles over rounds."""
+    matplotlib.use("Agg")
+    names = sorted(measured.rates, key=measured.median)
+    chart = Figure(figsize=(7, 0.8 + 0.32 * len(names)), layout="constrained")
+    axes = chart.subplots()
+    for place, name in enumerate(names):
+        rates = sorted(measured.rates[name])
+        axes.barh(place, measured.median(name), color=COLOURS[name.startswith(OURS)], height=0.7)
+        axes.plot([rates[len(rates) // 4], rates[-1 - len(rates) // 4]], [place, place], color="black", linewidth=1)
+        axes.annotate(
+            f" {measured.median(name):,.0f}", (max(rates[-1 - len(rates) // 4], measured.median(name)), place),
+            va="center", fontsize=8,
+        )  # fmt: skip
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("images per second")
+    axes.set_title(comparison.title, fontsize=10)
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    return chart

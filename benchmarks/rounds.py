@@ -1,0 +1,123 @@
+"""Contenders side by side: each works for a slice of time while the others wait, round after round."""
+
+import multiprocessing
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from benchmarks.jobs import Job
+from benchmarks.meter import work
+
+PATIENCE = 600.0  # seconds until a contender must have started, and compiled what it compiles
+
+
+class Measured(NamedTuple):
+    """What came of the contenders of a job."""
+
+    rates: dict[str, list[float]]  # images per second, of each contender in each round
+    missing: dict[str, str]  # contenders that did not run, and why
+    elsewhere: float  # the part of all cores that other programs used meanwhile
+
+    def median(self, name: str) -> float:
+        """Images per second."""
+        return statistics.median(self.rates[name])
+
+    def ratio(self, name: str, to: str) -> tuple[float, float, float]:
+        """Median and quartiles of a contender's rate over another's, round by round: what drifts, drifts for both."""
+        ratios = [a / b for a, b in zip(self.rates[name], self.rates[to], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        return middle, low, high
+
+
+class Runner:
+    """A contender in its own process.
+
+    Args:
+        name: As in tables.
+        job: What it is to do, with the file and function that do it.
+        folder: For what it writes.
+    """
+
+    def __init__(self, name: str, job: Job, folder: Path):
+        self.name = name
+        # a fresh interpreter: settings of one contender, such as denormals, are none of another's
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, other = spawn.Pipe()
+        log = folder / f"{name.replace(' ', '_').replace('/', '_')}.log"
+        self.process = spawn.Process(target=work, args=(*job.contender.split("."), job, other, log))
+        self.process.start()
+        other.close()
+
+    def slice(self, warm_up: float, seconds: float, patience: float) -> float:
+        """Images per second in a slice; RuntimeError, saying why, where the contender cannot go on."""
+        self.connection.send((warm_up, seconds))
+        try:
+            answer = self.connection.recv() if self.connection.poll(patience) else f"no answer in {patience:.0f} s"
+        except EOFError:
+            answer = "it ended without a word"
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer[0] / answer[1]
+
+    def end(self) -> None:
+        """Ends the process and those that it has started."""
+        if not self.process.is_alive():
+            return
+        family = [*psutil.Process(self.process.pid).children(recursive=True), self.process]
+        for member in family:
+            member.kill()
+        self.process.join()
+
+
+def busy_seconds() -> float:
+    """CPU time used on this machine since it started, by anybody."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + getattr(times, "steal", 0.0)
+
+
+def own_seconds(runners: list[Runner]) -> float:
+    """CPU time used by the contenders and their children."""
+    family = [psutil.Process(runner.process.pid) for runner in runners if runner.process.is_alive()]
+    family += [child for member in family for child in member.children(recursive=True)]
+    return sum(times.user + times.system for times in (member.cpu_times() for member in family))
+
+
+def side_by_side(jobs: dict[str, Job], rounds: int, seconds: float, warm_up: float, folder: Path) -> Measured:
+    """Lets contenders work in turn, `rounds` slices of at least `seconds` each, the first round not counted.
+
+    Args:
+        jobs: What each contender does, by its name.
+        rounds: How many are counted.
+        seconds: Of each slice.
+        warm_up: Seconds at its beginning that are not counted.
+        folder: For what contenders write.
+    """
+    runners: list[Runner] = []
+    rates: dict[str, list[float]] = {}
+    missing: dict[str, str] = {}
+    try:
+        for name, job in jobs.items():
+            runner = Runner(name, job, folder)
+            runners.append(runner)
+            try:  # one after the other: starting takes all cores
+                runner.slice(0.0, seconds, PATIENCE)
+                rates[name] = []
+            except RuntimeError as error:
+                missing[name] = str(error)
+                runner.end()
+        running = [runner for runner in runners if runner.name in rates]
+        start, busy, own = time.monotonic(), busy_seconds(), own_seconds(running)
+        for number in range(rounds):
+            order = random.Random(number).sample(running, len(running))  # nobody always follows the same neighbour
+            for runner in order:
+                rates[runner.name].append(runner.slice(warm_up, seconds, PATIENCE))
+        elapsed = (time.monotonic() - start) * psutil.cpu_count()
+        elsewhere = (busy_seconds() - busy - own_seconds(running) + own) / elapsed
+    finally:
+        for runner in runners:
+            runner.end()
+    return Measured(rates, missing, max(0.0, elsewhere))
