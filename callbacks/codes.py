@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -45,6 +44,8 @@ def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:
     """Codes `(N, d)` in two dimensions, `(N, 2)`, and the names of these: one or two as they are, more by PCA."""
     if z.shape[1] <= 2:
         return pad(z, (0, 2 - z.shape[1])), ["z1", "z2"][: z.shape[1]] + [""] * (2 - z.shape[1])
+    from sklearn.decomposition import PCA  # a fifth of a second, and no command line needs it to start
+
     pca = PCA(2, svd_solver="full")
     points = torch.from_numpy(pca.fit_transform(z.double().cpu().numpy()))
     shares = pca.explained_variance_ratio_

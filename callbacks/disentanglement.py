@@ -3,8 +3,6 @@
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.ensemble import HistGradientBoostingRegressor
 from torch import Tensor
 
 from models import AE, VAE, Model, evaluating
@@ -141,6 +139,8 @@ def circular_correlation(a: Tensor, b: Tensor) -> float:
 
 def kmeans_accuracy(content: np.ndarray, y: np.ndarray) -> float:
     """The share of images in the cluster of their class, under the best one to one assignment; unknown labels -1."""
+    from sklearn.cluster import KMeans  # only here: see `in_plane`
+
     labels, known = np.unique(y[y >= 0], return_inverse=True)
     cluster = KMeans(len(labels), n_init=10, random_state=0).fit_predict(content)
     counts = np.zeros((len(labels), len(labels)), dtype=int)
@@ -150,6 +150,8 @@ def kmeans_accuracy(content: np.ndarray, y: np.ndarray) -> float:
 
 def r2(content: np.ndarray, angle: np.ndarray) -> float:
     """1 - (mean squared error) / variance of predicting angles of the second half of the images from their content."""
+    from sklearn.ensemble import HistGradientBoostingRegressor  # only here: see `in_plane`
+
     half = len(angle) // 2
     predicted = HistGradientBoostingRegressor(random_state=0).fit(content[:half], angle[:half]).predict(content[half:])
     return float(1 - ((predicted - angle[half:]) ** 2).mean() / angle[half:].var())

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
 
 from callbacks import plots
 from callbacks.codes import code_size, codes_of_test_images
@@ -34,6 +33,8 @@ class LatentCodesTSNE(Drawing):
         z, y = codes_of_test_images(model, data)
         if len(z) < FEWEST:
             return {}
+        from sklearn.manifold import TSNE  # only here: see `in_plane`
+
         tsne = TSNE(init="pca", perplexity=min(30, (len(z) - 1) / 3), random_state=0)
         points = torch.from_numpy(tsne.fit_transform(z.cpu().numpy()))
         panel = plots.Panel(points, f"Codes of {len(z):,} test images by t-SNE", "t-SNE 1", "t-SNE 2", ticks=False)

@@ -67,7 +67,9 @@ class ImageData(LightningDataModule):
 
     def train_mean(self) -> Tensor:
         """The mean training image, float32 (C, H, W) in [0, 1]."""
-        return self.train.x.sum(0).double().div(255 * len(self.train.y)).float()
+        # some at a time, which is many times faster; sums of bytes are exact in any order
+        sums = torch.stack([part.sum(0) for part in self.train.x.split(500)])
+        return sums.sum(0).double().div(255 * len(self.train.y)).float()
 
     def images(self, split: str, n: int | None = None, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """The first `n` images of a split as evaluation sees them: x float32 (n, C, H, W) in [0, 1], and y.
