@@ -141,48 +141,28 @@ EVALUATION = (
 def build_evaluation_parser() -> ArgumentParser:
     """The options of evaluate.py."""
     options = ArgumentParser(prog="evaluate.py", description=EVALUATION, exit_on_error=False, allow_abbrev=False)
-    options.add_argument("checkpoints", nargs="+", type=str, help="Paths of .ckpt files.")
-    options.add_argument("--num_samples", type=int, default=1000, help="K, importance samples per image.")
-    options.add_argument(
-        "--limit",
-        type=int | None,
-        default=None,
-        help="Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000.",
+    add = options.add_argument
+    add("checkpoints", nargs="+", type=str, help="Paths of .ckpt files.")
+    add("--num_samples", type=int, default=1000, help="K, importance samples per image.")
+    limit = "Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000."
+    add("--limit", type=int | None, default=None, help=limit)
+    precision = "bf16 computes likelihoods with matrix products in 16 bits, and measures what that changes."
+    add("--precision", type=Literal["fp32", "bf16"], default="fp32", help=precision)
+    baselines = (
+        "Fit classifiers of scikit-learn to the same labels, on pixels and on the latents of a VAE or of the M1 of an "
+        "M1M2; by default beside an M2 or M1M2 that was given few labels."
     )
-    options.add_argument(
-        "--precision",
-        type=Literal["fp32", "bf16"],
-        default="fp32",
-        help="bf16 computes likelihoods with matrix products in 16 bits, and measures what that changes.",
-    )
-    options.add_argument(
-        "--baselines",
-        action=ActionYesNo,
-        default=None,
-        help="Fit classifiers of scikit-learn to the same labels, on pixels and on the latents of a VAE or of the M1 "
-        "of an M1M2; by default beside an M2 or M1M2 that was given few labels.",
-    )
-    options.add_argument(
-        "--figures",
-        type=list[str] | None,
-        default=None,
-        help=f"Figures to draw, of {', '.join(CALLBACKS)}; by default those that the model supports, but for "
-        "latent_codes_tsne.",
-    )
-    options.add_argument(
-        "--side_by_side",
-        type=str | None,
-        default=None,
-        help="Folder for figures of all models beside each other: reconstructions, codes, random points.",
-    )
-    options.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    options.add_argument(
-        "--devices", type=int, default=0, help="Devices that share the work; by default one, or those of torchrun."
-    )
-    options.add_argument("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
-    options.add_argument(
-        "--data.binarization", type=str | None, default=None, help="Refused unless it is the checkpoint's own."
-    )
+    add("--baselines", action=ActionYesNo, default=None, help=baselines)
+    figures = f"Figures to draw, of {', '.join(CALLBACKS)}; by default those that the model supports, but for "
+    add("--figures", type=list[str] | None, default=None, help=f"{figures}latent_codes_tsne.")
+    side_by_side = "Folder for figures of all models beside each other: reconstructions, codes, random points."
+    add("--side_by_side", type=str | None, default=None, help=side_by_side)
+    add("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    devices = "Devices that share the work; by default one, or those of torchrun."
+    add("--devices", type=int, default=0, help=devices)
+    add("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
+    own = "Refused unless it is the checkpoint's own."
+    add("--data.binarization", type=str | None, default=None, help=own)
     return options
 
 
