@@ -49,7 +49,8 @@ def versions() -> str:
 
 def about(elsewhere: float) -> str:
     """Where and how the numbers came about, in Markdown."""
-    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    module = "benchmarks" if Path(sys.argv[0]).stem == "__main__" else f"benchmarks.{Path(sys.argv[0]).stem}"
+    command = " ".join(["python -m", module, *sys.argv[1:]])
     return (
         f"`{command}`, commit {commit()}, {psutil.cpu_count()} cores of {processor()}, "
         f"{torch.get_num_threads()} threads each; {versions()}. "

@@ -79,11 +79,27 @@ def busy_seconds() -> float:
     return times.user + times.nice + times.system + getattr(times, "steal", 0.0)
 
 
-def own_seconds(runners: list[Runner]) -> float:
-    """CPU time used by the contenders and their children."""
-    family = [psutil.Process(runner.process.pid) for runner in runners if runner.process.is_alive()]
-    family += [child for member in family for child in member.children(recursive=True)]
+def own_seconds(processes: list[psutil.Process]) -> float:
+    """CPU time used by these processes and their children."""
+    family = [*processes, *(child for process in processes for child in process.children(recursive=True))]
     return sum(times.user + times.system for times in (member.cpu_times() for member in family))
+
+
+class Elsewhere:
+    """The part of all cores that other programs use from now on.
+
+    Args:
+        processes: Those that are measured.
+    """
+
+    def __init__(self, processes: list[psutil.Process]):
+        self.processes, self.start = processes, time.monotonic()
+        self.busy, self.own = busy_seconds(), own_seconds(processes)
+
+    def __call__(self) -> float:
+        """Until now, between 0 and 1."""
+        used = busy_seconds() - self.busy - own_seconds(self.processes) + self.own
+        return max(0.0, used / (time.monotonic() - self.start) / psutil.cpu_count())
 
 
 def side_by_side(jobs: dict[str, Job], rounds: int, seconds: float, warm_up: float, folder: Path) -> Measured:
@@ -110,14 +126,13 @@ def side_by_side(jobs: dict[str, Job], rounds: int, seconds: float, warm_up: flo
                 missing[name] = str(error)
                 runner.end()
         running = [runner for runner in runners if runner.name in rates]
-        start, busy, own = time.monotonic(), busy_seconds(), own_seconds(running)
+        elsewhere = Elsewhere([psutil.Process(runner.process.pid) for runner in running])
         for number in range(rounds):
             order = random.Random(number).sample(running, len(running))  # nobody always follows the same neighbour
             for runner in order:
                 rates[runner.name].append(runner.slice(warm_up, seconds, PATIENCE))
-        elapsed = (time.monotonic() - start) * psutil.cpu_count()
-        elsewhere = (busy_seconds() - busy - own_seconds(running) + own) / elapsed
+        used_elsewhere = elsewhere()
     finally:
         for runner in runners:
             runner.end()
-    return Measured(rates, missing, max(0.0, elsewhere))
+    return Measured(rates, missing, used_elsewhere)
