@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
-    gc.disable()  # imports make half a million objects that stay: to search them for garbage takes a second
+    gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
 
 import numpy as np
 import torch
@@ -245,6 +245,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    gc.freeze()  # nor are they searched in training, or at the end, which takes another second
+    gc.freeze()  # and thawed at once they count as old, so that the first search leaves them out too;
+    gc.unfreeze()  # if they stayed frozen, libraries would report them as leaks when the process ends
     gc.enable()
     sys.exit(main())

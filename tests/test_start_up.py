@@ -15,7 +15,7 @@ FILES = sorted({*ROOT.glob("*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("callb
                 *ROOT.glob("datamodules/*.py")})  # fmt: skip
 LATE = {"sklearn", "torchvision", "wandb"}  # which most commands can do without
 
-# Runs a script as a command line and prints which of the late libraries it has imported, and what the collector does
+# Runs a script as a command line and prints which late libraries it has imported, and whether garbage is collected
 PROBE = """
 import gc, json, runpy, sys
 sys.argv = sys.argv[1:]
@@ -23,7 +23,7 @@ try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:
     seen = {"status": end.code, "late": [name for name in ("sklearn", "wandb") if name in sys.modules]}
-    print(json.dumps(seen | {"collects": gc.isenabled(), "frozen": gc.get_freeze_count() > 0}))
+    print(json.dumps(seen | {"collects": gc.isenabled()}))
 """
 
 
@@ -62,7 +62,8 @@ def test_the_check_itself(source, expected):
 @pytest.mark.parametrize("command", [
     "train.py --help",
     "evaluate.py --help",
-    "train.py --data NPZ --data.root images.npz --trainer.max_epochs 1 --num_samples 0 --callbacks []",
+    "train.py --data NPZ --data.root images.npz --trainer.max_epochs 1 --num_samples 0 --callbacks [] "
+    "--trainer.enable_progress_bar false",
 ])  # fmt: skip
 def test_a_command_imports_no_late_library_that_it_does_not_use(command, tmp_path):
     # torchvision is not looked for: Lightning imports it, where it is installed
@@ -71,6 +72,6 @@ def test_a_command_imports_no_late_library_that_it_does_not_use(command, tmp_pat
     script, *options = command.split()
     done = subprocess.run([sys.executable, "-c", PROBE, ROOT / script, *options], cwd=tmp_path, text=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")  # of libraries that report leaks in the end, too
     seen = json.loads(done.stdout.splitlines()[-1])
-    assert seen == {"status": 0, "late": [], "collects": True, "frozen": True}
+    assert seen == {"status": 0, "late": [], "collects": True}
