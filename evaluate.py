@@ -29,7 +29,7 @@ from callbacks.replace import replacing
 from callbacks.schedule import Drawing
 from compare import check_alike, compare
 from datamodules import DATAMODULES, ImageData
-from launch import join, quieten, speaker
+from launch import hasten, join, quieten, speaker
 from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
 from options import build_evaluation_parser, check_numbers, explain
 from tables import means, run_folder, tables
@@ -222,8 +222,7 @@ def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> i
 
 
 def main(argv: list[str] | None = None) -> int:
-    # before any tensor: numbers too small for a normal float make large K several times slower
-    torch.set_flush_denormal(True)
+    hasten()
     quieten()
     try:
         args = build_evaluation_parser().parse_args(argv)

@@ -24,7 +24,7 @@ from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from folders import claim, owned
-from launch import check_tasks, cluster_plugins, is_lost, quieten, speaker
+from launch import check_tasks, cluster_plugins, hasten, is_lost, quieten, speaker
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
 from resume import check_resumed, evaluated
@@ -105,6 +105,7 @@ def set_calls(trainer: Trainer, data: ImageData, model: Model, size: int) -> Non
         "--trainer.devices": trainer.world_size > 1,
         "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
         "--trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
+        "--trainer.precision 16-mixed": trainer.precision == "16-mixed",  # scales gradients
         "--trainer.limit_train_batches": trainer.limit_train_batches != 1.0,
         "--trainer.val_check_interval": trainer.val_check_interval != 1.0,
     }
@@ -198,8 +199,7 @@ def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    # before any tensor: numbers too small for a normal float slow Adam and large K down several times
-    torch.set_flush_denormal(True)
+    hasten()
     quieten()
     argv = sys.argv[1:] if argv is None else argv
     names, known, trainer = DEFAULTS, [], None

@@ -38,8 +38,8 @@ class StepNoise(Callback):
         self.batch = batch_idx * trainer.datamodule.steps_per_call
         self._seed(trainer)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        # what comes after this step, where a call of the trainer has several; otherwise the next batch seeds anew
+    def on_next_step(self, trainer: Trainer) -> None:
+        """Reseeds between two steps of one call of the trainer."""
         self.batch += 1
         self._seed(trainer)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, Normal, register_kl
 
 # Checking arguments costs small networks a third of their speed; the data layer checks ranges once instead.
 Distribution.set_default_validate_args(False)
@@ -36,16 +36,31 @@ def full(outputs: Tensor) -> Tensor:
     return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
 
+class DiagonalNormal(Independent):
+    """N(mu, diag(sigma^2))."""
+
+
 def diagonal_normal(parameters: Tensor) -> Independent:
     """N(mu, diag(sigma^2)) from `(..., 2 d)` network outputs: mu, then the unbounded log sigma."""
     mu, raw = full(parameters).chunk(2, -1)  # (..., d)
-    return Independent(Normal(mu, bounded(raw, LATENT_LIMIT).exp()), 1)
+    return DiagonalNormal(Normal(mu, bounded(raw, LATENT_LIMIT).exp()), 1)
+
+
+class StandardNormal(Independent):
+    """N(0, I)."""
 
 
 def standard_normal(dim: int, like: Tensor) -> Independent:
     """N(0, I) in `dim` dimensions, on the device of `like`."""
     zero = full(torch.zeros(dim, device=like.device, dtype=like.dtype))
-    return Independent(Normal(zero, torch.ones_like(zero)), 1)
+    return StandardNormal(Normal(zero, torch.ones_like(zero)), 1)
+
+
+@register_kl(DiagonalNormal, StandardNormal)
+def kl_to_standard_normal(q: DiagonalNormal, p: StandardNormal) -> Tensor:
+    """KL(N(mu, diag(sigma^2)) || N(0, I)) = sum_d (mu^2 + sigma^2 - 1) / 2 - log sigma (Kingma & Welling, app. B)."""
+    mu, sigma = q.base_dist.loc, q.base_dist.scale
+    return (0.5 * torch.addcmul(mu * mu, sigma, sigma) - sigma.log()).sum(-1) - 0.5 * mu.shape[-1]
 
 
 def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:
@@ -87,14 +102,14 @@ class LogBernoulli(Function):
 
 
 class BernoulliImage(Independent):
-    """Independent Bernoulli pixels, from `(..., C, H, W)` logits; on a CPU `log_prob` is fast."""
+    """Independent Bernoulli pixels, from `(..., C, H, W)` logits; `log_prob` of many of them on a CPU is fast."""
 
     def __init__(self, logits: Tensor):
         super().__init__(Bernoulli(logits=logits), 3)
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.base_dist.logits
-        if logits.device.type != "cpu" or torch.compiler.is_compiling():
+        if logits.numel() < PIECE or logits.device.type != "cpu" or torch.compiler.is_compiling():
             return super().log_prob(value)
         shape = torch.broadcast_shapes((1, *logits.shape), value.shape)  # at least one dimension to cut
         log_p = LogBernoulli.apply(logits.expand(shape).flatten(-3), value.to(logits.dtype).expand(shape).flatten(-3))

@@ -9,19 +9,28 @@ from torch import Tensor
 def take_steps(model, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """One optimiser step for each batch, as the trainer would take it, and the mean of their losses.
 
+    Lightning's hooks around each backward pass and optimiser step are left out, because most of the work is theirs.
+    Before each step but the first, callbacks that define `on_next_step(trainer)` are called.
+
     Args:
-        model: A `Model` with a trainer and without automatic optimisation.
+        model: A `Model` with a trainer, without automatic optimisation and without scaling of gradients.
         batches: Pairs `(x, y)`.
     """
-    optimiser, losses = model.optimizers(), []
+    trainer, optimiser, losses = model.trainer, model.optimizers().optimizer, []
+    loop = trainer.fit_loop.epoch_loop
+    progress = loop.manual_optimization.optim_step_progress  # what `trainer.global_step` counts
+    between = [callback.on_next_step for callback in trainer.callbacks if hasattr(callback, "on_next_step")]
     for x, y in batches:
-        if model.trainer.global_step == model.trainer.max_steps:
+        if trainer.global_step == trainer.max_steps:
             break
+        for act in between if losses else ():
+            act(trainer)
         loss = model.loss(x, y)
         optimiser.zero_grad()
-        model.manual_backward(loss)
+        loss.backward()
+        progress.increment_ready()
         optimiser.step()
+        progress.increment_completed()
         losses.append(loss.detach())
-    # the step that Lightning logs under: it counts calls
-    model.trainer.fit_loop.epoch_loop._batches_that_stepped = model.trainer.global_step - 1
+    loop._batches_that_stepped = trainer.global_step - 1  # the step that Lightning logs under: it counts calls
     return torch.stack(losses).mean()
