@@ -1,8 +1,10 @@
 """The processes of a run: who starts them (SLURM's srun, torchrun, or train.py itself), how many, and what they say."""
 
+import ctypes
 import logging
 import os
 import warnings
+from contextlib import suppress
 
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +17,7 @@ from lightning_fabric.plugins.environments import (
 from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 INTERACTIVE_STEP = str(2**32 - 6)  # of the shell that salloc opens on some clusters
 
 
@@ -149,6 +152,20 @@ def hasten() -> None:
     if not torch.cuda.is_available():
         # optimisers of torch 2.15 ask at each step whether there is a GPU, for a quarter of a millisecond
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Lets glibc keep the memory of arrays up to 32 MiB, where MALLOC_* variables say nothing else.
+
+    It would give them back to the system after each step and get them anew page by page: a quarter of IWAE's time.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with suppress(AttributeError, TypeError):  # of systems without glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it accepts
+        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def quieten() -> None:

@@ -16,7 +16,7 @@ from callbacks.record import save_figure
 from callbacks.schedule import Drawing
 from models.estimators import active_units, importance, over_processes
 
-IMAGES, ROWS = 50, 5000  # images per pass, and decoder rows: memory does not grow with K
+IMAGES, ROWS = 50, 2500  # images per pass, and decoder rows: memory does not grow with K, and more would be slower
 COMPARED = 100  # images whose likelihood is computed in both precisions
 
 
