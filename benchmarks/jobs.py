@@ -52,6 +52,7 @@ class Comparison(NamedTuple):
 
 
 CALLS = ("--steps_per_call", "10")
+PAPER = ("--model.activation", "softplus", "--model.batch_norm", "false")  # as the raw loop and Pyro's example
 PEERS_OF_VAE = {
     "Pythae": Job("with_pythae.vae"),
     "Lightning + torchvision": Job("with_lightning.vae"),
@@ -126,18 +127,21 @@ COMPARISONS = {
             LIMIT: of(NLL, "limit.nll"),
             f"{LIMIT}, bf16": of(NLL, "limit.nll", precision="bf16"),
             "Pythae": of(NLL, "with_pythae.nll"),
+            "Pythae, batch_size 1000": of(NLL, "with_pythae.nll_large_batches"),
         },
         ((OURS, "Pythae", 3.2), (OURS, LIMIT, 0.75), (f"{OURS}, bf16", "Pythae", 8.0)),
     ),
     "m2": Comparison(
         "M2, 3000 labels, batch 200",
         {
-            OURS: of(M2, "ours.m2"),
-            f"{OURS}, bf16": of(M2, "ours.m2", precision="bf16"),
+            OURS: of(M2, "ours.m2", *CALLS, *PAPER),
+            f"{OURS}, bf16": of(M2, "ours.m2", *CALLS, *PAPER, precision="bf16"),
+            f"{OURS}, its default network": of(M2, "ours.m2", *CALLS),
             RAW: M2,
             LIMIT: of(M2, "limit.m2"),
             f"{LIMIT}, bf16": of(M2, "limit.m2", precision="bf16"),
             "Pyro": of(M2, "with_pyro.m2"),
+            "Pixyz, which draws one label instead of summing": of(M2, "with_pixyz.m2"),
         },
         ((OURS, "Pyro", 2.0),),
     ),

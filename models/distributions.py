@@ -18,6 +18,7 @@ Distribution.set_default_validate_args(False)
 LATENT_LIMIT = 7.0  # sigma of a latent stays within e^-7 ... e^7
 MOST_FACTORS = 120  # between 1 and 2 whose product float32 holds
 PIECE = 2**19  # numbers that are worked on at a time: two megabytes
+MANY = 2**19  # pixels from which on products and pieces pay
 SCALE_LIMIT = math.log(256)  # a learned observation scale stays within 1/256 ... 256: one grey level at the least
 
 
@@ -109,7 +110,7 @@ class BernoulliImage(Independent):
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.base_dist.logits
-        if logits.numel() < PIECE or logits.device.type != "cpu" or torch.compiler.is_compiling():
+        if logits.numel() < MANY or logits.device.type != "cpu" or torch.compiler.is_compiling():
             return super().log_prob(value)
         shape = torch.broadcast_shapes((1, *logits.shape), value.shape)  # at least one dimension to cut
         log_p = LogBernoulli.apply(logits.expand(shape).flatten(-3), value.to(logits.dtype).expand(shape).flatten(-3))

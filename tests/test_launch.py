@@ -1,12 +1,14 @@
 """What starts the processes of a run, by the variables that SLURM and torchrun set."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 import train
-from launch import INTERACTIVE_STEP, check_tasks, cluster_plugins, launched
+from launch import INTERACTIVE_STEP, check_tasks, cluster_plugins, hasten, keep_memory, launched
 from options import DEFAULTS, build_parser
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "elbo-room", "SLURM_NNODES": "1", "SLURM_NTASKS": "1"}
@@ -138,3 +140,43 @@ def test_as_many_devices_as_tasks_by_default(variables, devices):
     variables(TWO if devices == 2 else {})
     assert launched() == (devices, 1)
     assert int(build_parser(DEFAULTS).get_defaults().trainer.devices) == devices
+
+
+# What a process does not do
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_gpus_are_hidden_where_there_are_none_to_be_seen(monkeypatch, available):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    hasten()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("3" if available else "")
+
+
+def test_numbers_too_small_for_a_normal_float_are_zero():
+    torch.set_flush_denormal(False)
+    hasten()
+    assert (torch.full((64,), 1e-38) / 1e4).count_nonzero() == 0
+
+
+@pytest.mark.parametrize("variables", [{}, {"MALLOC_TRIM_THRESHOLD_": "1"}])
+def test_memory_is_kept_unless_somebody_says_otherwise(monkeypatch, variables):
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    told = []
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(mallopt=lambda *option: told.append(option)))
+    keep_memory()
+    assert told == ([] if variables else [(-3, 2**25), (-1, 2**30)])
+
+
+@pytest.mark.parametrize("library", [SimpleNamespace(), None])
+def test_systems_without_glibc_keep_to_their_own_ways(monkeypatch, library):
+    def load(name):
+        if library is None:
+            raise TypeError("no such library")
+        return library
+
+    monkeypatch.setattr("ctypes.CDLL", load)
+    keep_memory()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from benchmarks.jobs import Job
 from benchmarks.meter import Meter
+from measures import ROWS
 
 PIXELS, CLASSES = 784, 10
 Product = tuple[Tensor, Tensor]
@@ -69,8 +70,8 @@ def m2(meter: Meter, job: Job) -> None:
 
 
 def nll(meter: Meter, job: Job) -> None:
-    """K samples of z through the decoder, 2500 rows at a time, for one image after another."""
-    rows = 2500
+    """K samples of z through the decoder, as many rows at a time as evaluate.py takes, for one image after another."""
+    rows = ROWS
     decoder = forward(rows, [job.z_dim, *job.hidden[::-1], PIXELS], number_type(job))
     images = 5 * rows // job.K  # of five passes
     repeat(meter, decoder * (images * job.K // rows), images)

@@ -65,7 +65,7 @@ def standard_normal(job):
 
 def loader(job, labels=None):
     """Batches of all digits, or of `labels` of them, the same number of each class."""
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Lambda(lambda x: x.view(-1))])
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Lambda(torch.flatten)])
     data = MNIST(job.root, train=True, transform=transform)
     options = {"batch_size": job.batch, "num_workers": job.workers or 1}
     if labels is None:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from models.distributions import (
     LATENT_LIMIT,
@@ -98,3 +98,48 @@ def test_closed_form_kl_against_monte_carlo():
 
 def test_argument_checks_are_off():
     Normal(torch.tensor(0.0), torch.tensor(-1.0))  # raises where they are on
+
+
+# Sums of many pixels on a CPU, by products and in pieces
+
+
+@pytest.mark.parametrize(
+    ("shape", "x_shape"),
+    [
+        ((7, 5, 1, 28, 28), (5, 1, 28, 28)),
+        ((3, 1, 31, 31), (3, 1, 31, 31)),  # a prime number of pixels in each row
+        ((2, 1, 5, 3), (4, 1, 1, 5, 3)),  # x broadcasts the other way
+        ((1, 8, 8), (1, 8, 8)),  # no batch
+        ((1, 8, 8), (6, 1, 8, 8)),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 200, 10**9])
+def test_many_pixels_have_the_same_log_prob_and_gradient(monkeypatch, shape, x_shape, piece):
+    logits = (30 * torch.randn(shape)).requires_grad_()
+    x = torch.rand(x_shape).round()
+    exact = logits.detach().double().requires_grad_()
+    expected = Independent(Bernoulli(logits=exact), 3).log_prob(x.double())
+    weights = torch.randn(expected.shape, dtype=torch.float64)
+    (weights * expected).sum().backward()
+    monkeypatch.setattr("models.distributions.PIECE", piece)
+    monkeypatch.setattr("models.distributions.MANY", 0)
+    value = bernoulli_image(logits).log_prob(x)
+    assert value.shape == expected.shape
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-3)
+    (weights * value).sum().backward()
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_a_product_of_factors_never_overflows(monkeypatch):
+    monkeypatch.setattr("models.distributions.MANY", 0)
+    logits, x = torch.zeros(2, 1, 28, 28), torch.ones(2, 1, 28, 28)  # each factor is 2, the largest
+    torch.testing.assert_close(bernoulli_image(logits).log_prob(x), torch.full((2,), -784 * math.log(2)))
+    far = torch.full((2, 1, 28, 28), 1e30)
+    torch.testing.assert_close(bernoulli_image(far).log_prob(x), torch.zeros(2))
+
+
+def test_kl_to_the_standard_normal_is_that_of_torch():
+    q, p = diagonal_normal(3 * torch.randn(2, 5, 8)), standard_normal(4, torch.zeros(1))
+    expected = kl_divergence(q.base_dist, p.base_dist).sum(-1)
+    torch.testing.assert_close(kl_divergence(q, p), expected)
+    assert kl_divergence(q, p).shape == (2, 5)
