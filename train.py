@@ -45,7 +45,8 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
     options = args.model.as_dict()
     model = MODELS[options.pop("name")].for_data(data, **options)
     if args.compile:
-        model.loss = torch.compile(model.loss)
+        # with the noise of the eager loss, so that one can be held against the other
+        model.loss = torch.compile(model.loss, options={"fallback_random": True})
     return data, model
 
 

@@ -29,7 +29,7 @@ class Measured(NamedTuple):
     def ratio(self, name: str, to: str) -> tuple[float, float, float]:
         """Median and quartiles of a contender's rate over another's, round by round: what drifts, drifts for both."""
         ratios = [a / b for a, b in zip(self.rates[name], self.rates[to], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
         return middle, low, high
 
 
