@@ -1,0 +1,104 @@
+"""Where the time of a step goes, by profile: `python -m benchmarks.shares`; needs no data."""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.report import about
+from benchmarks.rounds import Elsewhere
+from launch import hasten
+from measures import ROWS
+from models import M2, VAE, Model
+from models.estimators import importance
+
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "Adam": ("aten::_fused_adam_",),
+    "random numbers": ("aten::normal_", "aten::random_"),
+    "log p(x given z)": (
+        "LogBernoulli", "LogBernoulliBackward", "aten::binary_cross_entropy_with_logits", "aten::log_sigmoid_forward",
+        "aten::exp_", "aten::prod", "aten::log_", "aten::addcmul_", "aten::sigmoid", "aten::log_sigmoid_backward",
+    ),
+    "activations": ("aten::clamp_min", "aten::threshold_backward", "aten::softplus", "aten::softplus_backward"),
+}  # fmt: skip
+
+
+def binary(n: int) -> Tensor:
+    """n images of binary noise."""
+    return (torch.rand(n, 1, 28, 28) < 0.3).float()
+
+
+def stepping(model: Model, x: Tensor, y: Tensor, precision: str) -> Callable[[], object]:
+    """A training step."""
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model.loss(x, y)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+    return step
+
+
+def works() -> dict[str, Callable[[], object]]:
+    """What is profiled, by its name."""
+    y = torch.cat([torch.arange(20) % 10, torch.full((180,), -1)])
+    iwae = {"objective": "iwae", "num_samples": 50}
+    found: dict[str, Callable[[], object]] = {}
+    for precision in ("fp32", "bf16"):
+        for batch in (128, 1024):
+            found[f"VAE, batch {batch}, {precision}"] = stepping(VAE((1, 28, 28)), binary(batch), y, precision)
+        found[f"IWAE, K = 50, batch 128, {precision}"] = stepping(VAE((1, 28, 28), **iwae), binary(128), y, precision)
+        m2 = M2((1, 28, 28), 10, 0.05, hidden=[500], activation="softplus", batch_norm=False)
+        found[f"M2, batch 200, {precision}"] = stepping(m2, binary(200), y, precision)
+        model, x = VAE((1, 28, 28)), binary(50)
+        found[f"NLL, K = 1000, 50 images, {precision}"] = lambda model=model, x=x, precision=precision: importance(
+            model, x, 1000, ROWS // 50, precision=precision
+        )
+    return found
+
+
+def shares(work: Callable[[], object], repeats: int) -> tuple[float, dict[str, float]]:
+    """Milliseconds of one call without a profiler, and with one the part of its time that each kind of work takes."""
+    for _ in range(5):
+        work()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    spent = (time.perf_counter() - start) / repeats
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(repeats):
+            work()
+    own = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    total = sum(own.values())
+    parts = {kind: sum(own.get(name, 0.0) for name in names) / total for kind, names in KINDS.items()}
+    return 1e3 * spent, parts | {"the rest": 1 - sum(parts.values())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shares", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=30, help="calls of each")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the table")
+    args = parser.parse_args()
+    hasten()
+    elsewhere, lines = Elsewhere([psutil.Process()]), []
+    for name, work in works().items():
+        spent, parts = shares(work, args.repeats)
+        lines.append(f"| {name} | {spent:.1f} | " + " | ".join(f"{part:.0%}" for part in parts.values()) + " |")
+    head = f"| | ms | {' | '.join([*KINDS, 'the rest'])} |\n|---|---:|{'---:|' * (len(KINDS) + 1)}"
+    text = "\n".join(["## Where the time goes", "", head, *lines, "", about(elsewhere()), ""])
+    print(text)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "shares.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
