@@ -12,6 +12,7 @@ import evaluate
 import models
 import train
 from datamodules import DATAMODULES
+from measures import IMAGES, ROWS
 from models.estimators import importance
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
@@ -151,7 +152,7 @@ def test_labels_go_to_conditional_models_alone():
         path = f"{run}/checkpoints/best.ckpt"
         assert evaluate.main([path, "--num_samples", "30", "--limit", "50", "--no_baselines"]) == 0
         model = models.load(path)
-        expected = importance(model, x, 30, max(1, 100 // model.rows_per_sample), labels)
+        expected = importance(model, x, 30, max(1, ROWS // IMAGES // model.rows_per_sample), labels)
         np.testing.assert_array_equal(np.load(f"{run}/log_px.npy"), expected.log_px.numpy())
     assert read("cvae")["quantity"] == "log p(x|y)"
 
