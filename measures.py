@@ -14,9 +14,9 @@ from callbacks import ConfusionMatrix, for_model, plots
 from callbacks.confusion_matrix import confusion
 from callbacks.record import save_figure
 from callbacks.schedule import Drawing
-from models.estimators import active_units, importance, over_processes
+from models.estimators import ROWS, active_units, importance, over_processes
 
-IMAGES, ROWS = 50, 2500  # images per pass, and decoder rows: memory does not grow with K, and more would be slower
+IMAGES = 50  # per pass
 COMPARED = 100  # images whose likelihood is computed in both precisions
 
 

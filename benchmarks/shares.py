@@ -13,9 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.report import about
 from benchmarks.rounds import Elsewhere
 from launch import hasten
-from measures import ROWS
 from models import M2, VAE, Model
-from models.estimators import importance
+from models.estimators import ROWS, importance
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from callbacks.record import record_metrics
 from callbacks.schedule import Scheduled
-from models.estimators import importance, over_processes
+from models.estimators import ROWS, importance, over_processes
 
-CHUNK = 100  # images per pass, times the samples of each
+IMAGES = 100  # per pass
 
 
 class LogLikelihood(Scheduled):
@@ -28,8 +28,8 @@ class LogLikelihood(Scheduled):
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         x, y = trainer.datamodule.images("val", self.num_images, model.device)
-        parts = list(zip(x.split(CHUNK), y.split(CHUNK), strict=True))
-        chunk = max(1, CHUNK // model.rows_per_sample)
+        parts = list(zip(x.split(IMAGES), y.split(IMAGES), strict=True))
+        chunk = max(1, ROWS // IMAGES // model.rows_per_sample)
 
         def estimate(part: int) -> dict[str, Tensor]:
             images, labels = parts[part]

@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 from models.base import evaluating
 from models.layers import lookup
 
+ROWS = 2500  # of a fully connected decoder in one pass: memory does not grow with K, and more rows are slower
 PRECISIONS = {"fp32": False, "bf16": True}  # whether matrix products are in 16 bits
 
 

@@ -12,8 +12,8 @@ import evaluate
 import models
 import train
 from datamodules import DATAMODULES
-from measures import IMAGES, ROWS
-from models.estimators import importance
+from measures import IMAGES
+from models.estimators import ROWS, importance
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
          "--trainer.enable_progress_bar", "false"]  # fmt: skip
