@@ -33,6 +33,13 @@ def test_the_same_steps(kind, size):
         assert rows("one", column) == rows("many", column)
 
 
+def test_the_same_steps_in_16_bits():
+    more = ["--trainer.precision", "bf16-mixed"]
+    assert train.main(command("one", "VAE", *more)) == 0
+    assert train.main(command("many", "VAE", *more, "--steps_per_call", "5")) == 0
+    assert_same("one", "many")
+
+
 def test_rows_are_of_the_last_step_of_a_call():
     assert train.main(command("a", "VAE", "--steps_per_call", "5")) == 0
     assert list(rows("a", "train/loss")) == [4, 9, 12, 17, 22, 25, 30, 35, 38]
