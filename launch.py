@@ -146,7 +146,7 @@ def join(device: str, devices: int) -> str:
 
 
 def hasten() -> None:
-    """Saves this process needless work; to be called before its first tensor."""
+    """Saves this process needless work; to be called before its first tensor. Changes its environment for good."""
     # numbers too small for a normal float slow Adam and large K down several times
     torch.set_flush_denormal(True)
     if not torch.cuda.is_available():

@@ -115,13 +115,16 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--allow_changes", action=ActionYesNo, default=False, help=changes)
     add("--save_every_steps", type=int | None, default=None, help="Write last.ckpt also every so many steps.")
     add("--save_every_minutes", type=float | None, default=None, help="Write last.ckpt also every so many minutes.")
-    steps = "Optimiser steps per call of the trainer, whose own work then costs less; 1 on several devices."
+    steps = (
+        "Optimiser steps per call of the trainer, whose own work then costs less; signals and checkpoints wait for the "
+        "end of a call. 1, saying so, where the trainer has to see each step, as on several devices."
+    )
     add("--steps_per_call", type=int, default=1, help=steps)
     add(
         "--compile",
         action=ActionYesNo,
         default=False,
-        help="Compile the loss by torch.compile; changes the last digits.",
+        help="Compile the loss, within half a minute; changes the last digits. Measure whether it pays.",
     )
     add("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
     usual = "by default those that the model supports, but for latent_codes_tsne."

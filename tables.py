@@ -31,7 +31,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "run": ("checkpoint", run_name),
     "model": ("model", lambda r: r["model"]),
     "NLL ± SE": ("nll", lambda r: plus_minus(r["nll"], r["nll_se"], ".2f")),
-    "of this by bf16": ("bf16_bias", lambda r: plus_minus(r["bf16_bias"], r["bf16_bias_se"], ".4f")),
+    "bf16 - fp32": ("bf16_bias", lambda r: plus_minus(r["bf16_bias"], r["bf16_bias_se"], ".4f")),
     "K": ("num_samples", lambda r: str(r["num_samples"])),
     "ELBO": ("elbo", lambda r: f"{r['elbo']:.2f}"),
     "rate": ("rate", lambda r: f"{r['rate']:.2f}"),

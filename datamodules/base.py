@@ -34,6 +34,7 @@ class ImageData(LightningDataModule):
     run_seed = 0  # the run's seed, for order and draws of training batches; the trainer's script assigns it
     train_draw: Draw | None = None  # how training pixels are drawn at each access
     steps_per_call = 1  # how many training batches are handed out at a time; assigned like the seed
+    batches_per_epoch: int  # known once batches are handed out several at a time
     default_epochs = 100  # of training, where nobody says how many
     num_classes = 0
     labels_hash: str | None = None
@@ -104,12 +105,17 @@ class ImageData(LightningDataModule):
         return self._batches(self.test)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch, which is on the device already: Lightning's own way looks at each tensor."""
-        return batch
+        """The batch: those of this class are on the device already, and Lightning's own way looks at each tensor."""
+        first = batch[0][0] if isinstance(batch[0], tuple) else batch[0]
+        on_device = isinstance(first, Tensor) and first.device == device
+        return batch if on_device else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _batches(self, split: Split, kind: type[Batches] = Batches, **options) -> Batches:
         if self.trainer is None:
             return kind(split, self.batch_size, **options)
         ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
         batches = kind(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)
-        return Calls(batches, self.steps_per_call) if split is self.train and self.steps_per_call > 1 else batches
+        if split is self.train and self.steps_per_call > 1:
+            self.batches_per_epoch = len(batches)
+            return Calls(batches, self.steps_per_call)
+        return batches

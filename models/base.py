@@ -200,6 +200,12 @@ class Model(LightningModule):
         self.check_epochs(self.trainer.max_epochs)
         return [adam], [torch.optim.lr_scheduler.LambdaLR(adam, self.lr_factor)]
 
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch of this run."""
+        if self.automatic_optimization:
+            return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        return self.trainer.datamodule.batches_per_epoch  # several in each of the trainer's batches
+
     def lr_factor(self, epoch: int) -> float:
         """The learning rate of an epoch of this run, counted from 0, as a part of `lr`."""
         hparams, epochs = self.hparams, self.trainer.max_epochs

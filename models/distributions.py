@@ -38,7 +38,7 @@ def full(outputs: Tensor) -> Tensor:
 
 
 class DiagonalNormal(Independent):
-    """N(mu, diag(sigma^2))."""
+    """N(mu, diag(sigma^2)), by a name of its own so that `kl_divergence` finds the short form below."""
 
 
 def diagonal_normal(parameters: Tensor) -> Independent:
@@ -48,7 +48,7 @@ def diagonal_normal(parameters: Tensor) -> Independent:
 
 
 class StandardNormal(Independent):
-    """N(0, I)."""
+    """N(0, I), by a name of its own for the same reason."""
 
 
 def standard_normal(dim: int, like: Tensor) -> Independent:
@@ -78,26 +78,31 @@ def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:
     return -(positive.addcmul_(x, logits, value=-1).sum(-1) + logs.sum(-1))
 
 
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of tensors `(..., P)`, all cut alike along a dimension before the last, of about `PIECE` numbers each."""
+    batch = tensors[0].shape[:-1]
+    dim = next((dim for dim, size in enumerate(batch) if size > 1), 0)  # the first that can be cut
+    size = max(1, PIECE * batch[dim] // max(1, tensors[0].numel()))
+    return zip(*(tensor.split(size, dim) for tensor in tensors), strict=True)
+
+
 class LogBernoulli(Function):
     """`log_bernoulli` with its gradient, x - sigmoid(l), in pieces that stay in a processor's cache."""
 
     @staticmethod
-    def pieces(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Parts of all along the first dimension."""
-        size = max(1, PIECE * len(logits) // max(1, logits.numel()))
-        return zip(*(tensor.split(size) for tensor in (logits, *others)), strict=True)
-
-    @staticmethod
     def forward(ctx, logits: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(logits, x)
-        return torch.cat([log_bernoulli(*piece) for piece in LogBernoulli.pieces(logits, x)])
+        log_p = torch.empty(logits.shape[:-1], dtype=logits.dtype)
+        for piece, pixels, out in pieces(logits, x, log_p[..., None]):
+            out[..., 0] = log_bernoulli(piece, pixels)
+        return log_p
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         logits, x = ctx.saved_tensors
         of_logits = torch.empty_like(logits)
-        for piece, pixels, g, out in LogBernoulli.pieces(logits, x, grad[..., None], of_logits):
+        for piece, pixels, g, out in pieces(logits, x, grad[..., None], of_logits):
             torch.sub(pixels, torch.sigmoid(piece, out=out), out=out).mul_(g)
         return of_logits, None
 
@@ -105,21 +110,18 @@ class LogBernoulli(Function):
 class BernoulliImage(Independent):
     """Independent Bernoulli pixels, from `(..., C, H, W)` logits; `log_prob` of many of them on a CPU is fast."""
 
-    def __init__(self, logits: Tensor):
-        super().__init__(Bernoulli(logits=logits), 3)
-
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.base_dist.logits
-        if logits.numel() < MANY or logits.device.type != "cpu" or torch.compiler.is_compiling():
+        shape = torch.broadcast_shapes(logits.shape, value.shape)
+        few = math.prod(shape) < MANY or len(shape) == 3
+        if few or value.requires_grad or logits.device.type != "cpu" or torch.compiler.is_compiling():
             return super().log_prob(value)
-        shape = torch.broadcast_shapes((1, *logits.shape), value.shape)  # at least one dimension to cut
-        log_p = LogBernoulli.apply(logits.expand(shape).flatten(-3), value.to(logits.dtype).expand(shape).flatten(-3))
-        return log_p[0] if len(shape) > max(logits.ndim, value.ndim) else log_p
+        return LogBernoulli.apply(logits.expand(shape).flatten(-3), value.to(logits.dtype).expand(shape).flatten(-3))
 
 
 def bernoulli_image(logits: Tensor) -> Independent:
     """Independent Bernoulli pixels, from `(..., C, H, W)` logits."""
-    return BernoulliImage(full(logits))
+    return BernoulliImage(Bernoulli(logits=full(logits)), 3)
 
 
 def normal_image(logits: Tensor, raw_scale: Tensor) -> Independent:

@@ -11,7 +11,7 @@ from models.base import evaluating
 from models.layers import lookup
 
 ROWS = 2500  # of a fully connected decoder in one pass: memory does not grow with K, and more rows are slower
-PRECISIONS = {"fp32": False, "bf16": True}  # whether matrix products are in 16 bits
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # of matrix products, where they are not that of the weights
 
 
 class Estimate(NamedTuple):
@@ -37,20 +37,20 @@ def importance(
         chunk: Samples per image and pass.
         y: Labels `(B,)`, for conditional models.
         seed: Of the noise.
-        precision: fp32, or bf16 for matrix products in 16 bits: p(x|z) is then rounded, and the estimate has a bias.
-            The encoder of x stays in fp32, as do all densities and sums.
+        precision: fp32, or bf16 for matrix products in 16 bits in all that comes after `posterior(x, y)`: p(x|z) is
+            then rounded, and the estimate has a bias. Densities and sums stay in fp32.
 
     Raises:
         ValueError: K or chunk below 1, or another precision.
     """
-    lookup(PRECISIONS, precision, "precision")
+    rounded = lookup(PRECISIONS, precision, "precision")
     if K < 1 or chunk < 1:
         raise ValueError(f"Importance sampling needs K and chunk of at least 1; got K {K} and chunk {chunk}.")
     log_sum = log_sum_squares = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     with evaluating(model, seed):
         posterior = model.posterior(x, y)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=PRECISIONS[precision]):
+        with torch.autocast(x.device.type, rounded, enabled=rounded is not None):
             for start in range(0, K, chunk):
                 log_w = model.log_weights(x, min(chunk, K - start), y, posterior).double()  # (k, B)
                 log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))

@@ -20,14 +20,16 @@ def take_steps(model, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     loop = trainer.fit_loop.epoch_loop
     progress = loop.manual_optimization.optim_step_progress  # what `trainer.global_step` counts
     between = [callback.on_next_step for callback in trainer.callbacks if hasattr(callback, "on_next_step")]
-    for x, y in batches:
+    for number, (x, y) in enumerate(batches):
         if trainer.global_step == trainer.max_steps:
             break
-        for act in between if losses else ():
-            act(trainer)
+        if number:
+            for act in between:
+                act(trainer)
         loss = model.loss(x, y)
         optimiser.zero_grad()
-        loss.backward()
+        with torch.autocast(loss.device.type, enabled=False):  # as without calls: this is within the trainer's context
+            loss.backward()
         progress.increment_ready()
         optimiser.step()
         progress.increment_completed()

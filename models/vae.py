@@ -1,6 +1,5 @@
 """The variational autoencoder."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -144,8 +143,7 @@ class VAE(Model):
         beta, warmup = self.hparams.beta, self.hparams.beta_warmup
         if not warmup or self._trainer is None:
             return beta
-        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        return beta * min(1.0, self.trainer.global_step / (warmup * steps_per_epoch))
+        return beta * min(1.0, self.trainer.global_step / (warmup * self.steps_per_epoch()))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return self.loss_under(self.posterior(x, y), x, y)

@@ -100,6 +100,16 @@ def test_16_bits_say_what_they_cost(capsys):
     assert f"{raised.mean():.4f} ± {raised.std(ddof=1) / 10:.4f}" in capsys.readouterr().out
 
 
+def test_train_does_not_take_a_result_in_16_bits_for_its_own(capsys):
+    again = [*QUICK, "--run_dir", "own", "--resume", "auto", "--num_samples", "20"]
+    assert train.main(again) == 0
+    exact = read("own")
+    assert evaluate.main(["own/checkpoints/best.ckpt", "--num_samples", "20", "--precision", "bf16"]) == 0
+    assert read("own")["nll"] != exact["nll"]
+    assert train.main(again) == 0
+    assert (read("own")["precision"], read("own")["nll"]) == ("fp32", exact["nll"])
+
+
 def test_protocols_and_quantities_never_share_a_table(capsys):
     assert evaluate.main([VAE, THRESHOLD, AE, "--num_samples", "5", "--limit", "10"]) == 0
     tables = [table for table in capsys.readouterr().out.split("\n\n") if table.strip()]

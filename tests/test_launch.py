@@ -147,13 +147,16 @@ def test_as_many_devices_as_tasks_by_default(variables, devices):
 
 @pytest.mark.parametrize("available", [True, False])
 def test_gpus_are_hidden_where_there_are_none_to_be_seen(monkeypatch, available):
+    monkeypatch.setattr("launch.keep_memory", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     hasten()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ("3" if available else "")
 
 
-def test_numbers_too_small_for_a_normal_float_are_zero():
+def test_numbers_too_small_for_a_normal_float_are_zero(monkeypatch):
+    monkeypatch.setattr("launch.keep_memory", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     torch.set_flush_denormal(False)
     hasten()
     assert (torch.full((64,), 1e-38) / 1e4).count_nonzero() == 0

@@ -11,6 +11,7 @@ from models.distributions import (
     bounded,
     diagonal_normal,
     normal_image,
+    pieces,
     standard_normal,
 )
 
@@ -111,6 +112,7 @@ def test_argument_checks_are_off():
         ((2, 1, 5, 3), (4, 1, 1, 5, 3)),  # x broadcasts the other way
         ((1, 8, 8), (1, 8, 8)),  # no batch
         ((1, 8, 8), (6, 1, 8, 8)),
+        ((1, 9, 1, 8, 8), (9, 1, 8, 8)),
     ],
 )
 @pytest.mark.parametrize("piece", [1, 200, 10**9])
@@ -128,6 +130,27 @@ def test_many_pixels_have_the_same_log_prob_and_gradient(monkeypatch, shape, x_s
     torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-3)
     (weights * value).sum().backward()
     torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 784), (1, 35, 784), (1, 1, 35, 784), (35, 784)])
+def test_pieces_hold_no_more_than_asked_for(monkeypatch, shape):
+    monkeypatch.setattr("models.distributions.PIECE", 5 * 784)
+    values = torch.randn(shape)
+    parts = [part for part, _ in pieces(values, torch.zeros(*shape[:-1], 1))]
+    assert [part.numel() for part in parts] == 7 * [5 * 784]
+    assert torch.equal(torch.cat([part.flatten() for part in parts]), values.flatten())
+
+
+def test_a_gradient_of_the_pixels_is_not_lost(monkeypatch):
+    monkeypatch.setattr("models.distributions.MANY", 0)
+    x = torch.rand(2, 1, 8, 8, requires_grad=True)
+    logits = torch.randn(2, 1, 8, 8)
+    bernoulli_image(logits).log_prob(x).sum().backward()
+    torch.testing.assert_close(x.grad, logits)
+
+
+def test_a_bernoulli_image_expands_as_others_do():
+    assert bernoulli_image(torch.zeros(2, 1, 8, 8)).expand((3, 2)).batch_shape == (3, 2)
 
 
 def test_a_product_of_factors_never_overflows(monkeypatch):
