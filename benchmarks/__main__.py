@@ -27,6 +27,9 @@ def options() -> argparse.Namespace:
     args = parser.parse_args()
     if unknown := set(args.names) - set(COMPARISONS):
         parser.error(f"unknown job {', '.join(unknown)}: choose of {', '.join(COMPARISONS)}")
+    known = {contender for name in args.names or COMPARISONS for contender in COMPARISONS[name].contenders}
+    if unknown := set(args.only or ()) - known:
+        parser.error(f"unknown contender {', '.join(unknown)}: choose of {', '.join(sorted(known))}")
     if args.rounds < 2:
         parser.error("--rounds must be at least 2, to see how much a rate varies")
     return args
@@ -41,7 +44,9 @@ def measure(name: str, args: argparse.Namespace) -> None:
         if not args.only or contender in args.only
     }
     with TemporaryDirectory() as folder:
-        measured = side_by_side(jobs, args.rounds, comparison.seconds, comparison.warm_up, Path(folder))
+        measured = side_by_side(
+            jobs, args.rounds, comparison.seconds, comparison.warm_up, Path(folder), comparison.every_slice
+        )
     text = f"{table(comparison, measured)}\n\n{about(measured.elsewhere)}\n"
     print(text, flush=True)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import statistics
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,16 +22,18 @@ class Measured(NamedTuple):
     rates: dict[str, list[float]]  # images per second, of each contender in each round
     missing: dict[str, str]  # contenders that did not run, and why
     elsewhere: float  # the part of all cores that other programs used meanwhile
+    of_means: bool = False  # whether rounds are alike only on the whole
 
-    def median(self, name: str) -> float:
-        """Images per second."""
-        return statistics.median(self.rates[name])
+    def rate(self, name: str) -> float:
+        """Images per second: the median over rounds, or their mean."""
+        return (statistics.fmean if self.of_means else statistics.median)(self.rates[name])
 
     def ratio(self, name: str, to: str) -> tuple[float, float, float]:
-        """Median and quartiles of a contender's rate over another's, round by round: what drifts, drifts for both."""
+        """Median and quartiles of a contender's rate over another's, round by round: what drifts, drifts for both. Of
+        rounds that are alike only on the whole, the ratio of the means in place of the median."""
         ratios = [a / b for a, b in zip(self.rates[name], self.rates[to], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-        return middle, low, high
+        return (self.rate(name) / self.rate(to) if self.of_means else middle), low, high
 
 
 class Runner:
@@ -80,9 +83,13 @@ def busy_seconds() -> float:
 
 
 def own_seconds(processes: list[psutil.Process]) -> float:
-    """CPU time used by these processes and their children."""
-    family = [*processes, *(child for process in processes for child in process.children(recursive=True))]
-    return sum(times.user + times.system for times in (member.cpu_times() for member in family))
+    """CPU time used by these processes and their children, those that have ended too."""
+    used = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # workers of a loader end after each epoch
+            used += sum(process.cpu_times()[:4])
+            used += own_seconds(process.children())
+    return used
 
 
 class Elsewhere:
@@ -102,8 +109,10 @@ class Elsewhere:
         return max(0.0, used / (time.monotonic() - self.start) / psutil.cpu_count())
 
 
-def side_by_side(jobs: dict[str, Job], rounds: int, seconds: float, warm_up: float, folder: Path) -> Measured:
-    """Lets contenders work in turn, `rounds` slices of at least `seconds` each, the first round not counted.
+def side_by_side(
+    jobs: dict[str, Job], rounds: int, seconds: float, warm_up: float, folder: Path, every_slice: bool = False
+) -> Measured:
+    """Lets contenders work in turn, `rounds` slices of at least `seconds` each, after a first one that is not counted.
 
     Args:
         jobs: What each contender does, by its name.
@@ -111,6 +120,7 @@ def side_by_side(jobs: dict[str, Job], rounds: int, seconds: float, warm_up: flo
         seconds: Of each slice.
         warm_up: Seconds at its beginning that are not counted.
         folder: For what contenders write.
+        every_slice: Count the first slice too.
     """
     runners: list[Runner] = []
     rates: dict[str, list[float]] = {}
@@ -120,8 +130,8 @@ def side_by_side(jobs: dict[str, Job], rounds: int, seconds: float, warm_up: flo
             runner = Runner(name, job, folder)
             runners.append(runner)
             try:  # one after the other: starting takes all cores
-                runner.slice(0.0, seconds, PATIENCE)
-                rates[name] = []
+                first = runner.slice(0.0, seconds, PATIENCE)
+                rates[name] = [first] if every_slice else []
             except RuntimeError as error:
                 missing[name] = str(error)
                 runner.end()
@@ -130,9 +140,14 @@ def side_by_side(jobs: dict[str, Job], rounds: int, seconds: float, warm_up: flo
         for number in range(rounds):
             order = random.Random(number).sample(running, len(running))  # nobody always follows the same neighbour
             for runner in order:
-                rates[runner.name].append(runner.slice(warm_up, seconds, PATIENCE))
+                try:
+                    rates[runner.name].append(runner.slice(warm_up, seconds, PATIENCE))
+                except RuntimeError as error:
+                    running.remove(runner)
+                    del rates[runner.name]
+                    missing[runner.name] = str(error)
         used_elsewhere = elsewhere()
     finally:
         for runner in runners:
             runner.end()
-    return Measured(rates, missing, used_elsewhere)
+    return Measured(rates, missing, used_elsewhere, every_slice)

@@ -41,6 +41,9 @@ class Tick(pl.Callback):
     def __init__(self, meter):
         self.meter = meter
 
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.meter.skip()  # the checkpoint
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.meter.tick(len(batch[0]))
 

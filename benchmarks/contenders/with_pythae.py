@@ -54,6 +54,7 @@ class Tick(TrainingCallback):
 
     def on_train_step_begin(self, training_config, train_loader=None, **kwargs):  # once an epoch, despite its name
         self.left = len(train_loader.dataset)
+        self.meter.skip()  # a copy of the best model
 
     def on_train_step_end(self, training_config, **kwargs):
         n = min(training_config.per_device_train_batch_size, self.left)  # the last batch is shorter

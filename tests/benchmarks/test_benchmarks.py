@@ -64,8 +64,10 @@ def test_a_meter_counts_neither_the_warm_up_nor_what_it_is_told_to_skip(monkeypa
 
 def test_rates_are_compared_round_by_round():
     drifting = Measured({"a": [10.0, 100.0, 1000.0], "b": [5.0, 50.0, 500.0]}, {}, 0.0)
-    assert drifting.median("a") == 100
+    assert drifting.rate("a") == 100
     assert drifting.ratio("a", "b") == (2, 2, 2)
+    uneven = drifting._replace(rates={"a": [1.0, 4.0, 4.0], "b": [2.0, 2.0, 2.0]}, of_means=True)
+    assert uneven.ratio("a", "b")[0] == 1.5
 
 
 def test_a_table_says_which_targets_are_missed_and_who_did_not_run():
