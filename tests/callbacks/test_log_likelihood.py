@@ -24,10 +24,10 @@ def test_each_image_once_with_all_samples_and_noise_of_its_part(fit, make_model,
 
     monkeypatch.setattr(log_likelihood, "importance", spy)
     fit(make_model(), [LogLikelihood(num_samples=3)], max_epochs=1)  # 500 asked for, 250 there
-    assert calls == [(100, 3, 100, (), 0), (100, 3, 100, (), 1), (50, 3, 100, (), 2)]
+    assert calls == [(100, 3, 25, (), 0), (100, 3, 25, (), 1), (50, 3, 25, (), 2)]
 
 
-@pytest.mark.parametrize(("name", "chunk"), [("CVAE", 100), ("M2", 10), ("M1M2", 10)])
+@pytest.mark.parametrize(("name", "chunk"), [("CVAE", 25), ("M2", 2), ("M1M2", 2)])
 def test_labels_for_conditional_models_alone_and_memory_as_for_others(
     fit, make_model, memory, data, monkeypatch, name, chunk
 ):
