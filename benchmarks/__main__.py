@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.jobs import COMPARISONS
-from benchmarks.report import about, figure, table
+from benchmarks.report import about, figure, publish, table
 from benchmarks.rounds import side_by_side
 
 
@@ -30,6 +30,8 @@ def options() -> argparse.Namespace:
     known = {contender for name in args.names or COMPARISONS for contender in COMPARISONS[name].contenders}
     if unknown := set(args.only or ()) - known:
         parser.error(f"unknown contender {', '.join(unknown)}: choose of {', '.join(sorted(known))}")
+    if not Path(args.root, "MNIST", "raw").is_dir():
+        parser.error(f"there is no folder {args.root}/MNIST/raw: give the folder that holds MNIST by --data.root")
     if args.rounds < 2:
         parser.error("--rounds must be at least 2, to see how much a rate varies")
     return args
@@ -48,9 +50,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
             jobs, args.rounds, comparison.seconds, comparison.warm_up, Path(folder), comparison.every_slice
         )
     text = f"{table(comparison, measured)}\n\n{about(measured.elsewhere)}\n"
-    print(text, flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{name}.md").write_text(text)
+    publish(text, args.out, name)
     (args.out / f"{name}.json").write_text(json.dumps(measured._asdict(), indent=1) + "\n")
     figure(comparison, measured).savefig(args.out / f"{name}.png", dpi=150)
 

@@ -16,7 +16,7 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.report import about
+from benchmarks.report import about, publish
 from benchmarks.rounds import Elsewhere
 from datamodules.batches import Batches, Split, bernoulli
 from launch import hasten
@@ -114,6 +114,7 @@ def figure(measured: dict[str, dict[int, float]]) -> Figure:
         axes.set_title(what, fontsize=9)
         axes.set_xlabel(size)
         axes.set_ylabel("seconds")
+        axes.minorticks_off()  # their labels would lie on each other
         axes.grid(alpha=0.3)
     return chart
 
@@ -137,9 +138,7 @@ def main() -> None:
     memory = ", ".join(f"{K:,}: {value:,.0f}" for K, value in peaks.items())
     lines += ["", f"Peak memory of the process in MiB, NLL of 50 images with K = {memory}.", "", text_of_machine, ""]
     text = "\n".join(lines)
-    print(text)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "growth.md").write_text(text)
+    publish(text, args.out, "growth")
     figure(measured).savefig(args.out / "growth.png", dpi=150)
 
 

@@ -58,6 +58,13 @@ def about(elsewhere: float) -> str:
     )
 
 
+def publish(text: str, folder: Path, name: str) -> None:
+    """Prints a table, and writes it into the folder of results."""
+    print(text, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(text)
+
+
 def table(comparison: Comparison, measured: Measured) -> str:
     """Images per second and ratios, in Markdown, with the targets below it."""
     head = f"{OURS} of the same precision is so many times as fast"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.report import about
+from benchmarks.report import about, publish
 from benchmarks.rounds import Elsewhere
 from launch import hasten
 from models import M2, VAE, Model
@@ -98,9 +98,7 @@ def main() -> None:
     columns = ["ms", *KINDS, "other operators", "outside operators"]
     head = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
     text = "\n".join(["## Where the time goes", "", *head, *lines, "", about(elsewhere()), ""])
-    print(text)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "shares.md").write_text(text)
+    publish(text, args.out, "shares")
 
 
 if __name__ == "__main__":
