@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.divergence import check_weights
 from callbacks.late import Late, over_ranks
+from callbacks.provenance import commit, machine
 from callbacks.replace import naming, writing
 from callbacks.schedule import between_steps
 
@@ -78,6 +79,7 @@ class RunCheckpoint(Checkpoint):
         self.best_bound, self.saved_when, self.late = -math.inf, time.monotonic(), Late()
         self.looked_at = 0  # the step at which it was last looked whether one is due
         self.began = False  # whether nothing stands in the way of training
+        self.started, self.before = time.monotonic(), {}  # what earlier starts of this run have noted
 
     @property
     def best_model_path(self) -> str:
@@ -91,6 +93,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes a checkpoint on trial: it is better to know now that there is no room for them."""
+        self.started = time.monotonic()
         trial = self.last.with_name("trial.partial")
         trainer.save_checkpoint(trial, weights_only=False)
         if trainer.is_global_zero:
@@ -157,6 +160,16 @@ class RunCheckpoint(Checkpoint):
             "processes": trainer.world_size,
         }
         checkpoint["training"] = training(trainer, data)
+        checkpoint["made"] = self.made(trainer)
+
+    def made(self, trainer: Trainer) -> dict[str, Any]:
+        """How this state came about: code and machines, one after the other, and seconds of training in all."""
+        now = {"commit": commit(), "machine": machine(trainer.strategy.root_device, trainer.world_size)}
+        several = {key: [*filter(None, dict.fromkeys([*self.before.get(key, []), name]))] for key, name in now.items()}
+        return several | {"seconds": self.before.get("seconds", 0.0) + time.monotonic() - self.started}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.before = checkpoint.get("made", {})
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_bound": self.best_bound}

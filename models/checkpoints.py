@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 # What Lightning and train.py write, if at all
-PARTS = {"state_dict": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict, "run": dict,
+PARTS = {"state_dict": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict, "run": dict, "made": dict,
          "training": dict, "epoch": int, "global_step": int, "optimizer_states": list, "lr_schedulers": list,
          "loops": dict, "callbacks": dict}  # fmt: skip
 

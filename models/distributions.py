@@ -47,6 +47,11 @@ def diagonal_normal(parameters: Tensor) -> Independent:
     return DiagonalNormal(Normal(mu, bounded(raw, LATENT_LIMIT).exp()), 1)
 
 
+def detached(q: Independent) -> Independent:
+    """The same diagonal Gaussian, whose density has no gradient for its parameters."""
+    return Independent(Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach()), 1)
+
+
 class StandardNormal(Independent):
     """N(0, I), by a name of its own for the same reason."""
 

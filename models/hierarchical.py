@@ -9,6 +9,7 @@ from torch.distributions import Independent
 
 from models.distributions import diagonal_normal, standard_normal
 from models.networks import ImageShape, check_sizes, mlp, rows
+from models.objectives import BOUNDS
 from models.vae import VAE
 
 
@@ -28,6 +29,9 @@ class HierarchicalVAE(VAE):
         z_dim: Dimensions of the stochastic layers, from the image upwards.
         inner_hidden: Widths of the hidden layers between two stochastic layers, upwards; mirrored downwards.
     """
+
+    # surrogates need one latent: one for each layer would be biased
+    objectives = tuple(BOUNDS)
 
     def __init__(
         self,

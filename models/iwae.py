@@ -9,7 +9,7 @@ class IWAE(VAE):
 
     Args:
         image_shape: Channels, height and width; from the data.
-        objective: Bound to train on: iwae or elbo.
+        objective: Bound or surrogate to train on: iwae, dreg, piwae, miwae, ciwae, elbo or stl.
         num_samples: K, the samples of z per image in training.
     """
 

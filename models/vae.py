@@ -8,20 +8,15 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from models.base import Model
-from models.distributions import diagonal_normal, standard_normal
+from models.distributions import detached, diagonal_normal, standard_normal
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.networks import ImageShape, lookup, make_decoder, make_encoder
-from models.objectives import OBJECTIVES
+from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
 from models.paths import line
 
 
-def check_options(z_dim: int, objective: str, num_samples: int, beta: float, beta_warmup: int) -> None:
-    """ValueError, in a sentence, for options outside their range and for those that would do nothing."""
-    if z_dim < 1:
-        raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
-    lookup(OBJECTIVES, objective, "objective")
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
+def check_beta(objective: str, beta: float, beta_warmup: int) -> None:
+    """ValueError, in a sentence, for a weight of the KL outside its range or where it would do nothing."""
     if not beta >= 0 or not beta_warmup >= 0:
         raise ValueError(f"beta and beta_warmup must not be negative; got {beta} and {beta_warmup}.")
     if objective != "elbo" and (beta != 1 or beta_warmup):
@@ -29,7 +24,7 @@ def check_options(z_dim: int, objective: str, num_samples: int, beta: float, bet
 
 
 class VAE(Model):
-    """Variational autoencoder (Kingma & Welling 2013), trained on the ELBO or on another bound of `models.objectives`.
+    """Variational autoencoder (Kingma & Welling 2013), trained on the ELBO or another objective of `models.objectives`.
 
     p(z) = N(0, I), q(z|x) a diagonal Gaussian, p(x|z) Bernoulli or Gaussian pixels. With objective `elbo` the loss is
     the mean over K samples of -log p(x|z), plus beta * KL(q(z|x) || p(z)) in closed form (eq. 10).
@@ -46,13 +41,17 @@ class VAE(Model):
         likelihood: p(x|z): bernoulli for binarized pixels, gaussian for grey ones.
         scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
         learn_scale: Learn the scale of a gaussian likelihood.
-        objective: Bound to train on: elbo or iwae.
+        objective: Bound to train on: elbo, iwae, miwae or ciwae; or a surrogate with a better gradient of the encoder:
+            stl (of the ELBO), dreg or piwae (of IWAE).
         num_samples: K, the samples of z per image in training.
+        num_groups: M, into which miwae and piwae divide the K samples.
+        ciwae_beta: Share of the ELBO in ciwae; the rest is IWAE.
         beta: Weight of the KL (Higgins et al. 2017); for objective elbo only.
         beta_warmup: Epochs over which beta grows linearly from 0; for objective elbo only.
     """
 
     measures = ("bound", "elbo", "rate", "distortion")
+    objectives = (*BOUNDS, *SURROGATES)  # that it can be trained on
 
     def __init__(
         self,
@@ -68,12 +67,18 @@ class VAE(Model):
         learn_scale: bool = False,
         objective: str = "elbo",
         num_samples: int = 1,
+        num_groups: int | None = None,
+        ciwae_beta: float | None = None,
         beta: float = 1.0,
         beta_warmup: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_options(z_dim, objective, num_samples, beta, beta_warmup)
+        if z_dim < 1:
+            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
+        lookup(dict.fromkeys(self.objectives), objective, f"objective of {type(self).__name__}")
+        check_objective(objective, num_samples, num_groups, ciwae_beta)
+        check_beta(objective, beta, beta_warmup)
         networks = {"activation": activation, "batch_norm": batch_norm, "context_dim": self.context_dim}
         self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, **networks)
         self.decoder = make_decoder(decoder, self.code_dim, image_shape, self.decoder_hidden, **networks)
@@ -150,11 +155,26 @@ class VAE(Model):
 
     def loss_under(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a batch whose posterior has been computed."""
-        K = self.hparams.num_samples
-        if self.hparams.objective == "elbo":
+        K, objective = self.hparams.num_samples, self.hparams.objective
+        if objective == "elbo":
             rate, distortion = self.rate_distortion(x, K, y, qz_x)
             return (distortion + self.beta() * rate).mean()
-        return -OBJECTIVES[self.hparams.objective](self.log_weights(x, K, y, qz_x)).mean()
+        if objective not in SURROGATES:
+            return -self.bound(self.log_weights(x, K, y, qz_x)).mean()
+        log_w, surrogate = self.surrogate(x, K, qz_x, y)
+        # the value of the bound, which can be compared with others, with the gradient of the surrogate
+        return -(self.bound(log_w.detach()) + surrogate - surrogate.detach()).mean()
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """The bound that the objective climbs, `(K, B) -> (B,)`."""
+        return make_bound(self.hparams.objective, self.hparams.num_groups, self.hparams.ciwae_beta)(log_w)
+
+    def surrogate(self, x: Tensor, K: int, qz_x: Independent, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Log weights `(K, B)` and, of them, the surrogate `(B,)` of the objective."""
+        z = qz_x.rsample((K,))  # (K, B, z_dim)
+        log_w = self.px(z, y).log_prob(x) + self.pz().log_prob(z) - detached(qz_x).log_prob(z)
+        surrogate = make_surrogate(self.hparams.objective, self.hparams.num_groups)
+        return log_w, surrogate(log_w, z, qz_x.log_prob(z.detach()))
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
@@ -168,8 +188,8 @@ class VAE(Model):
             return {"bound": -rate - distortion, "elbo": -rate - distortion, "rate": rate, "distortion": distortion}
         log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x, y), y)
         log_w = log_px_z + log_ratio
-        bound = OBJECTIVES[self.hparams.objective](log_w)
-        return {"bound": bound, "elbo": log_w.mean(0), "rate": -log_ratio.mean(0), "distortion": -log_px_z.mean(0)}
+        rate, distortion = -log_ratio.mean(0), -log_px_z.mean(0)
+        return {"bound": self.bound(log_w), "elbo": log_w.mean(0), "rate": rate, "distortion": distortion}
 
     # What a trained model is for
 

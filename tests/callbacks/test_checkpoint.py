@@ -95,6 +95,24 @@ def test_checkpoints_know_their_run(run):
         assert load(folder / name)["run"] == expected
 
 
+def test_checkpoints_know_how_they_were_made(run, monkeypatch):
+    monkeypatch.setattr("callbacks.checkpoint.commit", lambda: "a1")
+    folder, _ = run([-1.0, -2.0])
+    best, first = (load(folder / name)["made"] for name in ("best.ckpt", "last.ckpt"))
+    assert first["commit"] == ["a1"]
+    assert len(first["machine"]) == 1
+    assert f"torch {torch.__version__}" in first["machine"][0]
+    assert 0 < best["seconds"] < first["seconds"]
+    monkeypatch.setattr("callbacks.checkpoint.commit", lambda: "b2")
+    run([-1.0, -2.0, -3.0], ckpt_path=folder / "last.ckpt")
+    then = load(folder / "last.ckpt")["made"]
+    assert then["commit"] == ["a1", "b2"]  # it was begun by one and ended by the other
+    assert then["machine"] == first["machine"]
+    assert then["seconds"] > first["seconds"]
+    monkeypatch.setattr("callbacks.checkpoint.commit", lambda: None)  # of an installed package, say
+    assert load(run([-1.0], folder=folder.parent / "other")[0] / "last.ckpt")["made"]["commit"] == []
+
+
 def test_the_model_loads_from_the_file(fit, make_model, tmp_path):
     trained = make_model("IWAE")
     fit(trained, [RunCheckpoint(tmp_path, seed=7)], max_epochs=1)

@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, Normal
 from models import MODELS, VAE
 from models.base import Model, evaluating
 from models.networks import DECODERS, CoordinateDecoder
-from models.objectives import OBJECTIVES, elbo, iwae
+from models.objectives import elbo, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
 every_density = pytest.mark.parametrize("name", DENSITIES)
@@ -19,6 +19,8 @@ densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name 
 # those that are content with an image
 unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE"])
 GAUSSIAN = {"likelihood": "gaussian"}
+GROUPS = {"objective": "miwae", "num_samples": 4}
+CIWAE = {"objective": "ciwae", "num_samples": 4}
 
 
 def under(seed, f, *args):
@@ -101,6 +103,8 @@ KNOBS = {
     "scale": (GAUSSIAN, {"scale": 0.3, **GAUSSIAN}),
     "objective": ({"objective": "elbo", "num_samples": 3}, {"objective": "iwae", "num_samples": 3}),
     "num_samples": ({}, {"num_samples": 3}),
+    "num_groups": ({**GROUPS, "num_groups": 2}, {**GROUPS, "num_groups": 4}),
+    "ciwae_beta": ({**CIWAE, "ciwae_beta": 0.1}, {**CIWAE, "ciwae_beta": 0.5}),
     "beta": ({"objective": "elbo"}, {"objective": "elbo", "beta": 0.5}),
     "inner_hidden": ({}, {"inner_hidden": [9]}),
     "num_classes": ({}, {"num_classes": 4}),
@@ -194,7 +198,16 @@ def test_beta_grows_from_0_over_its_warm_up(fit, binary, warmup, accumulate, bet
     ({"decoder": "resnet"}, "Unknown decoder 'resnet': choose one of mlp, conv"),
     ({"activation": "rleu"}, "Unknown activation 'rleu': choose one of relu"),
     ({"likelihood": "normal"}, "Unknown likelihood 'normal': choose one of bernoulli, gaussian"),
-    ({"objective": "dreg"}, "Unknown objective 'dreg': choose one of elbo, iwae"),
+    ({"objective": "drag"}, "Unknown objective of VAE 'drag': choose one of elbo, iwae, miwae, ciwae, stl"),
+    ({"objective": "miwae", "num_samples": 6}, "miwae needs num_groups, .* 6 do not go into no groups"),
+    ({"objective": "piwae", "num_samples": 6, "num_groups": 4}, "piwae needs num_groups, .* 6 do not go into 4 groups"),
+    ({"objective": "miwae", "num_samples": 6, "num_groups": 0}, "miwae needs num_groups"),
+    ({"objective": "iwae", "num_groups": 2}, "num_groups belongs to objectives miwae and piwae"),
+    ({"objective": "ciwae"}, "ciwae needs ciwae_beta, .* got None"),
+    ({"objective": "ciwae", "ciwae_beta": 1.5}, "ciwae needs ciwae_beta, .* got 1.5"),
+    ({"objective": "ciwae", "ciwae_beta": math.nan}, "ciwae needs ciwae_beta, .* got nan"),
+    ({"ciwae_beta": 0.5}, "ciwae_beta belongs to objective ciwae"),
+    ({"objective": "dreg", "beta": 2.0}, "belong to objective elbo"),
     ({"num_samples": 0}, "num_samples must be at least 1; got 0"),
     ({"beta": -1.0}, "must not be negative; got -1.0"),
     ({"beta_warmup": -1}, "must not be negative; got 1.0 and -1"),
@@ -319,8 +332,10 @@ def test_validation_is_blind_to_beta(make, binary, name):
 
 @densities
 def test_the_metric_that_picks_the_checkpoint_is_the_bound_that_training_raises(make, squares, name):
-    for objective in OBJECTIVES:
-        model = shaken(make(name, (1, 2, 2), objective=objective, num_samples=5), squares)
+    needed = {"miwae": {"num_groups": 2}, "piwae": {"num_groups": 2}, "ciwae": {"ciwae_beta": 0.5}}
+    for objective in MODELS[name].objectives:
+        options = {"objective": objective, "num_samples": 6, **needed.get(objective, {})}
+        model = shaken(make(name, (1, 2, 2), **options), squares)
         images = squares.repeat(500, 1, 1, 1)
         with evaluating(model, seed=4):
             y = torch.arange(len(images)) % 3
