@@ -69,6 +69,26 @@ class HierarchicalVAE(VAE):
         p = [conditional(net, above) for net, above in zip(self.p_nets, z[1:], strict=True)]
         return z, q, [*p, self.pz()]
 
+    def prior(self) -> Independent:
+        """N(0, I) of the noise of all layers, from the image upwards: z_l = mu(z_l+1) + sigma(z_l+1) noise_l."""
+        return standard_normal(sum(self.hparams.z_dim), like=next(self.decoder.parameters()))
+
+    def first_layer(self, noise: Tensor) -> Tensor:
+        """The z_1 `(..., d_1)` that the noise of all layers makes."""
+        *below, z = noise.split(list(self.hparams.z_dim), -1)
+        for net, e in zip(reversed(self.p_nets), reversed(below), strict=True):
+            p = conditional(net, z).base_dist
+            z = p.loc + p.scale * e
+        return z
+
+    def log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """log p(x|z_1) for the noise of all layers, `(..., B, d)`: `(..., B)`."""
+        return self.px(self.first_layer(z)).log_prob(x)
+
+    def simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """An image x ~ p(x|z_1) for the noise of all layers, `(B, d)`."""
+        return self.px(self.first_layer(z)).sample()
+
     def log_terms(self, x: Tensor, K: int, qz_x: Independent, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z_1) and the sum over layers of log p(z_l|z_l+1) - log q(z_l|z_l-1): each `(K, B)`."""
         z, q, p = self.draw(K, qz_x)

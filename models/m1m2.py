@@ -8,8 +8,10 @@ from torch.distributions import Independent, Normal
 
 from models import checkpoints
 from models.base import Model, evaluating
+from models.distributions import standard_normal
 from models.m2 import M2
 from models.networks import ImageShape
+from models.summed_out import SummedOut
 from models.vae import VAE
 
 LEAST_DEVIATION = 0.1  # of a latent's posterior mean over images: below it M1 does not use the latent
@@ -53,7 +55,7 @@ def open_m1(path: str, data) -> VAE:
     return m1
 
 
-class M1M2(Model):
+class M1M2(SummedOut, Model):
     """Stacked semi-supervised model M1+M2 of Kingma et al. (2014): an M2 on the latent z1 of a trained VAE, the M1.
 
     p(x, y, z1, z2) = p(y) p(z2) p(z1|y,z2) p(x|z1), where the latents that M1 does not use are pruned as in the paper's
@@ -140,6 +142,21 @@ class M1M2(Model):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         z1 = self.posterior(x).sample()  # (B, d1)
         return self.m2.loss(z1[:, self.kept], y)
+
+    # All that is drawn before x but the label: z2, and the noise of z1 given z2 and of its pruned dimensions
+
+    def prior(self) -> Independent:
+        """N(0, I) of z2 and of the noise that makes z1 of it."""
+        return standard_normal(self.m2.hparams.z_dim + self.m1.hparams.z_dim, like=next(self.m1.decoder.parameters()))
+
+    def px_classes(self, z: Tensor) -> Independent:
+        """p(x|z1) with the z1 of every class, for z2 and noise `(..., B, d2 + d1)`, batch shape `(..., C, B)`."""
+        z2, noise, pruned = z.split([self.m2.hparams.z_dim, len(self.kept), len(self.pruned)], -1)
+        pz1 = self.m2.px_classes(z2).base_dist  # (..., C, B, d)
+        z1 = pz1.loc.new_empty(*pz1.loc.shape[:-1], self.m1.hparams.z_dim)
+        z1[..., self.kept] = pz1.loc + pz1.scale * noise.unsqueeze(-3)
+        z1[..., self.pruned] = pruned.unsqueeze(-3).expand(*z1.shape[:-1], -1)
+        return self.m1.px(z1)
 
     # The bounds
 

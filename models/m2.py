@@ -1,6 +1,5 @@
 """The semi-supervised model M2."""
 
-import math
 from typing import Literal
 
 import torch
@@ -12,9 +11,10 @@ from models.base import Model, mean_where
 from models.distributions import diagonal_normal, full, standard_normal
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.networks import ImageShape, make_decoder, make_encoder
+from models.summed_out import SummedOut
 
 
-class M2(Model):
+class M2(SummedOut, Model):
     """Semi-supervised VAE, model M2 of Kingma et al. (2014): p(y) p(z) p(x|y,z) with q(y|x) q(z|x,y).
 
     For an image with label y, and for one without (eqs. 6 and 7, here as bounds: higher is better)
@@ -128,6 +128,10 @@ class M2(Model):
         """p(x|y,z) for `z (..., C, B, z_dim)`, batch shape `(..., C, B)`."""
         return self.likelihood(self.decoder(z, self.labels if context is None else context))
 
+    def px_classes(self, z: Tensor) -> Independent:
+        """p(x|y,z) of every class for `z (..., B, z_dim)`, batch shape `(..., C, B)`."""
+        return self.px(z.unsqueeze(-3))
+
     # The bounds
 
     def class_terms(self, x: Tensor, K: int = 1) -> tuple[Tensor, Tensor]:
@@ -135,10 +139,6 @@ class M2(Model):
         qz_xy = self.qz(x)
         z = qz_xy.rsample((K,))  # (K, C, B, z_dim)
         return self.px(z).log_prob(x).mean(0), kl_divergence(qz_xy, self.pz())
-
-    def log_py(self) -> float:
-        """log p(y), uniform over classes."""
-        return -math.log(self.hparams.num_classes)
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """-L(x, y) for every class `(C, B)`, -U(x) `(B,)`, and log q(y|x) `(C, B)`."""

@@ -116,6 +116,20 @@ class VAE(Model):
         """p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
         return self.likelihood(self.decoder(z))
 
+    # What annealed importance sampling knows of a model: all that is drawn before x, and x
+
+    def prior(self) -> Independent:
+        """The distribution of all latents, here p(z)."""
+        return self.pz()
+
+    def log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """log p(x|z) for latents `(..., B, d)`: `(..., B)`."""
+        return self.px(z, y).log_prob(x)
+
+    def simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """An image x ~ p(x|z) for each of the latents `(B, d)`."""
+        return self.px(z, y).sample()
+
     # The bounds. `y (B,)` are labels, which this model passes on to its distributions and they leave aside.
 
     def log_terms(self, x: Tensor, K: int, qz_x: Independent, y: Tensor | None = None) -> tuple[Tensor, Tensor]:

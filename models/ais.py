@@ -1,0 +1,221 @@
+"""Annealed importance sampling: log p(x) from prior and decoder alone, and bounds on its error on simulated data.
+
+A model has this estimate if it defines `prior()`, the distribution of all that is drawn before x, `log_px(x, z, y)`,
+and for bounds on simulated data `simulate(z, y)`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from models.base import evaluating
+
+TARGET = 0.65  # acceptance that the pilot aims at (Neal 2011, section 4.4)
+RATE = 0.2  # of the pilot's adaptation: of the logarithm of a step size, per move and unit of acceptance
+PILOT_MOVES = 500  # at least so many, over all temperatures
+
+
+class Settings(NamedTuple):
+    """How chains move from the prior to the posterior.
+
+    Args:
+        chains: Per image; their weights are averaged.
+        temperatures: Intermediate distributions.
+        leapfrogs: Steps of each Hamiltonian trajectory, of which there is one per temperature.
+        start: Where chains begin: at the prior, or at q(z|x), for models whose posterior is one of all latents.
+    """
+
+    chains: int = 4
+    temperatures: int = 1000
+    leapfrogs: int = 10
+    start: str = "prior"
+
+
+class Annealed(NamedTuple):
+    """What chains have found, per image `(B,)` in float64, in nats."""
+
+    log_px: Tensor  # log of the mean weight over chains
+    acceptance: Tensor  # share of moves that were accepted
+
+
+class Point(NamedTuple):
+    """Where chains are, with the two parts of the density there and their gradients."""
+
+    z: Tensor  # (C, B, d)
+    log_base: Tensor  # (C, B)
+    log_ratio: Tensor  # (C, B)
+    grad_base: Tensor  # (C, B, d)
+    grad_ratio: Tensor  # (C, B, d)
+
+
+class Path(NamedTuple):
+    """The densities f_b(z) = base(z) ratio(z)^b, whose integrals are 1 at b = 0 and p(x) at b = 1."""
+
+    base: Distribution  # batch shape (B,)
+    log_ratio: Callable[[Tensor], Tensor]  # (C, B, d) -> (C, B)
+
+    def at(self, z: Tensor) -> Point:
+        """Densities and gradients at `z (C, B, d)`."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            log_base, log_ratio = self.base.log_prob(z), self.log_ratio(z)
+            grads = [torch.autograd.grad(part.sum(), z)[0] for part in (log_base, log_ratio)]
+        return Point(z.detach(), log_base.detach(), log_ratio.detach(), *grads)
+
+
+def schedule(temperatures: int, rad: float = 4.0) -> list[float]:
+    """b_0 = 0 ... b_T = 1, spaced as a sigmoid between -rad and rad (Wu et al. 2017, section 3)."""
+    s = torch.linspace(-rad, rad, temperatures + 1, dtype=torch.float64).sigmoid()
+    return ((s - s[0]) / (s[-1] - s[0])).tolist()
+
+
+def path_of(model, x: Tensor, y: Tensor | None, start: str) -> Path:
+    """The path from the prior, or from q(z|x), to the posterior of images `(B, ...)`.
+
+    Raises:
+        ValueError: The model has no such path.
+    """
+    kind = type(model).__name__
+    if not hasattr(model, "log_px"):
+        raise ValueError(f"{kind} has no density of x given its latents, which annealed importance sampling needs.")
+    prior = model.prior()
+    if start == "prior":
+        return Path(prior.expand((len(x),)), lambda z: model.log_px(x, z, y))
+    q = model.posterior(x, y)
+    if start != "posterior" or q.event_shape != prior.event_shape or q.batch_shape != (len(x),):
+        raise ValueError(f"Chains of {kind} cannot start at '{start}': start them at the prior.")
+    return Path(q, lambda z: model.log_px(x, z, y) + prior.log_prob(z) - q.log_prob(z))
+
+
+def move(path: Path, point: Point, b: float, step: float, leapfrogs: int) -> tuple[Point, Tensor]:
+    """One Hamiltonian trajectory at f_b, with the probability `(C, B)` at which it was accepted (Neal 2011, fig. 2)."""
+    p = torch.randn_like(point.z)
+    before = point.log_base + b * point.log_ratio - p.square().sum(-1) / 2
+    new = point
+    for _ in range(leapfrogs):
+        p = p + step / 2 * (new.grad_base + b * new.grad_ratio)
+        new = path.at(new.z + step * p)
+        p = p + step / 2 * (new.grad_base + b * new.grad_ratio)
+    after = new.log_base + b * new.log_ratio - p.square().sum(-1) / 2
+    acceptance = (after - before).nan_to_num(nan=-math.inf).clamp(max=0).exp()  # (C, B)
+    taken = torch.rand_like(acceptance) < acceptance
+    mixed = (torch.where(taken if a.ndim == 2 else taken[..., None], a, o) for a, o in zip(new, point, strict=True))
+    return Point(*mixed), acceptance
+
+
+def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: int = 0) -> list[float]:
+    """Step sizes for temperatures 1 ... T - 1, from a run in which they adapt to the acceptance.
+
+    That run's weights are of no use: a chain that adapts has not the distribution that they assume. So the images must
+    be others than those whose likelihood is wanted, and the step sizes stay as they are from then on.
+
+    Args:
+        model: A model with `prior` and `log_px`.
+        x: Pilot images `(B, C, H, W)`.
+        settings: Of the run that the step sizes are for.
+        y: Labels `(B,)`, for conditional models.
+        seed: Of the noise.
+    """
+    b = schedule(settings.temperatures)
+    moves = -(-PILOT_MOVES // settings.temperatures)
+    log_step, found = math.log(0.5), []
+    with evaluating(model, seed):
+        path = path_of(model, x, y, settings.start)
+        point = path.at(path.base.sample((settings.chains,)))
+        for t in [1] * 20 + list(range(1, settings.temperatures)):  # the first ones to find the scale
+            for _ in range(moves):
+                point, acceptance = move(path, point, b[t], math.exp(log_step), settings.leapfrogs)
+                log_step += RATE * (acceptance.mean().item() - TARGET)
+            found.append(math.exp(log_step))
+    return found[20:]
+
+
+def anneal(
+    model, x: Tensor, settings: Settings, steps: list[float], y: Tensor | None = None, seed: int = 0,
+    moved: Callable[[], None] = lambda: None,
+) -> Annealed:  # fmt: skip
+    """log p(x) by annealed importance sampling (Neal 2001; Wu et al. 2017): the exponential is unbiased.
+
+    Args:
+        model: A model with `prior` and `log_px`.
+        x: Images `(B, C, H, W)`.
+        settings: Chains and temperatures.
+        steps: From `tune`, on other images.
+        y: Labels `(B,)`, for conditional models: of log p(x|y).
+        seed: Of the noise.
+        moved: Called after each temperature.
+    """
+    with evaluating(model, seed):
+        path = path_of(model, x, y, settings.start)
+        z = path.base.sample((settings.chains,))  # (C, B, d)
+        log_w, acceptance = run(path, z, range(1, settings.temperatures + 1), settings, steps, moved)
+    return Annealed(log_w.logsumexp(0) - math.log(settings.chains), acceptance)
+
+
+def run(
+    path: Path, z: Tensor, order: range, settings: Settings, steps: list[float], moved: Callable[[], None]
+) -> tuple[Tensor, Tensor]:
+    """The sum of (b_t - b_t-1) log ratio(z) along chains from `z`, `(C, B)`, and the mean acceptance `(B,)`.
+
+    Upwards z is moved after its term t by the density t, downwards before it: each is the other in reverse.
+    """
+    b = schedule(settings.temperatures)
+    point, log_w, accepted = path.at(z), 0.0, 0.0
+    upwards = order.step > 0
+    for t in order:
+        if not upwards and t < settings.temperatures:
+            point, acceptance = move(path, point, b[t], steps[t - 1], settings.leapfrogs)
+            accepted = accepted + acceptance.mean(0)
+        log_w = log_w + (b[t] - b[t - 1]) * point.log_ratio.double()
+        if upwards and t < settings.temperatures:
+            point, acceptance = move(path, point, b[t], steps[t - 1], settings.leapfrogs)
+            accepted = accepted + acceptance.mean(0)
+        moved()
+    return log_w, accepted / max(1, settings.temperatures - 1)
+
+
+class Bounds(NamedTuple):
+    """Stochastic bounds on log p(x) of simulated images, each `(B,)` in float64: their gap bounds the error of both."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+def bidirectional(
+    model, n: int, settings: Settings, steps: list[float], y: Tensor | None = None, seed: int = 0,
+    moved: Callable[[], None] = lambda: None,
+) -> Bounds:  # fmt: skip
+    """Bidirectional Monte Carlo (Grosse et al. 2015) on n images that the model has made.
+
+    Of these a sample of the exact posterior is known, the latents that they were made of: chains from there down to the
+    prior give an upper bound on log p(x), and those of `anneal` a lower one. It says nothing of real images.
+
+    Args:
+        model: A model with `prior`, `log_px` and `simulate`.
+        n: Images.
+        settings: Chains and temperatures; they start at the prior.
+        steps: From `tune`.
+        y: Labels `(n,)`, for conditional models.
+        seed: Of latents, images and noise.
+        moved: Called after each temperature, of both runs.
+    """
+    settings = settings._replace(start="prior")
+    with evaluating(model, seed):
+        z = model.prior().sample((n,))  # (B, d)
+        x = model.simulate(z, y)
+        path = path_of(model, x, y, "prior")
+        start = z.expand(settings.chains, *z.shape)
+        order = range(settings.temperatures, 0, -1)
+        log_w, _ = run(path, start, order, settings, steps, moved)
+    upper = math.log(settings.chains) - (-log_w).logsumexp(0)
+    return Bounds(anneal(model, x, settings, steps, y, seed + 1, moved).log_px, upper)
+
+
+def passes(n: int, chains: int, rows_per_sample: int, rows: int) -> Iterator[slice]:
+    """Parts of n images whose chains are about so many rows of a decoder together."""
+    size = max(1, rows // (chains * rows_per_sample))
+    return (slice(start, min(n, start + size)) for start in range(0, n, size))
