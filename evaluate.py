@@ -6,53 +6,82 @@ in their seeds alone.
 """
 
 import gc
+import hashlib
 import json
 import math
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 if __name__ == "__main__":
     gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
 
 import numpy as np
-import torch
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
+import annealing
 import models
-from callbacks import for_model
-from callbacks.baselines import baselines, can_have_baselines, wants_baselines
+import report
+from callbacks.baselines import baselines, wants_baselines
 from callbacks.disentanglement import disentanglement, is_measured, moves
+from callbacks.evaluations import mirror
+from callbacks.probes import can_be_probed, probes
 from callbacks.replace import replacing
-from callbacks.schedule import Drawing
-from compare import check_alike, compare
-from datamodules import DATAMODULES, ImageData
+from compare import compare
+from datamodules import ImageData
+from evaluation_options import AIS_IMAGES, build_evaluation_parser
+from keeping import once, per_image
 from launch import hasten, join, quieten, speaker
+from means import means
 from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
-from options import build_evaluation_parser, check_numbers, explain
-from tables import means, run_folder, tables
+from models.ais import Settings
+from opening import check, open_checkpoint, pick_device
+from options import explain
+from tables import run_folder, tables
+
+__all__ = ["evaluate", "main", "open_checkpoint"]
 
 # Of evaluation.json, in this order; what a model does not have is null
 KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images",
-        "precision", "bf16_bias", "bf16_bias_se", "elbo", "rate", "distortion", "ess_median", "active_units",
-        "active_units_per_layer", "disentanglement", "moved", "test_error", "test_error_images", "confusion",
-        "baselines", "criterion", "loss", "epochs", "step", "processes", "labels_hash", "data_root",
+        "precision", "bf16_bias", "bf16_bias_se", "elbo", "rate", "distortion", "ess_median", "k_hat_median",
+        "k_hat_above", "ais_nll", "ais_nll_se", "ais_lowers_nll", "ais_lowers_nll_se", "ais_gap", "ais_gap_se",
+        "ais_images", "ais_simulated", "ais_chains", "ais_temperatures", "ais_leapfrogs", "ais_start", "ais_acceptance",
+        "active_units", "active_units_per_layer", "active_dimensions", "kl_per_dimension", "knn_error", "probe_error",
+        "disentanglement",
+        "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss", "epochs", "step",
+        "processes", "labels_hash", "images_hash", "data_root", "commit", "machine", "seconds",
         "checkpoint")  # fmt: skip
 
 
-def evaluate(
-    checkpoint: dict,
-    path: Path,
-    data: ImageData,
-    num_samples: int,
-    limit: int | None = None,
-    device: str = "cpu",
-    with_baselines: bool | None = None,
-    figures: Sequence[str] | None = None,
-    precision: str = "fp32",
-) -> dict:
+class Wanted(NamedTuple):
+    """What to find out of each checkpoint.
+
+    Args:
+        num_samples: K, importance samples per image.
+        limit: Evaluate the likelihood on the first so many test images; none takes all, or the model's default.
+        precision: Of the likelihoods, fp32 or bf16; beside bf16 its bias is measured.
+        with_baselines: Fit classifiers of scikit-learn too; by default beside a classifier that was given few labels.
+        figures: Names of the callbacks whose figures to draw; by default all that the model supports.
+        ais: Chains of annealed importance sampling, if there are to be any.
+        ais_images: Test images that they are run on, the first ones.
+        with_probes: Classify posterior means, where all training labels are known.
+    """
+
+    num_samples: int
+    limit: int | None = None
+    precision: str = "fp32"
+    with_baselines: bool | None = None
+    figures: Sequence[str] | None = None
+    ais: Settings | None = None
+    ais_images: int = AIS_IMAGES
+    with_probes: bool = False
+
+
+def evaluate(checkpoint: dict, path: Path, data: ImageData, wanted: Wanted, device: str = "cpu") -> dict:
     """Evaluates the contents of a checkpoint on the test images of `data` and writes the results into its run folder.
 
     The processes of a distributed run share the work of the likelihoods; the first alone does the rest, and the others
@@ -62,162 +91,125 @@ def evaluate(
         checkpoint: As `models.read_checkpoint(path)` gives it.
         path: Where it lies: in the folder `checkpoints` of its run folder, or in the run folder itself.
         data: Set up, with the protocol that the model was trained on.
-        num_samples: K, importance samples per image.
-        limit: Evaluate the likelihood on the first so many test images; none takes all, or the model's default.
+        wanted: What to find out.
         device: Where to compute.
-        with_baselines: Fit classifiers of scikit-learn too; by default beside a classifier that was given few labels.
-        figures: Names of the callbacks whose figures to draw; by default all that the model supports.
-        precision: Of the likelihoods, fp32 or bf16; beside bf16 its bias is measured.
     """
     model = models.from_checkpoint(checkpoint).to(device)
-    x, y = data.images("test", device=device)
+    test = data.images("test", device=device)
     folder = run_folder(path)
-    about = {
-        "model": checkpoint["model"],
-        **checkpoint["run"],
-        "variant": data.variant,
-        "data_root": data.hparams.get("root"),
-        "epochs": checkpoint["epoch"] + 1,
-        "step": checkpoint["global_step"],
-        "checkpoint": str(path),
-    }
-    result = dict.fromkeys(KEYS) | about
-    some = [part[: limit or model.default_limit] for part in (x, y)]
-    values = likelihoods(model, *some, num_samples, precision) if hasattr(model, "log_weights") else {}
-    bias = bias_of_bf16(model, *some, num_samples, values["log_px"]) if values and precision == "bf16" else {}
+    result = dict.fromkeys(KEYS) | origin(checkpoint, path, data)
+    measured = measured_likelihoods(model, test, data, path, wanted) if hasattr(model, "log_weights") else {}
     if rank_zero_only.rank != 0:
         return {}
-    if values:
-        result |= {"num_samples": num_samples, "precision": precision, "quantity": model.quantity}
-        result |= summary(values) | bias
-        if hasattr(model, "latent_statistics"):
-            result |= units(model, x, y)
-        with replacing(folder / "log_px.npy") as file:
-            np.save(file, values["log_px"])
-    else:
-        result |= reconstruction(model, x, y)
+    result |= measured or reconstruction(model, *test)
     if hasattr(model, "classify"):
-        result |= classification(model, x, y)
+        result |= classification(model, *test)
+    train_labels = data.train.y
+    if wanted.with_probes and can_be_probed(model, train_labels):
+        result |= probes(model, data.images("train", device=device), test)
     if is_measured(model, data):
         result |= {"disentanglement": disentanglement(model, data, device), "moved": str(moves(data))}
-    draw(model, data, result, figures, folder / "figures")
-    if wants_baselines(type(model), data.train.y, with_baselines):
-        result["baselines"] = baselines(model, data.images("train", device=device), (x, y))
-    if result["test_error"] is not None or result["baselines"]:
-        result["test_error_images"] = int((y >= 0).sum())
+    draw(model, data, result, wanted.figures, folder / "figures")
+    if wants_baselines(type(model), train_labels, wanted.with_baselines):
+        result["baselines"] = baselines(model, data.images("train", device=device), test)
+    if any(result[key] is not None for key in ("test_error", "knn_error")) or result["baselines"]:
+        result["test_error_images"] = int((test[1] >= 0).sum())
     result = {key: plain(value) for key, value in result.items()}
     with replacing(folder / "evaluation.json") as file:
         file.write(json.dumps(result, indent=2, allow_nan=False).encode())
     return result
 
 
+def origin(checkpoint: dict, path: Path, data: ImageData) -> dict:
+    """Where a checkpoint comes from."""
+    return {
+        "model": checkpoint["model"],
+        **checkpoint["run"],
+        **checkpoint.get("made", {}),
+        "variant": data.variant,
+        "data_root": data.hparams.get("root"),
+        "epochs": checkpoint["epoch"] + 1,
+        "step": checkpoint["global_step"],
+        "checkpoint": str(path),
+    }
+
+
+def measured_likelihoods(
+    model: models.Model, test: tuple[Tensor, Tensor], data: ImageData, path: Path, wanted: Wanted
+) -> dict:
+    """The results of importance sampling and of AIS; per-image values that stand from an earlier start are taken."""
+    folder, K = run_folder(path), wanted.num_samples
+    x, y = (part[: wanted.limit or model.default_limit] for part in test)
+    digest = hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest()[:12]
+    options = {"K": K, "images": digest, "precision": wanted.precision}
+    kept = per_image(path, "likelihoods")
+    values = once(kept, path, options, lambda: likelihoods(model, x, y, K, wanted.precision))
+    found = {"num_samples": K, "precision": wanted.precision, "quantity": model.quantity, "images_hash": digest}
+    if wanted.precision == "bf16":
+        found |= bias_of_bf16(model, x, y, K, values["log_px"])
+    if wanted.ais is not None:
+        n, pilot = wanted.ais_images, data.images("val", annealing.PILOT_IMAGES, model.device)
+        options = {**wanted.ais._asdict(), "images": digest, "n": n}
+        kept = per_image(path, "ais")
+        chains = once(kept, path, options, lambda: annealing.annealed(model, x[:n], y[:n], pilot, wanted.ais))
+        found |= annealing.summary(chains, values["log_px"], wanted.ais)
+    if rank_zero_only.rank == 0:
+        with replacing(folder / "log_px.npy") as file:
+            np.save(file, values["log_px"])
+        if hasattr(model, "latent_statistics"):
+            found |= units(model, *test)
+    return found | summary(values)
+
+
 def plain(value):
     """A value as JSON has it: numpy's numbers as Python's, and None for what is not finite."""
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
-    """The contents of a checkpoint and its data module, not set up yet, where `overrides` replace remembered options.
-
-    Raises:
-        ValueError: No checkpoint, an option that its data does not have, or another protocol than it was trained on.
-    """
-    checkpoint = models.read_checkpoint(path)
-    models.from_checkpoint(checkpoint)  # refuses one of another version before the work begins
-    if str(checkpoint.get("run", {}).get("data")) not in DATAMODULES:
-        raise ValueError(f"{path} does not say what data it was trained on: train it with train.py.")
-    name, protocol = checkpoint["run"]["data"], checkpoint["run"].get("protocol")
-    options = checkpoint.get("datamodule_hyper_parameters", {})
-    for key in overrides:
-        if key not in options:
-            raise ValueError(f"{name}, which {path} was trained on, has no option --data.{key}: leave it out.")
-    try:
-        data = DATAMODULES[name](**options | overrides)
-    except TypeError as error:
-        raise ValueError(f"{path} does not fit this version of {name}: {error}") from error
-    if data.protocol != protocol:
-        raise ValueError(
-            f"{path} was trained on {protocol} images and says nothing about {data.protocol} ones: "
-            f"leave --data.binarization out, or train on {data.protocol} images."
-        )
-    return checkpoint, data
-
-
-def pick_device(name: str) -> str:
-    """The device called `name`; `auto` is a GPU where there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"There is no device {name} here: use --device auto or cpu.") from error
-    return name
-
-
-def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]]:
-    """Reads the data of all checkpoints, once for those that share it: a missing file is known before the work."""
-    ready: dict[str, ImageData] = {}
-    for checkpoint, data in opened:
-        data = ready.setdefault(f"{type(data).__name__} {dict(data.hparams)}", data)
-        data.prepare_data()
-        data.setup()
-        options = checkpoint["hyper_parameters"]
-        expected = tuple(options["image_shape"])
-        if data.image_shape != expected:
-            raise ValueError(f"{checkpoint['model']} takes images {expected}, and the data have {data.image_shape}.")
-        if (classes := options.get("num_classes", data.num_classes)) != data.num_classes:
-            raise ValueError(f"{checkpoint['model']} knows {classes} classes, and the data have {data.num_classes}.")
-    return [(checkpoint, ready[f"{type(data).__name__} {dict(data.hparams)}"]) for checkpoint, data in opened]
-
-
-def check_figures(model: models.Model, names: Sequence[str] | None) -> None:
-    """ValueError where the model cannot draw one of these figures, or a name is that of no figure."""
-    for callback in for_model(model, names) if names else ():
-        if not isinstance(callback, Drawing):
-            raise ValueError(f"{callback.name} draws nothing from a checkpoint: leave it out of --figures.")
-
-
-def check(args: Namespace) -> list[tuple[dict, ImageData]]:
-    """The checkpoints that the options name, each with its data, ready for all that is asked for.
-
-    Raises:
-        ValueError: Something cannot be done, and nothing has been.
-    """
-    check_numbers(args.num_samples, args.limit)
-    if args.devices < 0:
-        raise ValueError(f"--devices must be a number of devices; got {args.devices}.")
-    overrides = {key: value for key, value in vars(args.data).items() if value is not None}
-    opened = [open_checkpoint(path, overrides) for path in args.checkpoints]
-    kinds = [models.MODELS[checkpoint["model"]] for checkpoint, _ in opened]
-    if args.baselines and not any(map(can_have_baselines, kinds)):
-        raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
-    if args.precision != "fp32" and not any(hasattr(kind, "log_weights") for kind in kinds):
-        raise ValueError("--precision is that of likelihoods, which an AE does not have: leave it out.")
-    ready = prepare(opened)
-    for checkpoint, _ in ready:
-        check_figures(models.from_checkpoint(checkpoint), args.figures)
-    if args.side_by_side:
-        check_alike(ready, args.side_by_side)
-    return ready
+def wanted_by(args: Namespace) -> Wanted:
+    """What the options ask for."""
+    chains = Settings(args.ais_chains, args.ais_temperatures, args.ais_leapfrogs, args.ais_start)
+    return Wanted(
+        args.num_samples,
+        args.limit,
+        args.precision,
+        with_baselines=args.baselines,
+        figures=args.figures,
+        ais=chains if args.ais else None,
+        ais_images=args.ais_images,
+        with_probes=True,
+    )
 
 
 def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> int:
-    """Evaluates all checkpoints and prints their tables."""
-    wanted = args.baselines, args.figures, args.precision
-    results = [
-        evaluate(checkpoint, Path(path), data, args.num_samples, args.limit, device, *wanted)
-        for path, (checkpoint, data) in zip(args.checkpoints, ready, strict=True)
-    ]
+    """Evaluates all checkpoints, prints their tables, and writes the report."""
+    wanted, results = wanted_by(args), []
+    for number, (path, (checkpoint, data)) in enumerate(zip(args.checkpoints, ready, strict=True), 1):
+        if len(ready) > 1 and rank_zero_only.rank == 0:
+            print(f"{number}/{len(ready)} {path}", file=sys.stderr)
+        kind = models.MODELS[checkpoint["model"]]
+        able = wanted if hasattr(kind, "log_px") else wanted._replace(ais=None)
+        results.append(evaluate(checkpoint, Path(path), data, able, device))
     if rank_zero_only.rank != 0:
         return 0
+    checkpoints = [checkpoint for checkpoint, _ in ready]
+    results, over_seeds = report.beside(results, checkpoints), means(results, checkpoints)
     print(tables(results))
     if args.side_by_side:
         compare(args.checkpoints, ready, Path(args.side_by_side), device)
-    if over_seeds := means(results, [checkpoint for checkpoint, _ in ready]):
+    if over_seeds:
         print(over_seeds)
+    if args.report:
+        report.write(Path(args.report), results, over_seeds)
+        print(f"Report: {args.report}")
+    if args.wandb != "off":
+        folders = [run_folder(Path(path)) for path in args.checkpoints]
+        mirror(results, folders, Path(args.report or "."), args.wandb == "offline")
     return 0
 
 
@@ -239,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{speaker()}error: {explain(error, {}, [])}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        print("Stopped. The same command goes on with the checkpoints that are left.", file=sys.stderr)
         return 130
 
 

@@ -10,18 +10,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 import models
-from callbacks import ConfusionMatrix, for_model, plots
+from callbacks import ConfusionMatrix, LatentSpace, for_model, plots
 from callbacks.confusion_matrix import confusion
+from callbacks.latent_space import is_active
 from callbacks.record import save_figure
 from callbacks.schedule import Drawing
-from models.estimators import ROWS, active_units, importance, over_processes
+from models.estimators import ROWS, importance, over_processes, pareto_k
 
 IMAGES = 50  # per pass
+TRUSTED = 0.7  # Pareto k-hat up to which an importance-sampled likelihood is to be trusted
 COMPARED = 100  # images whose likelihood is computed in both precisions
 
 
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str = "fp32") -> dict[str, np.ndarray]:
-    """Per-image `log_px` and `ess` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
+    """Per-image `log_px`, `ess` and `k_hat` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
     parts, chunk = -(-len(x) // IMAGES), max(1, ROWS // IMAGES // model.rows_per_sample)
     hidden = None if rank_zero_only.rank == 0 else True  # None: where there is no terminal
 
@@ -29,7 +31,7 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
         start = part * IMAGES
         images, labels = x[start : start + IMAGES], model.given(y[start : start + IMAGES])
         estimate = importance(model, images, K, chunk, *labels, seed=start, precision=precision)
-        values = {"log_px": estimate.log_px, "ess": estimate.ess}
+        values = {"log_px": estimate.log_px, "ess": estimate.ess, "k_hat": pareto_k(estimate.largest, K)}
         if hasattr(model, "rate_distortion"):
             with models.evaluating(model, seed=start):
                 values["rate"], values["distortion"] = model.rate_distortion(images, min(K, chunk), *labels)
@@ -68,6 +70,8 @@ def summary(values: dict[str, np.ndarray]) -> dict:
         "nll": -log_px.mean(),
         "nll_se": standard_error(log_px),
         "ess_median": np.median(values["ess"]),
+        "k_hat_median": np.median(values["k_hat"]),
+        "k_hat_above": (values["k_hat"] > TRUSTED).mean(),
     }
     if "rate" in values:
         rate, distortion = values["rate"].mean(), values["distortion"].mean()
@@ -77,12 +81,16 @@ def summary(values: dict[str, np.ndarray]) -> dict:
 
 
 def units(model: models.Model, x: Tensor, y: Tensor) -> dict:
-    """Active units over the images `x`, in all and in each stochastic layer."""
+    """Active units over the images `x`, in all and in each layer, and which they are; the mean KL of each dimension."""
     parts = zip(x.split(500), y.split(500), strict=True)
     with models.evaluating(model):
-        parts = [[mean for mean, _ in model.latent_statistics(part, *model.given(labels))] for part, labels in parts]
-    per_layer = [active_units(torch.cat(means)) for means in zip(*parts, strict=True)]
-    return {"active_units": sum(per_layer), "active_units_per_layer": per_layer}
+        parts = [model.latent_statistics(part, *model.given(labels)) for part, labels in parts]
+    layers = [[torch.cat(values) for values in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
+    active = [is_active(means).tolist() for means, _ in layers]
+    per_layer = [sum(layer) for layer in active]
+    kl = [kl.double().mean(0).tolist() for _, kl in layers]
+    found = {"active_units": sum(per_layer), "active_units_per_layer": per_layer}
+    return found | {"active_dimensions": active, "kl_per_dimension": kl}
 
 
 def reconstruction(model: models.Model, x: Tensor, y: Tensor) -> dict:
@@ -114,7 +122,12 @@ def draw(model: models.Model, data, result: dict, names: Sequence[str] | None, f
         folder: For `<name>_test.png`.
     """
     for callback in for_model(model, names):
-        if isinstance(callback, ConfusionMatrix) and result["confusion"]:
+        if isinstance(callback, LatentSpace) and result["kl_per_dimension"]:
+            kl, active = (
+                [torch.tensor(layer) for layer in result[key]] for key in ("kl_per_dimension", "active_dimensions")
+            )
+            found = {"kl_per_dimension": plots.kl_per_dimension(kl, active)}
+        elif isinstance(callback, ConfusionMatrix) and result["confusion"]:
             found = {"confusion_matrix": plots.confusion_matrix(torch.tensor(result["confusion"]), "test")}
         elif isinstance(callback, Drawing) and not isinstance(callback, ConfusionMatrix):
             with models.evaluating(model, callback.seed):

@@ -135,40 +135,6 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--limit", type=int | None, default=None, help=limit)
 
 
-EVALUATION = (
-    "Evaluates checkpoints on test images. A checkpoint knows its model, data and protocol. Each run folder gets an "
-    "evaluation.json and log_px.npy, the per-image values in test order; all runs together are printed as tables."
-)
-
-
-def build_evaluation_parser() -> ArgumentParser:
-    """The options of evaluate.py."""
-    options = ArgumentParser(prog="evaluate.py", description=EVALUATION, exit_on_error=False, allow_abbrev=False)
-    add = options.add_argument
-    add("checkpoints", nargs="+", type=str, help="Paths of .ckpt files.")
-    add("--num_samples", type=int, default=1000, help="K, importance samples per image.")
-    limit = "Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000."
-    add("--limit", type=int | None, default=None, help=limit)
-    precision = "bf16 computes likelihoods with matrix products in 16 bits, and measures what that changes."
-    add("--precision", type=Literal["fp32", "bf16"], default="fp32", help=precision)
-    baselines = (
-        "Fit classifiers of scikit-learn to the same labels, on pixels and on the latents of a VAE or of the M1 of an "
-        "M1M2; by default beside an M2 or M1M2 that was given few labels."
-    )
-    add("--baselines", action=ActionYesNo, default=None, help=baselines)
-    figures = f"Figures to draw, of {', '.join(CALLBACKS)}; by default those that the model supports, but for "
-    add("--figures", type=list[str] | None, default=None, help=f"{figures}latent_codes_tsne.")
-    side_by_side = "Folder for figures of all models beside each other: reconstructions, codes, random points."
-    add("--side_by_side", type=str | None, default=None, help=side_by_side)
-    add("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    devices = "Devices that share the work; by default one, or those of torchrun."
-    add("--devices", type=int, default=0, help=devices)
-    add("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
-    own = "Refused unless it is the checkpoint's own."
-    add("--data.binarization", type=str | None, default=None, help=own)
-    return options
-
-
 def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
     """ValueError, in a sentence, for numbers of samples or images that mean nothing."""
     if num_samples < least:

@@ -1,13 +1,11 @@
-"""Results of evaluate.py as text: a table of all runs, and means over runs that differ in their seeds alone."""
+"""Results of evaluate.py as tables, one for each kind of result, and what there is to say about their numbers."""
 
-import json
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean, stdev
+from typing import NamedTuple
 
-from models import MODELS
+DOUBTFUL = 0.1  # share of images whose k-hat is too high, from which on a sentence says so
 
 
 def run_folder(path: Path) -> Path:
@@ -22,8 +20,8 @@ def run_name(result: dict) -> str:
 
 
 def plus_minus(mean: float, se: float | None, form: str) -> str:
-    """A mean and its standard error, where there is one."""
-    return f"{mean:{form}}" + (f" ± {se:{form}}" if se is not None else "")
+    """A mean and its standard error, where there is one; `form` may ask for a plus, which is the mean's."""
+    return f"{mean:{form}}" + (f" ± {se:{form.lstrip('+')}}" if se is not None else "")
 
 
 # Each with the key of a result without which its cell is empty
@@ -33,13 +31,22 @@ COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "NLL ± SE": ("nll", lambda r: plus_minus(r["nll"], r["nll_se"], ".2f")),
     "bf16 - fp32": ("bf16_bias", lambda r: plus_minus(r["bf16_bias"], r["bf16_bias_se"], ".4f")),
     "K": ("num_samples", lambda r: str(r["num_samples"])),
+    "to the first": ("versus_first", lambda r: plus_minus(r["versus_first"], r["versus_first_se"], "+z.2f")),
+    "paper": ("paper_nll", lambda r: f"{r['paper_nll']:.2f} [{r['note']}]"),
+    "AIS NLL ± SE": ("ais_nll", lambda r: plus_minus(r["ais_nll"], r["ais_nll_se"], ".2f")),
+    "AIS - NLL": ("ais_lowers_nll", lambda r: plus_minus(-r["ais_lowers_nll"], r["ais_lowers_nll_se"], "+z.2f")),
+    "AIS gap": ("ais_gap", lambda r: plus_minus(r["ais_gap"], r["ais_gap_se"], "z.2f")),
     "ELBO": ("elbo", lambda r: f"{r['elbo']:.2f}"),
     "rate": ("rate", lambda r: f"{r['rate']:.2f}"),
     "distortion": ("distortion", lambda r: f"{r['distortion']:.2f}"),
     "active units": ("active_units_per_layer", lambda r: "+".join(map(str, r["active_units_per_layer"]))),
     "ESS": ("ess_median", lambda r: f"{r['ess_median']:.1f}"),
+    "k-hat > 0.7": ("k_hat_above", lambda r: f"{r['k_hat_above']:.0%}"),
     "loss": ("loss", lambda r: f"{r['loss']:.2f}"),
+    "5-NN": ("knn_error", lambda r: f"{r['knn_error']:.2%}"),
+    "linear": ("probe_error", lambda r: f"{r['probe_error']:.2%}"),
     "test error": ("test_error", lambda r: f"{r['test_error']:.2%}"),
+    "paper's": ("paper_error", lambda r: f"{plus_minus(r['paper_error'], r['paper_error_se'], '.2%')} [{r['note']}]"),
 }
 
 
@@ -70,24 +77,63 @@ def title(results: Sequence[dict]) -> str:
     """What the numbers of a table are, from results of one kind."""
     about, data, protocol, num_images = kind(results[0])
     classified = max(result["test_error_images"] or 0 for result in results)
-    error = f"; test error of {classified} test images" if classified else ""
+    error = f"; errors of {classified} test images" if classified else ""
     unit = "; nats per image" if results[0]["quantity"] else " (no likelihood)"
     return f"{data}, protocol {protocol}: {about} of {num_images} test images{unit}{error}"
 
 
-def tables(results: list[dict]) -> str:
-    """All results as text: one table for each quantity, data set, protocol and number of images; then those of content
-    and pose."""
-    parts = []
+class Table(NamedTuple):
+    """Results of one kind: what they are, cells as text under their columns, and remarks."""
+
+    title: str
+    columns: list[str]
+    lines: list[list[str]]
+    remarks: list[str]
+
+
+def by_kind(results: Sequence[dict]) -> list[Table]:
+    """One table for each quantity, data set, protocol and number of images."""
+    found = []
     for _, group in groupby(sorted(results, key=kind), key=kind):
         group = list(group)
-        listed = [row for result in group for row in rows(result)]
+        sources = list(dict.fromkeys(source for result in group if (source := result.get("paper_source"))))
+        listed = [
+            row | {"note": sources.index(row["paper_source"]) + 1 if row.get("paper_source") else None}
+            for result in group
+            for row in rows(result)
+        ]
         columns = [name for name, (key, _) in COLUMNS.items() if any(row.get(key) is not None for row in listed)]
         lines = [
             [cell(row) if row.get(key) is not None else "-" for key, cell in map(COLUMNS.get, columns)]
             for row in listed
         ]
-        parts += [title(group), *aligned([columns, *lines]), ""]
+        remarks = [f"[{number}] {source}" for number, source in enumerate(sources, 1)] + warning(group)
+        found.append(Table(title(group), columns, lines, remarks))
+    return found
+
+
+def warning(results: Sequence[dict]) -> list[str]:
+    """A sentence where importance-sampled likelihoods should not be trusted, and by how much AIS moves them."""
+    doubtful = [result for result in results if (result.get("k_hat_above") or 0) > DOUBTFUL]
+    if not doubtful:
+        return []
+    most = max(doubtful, key=lambda result: result["k_hat_above"])
+    said = (
+        f"Pareto k-hat is above 0.7 for up to {most['k_hat_above']:.0%} of the images ({run_name(most)}): K = "
+        f"{most['num_samples']} samples are too few for them, and the NLL, a bound from above, would fall with more."
+    )
+    moved = [result for result in doubtful if result.get("ais_nll") is not None]
+    if not moved:
+        return [f"{said} --ais says how far."]
+    by = [f"{plus_minus(r['ais_lowers_nll'], r['ais_lowers_nll_se'], 'z.2f')} ({run_name(r)})" for r in moved]
+    return [f"{said} AIS lowers it by {', '.join(by)} nats on the images that it was run on."]
+
+
+def tables(results: Sequence[dict]) -> str:
+    """All results as text: their tables, and those of content and pose."""
+    parts = []
+    for table in by_kind(results):
+        parts += [table.title, *aligned([table.columns, *table.lines]), *table.remarks, ""]
     return "\n".join([*parts, *disentangled(results)])
 
 
@@ -124,91 +170,3 @@ def disentangled(results: Sequence[dict]) -> list[str]:
         ]
         parts += [what, *aligned([("run", "model", *MEASURES), *lines]), ""]
     return parts
-
-
-# Means over seeds
-
-
-def seeds(checkpoint: dict) -> tuple:
-    """What the draws of a run depend on: `--seed` and `--data.seed`."""
-    return checkpoint["run"]["seed"], checkpoint["datamodule_hyper_parameters"].get("seed")
-
-
-def settings(checkpoint: dict, path: str) -> dict[str, str]:
-    """What runs have in common that differ in their seeds alone. Each label draw of M1+M2 has an M1 of its own."""
-    model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
-    drawn = ("m1", "m1_options", "kept", *MODELS[checkpoint["model"]].from_data)
-    found = {key: value for key, value in model.items() if key not in drawn}
-    found |= {f"m1.{key}": value for key, value in model.get("m1_options", {}).items()}
-    found |= {f"data.{key}": value for key, value in data.items() if key not in ("seed", "root")}
-    found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
-    if (processes := checkpoint["run"].get("processes", 1)) > 1:  # each has batches of its own
-        found["processes"] = processes
-    return {key: str(list(value) if isinstance(value, tuple) else value) for key, value in found.items()}
-
-
-def mean(values: list[list[float | None]], form: str) -> str:
-    """Mean and standard error over at least two parts, each the mean of its values; a dash where there are none."""
-    if any(None in part for part in values):
-        return "-"
-    parts = [fmean(part) for part in values]
-    return f"{fmean(parts):{form}} ± {stdev(parts) / len(parts) ** 0.5:{form}}"
-
-
-def by_draw(drawn: Sequence[tuple]) -> list[list[int]]:
-    """Positions of the runs of each `--data.seed`, or each run by itself where all share one.
-
-    Runs on the same labels are not independent: over several draws, each draw counts once.
-    """
-    parts = defaultdict(list)
-    for position, (_, data_seed) in enumerate(drawn):
-        parts[data_seed].append(position)
-    return list(parts.values()) if len(parts) > 1 else [[position] for position in range(len(drawn))]
-
-
-def names(groups: list[dict[str, str]]) -> list[str]:
-    """A name for the settings of each group: its model, and the options in which groups of this model differ."""
-    found = []
-    for group in groups:
-        alike = [other for other in groups if other["model"] == group["model"]]
-        differs = [key for key in group if key != "model" and len({other.get(key) for other in alike}) > 1]
-        found.append(", ".join([group["model"], *(f"{key} {group[key]}" for key in differs)]))
-    return found
-
-
-def means(results: list[dict], checkpoints: list[dict]) -> str:
-    """Means and standard errors of each group of runs that differ in their seeds alone; nothing without a group.
-
-    Runs with the same seeds differ in something that a checkpoint does not know, such as the number of epochs: a group
-    with such runs has no mean.
-    """
-    groups = defaultdict(list)
-    for result, checkpoint in zip(results, checkpoints, strict=True):
-        same = settings(checkpoint, result["checkpoint"])
-        groups[kind(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
-    parts = []
-    for about, keys in groupby(sorted(groups), key=lambda key: key[0]):
-        keys = list(keys)
-        lines = []
-        for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
-            runs, drawn = zip(*groups[key], strict=True)
-            if len(runs) > 1 and len(set(drawn)) == len(runs):
-                lines += group_lines(name, runs, by_draw(drawn))
-        if lines:
-            parts.append(f"{about[1]}, protocol {about[2]}: mean ± standard error over seeds")
-            parts += [*aligned([("group", "n", "NLL", "test error"), *lines]), ""]
-    return "\n".join(parts)
-
-
-def group_lines(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[tuple[str, str, str, str]]:
-    """The cells of a group, in independent parts: of its model, and of each classifier beside it."""
-    n = str(len(runs)) if len(runs) == len(parts) else f"{len(parts)} draws of {len(runs)} runs"
-    found = []
-    for same in zip(*map(rows, runs), strict=True):
-        label = name if same[0] in runs else f"{same[0]['model']} of {name}"
-        nll, error = (
-            mean([[same[position].get(key) for position in part] for part in parts], form)
-            for key, form in (("nll", ".2f"), ("test_error", ".2%"))
-        )
-        found.append((label, n, nll, error))
-    return [line for line in found if line[2:] != ("-", "-")]

@@ -157,7 +157,8 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     if args.num_samples and not result:
         device, samples = str(trainer.strategy.root_device), args.num_samples
         checkpoint = read_checkpoint(path)
-        result = evaluate.evaluate(checkpoint, path, data, samples, args.limit, device, figures=args.callbacks)
+        wanted = evaluate.Wanted(samples, args.limit, figures=args.callbacks)
+        result = evaluate.evaluate(checkpoint, path, data, wanted, device)
     if not trainer.is_global_zero:
         return 0
     if result:

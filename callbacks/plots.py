@@ -124,3 +124,55 @@ def scatter(panels: Sequence[Panel], y: Tensor) -> Figure:
         ]
         figure.legend(handles=dots, loc="outside right center", frameon=False, ncols=-(-len(dots) // 20))
     return figure
+
+
+def comparison(results: Sequence[dict], title: str) -> Figure:
+    """Likelihoods of several runs, beside those of papers and of AIS; and what they pay and get: rate and distortion.
+
+    Args:
+        results: Each with a `label` and its `nll`; `nll_se`, `paper_nll`, `ais_nll`, `ais_nll_se`, `rate` and
+            `distortion` may be None or missing.
+        title: Of the figure.
+    """
+    height = 1.6 + 0.36 * max(len(results), 6)
+    figure = Figure((11, height), dpi=DPI, facecolor="white", layout="constrained")
+    left, right = figure.subplots(1, 2)
+    places = np.arange(len(results))[::-1]
+    for name, color, marker in (("nll", ACTIVE, "o"), ("ais_nll", "tab:orange", "D"), ("paper_nll", "0.2", "|")):
+        there = [(result, place) for result, place in zip(results, places, strict=True) if result.get(name) is not None]
+        values = [result[name] for result, _ in there]
+        errors = [result.get(f"{name}_se") or 0.0 for result, _ in there]
+        label = {"nll": "importance-sampled", "ais_nll": "AIS, on fewer images", "paper_nll": "paper"}[name]
+        if there:
+            style = {"fmt": marker, "color": color, "label": label, "markersize": 13 if marker == "|" else 5}
+            left.errorbar(values, [place for _, place in there], xerr=errors, linewidth=1, **style)
+    left.set(yticks=places, yticklabels=[result["label"] for result in results], ylim=(-0.7, len(results) - 0.3))
+    left.set_xlabel("NLL (nats per image) ± standard error")
+    left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14 * 4 / height - 0.06), ncols=3)
+    rate_distortion(right, [result for result in results if result.get("rate") is not None])
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def rate_distortion(axes, results: Sequence[dict]) -> None:
+    """Points of models in the plane of rate and distortion, over lines of equal ELBO (Alemi et al. 2018)."""
+    axes.set(xlabel="rate: KL(q(z|x) || p(z)), nats", ylabel="distortion: -E[log p(x|z)], nats")
+    if not results:
+        axes.text(0.5, 0.5, "no rate is known", ha="center", transform=axes.transAxes)
+        return
+    rate, distortion = (np.array([result[name] for result in results]) for name in ("rate", "distortion"))
+    axes.plot(rate, distortion, "o", color=ACTIVE, markersize=5)
+    for result, x, y in zip(results, rate, distortion, strict=True):
+        axes.annotate(result["label"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    pads = [max(0.15 * np.ptp(values), 1.0) for values in (rate, distortion)]
+    axes.set_xlim(max(0, rate.min() - pads[0]), rate.max() + 2.5 * pads[0])
+    axes.set_ylim(distortion.min() - pads[1], distortion.max() + pads[1])
+    ends = np.array(axes.get_xlim())
+    for elbo in np.linspace((rate + distortion).min(), (rate + distortion).max(), 4 if len(results) > 1 else 1):
+        axes.plot(ends, elbo - ends, color="0.8", linewidth=0.8, zorder=0)
+        axes.annotate(f"{-elbo:.1f}", (ends[0], elbo - ends[0]), fontsize=7, color="0.5", annotation_clip=True)
+    axes.set_title("grey: lines of equal ELBO", fontsize=9, loc="left", color="0.4")

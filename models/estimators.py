@@ -11,6 +11,7 @@ from models.base import evaluating
 from models.layers import lookup
 
 ROWS = 2500  # of a fully connected decoder in one pass: memory does not grow with K, and more rows are slower
+ALIKE = 1e-3  # nats between log weights that differ by no more than rounding
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # of matrix products, where they are not that of the weights
 
 
@@ -20,6 +21,12 @@ class Estimate(NamedTuple):
     log_px: Tensor  # log 1/K sum_k w_k
     elbo: Tensor  # 1/K sum_k log w_k
     ess: Tensor  # (sum w)^2 / sum w^2
+    largest: Tensor  # the largest log weights, `(B, tail_size(K) + 1)`
+
+
+def tail_size(K: int) -> int:
+    """How many of K weights are the tail whose shape `pareto_k` estimates (Vehtari et al. 2024, section 2.2)."""
+    return int(3 * K**0.5) if K > 225 else K // 5
 
 
 def importance(
@@ -48,6 +55,7 @@ def importance(
         raise ValueError(f"Importance sampling needs K and chunk of at least 1; got K {K} and chunk {chunk}.")
     log_sum = log_sum_squares = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    largest = torch.empty((0, len(x)), dtype=torch.float64, device=x.device)
     with evaluating(model, seed):
         posterior = model.posterior(x, y)
         with torch.autocast(x.device.type, rounded, enabled=rounded is not None):
@@ -56,7 +64,44 @@ def importance(
                 log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
                 log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
                 total = total + log_w.sum(0)
-    return Estimate(log_sum - math.log(K), total / K, (2 * log_sum - log_sum_squares).exp())
+                largest = torch.cat([largest, log_w])
+                largest = largest.topk(min(len(largest), tail_size(K) + 1), dim=0).values
+    ess = (2 * log_sum - log_sum_squares).exp()
+    return Estimate(log_sum - math.log(K), total / K, ess, largest.T)
+
+
+def pareto_k(largest: Tensor, K: int) -> Tensor:
+    """The shape k of the tail of K weights, `(B,)` (Vehtari et al. 2024, "Pareto smoothed importance sampling").
+
+    Below 0.7 an importance-sampled mean can be trusted; at 1 and above the weights have no mean that a sample shows.
+    NaN with fewer than 25 samples, and 0 where the weights of the tail are all alike.
+
+    Args:
+        largest: The largest log weights, `(B, tail_size(K) + 1)`.
+        K: Of how many.
+    """
+    from arviz_stats.base import array_stats  # a second and a half that most commands need not wait
+
+    if tail_size(K) < 5:
+        return torch.full((len(largest),), math.nan, dtype=torch.float64)
+    found = []
+    for tail in largest.cpu().double():
+        if tail[0] - tail[-1] < ALIKE:
+            found.append(0.0)
+            continue
+        # of all others only their number counts, and that they are smaller
+        log_w = torch.cat([tail, tail[-1:].expand(K - len(tail))])
+        found.append(float(array_stats.psislw(-log_w.numpy())[1]))  # which takes log p(x|z) for leaving x out: -log w
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def agreed(value):
+    """The value that the first process of a distributed run has."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def over_processes(compute: Callable[[int], dict[str, Tensor]], parts: int) -> dict[str, Tensor]:

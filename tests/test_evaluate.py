@@ -150,7 +150,7 @@ def test_error_counts_all_test_images_whatever_the_limit(run, capsys):
     assert counted(run).sum(1).tolist() == y.bincount(minlength=10).tolist()
     assert {"confusion_matrix_test.png", "analogies_test.png"} <= {path.name for path in Path(run, "figures").iterdir()}
     out = capsys.readouterr().out
-    assert "log p(x) of 20 test images; nats per image; test error of 250 test images" in out
+    assert "log p(x) of 20 test images; nats per image; errors of 250 test images" in out
     assert f"{result['test_error']:.2%}" in out
 
 
@@ -201,9 +201,9 @@ def test_baselines_beside_few_labels_and_on_request_of_a_vae(capsys):
     assert read("m1m2")["baselines"] is None
 
 
-def test_a_table_without_classifiers_has_no_error(capsys):
+def test_a_table_without_classifiers_has_no_test_error(capsys):
     assert evaluate.main([VAE, CVAE, "--num_samples", "2", "--limit", "5"]) == 0
-    assert "error" not in capsys.readouterr().out
+    assert "test error" not in capsys.readouterr().out
 
 
 SEVERAL = [M2, "m2-1/checkpoints/best.ckpt", "m2-2/checkpoints/best.ckpt", "m2-10/checkpoints/best.ckpt"]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tables import means, tables
+from means import means
+from tables import tables
 
 RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
           "nll_se": 0.1, "elbo": -25.0, "rate": 5.0, "distortion": 20.0, "active_units_per_layer": [3],

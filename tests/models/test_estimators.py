@@ -4,10 +4,10 @@ import pytest
 import torch
 from exact_models import LinearGaussian
 from torch import nn
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, Normal, kl_divergence
 
 from models import MODELS
-from models.estimators import active_units, importance
+from models.estimators import active_units, importance, pareto_k, tail_size
 from models.objectives import elbo, ess, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
@@ -90,7 +90,8 @@ def test_chunks_add_up_to_the_whole_and_hold_no_more_than_asked_for(K, chunk, as
     estimate = importance(model, images(3), K, chunk)
     assert model.asked == asked
     assert model.posteriors == 1
-    for actual, objective in zip(estimate, (iwae, elbo, ess), strict=True):
+    assert torch.equal(estimate.largest, log_w.sort(0, descending=True).values[: tail_size(K) + 1].T)
+    for actual, objective in zip(estimate[:3], (iwae, elbo, ess), strict=True):
         torch.testing.assert_close(actual, objective(log_w), rtol=1e-10, atol=1e-10)
 
 
@@ -98,7 +99,7 @@ def test_accumulation_is_in_float64():
     log_w = torch.full((5000, 2), -1000.1)  # float32
     log_w[1::2] += 0.5
     estimate = importance(Scripted(log_w), images(2), 5000, chunk=1)
-    for actual, objective in zip(estimate, (iwae, elbo, ess), strict=True):
+    for actual, objective in zip(estimate[:3], (iwae, elbo, ess), strict=True):
         assert actual.dtype == torch.float64
         torch.testing.assert_close(actual, objective(log_w.double()), rtol=1e-9, atol=0)
 
@@ -131,7 +132,8 @@ def test_the_encoder_runs_once_and_chunks_bound_the_memory(make, binary, monkeyp
     estimate = importance(model, x, 23, chunk=5, y=y)
     assert encoded == [3]
     assert decoded == [5] * 4 + [3]  # leading dimensions (k, B)
-    assert all(values.shape == (3,) and values.isfinite().all() for values in estimate)
+    assert all(values.shape == (3,) and values.isfinite().all() for values in estimate[:3])
+    assert estimate.largest.shape == (3, 5)
 
 
 @pytest.mark.parametrize("name", DENSITIES)
@@ -214,6 +216,49 @@ def test_the_seed_decides_the_noise(make, binary):
 def test_no_samples_are_refused_in_a_sentence(make, binary, K, chunk):
     with pytest.raises(ValueError, match="at least 1"):
         importance(make("VAE"), binary(2)[0], K, chunk)
+
+
+# The tail of the weights
+
+
+def tail(log_w):
+    """The largest of log weights `(K, B)`, as `importance` keeps them."""
+    return log_w.topk(tail_size(len(log_w)) + 1, dim=0).values.T
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.7, 1.0, 1.5])
+def test_k_hat_is_the_shape_of_a_pareto_tail(k):
+    """U^-k has a Pareto tail of shape k; the estimate leans a little towards 1/2."""
+    u = torch.rand(20_000, 30, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = pareto_k(tail(-k * u.log() - 700), 20_000)
+    assert found.dtype == torch.float64
+    assert found.mean().item() == pytest.approx(k, abs=0.05)
+    assert found.std() < 0.15
+
+
+def test_k_hat_of_the_largest_weights_is_that_of_all():
+    from arviz_stats.base import array_stats
+
+    log_w = torch.randn(3000, 4, dtype=torch.float64) * 3
+    expected = array_stats.psislw(-log_w.T.numpy())[1]
+    torch.testing.assert_close(pareto_k(tail(log_w), 3000), torch.tensor(expected))
+    assert tail_size(3000) == 164
+
+
+def test_k_hat_of_light_alike_and_few_weights():
+    assert (pareto_k(tail(torch.rand(5000, 3, dtype=torch.float64)), 5000) < 0.3).all()
+    assert torch.equal(pareto_k(tail(torch.zeros(5000, 2)), 5000), torch.zeros(2, dtype=torch.float64))
+    assert pareto_k(tail(torch.randn(24, 2)), 24).isnan().all()
+    assert pareto_k(tail(torch.randn(25, 2)), 25).isfinite().all()
+
+
+def test_an_exact_posterior_is_trusted_and_one_that_is_too_narrow_is_not():
+    x = images(10)
+    exact = importance(LinearGaussian(exact=True), x, 2000).largest
+    assert (pareto_k(exact, 2000) < 0.7).all()
+    narrow = LinearGaussian(exact=False)
+    narrow.posterior = lambda x, y=None: Independent(Normal(narrow.true_posterior(x).mean, 0.1 * torch.ones(2)), 1)
+    assert (pareto_k(importance(narrow, x, 2000).largest, 2000) > 0.7).all()
 
 
 # Active units

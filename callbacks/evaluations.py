@@ -1,0 +1,57 @@
+"""Results of evaluate.py in W&B: in the runs that made the checkpoints, and as one table of all."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from callbacks.loggers import FINISH_SECONDS, INIT_SECONDS
+
+PROJECT = "elbo-room"
+
+
+def mirror(results: Sequence[dict], folders: Sequence[Path], here: Path, offline: bool) -> None:
+    """Adds each result to the W&B run of its folder, if that has one, and a table of all to a run of its own.
+
+    Where W&B fails, it says so and nothing is lost: the run folders hold the results.
+
+    Args:
+        results: As `evaluation.json` has them.
+        folders: Their run folders.
+        here: Where W&B keeps the files of the table's run.
+        offline: Write to the disk only.
+    """
+    try:
+        for result, folder in zip(results, folders, strict=True):
+            if (folder / "wandb_id").is_file():
+                summarise(result, folder, offline)
+        tabulate(results, here, offline)
+    except Exception as error:  # whatever it is, the results lie in the run folders
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        print(f"warning: W&B has not got all results ({said}).", file=sys.stderr)
+
+
+def begin(folder: Path, offline: bool, **options):
+    """A W&B run with files in `folder`."""
+    import wandb
+
+    limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
+    settings = wandb.Settings(**limits, **({"mode": "offline"} if offline else {}))
+    return wandb.init(project=PROJECT, dir=folder, settings=settings, **options)
+
+
+def summarise(result: dict, folder: Path, offline: bool) -> None:
+    """Adds a result to the summary of the run that made the checkpoint."""
+    run = begin(folder, offline, id=(folder / "wandb_id").read_text().strip(), resume="allow")
+    run.summary.update({f"test/{key}": value for key, value in result.items()})
+    run.finish()
+
+
+def tabulate(results: Sequence[dict], here: Path, offline: bool) -> None:
+    """A run of its own with one row for each result."""
+    import wandb
+
+    here.mkdir(parents=True, exist_ok=True)
+    keys = [key for key in results[0] if not any(isinstance(result.get(key), dict | list) for result in results)]
+    run = begin(here, offline, name="evaluation", job_type="evaluation")
+    run.log({"evaluation": wandb.Table(columns=keys, data=[[result.get(key) for key in keys] for result in results])})
+    run.finish()

@@ -1,0 +1,96 @@
+"""Means over runs that differ in their seeds alone, as text."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean, stdev
+
+from models import MODELS
+from tables import aligned, kind, rows
+
+
+def seeds(checkpoint: dict) -> tuple:
+    """What the draws of a run depend on: `--seed` and `--data.seed`."""
+    return checkpoint["run"]["seed"], checkpoint["datamodule_hyper_parameters"].get("seed")
+
+
+def settings(checkpoint: dict, path: str) -> dict[str, str]:
+    """What runs have in common that differ in their seeds alone. Each label draw of M1+M2 has an M1 of its own."""
+    model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+    drawn = ("m1", "m1_options", "kept", *MODELS[checkpoint["model"]].from_data)
+    found = {key: value for key, value in model.items() if key not in drawn}
+    found |= {f"m1.{key}": value for key, value in model.get("m1_options", {}).items()}
+    found |= {f"data.{key}": value for key, value in data.items() if key not in ("seed", "root")}
+    found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
+    if (processes := checkpoint["run"].get("processes", 1)) > 1:  # each has batches of its own
+        found["processes"] = processes
+    return {key: str(list(value) if isinstance(value, tuple) else value) for key, value in found.items()}
+
+
+def mean(values: list[list[float | None]], form: str) -> str:
+    """Mean and standard error over at least two parts, each the mean of its values; a dash where there are none."""
+    if any(None in part for part in values):
+        return "-"
+    parts = [fmean(part) for part in values]
+    return f"{fmean(parts):{form}} ± {stdev(parts) / len(parts) ** 0.5:{form}}"
+
+
+def by_draw(drawn: Sequence[tuple]) -> list[list[int]]:
+    """Positions of the runs of each `--data.seed`, or each run by itself where all share one.
+
+    Runs on the same labels are not independent: over several draws, each draw counts once.
+    """
+    parts = defaultdict(list)
+    for position, (_, data_seed) in enumerate(drawn):
+        parts[data_seed].append(position)
+    return list(parts.values()) if len(parts) > 1 else [[position] for position in range(len(drawn))]
+
+
+def names(groups: list[dict[str, str]]) -> list[str]:
+    """A name for the settings of each group: its model, and the options in which groups of this model differ."""
+    found = []
+    for group in groups:
+        alike = [other for other in groups if other["model"] == group["model"]]
+        differs = [key for key in group if key != "model" and len({other.get(key) for other in alike}) > 1]
+        found.append(", ".join([group["model"], *(f"{key} {group[key]}" for key in differs)]))
+    return found
+
+
+def means(results: list[dict], checkpoints: list[dict]) -> str:
+    """Means and standard errors of each group of runs that differ in their seeds alone; nothing without a group.
+
+    Runs with the same seeds differ in something that a checkpoint does not know, such as the number of epochs: a group
+    with such runs has no mean.
+    """
+    groups = defaultdict(list)
+    for result, checkpoint in zip(results, checkpoints, strict=True):
+        same = settings(checkpoint, result["checkpoint"])
+        groups[kind(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
+    parts = []
+    for about, keys in groupby(sorted(groups), key=lambda key: key[0]):
+        keys = list(keys)
+        lines = []
+        for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
+            runs, drawn = zip(*groups[key], strict=True)
+            if len(runs) > 1 and len(set(drawn)) == len(runs):
+                lines += group_lines(name, runs, by_draw(drawn))
+        if lines:
+            parts.append(f"{about[1]}, protocol {about[2]}: mean ± standard error over seeds")
+            parts += [*aligned([("group", "n", "NLL", "test error"), *lines]), ""]
+    return "\n".join(parts)
+
+
+def group_lines(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[tuple[str, str, str, str]]:
+    """The cells of a group, in independent parts: of its model, and of each classifier beside it."""
+    n = str(len(runs)) if len(runs) == len(parts) else f"{len(parts)} draws of {len(runs)} runs"
+    found = []
+    for same in zip(*map(rows, runs), strict=True):
+        label = name if same[0] in runs else f"{same[0]['model']} of {name}"
+        nll, error = (
+            mean([[same[position].get(key) for position in part] for part in parts], form)
+            for key, form in (("nll", ".2f"), ("test_error", ".2%"))
+        )
+        found.append((label, n, nll, error))
+    return [line for line in found if line[2:] != ("-", "-")]
