@@ -33,16 +33,20 @@ def beside(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
     found, first = [], {}
     for result, checkpoint in zip(results, checkpoints, strict=True):
         more = of_paper(result, checkpoint)
-        alike = (kind(result), result["images_hash"], result["num_samples"])
         if result["nll"] is not None:
-            with np.load(per_image(Path(result["checkpoint"]), "likelihoods"), allow_pickle=False) as file:
-                log_px = file["log_px"]
+            alike = (kind(result), result.get("images_hash"), result["num_samples"])
             if alike in first:
-                less = first[alike] - log_px  # of the NLL
+                less = log_px(first[alike]) - log_px(result)  # of the NLL
                 more |= {"versus_first": less.mean().item(), "versus_first_se": standard_error(less)}
-            first.setdefault(alike, log_px)
+            first.setdefault(alike, result)
         found.append(result | more)
     return found
+
+
+def log_px(result: dict) -> np.ndarray:
+    """The per-image values of a result, as they are kept, `(N,)`."""
+    with np.load(per_image(Path(result["checkpoint"]), "likelihoods"), allow_pickle=False) as file:
+        return file["log_px"]
 
 
 def of_paper(result: dict, checkpoint: dict) -> dict:

@@ -27,6 +27,7 @@ from folders import claim, owned
 from launch import check_tasks, cluster_plugins, hasten, is_lost, quieten, speaker
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
+from report import beside
 from resume import check_resumed, evaluated
 from tables import tables
 
@@ -162,7 +163,7 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     if not trainer.is_global_zero:
         return 0
     if result:
-        print(f"\n{tables([result])}")
+        print(f"\n{tables(beside([result], [read_checkpoint(path)]))}")
     close_wandb(trainer, {f"test/{key}": value for key, value in result.items()})
     print(f"Run folder: {trainer.default_root_dir}")
     if result and result["nll"] is None and result["loss"] is None:

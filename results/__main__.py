@@ -1,0 +1,118 @@
+"""Published experiments, run from their recipes on real MNIST: `python -m results --data.root DIR`.
+
+Trains what is not trained yet, evaluates all, and writes `results/results.md`, `.json`, `.csv` and figures. Given again
+after an interruption, it goes on where it was.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import report
+from evaluate import Wanted, evaluate
+from launch import hasten, quieten
+from means import means
+from models.ais import Settings
+from opening import open_checkpoint, prepare
+from tables import tables
+
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "recipes"
+K, AIS = 5000, Settings()
+
+
+class Row(NamedTuple):
+    """An experiment.
+
+    Args:
+        recipe: Its file in `recipes/`, without ending; also the name of its run folder.
+        options: Of train.py, beside those of the recipe.
+        m1: The row whose model it is trained on, if any.
+        ais_images: Test images for annealed importance sampling; fewer where an image is dear.
+    """
+
+    recipe: str
+    options: tuple[str, ...] = ()
+    m1: str | None = None
+    ais_images: int = 100
+
+
+ROWS = (
+    Row("vae_mnist"),
+    Row("iwae5_mnist"),
+    Row("dreg5_mnist"),
+    Row("hvae5_mnist"),
+    Row("vae_larochelle"),
+    Row("m1_mnist", ("--steps_per_call", "10")),
+    Row("m2_100", ("--trainer.precision", "bf16-mixed", "--steps_per_call", "10"), ais_images=10),
+    Row("m1m2_100", ("--steps_per_call", "10"), m1="m1_mnist", ais_images=10),
+    Row("affine_mnist", ("--steps_per_call", "10"), ais_images=10),
+)
+
+
+def train(row: Row, root: str, runs: Path) -> None:
+    """Trains a row, or goes on with it, or leaves it as it is if it is done.
+
+    Raises:
+        SystemExit: Training failed, or was stopped.
+    """
+    m1 = ("--model.m1", str(runs / row.m1 / "checkpoints" / "best.ckpt")) if row.m1 else ()
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(RECIPES / f"{row.recipe}.yaml"),
+               "--data.root", root, "--run_dir", str(runs / row.recipe), "--resume", "auto", "--num_samples", "0",
+               "--save_every_minutes", "5", *row.options, *m1]  # fmt: skip
+    print(f"{row.recipe}: training", flush=True)
+    if status := subprocess.run(command, check=False).returncode:
+        sys.exit(status)
+
+
+def measure(row: Row, root: str, runs: Path, device: str) -> tuple[dict, dict]:
+    """The result of a trained row, and its checkpoint."""
+    path = runs / row.recipe / "checkpoints" / "best.ckpt"
+    (checkpoint, data), = prepare([open_checkpoint(str(path), {"root": root})])  # fmt: skip
+    print(f"{row.recipe}: evaluating", flush=True)
+    wanted = Wanted(K, ais=AIS, ais_images=row.ais_images, with_probes=True)
+    return evaluate(checkpoint, path, data, wanted, device), checkpoint
+
+
+def publish(found: list[tuple[dict, dict]], out: Path) -> None:
+    """Writes and prints the tables of all rows."""
+    results, checkpoints = ([part[place] for part in found] for place in (0, 1))
+    results = report.beside(results, checkpoints)
+    report.write(out, results, means(results, checkpoints))
+    print(tables(results))
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m results", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="RECIPE", help=f"of {', '.join(row.recipe for row in ROWS)}; all")
+    parser.add_argument("--data.root", dest="root", default="data", help="where the data lies")
+    parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="folder of the run folders")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of tables and figures")
+    parser.add_argument("--device", default="cpu", help="where to evaluate")
+    parser.add_argument("--trained", action="store_true", help="train nothing; leave out what is not trained")
+    args = parser.parse_args()
+    if unknown := set(args.names) - {row.recipe for row in ROWS}:
+        parser.error(f"unknown recipe {', '.join(sorted(unknown))}: choose of {', '.join(r.recipe for r in ROWS)}")
+    if not Path(args.root, "MNIST", "raw").is_dir():
+        parser.error(f"there is no folder {args.root}/MNIST/raw: give the folder that holds MNIST by --data.root")
+    return args
+
+
+def main() -> None:
+    args = options()
+    rows = [row for row in ROWS if not args.names or row.recipe in args.names]
+    root = str(Path(args.root).absolute())
+    if args.trained:
+        rows = [row for row in rows if (args.runs / row.recipe / "checkpoints" / "best.ckpt").is_file()]
+    for row in rows if not args.trained else ():
+        train(row, root, args.runs)
+    hasten()
+    quieten()
+    publish([measure(row, root, args.runs, args.device) for row in rows], args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""python -m results: recipes are trained, evaluated and published, and a second start repeats nothing."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import options
+from models.ais import Settings
+from results import __main__ as results
+
+RECIPE = """# A small VAE.
+model: {name: VAE, hidden: [8], z_dim: 2}
+data: {name: NPZ}
+trainer: {max_epochs: 2, enable_progress_bar: false}
+callbacks: []
+"""
+
+
+def test_every_row_has_a_recipe_and_its_options_are_known():
+    for row in results.ROWS:
+        recipe = str(results.RECIPES / f"{row.recipe}.yaml")
+        names, flags = options.chosen(["--config", recipe, *row.options])
+        options.build_parser(names).parse_args(flags)
+        assert row.m1 is None or row.m1 in [other.recipe for other in results.ROWS]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Two rows with a small recipe, and the file of their data."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (300, 4, 4), dtype=np.uint8), rng.integers(0, 3, 300)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(RECIPE)
+    monkeypatch.setattr(results, "RECIPES", tmp_path)
+    monkeypatch.setattr(results, "K", 50)
+    monkeypatch.setattr(results, "AIS", Settings(chains=2, temperatures=5, leapfrogs=2))
+    return [results.Row("one"), results.Row("two", ("--seed", "1"))], str(tmp_path / "data.npz"), tmp_path / "runs"
+
+
+@pytest.mark.slow
+def test_rows_are_trained_evaluated_and_published(small, tmp_path, capsys, monkeypatch):
+    rows, root, runs = small
+    for row in rows:
+        results.train(row, root, runs)
+    trained = [(runs / row.recipe / "checkpoints" / "last.ckpt").stat().st_mtime_ns for row in rows]
+    results.publish([results.measure(row, root, runs, "cpu") for row in rows], tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [Path(result["checkpoint"]).parent.parent.name for result in found] == ["one", "two"]
+    for result in found:
+        assert (result["num_samples"], result["ais_images"], result["epochs"]) == (50, 30, 2)
+        assert result["machine"]
+        assert result["seconds"] > 0
+        assert result["ais_nll"] == pytest.approx(result["nll"], abs=1)
+    assert "mean ± standard error over seeds" in (tmp_path / "out" / "results.md").read_text()
+    assert "NLL ± SE" in capsys.readouterr().out
+    for row in rows:  # what is done is not done again
+        results.train(row, root, runs)
+    assert [(runs / row.recipe / "checkpoints" / "last.ckpt").stat().st_mtime_ns for row in rows] == trained
+
+
+def test_a_training_that_fails_ends_it(small, monkeypatch):
+    (row, _), _, runs = small
+    with pytest.raises(SystemExit) as ended:
+        results.train(row, "missing.npz", runs)
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--data.root", "nowhere"], "there is no folder nowhere/MNIST/raw"), (["vea_mnist"], "unknown recipe vea_mnist"),
+])  # fmt: skip
+def test_mistakes_end_in_a_sentence(monkeypatch, capsys, argv, said):
+    monkeypatch.setattr(sys, "argv", ["results", *argv])
+    with pytest.raises(SystemExit):
+        results.main()
+    assert said in capsys.readouterr().err
