@@ -5,7 +5,7 @@ and for bounds on simulated data `simulate(z, y)`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from models.base import evaluating
 
-TARGET = 0.65  # acceptance that the pilot aims at (Neal 2011, section 4.4)
+TARGET = 0.65  # acceptance that the pilot aims at (Neal 2011)
 RATE = 0.2  # of the pilot's adaptation: of the logarithm of a step size, per move and unit of acceptance
 PILOT_MOVES = 500  # at least so many, over all temperatures
 
@@ -68,7 +68,7 @@ class Path(NamedTuple):
 
 
 def schedule(temperatures: int, rad: float = 4.0) -> list[float]:
-    """b_0 = 0 ... b_T = 1, spaced as a sigmoid between -rad and rad (Wu et al. 2017, section 3)."""
+    """b_0 = 0 ... b_T = 1, spaced as a sigmoid between -rad and rad (Wu et al. 2017)."""
     s = torch.linspace(-rad, rad, temperatures + 1, dtype=torch.float64).sigmoid()
     return ((s - s[0]) / (s[-1] - s[0])).tolist()
 
@@ -92,7 +92,7 @@ def path_of(model, x: Tensor, y: Tensor | None, start: str) -> Path:
 
 
 def move(path: Path, point: Point, b: float, step: float, leapfrogs: int) -> tuple[Point, Tensor]:
-    """One Hamiltonian trajectory at f_b, with the probability `(C, B)` at which it was accepted (Neal 2011, fig. 2)."""
+    """One Hamiltonian trajectory at f_b, with the probability `(C, B)` at which it was accepted (Neal 2011)."""
     p = torch.randn_like(point.z)
     before = point.log_base + b * point.log_ratio - p.square().sum(-1) / 2
     new = point
@@ -213,9 +213,3 @@ def bidirectional(
         log_w, _ = run(path, start, order, settings, steps, moved)
     upper = math.log(settings.chains) - (-log_w).logsumexp(0)
     return Bounds(anneal(model, x, settings, steps, y, seed + 1, moved).log_px, upper)
-
-
-def passes(n: int, chains: int, rows_per_sample: int, rows: int) -> Iterator[slice]:
-    """Parts of n images whose chains are about so many rows of a decoder together."""
-    size = max(1, rows // (chains * rows_per_sample))
-    return (slice(start, min(n, start + size)) for start in range(0, n, size))

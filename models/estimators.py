@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
 
 
 def tail_size(K: int) -> int:
-    """How many of K weights are the tail whose shape `pareto_k` estimates (Vehtari et al. 2024, section 2.2)."""
+    """How many of K weights are the tail whose shape `pareto_k` estimates (Vehtari et al. 2024)."""
     return int(3 * K**0.5) if K > 225 else K // 5
 
 
