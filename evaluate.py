@@ -6,7 +6,6 @@ in their seeds alone.
 """
 
 import gc
-import hashlib
 import json
 import math
 import sys
@@ -34,7 +33,7 @@ from callbacks.replace import replacing
 from compare import compare
 from datamodules import ImageData
 from evaluation_options import AIS_IMAGES, build_evaluation_parser
-from keeping import once, per_image
+from keeping import digest, once, per_image
 from launch import hasten, join, quieten, speaker
 from means import means
 from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
@@ -98,7 +97,8 @@ def evaluate(checkpoint: dict, path: Path, data: ImageData, wanted: Wanted, devi
     test = data.images("test", device=device)
     folder = run_folder(path)
     result = dict.fromkeys(KEYS) | origin(checkpoint, path, data)
-    measured = measured_likelihoods(model, test, data, path, wanted) if hasattr(model, "log_weights") else {}
+    has_likelihoods = hasattr(model, "log_weights")
+    measured = measured_likelihoods(model, test, data, checkpoint, path, wanted) if has_likelihoods else {}
     if rank_zero_only.rank != 0:
         return {}
     result |= measured or reconstruction(model, *test)
@@ -135,23 +135,24 @@ def origin(checkpoint: dict, path: Path, data: ImageData) -> dict:
 
 
 def measured_likelihoods(
-    model: models.Model, test: tuple[Tensor, Tensor], data: ImageData, path: Path, wanted: Wanted
+    model: models.Model, test: tuple[Tensor, Tensor], data: ImageData, checkpoint: dict, path: Path, wanted: Wanted
 ) -> dict:
     """The results of importance sampling and of AIS; per-image values that stand from an earlier start are taken."""
     folder, K = run_folder(path), wanted.num_samples
     x, y = (part[: wanted.limit or model.default_limit] for part in test)
-    digest = hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest()[:12]
-    options = {"K": K, "images": digest, "precision": wanted.precision}
+    images = digest(x, *model.given(y))
+    options = {"K": K, "images": images, "precision": wanted.precision}
     kept = per_image(path, "likelihoods")
-    values = once(kept, path, options, lambda: likelihoods(model, x, y, K, wanted.precision))
-    found = {"num_samples": K, "precision": wanted.precision, "quantity": model.quantity, "images_hash": digest}
+    values = once(kept, checkpoint, options, lambda: likelihoods(model, x, y, K, wanted.precision))
+    found = {"num_samples": K, "precision": wanted.precision, "quantity": model.quantity, "images_hash": images}
     if wanted.precision == "bf16":
         found |= bias_of_bf16(model, x, y, K, values["log_px"])
     if wanted.ais is not None:
         n, pilot = wanted.ais_images, data.images("val", annealing.PILOT_IMAGES, model.device)
-        options = {**wanted.ais._asdict(), "images": digest, "n": n}
+        x, y = x[:n], y[:n]
+        options = {**wanted.ais._asdict(), "images": digest(x, *model.given(y)), "pilot": digest(*pilot)}
         kept = per_image(path, "ais")
-        chains = once(kept, path, options, lambda: annealing.annealed(model, x[:n], y[:n], pilot, wanted.ais))
+        chains = once(kept, checkpoint, options, lambda: annealing.annealed(model, x, y, pilot, wanted.ais))
         found |= annealing.summary(chains, values["log_px"], wanted.ais)
     if rank_zero_only.rank == 0:
         with replacing(folder / "log_px.npy") as file:

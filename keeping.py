@@ -4,11 +4,13 @@ import hashlib
 import json
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
 from callbacks.provenance import commit
 from callbacks.replace import replacing
@@ -33,17 +35,29 @@ def per_image(checkpoint: Path, what: str) -> Path:
 
 
 def kept(path: Path, about: str) -> dict[str, np.ndarray] | None:
-    """The arrays in `path` if they are about just this; else none."""
+    """The arrays in `path` if they are about just this and all there; else none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        content = BytesIO(path.read_bytes())  # numpy leaves a damaged file open
+        with np.load(content, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        said, names = str(found.pop("about")), found.pop("names").tolist()
+    except Exception:  # zipfile and numpy raise many kinds; each means that there is nothing to go on with
         return None
-    return found if str(found.pop("about", "")) == about else None
+    return found if said == about and names == sorted(found) else None  # a flipped bit can hide arrays
+
+
+def digest(*tensors: Tensor) -> str:
+    """A hash of the numbers in tensors, and of their types and shapes."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        values = tensor.detach().cpu().contiguous()
+        found.update(f"{values.dtype} {tuple(values.shape)} ".encode())
+        found.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:12]
 
 
 def once(
-    path: Path, checkpoint: Path, options: dict, compute: Callable[[], dict[str, np.ndarray]]
+    path: Path, checkpoint: dict, options: dict, compute: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """What `compute` finds, or found before by the same code, of the same checkpoint, with the same options.
 
@@ -51,16 +65,17 @@ def once(
 
     Args:
         path: The .npz file to keep it in.
-        checkpoint: That the results are about.
+        checkpoint: That the results are about, as `models.read_checkpoint` gives it. Its file may be another by now.
         options: All else that they depend on, numbers and text.
         compute: Arrays by their names.
     """
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    about = json.dumps({"checkpoint": digest, "code": code(), **options}, sort_keys=True)
+    weights = checkpoint["state_dict"]
+    model = [checkpoint["model"], checkpoint["hyper_parameters"], list(weights), digest(*weights.values())]
+    about = json.dumps({"model": model, "code": code(), **options}, sort_keys=True)
     found = agreed(kept(path, about) if code() is not None else None)
     if found is None:
         found = compute()
         if rank_zero_only.rank == 0:
             with replacing(path) as file:
-                np.savez(file, about=np.array(about), **found)
+                np.savez(file, about=np.array(about), names=np.array(sorted(found)), **found)
     return found
