@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def compute():
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch):
-    monkeypatch.setattr(keeping, "commit", lambda: "abc")
+    monkeypatch.setattr(keeping, "code", lambda: "abc")
 
 
 @pytest.fixture
@@ -89,33 +88,23 @@ def test_what_results_do_not_depend_on_does_not_matter(path, compute):
 
 def test_results_of_other_code_are_not_taken(path, compute, monkeypatch):
     once(path, CONTENTS, OPTIONS, compute)
-    monkeypatch.setattr(keeping, "commit", lambda: "abd")
+    monkeypatch.setattr(keeping, "code", lambda: "abd")
     once(path, CONTENTS, OPTIONS, compute)
     assert compute.times == 2
 
 
-def test_changed_files_keep_nothing_that_is_ever_taken(path, compute, monkeypatch):
-    monkeypatch.setattr(keeping, "commit", lambda: "abc+")
-    assert code() is None
-    for times in (1, 2):
-        assert_right(once(path, CONTENTS, OPTIONS, compute))
-        assert compute.times == times
-    monkeypatch.setattr(keeping, "commit", lambda: "abc")
-    once(path, CONTENTS, OPTIONS, compute)
-    assert compute.times == 3
-
-
-def test_the_code_is_a_commit_or_else_a_version(monkeypatch):
-    assert code() == "abc"
-    monkeypatch.setattr(keeping, "commit", lambda: None)
-    monkeypatch.setattr(keeping, "version", {"elbo-room": "1.2.3"}.__getitem__)
-    assert code() == "1.2.3"
-
-    def missing(name):
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(keeping, "version", missing)
-    assert code() is None
+def test_the_code_is_all_that_results_depend_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeping, "__file__", str(tmp_path / "keeping.py"))
+    (tmp_path / "models").mkdir()
+    hashes = []
+    for name, text in (("models/ais.py", "1"), ("models/ais.py", "2"), ("models/iwae.py", "2"), ("measures.py", "1")):
+        (tmp_path / name).write_text(text)
+        hashes.append(code.__wrapped__())
+    assert len(set(hashes)) == 4
+    (tmp_path / "tables.py").write_text("how numbers are shown")
+    assert code.__wrapped__() == hashes[-1]
+    monkeypatch.setattr(torch, "__version__", "99")
+    assert code.__wrapped__() != hashes[-1]
 
 
 def test_of_a_damaged_file_nothing_is_taken_but_what_is_right(path, compute):
@@ -192,7 +181,7 @@ from test_keeping import ARRAYS, CONTENTS, OPTIONS
 path, when = sys.argv[1:]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
-keeping.commit = lambda: "abc"
+keeping.code = lambda: "abc"
 if when == "replacing":
     os.replace = die
 keeping.once(Path(path), CONTENTS, OPTIONS, die if when == "computing" else lambda: dict(ARRAYS))
