@@ -21,12 +21,15 @@ from options import check_numbers
 def expand(patterns: Sequence[str]) -> list[str]:
     """Paths, with patterns such as runs/*/checkpoints/best.ckpt expanded, in order, each once.
 
+    What is a file is no pattern, whatever its name.
+
     Raises:
         ValueError: A pattern that matches nothing.
     """
     found = []
     for pattern in patterns:
-        paths = sorted(glob(pattern)) if any(mark in pattern for mark in "*?[") else [pattern]
+        is_pattern = any(mark in pattern for mark in "*?[") and not Path(pattern).is_file()
+        paths = sorted(glob(pattern)) if is_pattern else [pattern]
         if not paths:
             raise ValueError(f"No checkpoint matches {pattern}: give the path of a .ckpt file, or another pattern.")
         found += paths

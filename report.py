@@ -109,7 +109,8 @@ def grid(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 
 def flat(results: Sequence[dict]) -> str:
     """One row per run, with the numbers and words of its result, as CSV."""
-    keys = list(dict.fromkeys(key for result in results for key, value in result.items() if is_flat(value)))
+    keys = list(dict.fromkeys(key for result in results for key in result))
+    keys = [key for key in keys if all(is_flat(result.get(key)) for result in results)]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, keys, extrasaction="ignore")
     writer.writeheader()
@@ -150,4 +151,5 @@ def write(folder: Path, results: Sequence[dict], over_seeds: str) -> None:
 
 def labelled(result: dict) -> dict:
     """A result with the name that stands beside it in the figure."""
-    return result | {"label": run_folder(Path(result["checkpoint"])).name}
+    folder = run_folder(Path(result["checkpoint"]))
+    return result | {"label": run_name(result).replace(str(folder), folder.resolve().name, 1)}

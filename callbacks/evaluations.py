@@ -51,7 +51,8 @@ def tabulate(results: Sequence[dict], here: Path, offline: bool) -> None:
     import wandb
 
     here.mkdir(parents=True, exist_ok=True)
-    keys = [key for key in results[0] if not any(isinstance(result.get(key), dict | list) for result in results)]
+    keys = dict.fromkeys(key for result in results for key in result)  # the first run has no difference to the first
+    keys = [key for key in keys if not any(isinstance(result.get(key), dict | list) for result in results)]
     run = begin(here, offline, name="evaluation", job_type="evaluation")
     run.log({"evaluation": wandb.Table(columns=keys, data=[[result.get(key) for key in keys] for result in results])})
     run.finish()

@@ -1,0 +1,98 @@
+"""Results of evaluate.py in W&B."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+from wandb_file import read_wandb_file
+
+from callbacks import evaluations
+
+RESULTS = [
+    {"model": "VAE", "nll": 20.5, "nll_se": 0.25, "test_error": None, "confusion": None, "commit": ["a"], "epochs": 3},
+    {"model": "M2", "nll": 19.5, "nll_se": None, "test_error": 0.25, "confusion": [[1, 0], [0, 1]], "commit": ["b"],
+     "epochs": 4, "versus_first": -1.0},
+]  # fmt: skip
+COLUMNS = ["model", "nll", "nll_se", "test_error", "epochs", "versus_first"]
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    found = [tmp_path / "a", tmp_path / "b"]
+    for folder in found:
+        folder.mkdir()
+    (found[0] / "wandb_id").write_text("known123\n")
+    yield found
+    wandb.teardown()  # also after a failure: a run left open would be taken up by the next test
+
+
+def records(folder):
+    (path,) = Path(folder).rglob("*.wandb")
+    return read_wandb_file(path)
+
+
+def run_of(found):
+    return next(record.run for record in found if record.HasField("run"))
+
+
+def summary(found):
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in found
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
+
+
+def test_offline_each_run_gets_its_result_and_one_run_the_table(folders, tmp_path, capsys):
+    evaluations.mirror(RESULTS, folders, tmp_path / "report", offline=True)
+    wandb.teardown()  # only now all of it is on the disk
+    assert "warning" not in capsys.readouterr().err
+    of_run = records(folders[0])
+    assert run_of(of_run).run_id == "known123"
+    seen = summary(of_run)
+    assert {key: seen[f"test/{key}"] for key in ("nll", "nll_se", "model", "epochs")} == {
+        key: RESULTS[0][key] for key in ("nll", "nll_se", "model", "epochs")
+    }
+    assert not list(folders[1].rglob("*.wandb"))  # it was never in W&B
+    of_table = records(tmp_path / "report")
+    assert (run_of(of_table).display_name, run_of(of_table).job_type) == ("evaluation", "evaluation")
+    assert run_of(of_table).run_id != "known123"
+    (table,) = (tmp_path / "report").rglob("*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == COLUMNS
+    assert content["data"] == [[result.get(key) for key in COLUMNS] for result in RESULTS]
+
+
+class Broken(Exception):
+    """Something of W&B's own."""
+
+
+@pytest.mark.parametrize(("error", "said"), [(Broken("no network\nat all"), "no network"), (Broken(), "Broken")])
+def test_where_it_fails_one_warning_says_so(folders, tmp_path, monkeypatch, capsys, error, said):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(wandb, "init", fail)
+    evaluations.mirror(RESULTS, folders, tmp_path, offline=True)
+    assert capsys.readouterr() == ("", f"warning: W&B has not got all results ({said}).\n")
+
+
+def test_a_missing_wandb_is_such_a_failure(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    evaluations.mirror(RESULTS, folders, tmp_path, offline=True)
+    assert capsys.readouterr().err.startswith("warning: W&B has not got all results (")
+
+
+def test_who_interrupts_it_is_heard(folders, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wandb, "init", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluations.mirror(RESULTS, folders, tmp_path, offline=True)

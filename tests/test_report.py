@@ -1,0 +1,257 @@
+"""report.py: runs beside each other, and the files that say so."""
+
+import csv
+import json
+import re
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluate
+import report
+from callbacks import plots
+from tables import by_kind, tables
+
+PER_IMAGE = np.random.default_rng(0)
+HARD = PER_IMAGE.normal(-90, 30, 500)  # images that are hard for one model are hard for another
+CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits", "protocol": "dynamic", "seed": 0},
+              "datamodule_hyper_parameters": {}}  # fmt: skip
+BURDA = {"z_dim": 50, "hidden": [200, 200], "activation": "tanh"}
+
+
+def result(run="a", log_px=HARD, stem="best", **more):
+    """A result with its per-image values on the disk."""
+    found = dict.fromkeys(evaluate.KEYS) | {
+        "model": "VAE", "data": "Digits", "variant": "", "protocol": "dynamic", "seed": 0, "quantity": "log p(x)",
+        "num_samples": 50, "num_images": len(log_px), "nll": -log_px.mean().item(), "nll_se": 1.2, "rate": 5.0,
+        "elbo": -95.0, "distortion": 90.0, "ess_median": 2.0, "k_hat_above": 0.0, "active_units_per_layer": [3, 2],
+        "active_dimensions": [[True, False]], "kl_per_dimension": [[1.0, 0.0]], "epochs": 3, "images_hash": "abc",
+        "commit": ["0123456789"], "machine": ["some CPU, 1 thread", "another"], "seconds": 600.0,
+        "checkpoint": f"{run}/checkpoints/{stem}.ckpt",
+    }  # fmt: skip
+    file = report.per_image(Path(found["checkpoint"]), "likelihoods")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, log_px=log_px)
+    return found | more
+
+
+def autoencoder(run="ae"):
+    more = {"quantity": None, "nll": None, "nll_se": None, "num_samples": None, "images_hash": None, "loss": 30.0}
+    return result(run) | more | {"criterion": "bce", "model": "AE", "rate": None, "elbo": None, "distortion": None,
+                                 "active_dimensions": None, "kl_per_dimension": None}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def beside(*results):
+    return report.beside(results, [CHECKPOINT] * len(results))
+
+
+# Differences to the first run
+
+
+def test_differences_are_those_of_the_same_images():
+    noise = [np.random.default_rng(seed).normal(0.5, 0.3, 500) for seed in (1, 2)]
+    first, *others = beside(result("a"), result("b", HARD + noise[0]), result("c", HARD - noise[1]))
+    assert "versus_first" not in first
+    for other, sign, gained in zip(others, (-1, 1), noise, strict=True):
+        by_hand = [sign * float(value) for value in gained]
+        assert other["versus_first"] == pytest.approx(fmean(by_hand))
+        assert other["versus_first_se"] == pytest.approx(stdev(by_hand) / sqrt(500))
+        assert other["versus_first"] == pytest.approx(other["nll"] - first["nll"])
+        assert other["versus_first_se"] < 0.02 < HARD.std() / sqrt(500) / 50
+
+
+def test_best_and_last_of_a_run_are_two_runs():
+    _, last = beside(result("a"), result("a", HARD - 0.25, stem="last"))
+    assert last["versus_first"] == pytest.approx(0.25)
+    _, best = beside(result("a", HARD - 0.25, stem="last"), result("a"))
+    assert best["versus_first"] == pytest.approx(-0.25)
+    assert [line[0] for line in by_kind([last, best])[0].lines] == ["a (last)", "a"]
+
+
+UNLIKE = {
+    "K": {"num_samples": 51},
+    "images": {"images_hash": "abd"},
+    "protocol": {"protocol": "threshold"},
+    "quantity": {"quantity": "log p(x|y)"},
+    "data": {"data": "MNIST"},
+    "variant": {"variant": "rotated by up to 20 degrees"},
+}
+
+
+@pytest.mark.parametrize("other", UNLIKE)
+def test_there_is_no_difference_between_what_is_not_alike(other):
+    """And what comes after is compared with the first of its own."""
+    found = beside(result("a"), result("b", HARD + 1) | UNLIKE[other], result("c", HARD + 3) | UNLIKE[other],
+                   result("d", HARD - 1))  # fmt: skip
+    assert [round(run["versus_first"], 6) if "versus_first" in run else None for run in found] == [None, None, -2, 1]
+
+
+def test_fewer_images_have_no_difference_to_all():
+    found = beside(result("a"), result("b", HARD[:100]))
+    assert all("versus_first" not in run for run in found)
+
+
+def test_one_image_has_a_difference_without_an_error():
+    _, other = beside(result("a", HARD[:1]), result("b", HARD[:1] + 1))
+    assert (other["versus_first"], other["versus_first_se"]) == (pytest.approx(-1), None)
+    report.write(Path("r"), beside(result("a", HARD[:1]), result("b", HARD[:1] + 1)), "")
+
+
+def test_what_has_no_likelihood_is_beside_nothing():
+    found = beside(autoencoder(), result("a"), result("b", HARD + 1))
+    assert ["versus_first" in run for run in found] == [False, False, True]
+    diverged = result("nan") | {"nll": None}  # as evaluate.py writes what is not finite
+    assert ["versus_first" in run for run in beside(diverged, result("a"))] == [False, False]
+
+
+# Beside papers
+
+
+def test_the_paper_stands_beside_its_run_alone():
+    run = {"data": "MNIST", "protocol": "dynamic", "seed": 0}
+    papers = CHECKPOINT | {"hyper_parameters": BURDA, "run": run}
+    mnist = {"data": "MNIST", "nll": 88.0}
+    found = report.beside([result("a") | mnist, result("b") | mnist], [papers, CHECKPOINT | {"run": run}])
+    assert found[0]["paper_nll"] == 86.76
+    assert found[0]["words"].startswith("1.24 nats above, after 3 epochs of the paper's 3280, K = 50 and not 5000")
+    assert "paper_nll" not in found[1]
+    (table,) = by_kind(found)
+    place = table.columns.index("paper")
+    assert [line[place] for line in table.lines] == ["86.76 [1]", "-"]
+    assert table.remarks[0] == "[1] Burda et al. (2015), Table 1, K = 5000, 3280 epochs"
+
+
+def test_errors_of_a_paper_are_fractions_with_their_spread():
+    network = {"z_dim": 50, "hidden": [500]}
+    papers = CHECKPOINT | {"model": "M2", "hyper_parameters": network, "run": {"data": "MNIST", "protocol": "dynamic"},
+                           "datamodule_hyper_parameters": {"num_labels": 100}}  # fmt: skip
+    (found,) = report.beside([result("a") | {"model": "M2", "test_error": 0.15, "test_error_images": 10_000}], [papers])
+    assert (found["paper_error"], found["paper_error_se"], found["paper_epochs"]) == (0.1197, 0.0171, None)
+    assert found["words"] == "3.03% above, after 3 epochs"
+    assert "11.97% ± 1.71% [1]" in tables([found])
+    without = report.beside([result("a") | {"model": "M2"}], [papers])
+    assert "paper_error" not in without[0]
+
+
+# Files
+
+
+def cells(line):
+    """The cells of a line of a Markdown table, as a reader of Markdown sees them."""
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def sections(text):
+    """The tables of a Markdown file by their titles, each as lines of cells."""
+    found, title = {}, None
+    for line in text.splitlines():
+        if line.startswith("**"):
+            title = line.strip("*")
+        elif line.startswith("|") and not line.startswith("|---"):
+            found.setdefault(title, []).append(cells(line))
+    return found
+
+
+@pytest.fixture
+def several():
+    grey = {"data": "Digits", "protocol": "grey", "quantity": "log p(x), a density of grey values"}
+    moved = {"disentanglement": {"angle_correlation": 0.5}, "moved": "rotated"}
+    return beside(
+        result("a"),
+        result("b|c", HARD + 1, confusion=[[3, 1], [0, 4]], test_error=0.125, test_error_images=8),
+        result("grey", HARD + 100) | grey,
+        autoencoder(),
+        result("a", HARD + 2, stem="last") | moved,
+    )
+
+
+def test_json_holds_everything(several):
+    report.write(Path("r"), several, "")
+    assert json.loads(Path("r/results.json").read_text()) == several
+
+
+def test_csv_holds_the_numbers_of_each_run_in_a_row(several):
+    report.write(Path("r"), several, "")
+    with Path("r/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["checkpoint"] for row in rows] == [run["checkpoint"] for run in several]
+    for row, run in zip(rows, several, strict=True):
+        assert set(row) >= {"nll", "versus_first", "versus_first_se", "commit"}
+        for key, value in row.items():
+            expected = run.get(key)
+            if isinstance(expected, float | int) and not isinstance(expected, bool):
+                assert float(value) == expected
+            elif isinstance(expected, list):
+                assert value == "+".join(map(str, expected))
+            else:
+                assert value == ("" if expected is None else expected)
+    nested = {"active_dimensions", "kl_per_dimension", "confusion", "disentanglement"}
+    assert not nested & set(rows[0])  # they are in the JSON, whichever run has them
+
+
+def test_markdown_holds_all_runs_in_whole_lines(several):
+    report.write(Path("r"), several, "mean over seeds\n")
+    text = Path("r/results.md").read_text()
+    found = sections(text)
+    *kinds, made = found.values()
+    assert all(len(line) == len(table[0]) for table in (*kinds, made) for line in table)
+    assert [line[0] for line in made[1:]] == ["a", "b|c", "grey", "ae", "a (last)"]
+    assert sorted(line[0] for table in kinds for line in table[1:]) == ["a", "a (last)", "ae", "b|c", "grey"]
+    assert made[0] == list(report.MADE)
+    assert made[1] == ["a", "VAE", "0123456789", "0", "3", "10 min", "some CPU, 1 thread, another", "-"]
+    assert "```\nmean over seeds\n```" in text
+
+
+def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatch):
+    drawn = []
+    draw = plots.comparison
+    monkeypatch.setattr(
+        plots, "comparison", lambda runs, title: drawn.append([run["label"] for run in runs]) or draw(runs, title)
+    )
+    report.write(Path("r"), several, "")
+    *kinds, _ = sections(Path("r/results.md").read_text()).values()
+    together = [{line[0] for line in table[1:]} for table in kinds]
+    assert sorted(map(sorted, together)) == [["a", "a (last)", "b|c"], ["ae"], ["grey"]]
+    assert sorted(drawn) == [["a", "b|c", "a (last)"], ["grey"]]
+    assert sorted(path.name for path in Path("r").glob("*.png")) == ["results_1.png", "results_2.png"]
+    for path in Path("r").glob("*.png"):
+        with Image.open(path) as image:
+            assert image.width > 500
+    assert sum("grey" in title for title in sections(Path("r/results.md").read_text())) == 1
+
+
+def test_one_kind_has_one_figure_and_none_has_none():
+    report.write(Path("one"), beside(result("a"), result("b", HARD + 1)), "")
+    names = sorted(path.name for path in Path("one").iterdir())
+    assert names == ["results.csv", "results.json", "results.md", "results.png"]
+    report.write(Path("none"), beside(autoencoder()), "")
+    assert sorted(path.name for path in Path("none").iterdir()) == names[:3]
+
+
+def test_labels_of_the_figure_tell_runs_apart(tmp_path):
+    paths = ["x/a/checkpoints/best.ckpt", "x/a/checkpoints/last.ckpt", str(tmp_path / "b/best.ckpt"), "best.ckpt"]
+    labels = [report.labelled({"checkpoint": path})["label"] for path in paths]
+    assert labels == ["a", "a (last)", "b", tmp_path.name]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(None, "-"), (0.0, "0 min"), (600.0, "10 min"), (5399.0, "90 min"),
+                                               (5400.0, "1.5 h"), (36000.0, "10.0 h")])  # fmt: skip
+def test_durations(seconds, said):
+    assert report.duration(seconds) == said
+
+
+def test_a_report_that_fails_leaves_the_one_before(several):
+    report.write(Path("r"), several, "")
+    before = {path: path.read_bytes() for path in Path("r").iterdir()}
+    with pytest.raises(ValueError, match="JSON"):
+        report.write(Path("r"), [several[0] | {"nll": float("nan")}], "")
+    assert {path: path.read_bytes() for path in Path("r").iterdir()} == before
