@@ -33,7 +33,10 @@ COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "K": ("num_samples", lambda r: str(r["num_samples"])),
     "to the first": ("versus_first", lambda r: plus_minus(r["versus_first"], r["versus_first_se"], "+z.2f")),
     "paper": ("paper_nll", lambda r: f"{r['paper_nll']:.2f} [{r['note']}]"),
-    "AIS NLL ± SE": ("ais_nll", lambda r: plus_minus(r["ais_nll"], r["ais_nll_se"], ".2f")),
+    "AIS NLL ± SE (images)": (
+        "ais_nll",
+        lambda r: f"{plus_minus(r['ais_nll'], r['ais_nll_se'], '.2f')} ({r['ais_images']})",
+    ),
     "AIS - NLL": ("ais_lowers_nll", lambda r: plus_minus(-r["ais_lowers_nll"], r["ais_lowers_nll_se"], "+z.2f")),
     "AIS gap": ("ais_gap", lambda r: plus_minus(r["ais_gap"], r["ais_gap_se"], "z.2f")),
     "ELBO": ("elbo", lambda r: f"{r['elbo']:.2f}"),
