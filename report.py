@@ -153,6 +153,6 @@ def labelled(result: dict) -> dict:
     """A result as the figure shows it: with a name, and its NLL as AIS moves it, which was run on fewer images."""
     folder = run_folder(Path(result["checkpoint"]))
     found = result | {"label": run_name(result).replace(str(folder), folder.resolve().name, 1)}
-    if result["ais_nll"] is None:
+    if result.get("ais_nll") is None:
         return found
     return found | {"ais_nll": result["nll"] - result["ais_lowers_nll"], "ais_nll_se": result["ais_lowers_nll_se"]}
