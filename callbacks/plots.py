@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from callbacks.figures import DPI
@@ -126,6 +128,14 @@ def scatter(panels: Sequence[Panel], y: Tensor) -> Figure:
     return figure
 
 
+# Likelihoods of a run as they are drawn: what they are, colour, marker and its size
+LIKELIHOODS = {
+    "nll": ("importance-sampled", ACTIVE, "o", 5),
+    "ais_nll": ("as AIS moves it", "tab:orange", "D", 5),
+    "paper_nll": ("paper", "0.2", "|", 13),
+}
+
+
 def comparison(results: Sequence[dict], title: str) -> Figure:
     """Likelihoods of several runs, beside those of papers and of AIS; and what they pay and get: rate and distortion.
 
@@ -134,22 +144,23 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
             `distortion` may be None or missing.
         title: Of the figure.
     """
-    height = 1.6 + 0.36 * max(len(results), 6)
-    figure = Figure((11, height), dpi=DPI, facecolor="white", layout="constrained")
+    figure = Figure((11, 1.5 + 0.3 * max(len(results), 8)), dpi=DPI, facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # inches
     left, right = figure.subplots(1, 2)
     places = np.arange(len(results))[::-1]
-    for name, color, marker in (("nll", ACTIVE, "o"), ("ais_nll", "tab:orange", "D"), ("paper_nll", "0.2", "|")):
+    for name, (label, color, marker, size) in LIKELIHOODS.items():
         there = [(result, place) for result, place in zip(results, places, strict=True) if result.get(name) is not None]
-        values = [result[name] for result, _ in there]
-        errors = [result.get(f"{name}_se") or 0.0 for result, _ in there]
-        label = {"nll": "importance-sampled", "ais_nll": "AIS, on fewer images", "paper_nll": "paper"}[name]
         if there:
-            style = {"fmt": marker, "color": color, "label": label, "markersize": 13 if marker == "|" else 5}
-            left.errorbar(values, [place for _, place in there], xerr=errors, linewidth=1, **style)
-    left.set(yticks=places, yticklabels=[result["label"] for result in results], ylim=(-0.7, len(results) - 0.3))
+            values, errors = zip(*((result[name], result.get(f"{name}_se") or 0) for result, _ in there), strict=True)
+            style = {"fmt": marker, "color": color, "label": label, "markersize": size, "linewidth": 1}
+            left.errorbar(values, [place for _, place in there], xerr=errors, **style)
+    numbers = [f"{number}" for number in range(1, len(results) + 1)] if len(results) > 1 else [""]
+    names = [f"{shortened(result['label'])}  {number}" for result, number in zip(results, numbers, strict=True)]
+    left.set(yticks=places, yticklabels=names, ylim=(-0.6, len(results) - 0.4))
     left.set_xlabel("NLL (nats per image) ± standard error")
-    left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14 * 4 / height - 0.06), ncols=3)
-    rate_distortion(right, [result for result in results if result.get("rate") is not None])
+    if len(left.containers) > 1:
+        figure.legend(handles=left.containers, frameon=False, loc="outside lower left", ncols=3, fontsize=9)
+    rate_distortion(right, results, numbers)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
@@ -158,21 +169,72 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
     return figure
 
 
-def rate_distortion(axes, results: Sequence[dict]) -> None:
-    """Points of models in the plane of rate and distortion, over lines of equal ELBO (Alemi et al. 2018)."""
+def shortened(name: str, most: int = 32) -> str:
+    """A name of at most so many letters: of a longer one, its beginning and its end."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+
+
+def rate_distortion(axes: Axes, results: Sequence[dict], numbers: Sequence[str]) -> None:
+    """Points of models in the plane of rate and distortion, over lines of equal ELBO (Alemi et al. 2018).
+
+    Args:
+        axes: To draw in.
+        results: As for `comparison`; those without a rate are left out.
+        numbers: What is written beside their points; those of points that lie on each other, once.
+    """
     axes.set(xlabel="rate: KL(q(z|x) || p(z)), nats", ylabel="distortion: -E[log p(x|z)], nats")
-    if not results:
+    there = [(result["rate"], result["distortion"], number) for result, number in zip(results, numbers, strict=True)
+             if result.get("rate") is not None]  # fmt: skip
+    if not there:
+        axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "no rate is known", ha="center", transform=axes.transAxes)
         return
-    rate, distortion = (np.array([result[name] for result in results]) for name in ("rate", "distortion"))
-    axes.plot(rate, distortion, "o", color=ACTIVE, markersize=5)
-    for result, x, y in zip(results, rate, distortion, strict=True):
-        axes.annotate(result["label"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    pads = [max(0.15 * np.ptp(values), 1.0) for values in (rate, distortion)]
-    axes.set_xlim(max(0, rate.min() - pads[0]), rate.max() + 2.5 * pads[0])
-    axes.set_ylim(distortion.min() - pads[1], distortion.max() + pads[1])
-    ends = np.array(axes.get_xlim())
-    for elbo in np.linspace((rate + distortion).min(), (rate + distortion).max(), 4 if len(results) > 1 else 1):
-        axes.plot(ends, elbo - ends, color="0.8", linewidth=0.8, zorder=0)
-        axes.annotate(f"{-elbo:.1f}", (ends[0], elbo - ends[0]), fontsize=7, color="0.5", annotation_clip=True)
-    axes.set_title("grey: lines of equal ELBO", fontsize=9, loc="left", color="0.4")
+    points = np.array([point[:2] for point in there])  # (N, 2)
+    low, high = points.min(0), points.max(0)
+    pad = np.maximum(0.12 * (high - low), 0.5)
+    low, high = low - pad, high + pad
+    low[0] = max(low[0], -0.02 * high[0])  # no rate is negative, and a point at 0 is to be seen whole
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    axes.plot(*points.T, "o", color=ACTIVE, markersize=5)
+    within = (points - low) / (high - low)
+    for group in clusters(within):
+        words = ", ".join(there[i][2] for i in group)
+        to_left = within[group, 0].min() > 0.6  # where there is room for many numbers
+        place = (min if to_left else max)(points[group], key=lambda point: point[0])
+        style = {"xytext": (-5, 4), "ha": "right"} if to_left else {"xytext": (5, 4)}
+        axes.annotate(words, place, textcoords="offset points", fontsize=9, **style)
+    equal_elbo(axes, low, high, within)
+    axes.set_title("grey: equal ELBO", fontsize=9, loc="left", color="0.4")
+
+
+def clusters(points: np.ndarray, near: tuple[float, float] = (0.05, 0.06)) -> list[list[int]]:
+    """Which of the points `(N, 2)` are nearer to another of their group than `near`, across and upwards."""
+    groups: list[list[int]] = []
+    for i, point in enumerate(points):
+        touched = [group for group in groups if (abs(points[group] - point) < near).all(1).any()]
+        groups = [group for group in groups if group not in touched]
+        groups.append(sorted([i, *(j for group in touched for j in group)]))
+    return sorted(groups)
+
+
+def equal_elbo(axes: Axes, low: np.ndarray, high: np.ndarray, points: np.ndarray) -> None:
+    """Lines where rate and distortion have the same sum, each with its ELBO where it is farthest from all points.
+
+    Args:
+        axes: To draw in.
+        low: Least rate and distortion.
+        high: Largest ones.
+        points: Where something lies already, in units of the axes: `(N, 2)`.
+    """
+    for total in MaxNLocator(9).tick_values(low.sum(), high.sum()):
+        ends = np.array([max(low[0], total - high[1]), min(high[0], total - low[1])])  # of the rate
+        if ends[0] > ends[1] or np.linalg.norm((ends[1] - ends[0]) / (high - low)) < 0.3:
+            continue  # outside, or in a corner, too short for a number
+        axes.plot(ends, total - ends, color="0.8", linewidth=0.8, zorder=0)
+        rate = np.linspace(*ends, 21)[4:-4]
+        along = (np.stack([rate, total - rate], 1) - low) / (high - low)
+        free = np.linalg.norm(along[:, None] - points, axis=-1).min(1)
+        at = rate[free.clip(max=0.15).argmax()]
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        style = {"fontsize": 7, "color": "0.5", "ha": "center", "va": "center", "bbox": box, "zorder": 0.5}
+        axes.text(at, total - at, f"{-total:g}", rotation=-45, transform_rotates_text=True, **style)

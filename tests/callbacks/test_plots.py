@@ -1,8 +1,9 @@
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Annotation
 
 from callbacks import plots
 
@@ -108,11 +109,112 @@ def test_limits_and_no_numbers_where_they_mean_nothing():
     assert len(axes.get_xticks()) == len(axes.get_yticks()) == 0
 
 
+def run(label, nll=88.0, rate=None, distortion=None, **others):
+    return {"label": label, "nll": nll, "nll_se": 0.2, "rate": rate, "distortion": distortion, **others}
+
+
+def numbers(axes):
+    """What is written beside points, in figures of the report."""
+    return [text for text in axes.texts if isinstance(text, Annotation)]
+
+
+SWEEP = [run(f"beta-{beta}", 25 + beta, 20 / beta, 20 + beta) for beta in (0.5, 1, 2)]
+
+
+def test_a_comparison_has_a_row_and_a_point_for_each_run():
+    left, right = plots.comparison(SWEEP, "Digits").axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["beta-0.5  1", "beta-1  2", "beta-2  3"]
+    np.testing.assert_allclose(left.lines[0].get_xydata(), [[25.5, 2], [26, 1], [27, 0]])  # the first one on top
+    np.testing.assert_allclose(right.lines[0].get_xydata(), [[40, 20.5], [20, 21], [10, 22]])
+    assert {text.get_text(): text.xy[0] for text in numbers(right)} == {"1": 40, "2": 20, "3": 10}
+
+
+def test_lines_of_equal_elbo_say_which():
+    axes = plots.comparison(SWEEP, "Digits").axes[1]
+    lines = [line.get_xydata() for line in axes.lines[1:]]
+    written = [float(text.get_text()) for text in axes.texts if not isinstance(text, Annotation)]
+    assert len(lines) > 2
+    np.testing.assert_allclose([-line.sum(1) for line in lines], np.repeat(written, 2).reshape(-1, 2))
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for x, y in np.concatenate(lines):
+        assert left - 1e-6 <= x <= right + 1e-6
+        assert bottom - 1e-6 <= y <= top + 1e-6
+
+
+def test_likelihoods_of_papers_and_of_ais_stand_in_the_row_of_their_run():
+    results = [run("a"), run("b", paper_nll=86.0), run("c", ais_nll=87.0, ais_nll_se=0.5)]
+    figure = plots.comparison(results, "MNIST")
+    places = {bars.get_label(): bars.lines[0].get_xydata().tolist() for bars in figure.axes[0].containers}
+    assert places == {
+        "importance-sampled": [[88, 2], [88, 1], [88, 0]],
+        "as AIS moves it": [[87, 0]],
+        "paper": [[86, 1]],
+    }
+    assert [text.get_text() for text in figure.legends[0].texts] == list(places)
+    assert not plots.comparison(SWEEP, "Digits").legends  # of one kind there is nothing to tell apart
+
+
+def test_points_on_each_other_share_their_numbers():
+    points = np.array([[0.1, 0.1], [0.9, 0.5], [0.14, 0.1], [0.18, 0.13], [0.1, 0.5]])
+    assert plots.clusters(points) == [[0, 2, 3], [1], [4]]
+    assert plots.clusters(points[[0, 3, 2]]) == [[0, 1, 2]]  # the last one joins two that were apart
+    results = [run("a", rate=0.0, distortion=27.0), *SWEEP, run("b", rate=0.01, distortion=27.0)]
+    assert [text.get_text() for text in numbers(plots.comparison(results, "Digits").axes[1])] == ["1, 5", "2", "3", "4"]
+
+
+def test_runs_without_a_rate():
+    axes = plots.comparison([SWEEP[0], run("hierarchical"), SWEEP[2]], "Digits").axes[1]
+    assert [text.get_text() for text in numbers(axes)] == ["1", "3"]
+    axes = plots.comparison([run("hierarchical")], "Digits").axes[1]
+    assert [text.get_text() for text in axes.texts] == ["no rate is known"]
+
+
+def test_a_single_run_needs_no_number():
+    left, right = plots.comparison(SWEEP[:1], "Digits").axes
+    assert left.get_yticklabels()[0].get_text().strip() == "beta-0.5"
+    assert {text.get_text() for text in numbers(right)} == {""}
+
+
+def test_long_names_keep_their_beginning_and_end():
+    name = "iwae-k50-dreg-of-two-layers-with-a-long-warmup-seed-3"
+    assert plots.shortened("x" * 32) == "x" * 32
+    assert len(plots.shortened(name)) == 32
+    assert plots.shortened(name).startswith("iwae-k50-")
+    assert plots.shortened(name).endswith("warmup-seed-3")
+
+
+SPREAD = [(60 * i / 11, 80 - 5 * i) for i in range(12)]
+HEAP = [(30.0, 60.0)] * 11 + [(0.0, 70.0)]
+
+
+@pytest.mark.parametrize("places", [SPREAD, HEAP, SPREAD[:2], [(0.0, 27.0)]], ids=["spread", "heap", "two", "one"])
+def test_nothing_in_a_comparison_overlaps_or_is_cut(places):
+    names = [f"{'a-long-name-of-a-run-' * 3}{i}" for i in range(len(places))]
+    results = [
+        run(name, 88 - i, *place, paper_nll=86.0) for i, (name, place) in enumerate(zip(names, places, strict=True))
+    ]
+    figure = plots.comparison(results, "MNIST")
+    figure.draw_without_rendering()
+    left, right = figure.axes
+    labels = [label.get_window_extent() for label in left.get_yticklabels()]
+    assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(labels))
+    legend, numbered = figure.legends[0].get_window_extent(), [text.get_window_extent() for text in numbers(right)]
+    assert not any(one.overlaps(other) for one, other in combinations(numbered, 2) if one.width)
+    assert all(box.x1 <= right.bbox.x1 for box in numbered)
+    assert left.get_tightbbox().x1 <= right.get_tightbbox().x0
+    assert min(left.bbox.width, right.bbox.width) > 0.2 * figure.bbox.width  # whatever the names
+    assert legend.y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)
+    for box in (*labels, *numbered, legend, *(axes.get_tightbbox() for axes in figure.axes)):
+        assert 0 <= box.x0 <= box.x1 <= figure.bbox.x1
+        assert 0 <= box.y0 <= box.y1 <= figure.bbox.y1
+
+
 def test_a_chart_leaves_nothing_behind():
     from matplotlib import pyplot
 
     plots.kl_per_dimension([torch.ones(3)], [torch.ones(3, dtype=torch.bool)])
     plots.confusion_matrix(torch.eye(3, dtype=torch.long), "test")
     plots.error_curve({1: 0.5})
+    plots.comparison(SWEEP, "Digits")
     plots.scatter([panel()], torch.zeros(30, dtype=torch.long))
     assert pyplot.get_fignums() == []
