@@ -93,7 +93,7 @@ MISTAKES = {
     "train": "Unknown option",
     "--model.encoder resnet": "Unknown encoder 'resnet': choose one of mlp, conv.",
     "--model.activation sine": "Unknown activation 'sine': choose one of relu, tanh",
-    "--model.objective elbow": "Unknown objective 'elbow': choose one of elbo, iwae",
+    "--model.objective elbow": "Unknown objective of VAE 'elbow': choose one of elbo, iwae",
     "--model.z_dim -3": "z_dim must be at least 1; got -3.",
     "--model.z_dim two": "--model.z_dim takes a whole number; got two.",
     "--model.hidden [4,0]": "hidden must hold positive sizes",
