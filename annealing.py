@@ -8,15 +8,16 @@ from tqdm import tqdm
 import models
 from measures import standard_error
 from models.ais import Settings, anneal, bidirectional, tune
-from models.estimators import ROWS, over_processes
+from models.estimators import ROWS, over_processes, own_share
 
 PILOT_IMAGES = 10
 SIMULATED = 50  # images on which the error is bounded
+MOST = 50  # images per pass
 
 
 def images_per_pass(model: models.Model, settings: Settings) -> int:
-    """So many that their chains are about `ROWS` rows of a decoder."""
-    return max(1, ROWS // (settings.chains * model.rows_per_sample))
+    """So many that their chains are about `ROWS` rows of a decoder, and that several devices have a share each."""
+    return max(1, min(MOST, ROWS // (settings.chains * model.rows_per_sample)))
 
 
 def annealed(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tensor], settings: Settings) -> dict:
@@ -35,8 +36,6 @@ def annealed(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Ten
     parts, more = -(-len(x) // size), -(-simulated // size)
     # every process computes them for itself, to the same bits
     steps = tune(model, pilot[0], settings, *model.given(pilot[1]))
-    tuned_at_prior = steps if settings.start == "prior" else tune(model, pilot[0], settings._replace(start="prior"),
-                                                                   *model.given(pilot[1]))  # fmt: skip
 
     def moved() -> None:
         bar.update()
@@ -50,10 +49,11 @@ def annealed(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Ten
         n = min(size, simulated - part * size)
         # of a conditional model, with the labels of test images
         labels = model.given(y[part * size : part * size + n])
-        found = bidirectional(model, n, settings, tuned_at_prior, *labels, seed=part, moved=moved)
+        found = bidirectional(model, n, settings, steps, *labels, seed=part, moved=moved)
         return {"ais_lower": found.lower, "ais_upper": found.upper}
 
-    total = settings.temperatures * (parts + 2 * more)
+    own_parts, own_more = (len(own_share(n)) for n in (parts, more))
+    total = settings.temperatures * (own_parts + 2 * own_more)
     with tqdm(total=total, unit="temperature", desc="AIS", disable=hidden, leave=False) as bar:
         found = over_processes(compute, parts) | over_processes(bound, more)
     return {name: values.double().numpy() for name, values in found.items()}

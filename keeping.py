@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
@@ -22,7 +23,7 @@ SOURCES = ("models/*.py", "datamodules/*.py", "measures.py", "annealing.py")
 @cache
 def code() -> str:
     """A hash of what per-image results depend on besides the checkpoint and options: these sources, and torch."""
-    root, found = Path(__file__).parent, hashlib.sha256(torch.__version__.encode())
+    root, found = Path(__file__).parent, hashlib.sha256(f"{torch.__version__} {version('arviz-stats')}".encode())
     for path in sorted(path for pattern in SOURCES for path in root.glob(pattern)):
         found.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return found.hexdigest()[:12]
@@ -78,3 +79,6 @@ def once(
             with replacing(path) as file:
                 np.savez(file, about=np.array(about), names=np.array(sorted(found)), **found)
     return found
+
+
+code()  # now: files may change while this process works with what it has imported

@@ -71,7 +71,7 @@ def summary(values: dict[str, np.ndarray]) -> dict:
         "nll_se": standard_error(log_px),
         "ess_median": np.median(values["ess"]),
         "k_hat_median": np.median(values["k_hat"]),
-        "k_hat_above": (values["k_hat"] > TRUSTED).mean(),
+        "k_hat_above": np.where(np.isnan(values["k_hat"]), np.nan, values["k_hat"] > TRUSTED).mean(),
     }
     if "rate" in values:
         rate, distortion = values["rate"].mean(), values["distortion"].mean()

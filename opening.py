@@ -29,9 +29,12 @@ def expand(patterns: Sequence[str]) -> list[str]:
     found = []
     for pattern in patterns:
         is_pattern = any(mark in pattern for mark in "*?[") and not Path(pattern).is_file()
-        paths = sorted(glob(pattern)) if is_pattern else [pattern]
+        paths = sorted(glob(pattern, recursive=True)) if is_pattern else [pattern]
         if not paths:
-            raise ValueError(f"No checkpoint matches {pattern}: give the path of a .ckpt file, or another pattern.")
+            raise ValueError(
+                f"No checkpoint matches {pattern}: give the path of a .ckpt file, or a pattern such as "
+                "'runs/**/best.ckpt' for all below a folder."
+            )
         found += paths
     return list(dict.fromkeys(found))
 

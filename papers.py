@@ -32,6 +32,7 @@ PIXELS = {"encoder": "mlp", "decoder": "mlp", "likelihood": "bernoulli"}
 ONE_LAYER = PIXELS | {"z_dim": 50, "hidden": [200, 200], "activation": "tanh"}
 TWO_LAYERS = ONE_LAYER | {"z_dim": [100, 50], "inner_hidden": [100, 100]}
 BUDGET = {"epochs": 3280, "K": 5000}
+M1 = PIXELS | {"z_dim": 50, "hidden": [500, 500]}  # of Kingma et al. (2014)
 MOVES = ("max_rotation", "max_shift", "max_scaling")  # of images that are others than the papers'
 
 # (protocol, layers, objective, K in training): test NLL
@@ -97,6 +98,7 @@ def reported(checkpoint: dict) -> dict[str, Reported]:
     if model in ("M2", "M1M2"):
         alike = (model, data.get("num_labels"))
         same = is_of(options, PIXELS | {"z_dim": 50, "hidden": M2_HIDDEN.get(alike, [500])})
+        same &= run["protocol"] == "dynamic" and (model == "M2" or is_of(options["m1_options"], M1))
         return {"test_error": ERRORS[alike]} if same and alike in ERRORS else {}
     layers = {"VAE": 1, "IWAE": 1, "HierarchicalVAE": 2}.get(model)
     if layers is None or not is_of(options, ONE_LAYER if layers == 1 else TWO_LAYERS):

@@ -127,7 +127,7 @@ def warning(results: Sequence[dict]) -> list[str]:
     )
     moved = [result for result in doubtful if result.get("ais_nll") is not None]
     if not moved:
-        return [f"{said} --ais says how far."]
+        return [f"{said} evaluate.py --ais says how far."]
     by = [f"{plus_minus(r['ais_lowers_nll'], r['ais_lowers_nll_se'], 'z.2f')} ({run_name(r)})" for r in moved]
     return [f"{said} AIS lowers it by {', '.join(by)} nats on the images that it was run on."]
 

@@ -164,7 +164,7 @@ def run(
     Upwards z is moved after its term t by the density t, downwards before it: each is the other in reverse.
     """
     b = schedule(settings.temperatures)
-    point, log_w, accepted = path.at(z), 0.0, 0.0
+    point, log_w, accepted = path.at(z), 0.0, torch.zeros(z.shape[1], device=z.device)
     upwards = order.step > 0
     for t in order:
         if not upwards and t < settings.temperatures:
@@ -191,23 +191,23 @@ def bidirectional(
 ) -> Bounds:  # fmt: skip
     """Bidirectional Monte Carlo (Grosse et al. 2015) on n images that the model has made.
 
-    Of these a sample of the exact posterior is known, the latents that they were made of: chains from there down to the
-    prior give an upper bound on log p(x), and those of `anneal` a lower one. It says nothing of real images.
+    Of these a sample of the exact posterior is known, the latents that they were made of: chains from there down to
+    where those of `anneal` start give an upper bound on log p(x), and `anneal` a lower one. It says nothing of real
+    images.
 
     Args:
         model: A model with `prior`, `log_px` and `simulate`.
         n: Images.
-        settings: Chains and temperatures; they start at the prior.
+        settings: Chains and temperatures.
         steps: From `tune`.
         y: Labels `(n,)`, for conditional models.
         seed: Of latents, images and noise.
         moved: Called after each temperature, of both runs.
     """
-    settings = settings._replace(start="prior")
     with evaluating(model, seed):
         z = model.prior().sample((n,))  # (B, d)
         x = model.simulate(z, y)
-        path = path_of(model, x, y, "prior")
+        path = path_of(model, x, y, settings.start)
         start = z.expand(settings.chains, *z.shape)
         order = range(settings.temperatures, 0, -1)
         log_w, _ = run(path, start, order, settings, steps, moved)

@@ -104,6 +104,12 @@ def agreed(value):
     return values[0]
 
 
+def own_share(parts: int) -> range:
+    """Which of so many parts are the work of this process."""
+    several = distributed.is_available() and distributed.is_initialized()
+    return range(distributed.get_rank(), parts, distributed.get_world_size()) if several else range(parts)
+
+
 def over_processes(compute: Callable[[int], dict[str, Tensor]], parts: int) -> dict[str, Tensor]:
     """The results of `compute(0), ..., compute(parts - 1)`, joined in this order, on the CPU.
 
@@ -114,14 +120,12 @@ def over_processes(compute: Callable[[int], dict[str, Tensor]], parts: int) -> d
         compute: Results of a part by their names, each with the part's images as first dimension.
         parts: How many there are, at least 1.
     """
-    several = distributed.is_available() and distributed.is_initialized()
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
-    own = {part: {name: values.cpu() for name, values in compute(part).items()} for part in range(rank, parts, world)}
+    own = {part: {name: values.cpu() for name, values in compute(part).items()} for part in own_share(parts)}
     shares = [own]
-    if several:
-        shares = [{} for _ in range(world)]
+    if distributed.is_available() and distributed.is_initialized():
+        shares = [{} for _ in range(distributed.get_world_size())]
         distributed.all_gather_object(shares, own)
-    results = [shares[part % world][part] for part in range(parts)]
+    results = [shares[part % len(shares)][part] for part in range(parts)]
     return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
 

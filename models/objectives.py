@@ -59,12 +59,9 @@ def dreg(log_w: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
 
 def piwae(log_w: Tensor, z: Tensor, log_q: Tensor, num_groups: int) -> Tensor:
     """IWAE's gradient for the decoder, MIWAE's for the encoder (Rainforth et al. 2018)."""
-    log_w_groups = log_w.detach().unflatten(0, (num_groups, -1))  # (M, K/M, B)
-    w = log_w.detach().softmax(0)  # (K, B)
-    w_groups = log_w_groups.softmax(1).flatten(0, 1) / num_groups
-    # their ratio, one number per group, before either of them vanishes
-    ratio = iwae(log_w.detach()) - iwae(log_w_groups.transpose(0, 1))  # (M, B)
-    scale_gradient(z, ratio.exp().clamp(max=1e30).repeat_interleave(len(log_w) // num_groups, 0))
+    w = log_w.detach().softmax(0).clamp(min=1e-30)  # (K, B), of a group far behind the others too
+    w_groups = log_w.detach().unflatten(0, (num_groups, -1)).softmax(1).flatten(0, 1) / num_groups
+    scale_gradient(z, w_groups / w)
     return (w * log_w).sum(0) - (w_groups * log_q).sum(0)
 
 

@@ -15,7 +15,8 @@ from evaluate import Wanted, evaluate
 from launch import hasten, quieten
 from means import means
 from models.ais import Settings
-from opening import open_checkpoint, prepare
+from opening import open_checkpoint, pick_device, prepare
+from options import explain
 from tables import tables
 
 ROOT = Path(__file__).parent.parent
@@ -91,8 +92,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--data.root", dest="root", default="data", help="where the data lies")
     parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="folder of the run folders")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of tables and figures")
-    parser.add_argument("--device", default="cpu", help="where to evaluate")
-    parser.add_argument("--trained", action="store_true", help="train nothing; leave out what is not trained")
+    parser.add_argument("--device", default="auto", help="where to evaluate")
+    parser.add_argument("--trained", action="store_true", help="train nothing; evaluate what is trained")
     args = parser.parse_args()
     if unknown := set(args.names) - {row.recipe for row in ROWS}:
         parser.error(f"unknown recipe {', '.join(sorted(unknown))}: choose of {', '.join(r.recipe for r in ROWS)}")
@@ -101,17 +102,31 @@ def options() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = options()
-    rows = [row for row in ROWS if not args.names or row.recipe in args.names]
-    root = str(Path(args.root).absolute())
-    if args.trained:
-        rows = [row for row in rows if (args.runs / row.recipe / "checkpoints" / "best.ckpt").is_file()]
-    for row in rows if not args.trained else ():
-        train(row, root, args.runs)
+def run(args: argparse.Namespace) -> None:
+    """Trains, evaluates and publishes. The table holds all rows that are trained, whichever were asked for."""
+    device, root = pick_device(args.device), str(Path(args.root).absolute())
+    for row in ROWS if not args.trained else ():
+        if not args.names or row.recipe in args.names:
+            train(row, root, args.runs)
+    rows = [row for row in ROWS if (args.runs / row.recipe / "checkpoints" / "best.ckpt").is_file()]
+    if not rows:
+        raise ValueError(f"Nothing is trained in {args.runs}: leave --trained out.")
     hasten()
     quieten()
-    publish([measure(row, root, args.runs, args.device) for row in rows], args.out)
+    publish([measure(row, root, args.runs, device) for row in rows], args.out)
+
+
+def main() -> int:
+    args = options()
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {explain(error, {}, [])}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on.", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

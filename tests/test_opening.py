@@ -23,6 +23,7 @@ def folders(tmp_path, monkeypatch):
         (["b/best.ckpt", "a/best.ckpt"], ["b/best.ckpt", "a/best.ckpt"]),
         (["?/best.ckpt"], ["a/best.ckpt", "b/best.ckpt"]),
         (["*/*.ckpt"], ["a/best.ckpt", "a/last.ckpt", "b/best.ckpt", "d[2]/best.ckpt"]),
+        (["**/best.ckpt"], ["a/best.ckpt", "b/best.ckpt", "d[2]/best.ckpt"]),
         (["b/best.ckpt", "[ab]/best.ckpt"], ["b/best.ckpt", "a/best.ckpt"]),
         (["a/best.ckpt", "a/best.ckpt"], ["a/best.ckpt"]),
         (["nowhere.ckpt"], ["nowhere.ckpt"]),  # about which the reader has something to say

@@ -14,7 +14,8 @@ ONE = {"z_dim": 50, "hidden": [200, 200], "activation": "tanh", "encoder": "mlp"
        "batch_norm": False, "num_groups": None, "likelihood": "bernoulli"}  # fmt: skip
 TWO = ONE | {"z_dim": (100, 50), "inner_hidden": (100, 100)}
 M2 = {"z_dim": 50, "hidden": [500], "encoder": "mlp", "decoder": "mlp", "likelihood": "bernoulli", "batch_norm": True}
-STACK = {"z_dim": 50, "hidden": (300,), "batch_norm": True}  # it has no encoder of pixels of its own
+M1 = {"z_dim": 50, "hidden": [500, 500], "encoder": "mlp", "decoder": "mlp", "likelihood": "bernoulli"}
+STACK = {"z_dim": 50, "hidden": (300,), "batch_norm": True, "m1_options": M1}  # it has no encoder of pixels of its own
 
 
 def checkpoint(model="VAE", hyper=ONE, protocol="dynamic", data="MNIST", of_data=None, **more):
@@ -105,6 +106,9 @@ OTHERS = {
     "M2, wider": checkpoint("M2", M2, of_data={"num_labels": 100}, hidden=[600]),
     "M2, grey": checkpoint("M2", M2, of_data={"num_labels": 100}, likelihood="gaussian"),
     "M2 of other data": checkpoint("M2", M2, data="FashionMNIST", of_data={"num_labels": 100}),
+    "M1M2 on a conv": checkpoint("M1M2", STACK | {"m1_options": M1 | {"encoder": "conv"}}, of_data={"num_labels": 100}),
+    "M1M2 on z 10": checkpoint("M1M2", STACK | {"m1_options": M1 | {"z_dim": 10}}, of_data={"num_labels": 100}),
+    "M2, threshold": checkpoint("M2", M2, protocol="threshold", of_data={"num_labels": 100}),
     "M1M2, wider": checkpoint("M1M2", STACK, of_data={"num_labels": 100}, hidden=[500]),
 }
 

@@ -211,6 +211,11 @@ def test_a_trajectory_that_leaves_the_numbers_is_not_taken():
     assert isinstance(path, Path)
 
 
+def test_one_temperature_moves_nothing():
+    found = anneal(LinearGaussian(exact=True), images(3), QUICK._replace(temperatures=1), [])
+    assert torch.equal(found.acceptance, torch.zeros(3))
+
+
 def test_every_temperature_is_reported():
     model, counted = LinearGaussian(exact=True), []
     anneal(model, images(2), QUICK, [0.5] * 19, moved=lambda: counted.append(1))
