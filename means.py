@@ -78,11 +78,11 @@ def means(results: list[dict], checkpoints: list[dict]) -> str:
                 lines += group_lines(name, runs, by_draw(drawn))
         if lines:
             parts.append(f"{about[1]}, protocol {about[2]}: mean ± standard error over seeds")
-            parts += [*aligned([("group", "n", "NLL", "test error"), *lines]), ""]
+            parts += [*aligned([("group", "n", "NLL", "K", "test error"), *lines]), ""]
     return "\n".join(parts)
 
 
-def group_lines(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[tuple[str, str, str, str]]:
+def group_lines(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[tuple[str, str, str, str, str]]:
     """The cells of a group, in independent parts: of its model, and of each classifier beside it."""
     n = str(len(runs)) if len(runs) == len(parts) else f"{len(parts)} draws of {len(runs)} runs"
     found = []
@@ -92,5 +92,6 @@ def group_lines(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list
             mean([[same[position].get(key) for position in part] for part in parts], form)
             for key, form in (("nll", ".2f"), ("test_error", ".2%"))
         )
-        found.append((label, n, nll, error))
-    return [line for line in found if line[2:] != ("-", "-")]
+        samples = sorted({run["num_samples"] for run in same if run.get("nll") is not None})
+        found.append((label, n, nll, ", ".join(map(str, samples)) or "-", error))
+    return [line for line in found if (line[2], line[4]) != ("-", "-")]

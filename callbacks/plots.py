@@ -141,7 +141,7 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
 
     Args:
         results: Each with a `label` and its `nll`; `nll_se`, `paper_nll`, `ais_nll`, `ais_nll_se`, `rate` and
-            `distortion` may be None or missing.
+            `distortion` may be None or missing. `num_samples` is K.
         title: Of the figure.
     """
     figure = Figure((11, 1.5 + 0.3 * max(len(results), 8)), dpi=DPI, facecolor="white", layout="constrained")
@@ -157,7 +157,8 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
     numbers = [f"{number}" for number in range(1, len(results) + 1)] if len(results) > 1 else [""]
     names = [f"{shortened(result['label'])}  {number}" for result, number in zip(results, numbers, strict=True)]
     left.set(yticks=places, yticklabels=names, ylim=(-0.6, len(results) - 0.4))
-    left.set_xlabel("NLL (nats per image) ± standard error")
+    samples = ", ".join(map(str, sorted({result["num_samples"] for result in results})))
+    left.set_xlabel(f"NLL (nats per image) ± standard error, K = {samples}")
     if len(left.containers) > 1:
         figure.legend(handles=left.containers, frameon=False, loc="outside lower left", ncols=3, fontsize=9)
     rate_distortion(right, results, numbers)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from small_runs import EVALUATE, TRAIN, assert_same, command, contents, faulty, processes
 
+import evaluate
 import train
 from models.estimators import over_processes
 
@@ -126,12 +127,14 @@ def test_alone_there_is_nothing_to_share():
 
 @pytest.mark.parametrize("kind", ["VAE", "M2", "CVAE"])
 def test_the_test_likelihood_is_that_of_one_process_image_by_image(kind):
-    options = [*QUIET, "--model", kind, "--num_samples", "7"]
-    assert train.main([*options, "--run_dir", "a"]) == 0
+    assert train.main([*QUIET, "--model", kind, "--num_samples", "0", "--run_dir", "a"]) == 0
+    options = ["--num_samples", "7", "--device", "cpu", "--limit", "250"]
+    options += ["--ais", "--ais_images", "120", "--ais_temperatures", "3", "--ais_leapfrogs", "2"]
+    assert evaluate.main(["a/checkpoints/best.ckpt", *options]) == 0
     alone = np.load("a/log_px.npy"), json.loads(Path("a/evaluation.json").read_text())
     assert len(alone[0]) == 250  # five parts of 50, which neither 2 nor 3 divides
     for world in (2, 3):
-        options = ["--num_samples", "7", "--device", "cpu", "--limit", "250"]
+        shutil.rmtree("a/per_image")  # or nothing would be computed
         done(processes(world, EVALUATE, "a/checkpoints/best.ckpt", *options))
         np.testing.assert_array_equal(np.load("a/log_px.npy"), alone[0])
         assert json.loads(Path("a/evaluation.json").read_text()) == alone[1]

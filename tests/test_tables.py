@@ -29,8 +29,8 @@ def test_mean_and_standard_error():
     first, second = result("a", nll=20.0, error=0.1), result("b", nll=21.0, error=0.2)
     assert lines((first, checkpoint(0)), (second, checkpoint(1)))[:-1] == [
         "Digits, protocol dynamic: mean ± standard error over seeds",
-        "group  n  NLL           test error",
-        "M2     2  20.50 ± 0.50  15.00% ± 5.00%",
+        "group  n  NLL           K  test error",
+        "M2     2  20.50 ± 0.50  5  15.00% ± 5.00%",
     ]
 
 
@@ -60,7 +60,7 @@ def test_each_label_draw_of_a_stack_has_its_own_m1_and_baselines_are_averaged():
 def test_runs_on_the_same_labels_count_as_one_draw():
     runs = [(0, 0, 0.1), (1, 0, 0.2), (0, 1, 0.35)]
     runs = [(result(f"{n}", error=error), checkpoint(seed, draw)) for n, (seed, draw, error) in enumerate(runs)]
-    assert lines(*runs)[2] == "M2     2 draws of 3 runs  20.00 ± 0.00  25.00% ± 10.00%"
+    assert lines(*runs)[2] == "M2     2 draws of 3 runs  20.00 ± 0.00  5  25.00% ± 10.00%"
 
 
 def test_what_the_data_gave_a_model_is_no_setting():

@@ -110,7 +110,15 @@ def test_limits_and_no_numbers_where_they_mean_nothing():
 
 
 def run(label, nll=88.0, rate=None, distortion=None, **others):
-    return {"label": label, "nll": nll, "nll_se": 0.2, "rate": rate, "distortion": distortion, **others}
+    return {
+        "label": label,
+        "nll": nll,
+        "nll_se": 0.2,
+        "num_samples": 10,
+        "rate": rate,
+        "distortion": distortion,
+        **others,
+    }
 
 
 def numbers(axes):
