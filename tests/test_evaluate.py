@@ -220,6 +220,7 @@ def test_mean_over_runs_that_differ_in_their_seeds(capsys):
         "M2, data.num_labels 50",
         "3",
         f"{nll.mean():.2f} ± {nll.std(ddof=1) / 3**0.5:.2f}",
+        "5",
         f"{error.mean():.2%} ± {error.std(ddof=1) / 3**0.5:.2%}",
     ]
     assert lines[2].split("  ")[0] == "MLP of M2, data.num_labels 50"
@@ -273,7 +274,7 @@ MISTAKES = {
     f"{M2} --ais --ais_start posterior": "cannot start at 'posterior': start them at the prior.",
     f"{VAE} --ais_images 10": "--ais_images would do nothing without --ais: add it.",
     f"{VAE} --ais --ais_chains 0": "--ais_chains must be at least 1; got 0.",
-    "nowhere/*.ckpt": "No checkpoint matches nowhere/*.ckpt: give the path of a .ckpt file, or another pattern.",
+    "nowhere/*.ckpt": "No checkpoint matches nowhere/*.ckpt: give the path of a .ckpt file, or a pattern",
     f"{VAE} --report vae/config.yaml": "--report vae/config.yaml is a file: name a folder.",
     f"{AE} --precision bf16": "--precision is that of likelihoods, which an AE does not have: leave it out.",
     "": "Give one checkpoint or more.",
