@@ -34,7 +34,7 @@ from compare import compare
 from datamodules import ImageData
 from evaluation_options import AIS_IMAGES, build_evaluation_parser
 from keeping import digest, once, per_image
-from launch import hasten, join, quieten, speaker
+from launch import hasten, join, leave, quieten, speaker
 from means import means
 from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
 from models.ais import Settings
@@ -50,9 +50,8 @@ KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_
         "k_hat_above", "ais_nll", "ais_nll_se", "ais_lowers_nll", "ais_lowers_nll_se", "ais_gap", "ais_gap_se",
         "ais_images", "ais_simulated", "ais_chains", "ais_temperatures", "ais_leapfrogs", "ais_start", "ais_acceptance",
         "active_units", "active_units_per_layer", "active_dimensions", "kl_per_dimension", "knn_error", "probe_error",
-        "disentanglement",
-        "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss", "epochs", "step",
-        "processes", "labels_hash", "images_hash", "data_root", "commit", "machine", "seconds",
+        "disentanglement", "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss",
+        "epochs", "step", "processes", "labels_hash", "images_hash", "data_root", "commit", "machine", "seconds",
         "checkpoint")  # fmt: skip
 
 
@@ -240,4 +239,4 @@ if __name__ == "__main__":
     gc.freeze()  # and thawed at once they count as old, so that the first search leaves them out too;
     gc.unfreeze()  # if they stayed frozen, libraries would report them as leaks when the process ends
     gc.enable()
-    sys.exit(main())
+    sys.exit(leave(main()))

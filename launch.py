@@ -145,6 +145,17 @@ def join(device: str, devices: int) -> str:
     return str(fabric.device)
 
 
+def leave(status: int) -> int:
+    """Ends the group of processes of a run that came to its end: its threads would outlive the interpreter and abort.
+
+    Args:
+        status: Of this process; other than 0, others may be lost, and nobody waits for them.
+    """
+    if status == 0 and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    return status
+
+
 def hasten() -> None:
     """Saves this process needless work; to be called before its first tensor. Changes its environment for good."""
     # numbers too small for a normal float slow Adam and large K down several times

@@ -24,7 +24,7 @@ from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from folders import claim, owned
-from launch import check_tasks, cluster_plugins, hasten, is_lost, quieten, speaker
+from launch import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, speaker
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
 from report import beside
@@ -246,4 +246,4 @@ if __name__ == "__main__":
     gc.freeze()  # and thawed at once they count as old, so that the first search leaves them out too;
     gc.unfreeze()  # if they stayed frozen, libraries would report them as leaks when the process ends
     gc.enable()
-    sys.exit(main())
+    sys.exit(leave(main()))

@@ -55,6 +55,7 @@ class Comparison(NamedTuple):
 
 
 CALLS = ("--steps_per_call", "10")
+COMPILED = (*CALLS, "--compile")
 PAPER = ("--model.activation", "softplus", "--model.batch_norm", "false")  # as the raw loop and Pyro's example
 PEERS_OF_VAE = {
     "Pythae": Job("with_pythae.vae"),
@@ -82,9 +83,13 @@ COMPARISONS = {
         {
             OURS: Job("ours.vae", flags=CALLS),
             f"{OURS}, S = 1": Job("ours.vae"),
+            f"{OURS}, compiled": Job("ours.vae", flags=COMPILED),
+            f"{OURS}, bf16 compiled": Job("ours.vae", flags=COMPILED, precision="bf16"),
             RAW: Job("raw.vae"),
             HASTENED: Job("raw.vae_hastened"),
+            f"{RAW}, bf16 compiled": Job("raw.vae_compiled", precision="bf16"),
             LIMIT: Job("limit.vae"),
+            f"{LIMIT}, bf16": Job("limit.vae", precision="bf16"),
             **PEERS_OF_VAE,
         },
         ((OURS, RAW, 0.95), (OURS, "Pythae", 1.5), (OURS, "Lightning + torchvision", 2.2)),
@@ -100,7 +105,7 @@ COMPARISONS = {
     "large": Comparison(
         "VAE, batch 1024",
         {
-            f"{OURS}, bf16 compiled": of(LARGE_BF16, "ours.vae", *CALLS, "--compile"),
+            f"{OURS}, bf16 compiled": of(LARGE_BF16, "ours.vae", *COMPILED),
             f"{RAW}, bf16 compiled": of(LARGE_BF16, "raw.vae_compiled"),
             OURS: of(LARGE, "ours.vae", *CALLS),
             RAW: LARGE,
@@ -130,6 +135,7 @@ COMPARISONS = {
             OURS: of(NLL, "ours.nll"),
             f"{OURS}, bf16": of(NLL, "ours.nll", "--precision", "bf16"),
             RAW: NLL,
+            f"{RAW}, bf16 compiled": of(NLL, "raw.nll_compiled", precision="bf16"),
             LIMIT: of(NLL, "limit.nll"),
             f"{LIMIT}, bf16": of(NLL, "limit.nll", precision="bf16"),
             "Pythae": of(NLL, "with_pythae.nll"),

@@ -117,10 +117,10 @@ class BernoulliImage(Independent):
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.base_dist.logits
-        shape = torch.broadcast_shapes(logits.shape, value.shape)
-        few = math.prod(shape) < MANY or len(shape) == 3
+        few = max(logits.numel(), value.numel()) < MANY or max(logits.ndim, value.ndim) == 3
         if few or value.requires_grad or logits.device.type != "cpu" or torch.compiler.is_compiling():
             return super().log_prob(value)
+        shape = torch.broadcast_shapes(logits.shape, value.shape)  # a slow function
         return LogBernoulli.apply(logits.expand(shape).flatten(-3), value.to(logits.dtype).expand(shape).flatten(-3))
 
 

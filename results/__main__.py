@@ -29,13 +29,11 @@ class Row(NamedTuple):
 
     Args:
         recipe: Its file in `recipes/`, without ending; also the name of its run folder.
-        options: Of train.py, beside those of the recipe.
         m1: The row whose model it is trained on, if any.
         ais_images: Test images for annealed importance sampling; fewer where an image is dear.
     """
 
     recipe: str
-    options: tuple[str, ...] = ()
     m1: str | None = None
     ais_images: int = 100
 
@@ -46,10 +44,10 @@ ROWS = (
     Row("dreg5_mnist"),
     Row("hvae5_mnist"),
     Row("vae_larochelle"),
-    Row("m1_mnist", ("--steps_per_call", "10")),
-    Row("m2_100", ("--trainer.precision", "bf16-mixed", "--steps_per_call", "10"), ais_images=10),
-    Row("m1m2_100", ("--steps_per_call", "10"), m1="m1_mnist", ais_images=10),
-    Row("affine_mnist", ("--steps_per_call", "10"), ais_images=10),
+    Row("m1_mnist"),
+    Row("m2_100", ais_images=10),
+    Row("m1m2_100", m1="m1_mnist", ais_images=10),
+    Row("affine_mnist", ais_images=10),
 )
 
 
@@ -62,7 +60,7 @@ def train(row: Row, root: str, runs: Path) -> None:
     m1 = ("--model.m1", str(runs / row.m1 / "checkpoints" / "best.ckpt")) if row.m1 else ()
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(RECIPES / f"{row.recipe}.yaml"),
                "--data.root", root, "--run_dir", str(runs / row.recipe), "--resume", "auto", "--num_samples", "0",
-               "--save_every_minutes", "5", *row.options, *m1]  # fmt: skip
+               "--save_every_minutes", "5", *m1]  # fmt: skip
     print(f"{row.recipe}: training", flush=True)
     if status := subprocess.run(command, check=False).returncode:
         sys.exit(status)

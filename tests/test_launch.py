@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from torch import distributed
 
 import train
-from launch import INTERACTIVE_STEP, check_tasks, cluster_plugins, hasten, keep_memory, launched
+from launch import INTERACTIVE_STEP, check_tasks, cluster_plugins, hasten, keep_memory, launched, leave
 from options import DEFAULTS, build_parser
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "elbo-room", "SLURM_NNODES": "1", "SLURM_NTASKS": "1"}
@@ -183,3 +184,12 @@ def test_systems_without_glibc_keep_to_their_own_ways(monkeypatch, library):
 
     monkeypatch.setattr("ctypes.CDLL", load)
     keep_memory()
+
+
+@pytest.mark.parametrize(("status", "left"), [(0, True), (1, False), (143, False)])
+def test_a_run_that_succeeded_leaves_its_group(monkeypatch, status, left):
+    done = []
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: done.append(True))
+    assert leave(status) == status
+    assert done == [True] * left

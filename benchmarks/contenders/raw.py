@@ -123,21 +123,35 @@ def m2(meter: Meter, job: Job) -> None:
         meter.tick(len(batch))
 
 
-def nll(meter: Meter, job: Job) -> None:
+def estimate(meter: Meter, job: Job, compiled: bool = False) -> None:
     """-log p(x) from K samples, 5000 rows at a time; the encoder once per image."""
     torch.set_flush_denormal(True)
     encoder = layers(PIXELS, *job.hidden, 2 * job.z_dim)
     decoder = layers(job.z_dim, *job.hidden[::-1], PIXELS)
     x = binarized(images(job)[0][:1000])
+
+    def log_weights(image: Tensor, mu: Tensor, log_sigma: Tensor, eps: Tensor) -> Tensor:
+        z = mu + log_sigma.exp() * eps
+        with torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bf16"):
+            logits = decoder(z)
+        return log_bernoulli(logits.float(), image) + (0.5 * (eps**2 - z**2) + log_sigma).sum(-1)
+
+    weigh = torch.compile(log_weights) if compiled else log_weights
     with torch.no_grad():
         while True:
             for image in x:
                 mu, log_sigma = encoder(image).chunk(2, -1)
-                log_w = []
-                for _ in range(-(-job.K // 5000)):
-                    eps = torch.randn(min(job.K, 5000), job.z_dim)
-                    z = mu + log_sigma.exp() * eps
-                    log_px_z = log_bernoulli(decoder(z), image)
-                    log_w.append(log_px_z + (0.5 * (eps**2 - z**2) + log_sigma).sum(-1))
+                sizes = [min(5000, job.K - done) for done in range(0, job.K, 5000)]
+                log_w = [weigh(image, mu, log_sigma, torch.randn(size, job.z_dim)) for size in sizes]
                 torch.cat(log_w).logsumexp(0)
                 meter.tick(1)
+
+
+def nll(meter: Meter, job: Job) -> None:
+    """-log p(x) of one image after another."""
+    estimate(meter, job)
+
+
+def nll_compiled(meter: Meter, job: Job) -> None:
+    """The same, its log weights compiled."""
+    estimate(meter, job, compiled=True)
