@@ -32,10 +32,11 @@ from callbacks.probes import can_be_probed, probes
 from callbacks.replace import replacing
 from compare import compare
 from datamodules import ImageData
+from differences import beside
 from evaluation_options import AIS_IMAGES, build_evaluation_parser
 from keeping import digest, once, per_image
 from launch import hasten, join, leave, quieten, speaker
-from means import means
+from means import as_text, over_seeds
 from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
 from models.ais import Settings
 from opening import check, open_checkpoint, pick_device
@@ -198,14 +199,14 @@ def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> i
     if rank_zero_only.rank != 0:
         return 0
     checkpoints = [checkpoint for checkpoint, _ in ready]
-    results, over_seeds = report.beside(results, checkpoints), means(results, checkpoints)
+    results, means = beside(results, checkpoints), over_seeds(results, checkpoints)
     print(tables(results))
     if args.side_by_side:
         compare(args.checkpoints, ready, Path(args.side_by_side), device)
-    if over_seeds:
-        print(over_seeds)
+    if means:
+        print(as_text(means))
     if args.report:
-        report.write(Path(args.report), results, over_seeds)
+        report.write(Path(args.report), results, means)
         print(f"Report: {args.report}")
     if args.wandb != "off":
         folders = [run_folder(Path(path)) for path in args.checkpoints]

@@ -1,4 +1,4 @@
-"""Means over runs that differ in their seeds alone, as text."""
+"""Means over runs that differ in their seeds alone."""
 
 import json
 from collections import defaultdict
@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from models import MODELS
-from tables import aligned, kind, rows
+from tables import aligned, kind, plus_minus, rows, run_name
 
 
 def seeds(checkpoint: dict) -> tuple:
@@ -29,12 +29,12 @@ def settings(checkpoint: dict, path: str) -> dict[str, str]:
     return {key: str(list(value) if isinstance(value, tuple) else value) for key, value in found.items()}
 
 
-def mean(values: list[list[float | None]], form: str) -> str:
-    """Mean and standard error over at least two parts, each the mean of its values; a dash where there are none."""
+def mean(values: list[list[float | None]]) -> tuple[float | None, float | None]:
+    """Mean and standard error over at least two parts, each the mean of its values; nothing where one is missing."""
     if any(None in part for part in values):
-        return "-"
+        return None, None
     parts = [fmean(part) for part in values]
-    return f"{fmean(parts):{form}} ± {stdev(parts) / len(parts) ** 0.5:{form}}"
+    return fmean(parts), stdev(parts) / len(parts) ** 0.5
 
 
 def by_draw(drawn: Sequence[tuple]) -> list[list[int]]:
@@ -58,7 +58,7 @@ def names(groups: list[dict[str, str]]) -> list[str]:
     return found
 
 
-def means(results: list[dict], checkpoints: list[dict]) -> str:
+def over_seeds(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
     """Means and standard errors of each group of runs that differ in their seeds alone; nothing without a group.
 
     Runs with the same seeds differ in something that a checkpoint does not know, such as the number of epochs: a group
@@ -68,30 +68,47 @@ def means(results: list[dict], checkpoints: list[dict]) -> str:
     for result, checkpoint in zip(results, checkpoints, strict=True):
         same = settings(checkpoint, result["checkpoint"])
         groups[kind(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
-    parts = []
+    found = []
     for about, keys in groupby(sorted(groups), key=lambda key: key[0]):
         keys = list(keys)
-        lines = []
         for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
             runs, drawn = zip(*groups[key], strict=True)
             if len(runs) > 1 and len(set(drawn)) == len(runs):
-                lines += group_lines(name, runs, by_draw(drawn))
-        if lines:
-            parts.append(f"{about[1]}, protocol {about[2]}: mean ± standard error over seeds")
-            parts += [*aligned([("group", "n", "NLL", "K", "test error"), *lines]), ""]
+                shared = {"data": about[1], "protocol": about[2]}
+                found += [shared | row for row in of_group(name, runs, by_draw(drawn))]
+    return found
+
+
+def of_group(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[dict]:
+    """The means of a group, in independent parts: of its model, and of each classifier beside it."""
+    found = []
+    for same in zip(*map(rows, runs), strict=True):
+        (nll, nll_se), (error, error_se) = (
+            mean([[same[position].get(key) for position in part] for part in parts]) for key in ("nll", "test_error")
+        )
+        samples = sorted({run["num_samples"] for run in same if run.get("nll") is not None})
+        group = name if same[0] in runs else f"{same[0]['model']} of {name}"
+        found.append({"group": group, "n": len(parts), "runs": [run_name(run) for run in runs],
+                      "nll": nll, "nll_se": nll_se, "num_samples": samples,
+                      "test_error": error, "test_error_se": error_se})  # fmt: skip
+    return [row for row in found if (row["nll"], row["test_error"]) != (None, None)]
+
+
+def as_text(means: Sequence[dict]) -> str:
+    """What `over_seeds` has found as tables, one for each data set and protocol."""
+    parts = []
+    for (data, protocol), group in groupby(means, key=lambda row: (row["data"], row["protocol"])):
+        lines = [("group", "n", "NLL", "K", "test error"), *map(cells, group)]
+        parts += [f"{data}, protocol {protocol}: mean ± standard error over seeds", *aligned(lines), ""]
     return "\n".join(parts)
 
 
-def group_lines(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[tuple[str, str, str, str, str]]:
-    """The cells of a group, in independent parts: of its model, and of each classifier beside it."""
-    n = str(len(runs)) if len(runs) == len(parts) else f"{len(parts)} draws of {len(runs)} runs"
-    found = []
-    for same in zip(*map(rows, runs), strict=True):
-        label = name if same[0] in runs else f"{same[0]['model']} of {name}"
-        nll, error = (
-            mean([[same[position].get(key) for position in part] for part in parts], form)
-            for key, form in (("nll", ".2f"), ("test_error", ".2%"))
-        )
-        samples = sorted({run["num_samples"] for run in same if run.get("nll") is not None})
-        found.append((label, n, nll, ", ".join(map(str, samples)) or "-", error))
-    return [line for line in found if (line[2], line[4]) != ("-", "-")]
+def cells(row: dict) -> tuple[str, str, str, str, str]:
+    """A line of `as_text`."""
+    runs = len(row["runs"])
+    n = str(runs) if runs == row["n"] else f"{row['n']} draws of {runs} runs"
+    nll, error = (
+        "-" if row[key] is None else plus_minus(row[key], row[f"{key}_se"], form)
+        for key, form in (("nll", ".2f"), ("test_error", ".2%"))
+    )
+    return row["group"], n, nll, ", ".join(map(str, row["num_samples"])) or "-", error

@@ -23,11 +23,11 @@ from callbacks.interruption import Interrupted
 from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
+from differences import beside
 from folders import claim, owned
 from launch import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, speaker
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
-from report import beside
 from resume import check_resumed, evaluated
 from tables import tables
 

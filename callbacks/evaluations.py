@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from callbacks.loggers import FINISH_SECONDS, INIT_SECONDS
@@ -20,14 +21,16 @@ def mirror(results: Sequence[dict], folders: Sequence[Path], here: Path, offline
         here: Where W&B keeps the files of the table's run.
         offline: Write to the disk only.
     """
-    try:
-        for result, folder in zip(results, folders, strict=True):
-            if (folder / "wandb_id").is_file():
-                summarise(result, folder, offline)
-        tabulate(results, here, offline)
-    except Exception as error:  # whatever it is, the results lie in the run folders
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        print(f"warning: W&B has not got all results ({said}).", file=sys.stderr)
+    of_runs = [partial(summarise, result, folder, offline) for result, folder in zip(results, folders, strict=True)
+               if (folder / "wandb_id").is_file()]  # fmt: skip
+    failed = []
+    for write in (*of_runs, partial(tabulate, results, here, offline)):
+        try:
+            write()
+        except Exception as error:  # whatever it is, the results lie in the run folders, and the next may succeed
+            failed.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    if failed:
+        print(f"warning: W&B has not got all results ({'; '.join(dict.fromkeys(failed))}).", file=sys.stderr)
 
 
 def begin(folder: Path, offline: bool, **options):

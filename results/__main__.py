@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import report
+from differences import beside
 from evaluate import Wanted, evaluate
 from launch import hasten, quieten
-from means import means
+from means import over_seeds
 from models.ais import Settings
 from opening import open_checkpoint, pick_device, prepare
 from options import explain
@@ -78,8 +79,8 @@ def measure(row: Row, root: str, runs: Path, device: str) -> tuple[dict, dict]:
 def publish(found: list[tuple[dict, dict]], out: Path) -> None:
     """Writes and prints the tables of all rows."""
     results, checkpoints = ([part[place] for part in found] for place in (0, 1))
-    results = report.beside(results, checkpoints)
-    report.write(out, results, means(results, checkpoints))
+    results = beside(results, checkpoints)
+    report.write(out, results, over_seeds(results, checkpoints))
     print(tables(results))
 
 

@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import differences
 import evaluate
 import report
 from callbacks import plots
+from keeping import per_image
 from tables import by_kind, tables
 
 PER_IMAGE = np.random.default_rng(0)
 HARD = PER_IMAGE.normal(-90, 30, 500)  # images that are hard for one model are hard for another
 CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits", "protocol": "dynamic", "seed": 0},
               "datamodule_hyper_parameters": {}}  # fmt: skip
+MEANS = [{"data": "Digits", "protocol": "dynamic", "group": "VAE", "n": 2, "runs": ["a", "b"], "nll": 90.0,
+          "nll_se": 0.5, "num_samples": [50], "test_error": None, "test_error_se": None}]  # fmt: skip
 BURDA = {"z_dim": 50, "hidden": [200, 200], "activation": "tanh"}
 
 
@@ -33,7 +37,7 @@ def result(run="a", log_px=HARD, stem="best", **more):
         "commit": ["0123456789"], "machine": ["some CPU, 1 thread", "another"], "seconds": 600.0,
         "checkpoint": f"{run}/checkpoints/{stem}.ckpt",
     }  # fmt: skip
-    file = report.per_image(Path(found["checkpoint"]), "likelihoods")
+    file = per_image(Path(found["checkpoint"]), "likelihoods")
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(file, log_px=log_px)
     return found | more
@@ -51,7 +55,7 @@ def _there(tmp_path, monkeypatch):
 
 
 def beside(*results):
-    return report.beside(results, [CHECKPOINT] * len(results))
+    return differences.beside(results, [CHECKPOINT] * len(results))
 
 
 # Differences to the first run
@@ -103,7 +107,7 @@ def test_fewer_images_have_no_difference_to_all():
 def test_one_image_has_a_difference_without_an_error():
     _, other = beside(result("a", HARD[:1]), result("b", HARD[:1] + 1))
     assert (other["versus_first"], other["versus_first_se"]) == (pytest.approx(-1), None)
-    report.write(Path("r"), beside(result("a", HARD[:1]), result("b", HARD[:1] + 1)), "")
+    report.write(Path("r"), beside(result("a", HARD[:1]), result("b", HARD[:1] + 1)), [])
 
 
 def test_what_has_no_likelihood_is_beside_nothing():
@@ -120,7 +124,7 @@ def test_the_paper_stands_beside_its_run_alone():
     run = {"data": "MNIST", "protocol": "dynamic", "seed": 0}
     papers = CHECKPOINT | {"hyper_parameters": BURDA, "run": run}
     mnist = {"data": "MNIST", "nll": 88.0}
-    found = report.beside([result("a") | mnist, result("b") | mnist], [papers, CHECKPOINT | {"run": run}])
+    found = differences.beside([result("a") | mnist, result("b") | mnist], [papers, CHECKPOINT | {"run": run}])
     assert found[0]["paper_nll"] == 86.76
     assert found[0]["words"].startswith("1.24 nats above, after 3 epochs of the paper's 3280, K = 50 and not 5000")
     assert "paper_nll" not in found[1]
@@ -134,11 +138,12 @@ def test_errors_of_a_paper_are_fractions_with_their_spread():
     network = {"z_dim": 50, "hidden": [500]}
     papers = CHECKPOINT | {"model": "M2", "hyper_parameters": network, "run": {"data": "MNIST", "protocol": "dynamic"},
                            "datamodule_hyper_parameters": {"num_labels": 100}}  # fmt: skip
-    (found,) = report.beside([result("a") | {"model": "M2", "test_error": 0.15, "test_error_images": 10_000}], [papers])
+    wrong = {"model": "M2", "test_error": 0.15, "test_error_images": 10_000}
+    (found,) = differences.beside([result("a") | wrong], [papers])
     assert (found["paper_error"], found["paper_error_se"], found["paper_epochs"]) == (0.1197, 0.0171, None)
     assert found["words"] == "3.03% above, after 3 epochs"
     assert "11.97% ± 1.71% [1]" in tables([found])
-    without = report.beside([result("a") | {"model": "M2"}], [papers])
+    without = differences.beside([result("a") | {"model": "M2"}], [papers])
     assert "paper_error" not in without[0]
 
 
@@ -175,14 +180,14 @@ def several():
 
 
 def test_json_holds_everything_but_where_the_data_lie(several):
-    report.write(Path("r"), several, "")
+    report.write(Path("r"), several, [])
     expected = [{key: value for key, value in run.items() if key != "data_root"} for run in several]
     assert json.loads(Path("r/results.json").read_text()) == expected
     assert "data_root" not in Path("r/results.csv").read_text()
 
 
 def test_csv_holds_the_numbers_of_each_run_in_a_row(several):
-    report.write(Path("r"), several, "")
+    report.write(Path("r"), several, [])
     with Path("r/results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["checkpoint"] for row in rows] == [run["checkpoint"] for run in several]
@@ -201,16 +206,48 @@ def test_csv_holds_the_numbers_of_each_run_in_a_row(several):
 
 
 def test_markdown_holds_all_runs_in_whole_lines(several):
-    report.write(Path("r"), several, "mean over seeds\n")
+    report.write(Path("r"), several, MEANS)
     text = Path("r/results.md").read_text()
     found = sections(text)
-    *kinds, made = found.values()
+    *kinds, _, made = found.values()
     assert all(len(line) == len(table[0]) for table in (*kinds, made) for line in table)
     assert [line[0] for line in made[1:]] == ["a", "b|c", "grey", "ae", "a (last)"]
     assert sorted(line[0] for table in kinds for line in table[1:]) == ["a", "a (last)", "ae", "b|c", "grey"]
     assert made[0] == list(report.MADE)
-    assert made[1] == ["a", "VAE", "0123456789", "0", "3", "10 min", "some CPU, 1 thread, another", "-"]
-    assert "```\nmean over seeds\n```" in text
+    assert made[1] == ["a", "VAE", "0123456789", "0", "3", "10 min", "some CPU, 1 thread, another", "-", "-"]
+    assert "```\nDigits, protocol dynamic: mean ± standard error over seeds\n" in text
+    assert "VAE    2  90.00 ± 0.50  50  -" in text
+
+
+def test_means_over_seeds_are_files_of_their_own(several):
+    report.write(Path("r"), several, MEANS)
+    assert json.loads(Path("r/over_seeds.json").read_text()) == MEANS
+    with Path("r/over_seeds.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["group"], row["nll"], row["nll_se"], row["runs"]) == ("VAE", "90.0", "0.5", "a+b")
+    assert row["test_error"] == ""
+
+
+def test_runs_beside_all_before_them(several):
+    report.write(Path("r"), several, [])
+    a, b, grey, _, last = several
+    assert ["versus" in run for run in (a, grey)] == [False, False]
+    assert {name: round(of["nll"], 6) for name, of in b["versus"].items()} == {"a": -1}
+    assert {name: round(of["nll"], 6) for name, of in last["versus"].items()} == {"a": -2, "b|c": -1}
+    found = sections(Path("r/results.md").read_text())
+    (table,) = (lines for title, lines in found.items() if title.startswith("Differences"))
+    assert [line[:3] for line in table] == [["", "a", "b|c"], ["b|c", "-1.00 ± 0.00", ""],
+                                            ["a (last)", "-2.00 ± 0.00", "-1.00 ± 0.00"]]  # fmt: skip
+
+
+def test_options_are_those_that_were_chosen():
+    own = {"image_shape": (1, 28, 28), "z_dim": 50, "hidden": (200, 200), "lr": 1e-3, "beta": 1.0, "num_samples": 5}
+    data = {"root": "/somewhere", "batch_size": 20, "binarization": "dynamic", "val_size": 5000}
+    run = {"data": "MNIST", "protocol": "dynamic", "seed": 0}
+    made = CHECKPOINT | {"model": "IWAE", "hyper_parameters": own, "run": run, "datamodule_hyper_parameters": data}
+    assert differences.chosen(made) == {"z_dim": 50, "hidden": [200, 200], "batch_size": 20}
+    (found,) = differences.beside([result("a")], [made])
+    assert report.made(found)[-1] == "z_dim 50, hidden [200, 200], batch_size 20"
 
 
 def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatch):
@@ -219,8 +256,8 @@ def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatc
     monkeypatch.setattr(
         plots, "comparison", lambda runs, title: drawn.append([run["label"] for run in runs]) or draw(runs, title)
     )
-    report.write(Path("r"), several, "")
-    *kinds, _ = sections(Path("r/results.md").read_text()).values()
+    report.write(Path("r"), several, [])
+    *kinds, _, _ = sections(Path("r/results.md").read_text()).values()
     together = [{line[0] for line in table[1:]} for table in kinds]
     assert sorted(map(sorted, together)) == [["a", "a (last)", "b|c"], ["ae"], ["grey"]]
     assert sorted(drawn) == [["a", "b|c", "a (last)"], ["grey"]]
@@ -232,10 +269,10 @@ def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatc
 
 
 def test_one_kind_has_one_figure_and_none_has_none():
-    report.write(Path("one"), beside(result("a"), result("b", HARD + 1)), "")
+    report.write(Path("one"), beside(result("a"), result("b", HARD + 1)), [])
     names = sorted(path.name for path in Path("one").iterdir())
     assert names == ["results.csv", "results.json", "results.md", "results.png"]
-    report.write(Path("none"), beside(autoencoder()), "")
+    report.write(Path("none"), beside(autoencoder()), [])
     assert sorted(path.name for path in Path("none").iterdir()) == names[:3]
 
 
@@ -252,8 +289,8 @@ def test_durations(seconds, said):
 
 
 def test_a_report_that_fails_leaves_the_one_before(several):
-    report.write(Path("r"), several, "")
+    report.write(Path("r"), several, [])
     before = {path: path.read_bytes() for path in Path("r").iterdir()}
     with pytest.raises(ValueError, match="JSON"):
-        report.write(Path("r"), [several[0] | {"nll": float("nan")}], "")
+        report.write(Path("r"), [several[0] | {"nll": float("nan")}], [])
     assert {path: path.read_bytes() for path in Path("r").iterdir()} == before

@@ -2,7 +2,7 @@
 
 import pytest
 
-from means import means
+from means import as_text, over_seeds
 from tables import tables
 
 RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
@@ -22,7 +22,7 @@ def checkpoint(seed, data_seed=0, model="M2", **options):
 
 def lines(*runs):
     results, checkpoints = zip(*runs, strict=True)
-    return means(list(results), list(checkpoints)).split("\n")
+    return as_text(over_seeds(results, checkpoints)).split("\n")
 
 
 def test_mean_and_standard_error():

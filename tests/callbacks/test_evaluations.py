@@ -83,6 +83,20 @@ def test_where_it_fails_one_warning_says_so(folders, tmp_path, monkeypatch, caps
     assert capsys.readouterr() == ("", f"warning: W&B has not got all results ({said}).\n")
 
 
+def test_a_run_that_fails_takes_none_with_it(folders, tmp_path, monkeypatch, capsys):
+    init = wandb.init
+
+    def fail(*args, **kwargs):
+        if "id" in kwargs:
+            raise Broken("deleted")
+        return init(*args, **kwargs)
+
+    monkeypatch.setattr(wandb, "init", fail)
+    evaluations.mirror(RESULTS, folders, tmp_path / "report", offline=True)
+    assert "warning: W&B has not got all results (deleted)." in capsys.readouterr().err
+    assert len(list((tmp_path / "report").rglob("*.table.json"))) == 1
+
+
 def test_a_missing_wandb_is_such_a_failure(folders, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", None)
     evaluations.mirror(RESULTS, folders, tmp_path, offline=True)
