@@ -149,7 +149,7 @@ WORDS = {
     "bool": "true or false",
     "float": "a number",
     "int": "a whole number",
-    "list": "a list such as [400,400]",
+    "list": "a list such as [400,400] or [samples]",
     "str": "text",
 }
 

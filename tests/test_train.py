@@ -97,7 +97,7 @@ MISTAKES = {
     "--model.z_dim -3": "z_dim must be at least 1; got -3.",
     "--model.z_dim two": "--model.z_dim takes a whole number; got two.",
     "--model.hidden [4,0]": "hidden must hold positive sizes",
-    "--model.hidden 4,4": "--model.hidden takes a list such as [400,400] or null; got 4,4.",
+    "--model.hidden 4,4": "--model.hidden takes a list such as [400,400] or [samples] or null; got 4,4.",
     "--model.likelihood poisson": "--model.likelihood takes one of bernoulli, gaussian; got poisson.",
     "--model.likelihood gaussian": "A gaussian likelihood gives dynamic images no probability: use --data.binarization",
     "--data.binarization grey": "A bernoulli likelihood gives grey images no probability",
