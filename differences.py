@@ -1,6 +1,6 @@
 """Results of several checkpoints beside each other, image by image, and beside the papers'."""
 
-import inspect
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +9,14 @@ import numpy as np
 from datamodules import DATAMODULES
 from keeping import per_image
 from measures import standard_error
-from models import MODELS
+from models import MODELS, VAE
 from papers import reported
+from resume import defaults
 from tables import kind, run_name
+
+# Options of training that checkpoints remember, as they are by default
+USUAL = {"steps_per_call": 1, "trainer.accumulate_grad_batches": 1, "trainer.gradient_clip_val": None,
+         "trainer.precision": "32-true"}  # fmt: skip
 
 
 def beside(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
@@ -30,44 +35,45 @@ def beside(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
         more = of_paper(result, checkpoint) | {"options": chosen(checkpoint)}
         if result["nll"] is not None:
             alike = before.setdefault((kind(result), result.get("images_hash"), result["num_samples"]), [])
-            versus = {run_name(other): difference(other, result) for other in alike}
-            if versus:
-                first = next(iter(versus.values()))
+            values = log_px(result)
+            versus = {run_name(other): minus(values, theirs) for other, theirs in alike if values is not None}
+            if first := next(iter(versus.values()), None):
                 more |= {"versus": versus, "versus_first": first["nll"], "versus_first_se": first["se"]}
-            alike.append(result)
+            alike += [(result, values)] if values is not None else []
         found.append(result | more)
     return found
 
 
-def difference(other: dict, result: dict) -> dict[str, float | None]:
-    """The NLL of a result minus that of another, over the same images, with its standard error."""
-    less = log_px(other) - log_px(result)
+def log_px(result: dict) -> np.ndarray | None:
+    """The per-image values of a result, `(N,)`, if what is kept is still its own."""
+    path = per_image(Path(result["checkpoint"]), "likelihoods")
+    with np.load(path, allow_pickle=False) as file:
+        values = file["log_px"]
+    same = len(values) == result["num_images"] and np.isclose(-values.mean(), result["nll"], rtol=1e-9)
+    return values if same else None  # another process may have evaluated it meanwhile, with other options
+
+
+def minus(values: np.ndarray, others: np.ndarray) -> dict[str, float | None]:
+    """The NLL of values log p(x) minus that of others of the same images, with its standard error."""
+    less = others - values
     return {"nll": less.mean().item(), "se": standard_error(less)}
 
 
 def chosen(checkpoint: dict) -> dict:
-    """The options of a model and of its data that are not as they are by default."""
-    model, data = MODELS[checkpoint["model"]], DATAMODULES[checkpoint["run"]["data"]]
-    found = other_than_default(model, checkpoint["hyper_parameters"])
-    found |= other_than_default(data, checkpoint["datamodule_hyper_parameters"])
-    not_chosen = {"root", "m1", "m1_options", "kept", *model.from_data}  # where things lie, and what data say
-    found = {name: value for name, value in found.items() if name not in not_chosen}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    """The options that a run was trained with and that are not as they are by default."""
+    model, of_model = MODELS[checkpoint["model"]], checkpoint["hyper_parameters"]
+    data, of_data = DATAMODULES[checkpoint["run"]["data"]], checkpoint.get("datamodule_hyper_parameters", {})
+    parts = {"": (model, of_model), "m1.": (VAE, of_model.get("m1_options", {})), "data.": (data, of_data)}
+    found = {f"{part}{name}": value for part, given in parts.items() for name, value in unusual(*given).items()}
+    return found | {name: value for name, value in checkpoint.get("training", {}).items() if value != USUAL.get(name)}
 
 
-def other_than_default(kind: type, options: dict) -> dict:
-    """Those of the options of a class and of its bases that have no default, or another value."""
-    defaults = {}
-    for base in reversed(kind.__mro__):
-        if "__init__" in vars(base):
-            defaults |= {name: of.default for name, of in inspect.signature(base.__init__).parameters.items()}
-    return {name: value for name, value in options.items() if name not in defaults or value != defaults[name]}
-
-
-def log_px(result: dict) -> np.ndarray:
-    """The per-image values of a result, as they are kept, `(N,)`."""
-    with np.load(per_image(Path(result["checkpoint"]), "likelihoods"), allow_pickle=False) as file:
-        return file["log_px"]
+def unusual(kind: type, options: dict) -> dict:
+    """The options of a class that are not its defaults, but for what the data say and where things lie."""
+    usual, left_out = defaults(kind), {"root", "m1", "m1_options", "kept", *getattr(kind, "from_data", ())}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    return {name: value for name, value in plain.items()
+            if name not in left_out and json.dumps(value) != json.dumps(usual.get(name))}  # fmt: skip
 
 
 def of_paper(result: dict, checkpoint: dict) -> dict:

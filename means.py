@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -69,12 +70,12 @@ def over_seeds(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dic
         same = settings(checkpoint, result["checkpoint"])
         groups[kind(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
     found = []
-    for about, keys in groupby(sorted(groups), key=lambda key: key[0]):
+    for of, keys in groupby(sorted(groups), key=lambda key: key[0]):
         keys = list(keys)
         for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
             runs, drawn = zip(*groups[key], strict=True)
             if len(runs) > 1 and len(set(drawn)) == len(runs):
-                shared = {"data": about[1], "protocol": about[2]}
+                shared = {"about": of.about, "data": of.data, "protocol": of.protocol, "num_images": of.num_images}
                 found += [shared | row for row in of_group(name, runs, by_draw(drawn))]
     return found
 
@@ -95,11 +96,12 @@ def of_group(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[di
 
 
 def as_text(means: Sequence[dict]) -> str:
-    """What `over_seeds` has found as tables, one for each data set and protocol."""
+    """What `over_seeds` has found as tables, one for each kind of result."""
     parts = []
-    for (data, protocol), group in groupby(means, key=lambda row: (row["data"], row["protocol"])):
+    for (about, data, protocol, n), group in groupby(means, itemgetter("about", "data", "protocol", "num_images")):
         lines = [("group", "n", "NLL", "K", "test error"), *map(cells, group)]
-        parts += [f"{data}, protocol {protocol}: mean ± standard error over seeds", *aligned(lines), ""]
+        title = f"{data}, protocol {protocol}: {about} of {n} test images, mean ± standard error over seeds"
+        parts += [title, *aligned(lines), ""]
     return "\n".join(parts)
 
 

@@ -149,7 +149,7 @@ WORDS = {
     "bool": "true or false",
     "float": "a number",
     "int": "a whole number",
-    "list": "a list such as [400,400] or [samples]",
+    "list": "a list such as [400,400]",
     "str": "text",
 }
 
@@ -180,6 +180,8 @@ def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
         ]
         value = re.findall(r"(?:Got|Given) value: (.*)", text)[-1]
         text = f"--{wrong[1]} takes {' or '.join(dict.fromkeys(allowed))}; got {value}."
+        if wrong[1] in ("callbacks", "figures"):
+            text = text.replace("[400,400]", "[samples,traversals]")
     return " ".join(text.split())
 
 

@@ -3,16 +3,19 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from callbacks import plots
 from callbacks.record import save_figure
 from callbacks.replace import replacing
 from means import as_text
-from tables import by_kind, kind, plus_minus, run_folder, run_name
+from tables import by_kind, kind, plus_minus, run_folder, run_name, title
 
 # How a run was made: a table of a report
+WRITTEN = r"results(_\d+)?\.png|over_seeds\.(json|csv)"  # in the folder of a report, besides what always is
 MADE = ("run", "model", "commit", "seed", "epochs", "time", "machine", "beside the paper", "options")
 
 
@@ -27,23 +30,29 @@ def made(result: dict) -> list[str]:
     """The cells of the table of how runs were made."""
     commits, machines = (", ".join(result[key] or []) or "-" for key in ("commit", "machine"))
     return [run_name(result), result["model"], commits, str(result["seed"]), str(result["epochs"]),
-            duration(result["seconds"]), machines, result.get("words") or "-", in_short(result["options"])]  # fmt: skip
+            duration(result["seconds"]), machines, result.get("words") or "-",
+            in_short(result["options"]) or "-"]  # fmt: skip
 
 
 def in_short(options: dict) -> str:
     """Options as words: name value, name value."""
-    return ", ".join(f"{name} {value}" for name, value in options.items()) or "-"
+    return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def paired(results: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
-    """The columns and lines of a table of paired differences between the NLL of runs, row minus column."""
-    columns = list(dict.fromkeys(name for result in results for name in result.get("versus", ())))
-    lines = [
-        [run_name(result), *(signed(result["versus"].get(name)) for name in columns)]
-        for result in results
-        if "versus" in result
-    ]
-    return ["", *columns], lines
+def paired(results: Sequence[dict]) -> list[str]:
+    """The tables of differences between the NLL of runs, one for each kind of result and K."""
+
+    def alike(result: dict) -> tuple:
+        return kind(result), result["num_samples"]
+
+    parts = []
+    for (_, K), group in groupby(sorted((r for r in results if "versus" in r), key=alike), key=alike):
+        group = list(group)
+        columns = list(dict.fromkeys(name for result in group for name in result["versus"]))
+        lines = [[run_name(result), *(signed(result["versus"].get(name)) for name in columns)] for result in group]
+        about = f"**Differences of the NLL with K = {K}, row minus column, image by image; {title(group)}**"
+        parts += [about, "", *grid(["", *columns], lines), ""]
+    return parts
 
 
 def signed(difference: dict | None) -> str:
@@ -57,10 +66,7 @@ def markdown(results: Sequence[dict], means: Sequence[dict]) -> str:
     for table in by_kind(results):
         parts += [f"**{table.title}**", "", *grid(table.columns, table.lines), ""]
         parts += [line for remark in table.remarks for line in (remark, "")]
-    columns, lines = paired(results)
-    if lines:
-        title = "**Differences between their NLL, row minus column, image by image**"
-        parts += [title, "", *grid(columns, lines), ""]
+    parts += paired(results)
     parts += ["**How the runs were made**", "", *grid(MADE, [made(result) for result in results]), ""]
     if means:
         parts += ["```", as_text(means).rstrip(), "```", ""]
@@ -76,6 +82,7 @@ def grid(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 
 def flat(results: Sequence[dict]) -> str:
     """One row per result, with its numbers and words, as CSV."""
+    results = [result | ({"options": in_short(result["options"])} if "options" in result else {}) for result in results]
     keys = list(dict.fromkeys(key for result in results for key in result))
     keys = [key for key in keys if all(is_flat(result.get(key)) for result in results)]
     text = io.StringIO(newline="")
@@ -112,10 +119,13 @@ def write(folder: Path, results: Sequence[dict], means: Sequence[dict]) -> None:
         with replacing(folder / name) as file:
             file.write(text.encode())
     kinds = sorted({kind(result) for result in results if result["nll"] is not None})
-    for number, about in enumerate(kinds, 1):
+    figures = ["results.png"] if len(kinds) == 1 else [f"results_{number}.png" for number, _ in enumerate(kinds, 1)]
+    for about, name in zip(kinds, figures, strict=True):
         same = [result for result in results if kind(result) == about]
-        name = "results.png" if len(kinds) == 1 else f"results_{number}.png"
         save_figure(plots.comparison([labelled(result) for result in same], by_kind(same)[0].title), folder / name)
+    for file in folder.iterdir():  # of a report of other runs
+        if file.name not in {*contents, *figures} and re.fullmatch(WRITTEN, file.name):
+            file.unlink()
 
 
 def labelled(result: dict) -> dict:

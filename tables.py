@@ -53,12 +53,30 @@ COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
 }
 
 
-def kind(result: dict) -> tuple[str, str, str, int]:
-    """What a result is about. Results of different kinds are never compared in one table."""
-    data = f"NPZ {result['data_root']}" if result["data"] == "NPZ" else result["data"]
-    data += f" {result['variant']}" if result["variant"] else ""
+class Kind(NamedTuple):
+    """What a result is about. Results of different kinds are never compared in one table.
+
+    Args:
+        about: The quantity, or the criterion of a model without a likelihood.
+        data: The data set, and how its images differ from those published.
+        protocol: Which pixels the model is given.
+        num_images: Test images.
+        file: Of data that have no name of their own. Not to be shown: where data lie is nobody's business.
+    """
+
+    about: str
+    data: str
+    protocol: str
+    num_images: int
+    file: str
+
+
+def kind(result: dict) -> Kind:
+    """The kind of a result."""
+    file = str(result["data_root"]) if result["data"] == "NPZ" else ""
+    data = " ".join(filter(None, [result["data"], Path(file).name, result["variant"]]))
     about = result["quantity"] or f"{result['criterion']}, summed over pixels,"
-    return about, data, result["protocol"], result["num_images"] or 0
+    return Kind(about, data, result["protocol"], result["num_images"] or 0, file)
 
 
 def rows(result: dict) -> list[dict]:
@@ -78,7 +96,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 def title(results: Sequence[dict]) -> str:
     """What the numbers of a table are, from results of one kind."""
-    about, data, protocol, num_images = kind(results[0])
+    about, data, protocol, num_images, _ = kind(results[0])
     classified = max(result["test_error_images"] or 0 for result in results)
     error = f"; errors of {classified} test images" if classified else ""
     unit = "; nats per image" if results[0]["quantity"] else " (no likelihood)"
@@ -158,7 +176,7 @@ def disentangled(results: Sequence[dict]) -> list[str]:
     """The lines of tables of how well models tell content from pose, one for each data set and its moves."""
 
     def about(result: dict) -> str:
-        _, data, protocol, _ = kind(result)
+        data, protocol = kind(result)[1:3]
         moved = "" if result["variant"] else f", {result['moved']} for this"
         return f"{data}, protocol {protocol}: content and pose of all test images{moved}"
 

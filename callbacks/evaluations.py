@@ -1,7 +1,8 @@
 """Results of evaluate.py in W&B: in the runs that made the checkpoints, and as one table of all."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -33,20 +34,24 @@ def mirror(results: Sequence[dict], folders: Sequence[Path], here: Path, offline
         print(f"warning: W&B has not got all results ({'; '.join(dict.fromkeys(failed))}).", file=sys.stderr)
 
 
-def begin(folder: Path, offline: bool, **options):
-    """A W&B run with files in `folder`."""
+@contextmanager
+def begun(folder: Path, offline: bool, **options) -> Iterator:
+    """A W&B run with files in `folder`, which ends with the block; one that did not end would be taken for the next."""
     import wandb
 
     limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
     settings = wandb.Settings(**limits, **({"mode": "offline"} if offline else {}))
-    return wandb.init(project=PROJECT, dir=folder, settings=settings, **options)
+    run = wandb.init(project=PROJECT, dir=folder, settings=settings, **options)
+    try:
+        yield run
+    finally:
+        run.finish()
 
 
 def summarise(result: dict, folder: Path, offline: bool) -> None:
     """Adds a result to the summary of the run that made the checkpoint."""
-    run = begin(folder, offline, id=(folder / "wandb_id").read_text().strip(), resume="allow")
-    run.summary.update({f"test/{key}": value for key, value in result.items()})
-    run.finish()
+    with begun(folder, offline, id=(folder / "wandb_id").read_text().strip(), resume="allow") as run:
+        run.summary.update({f"test/{key}": value for key, value in result.items()})
 
 
 def tabulate(results: Sequence[dict], here: Path, offline: bool) -> None:
@@ -56,6 +61,6 @@ def tabulate(results: Sequence[dict], here: Path, offline: bool) -> None:
     here.mkdir(parents=True, exist_ok=True)
     keys = dict.fromkeys(key for result in results for key in result)  # the first run has no difference to the first
     keys = [key for key in keys if not any(isinstance(result.get(key), dict | list) for result in results)]
-    run = begin(here, offline, name="evaluation", job_type="evaluation")
-    run.log({"evaluation": wandb.Table(columns=keys, data=[[result.get(key) for key in keys] for result in results])})
-    run.finish()
+    table = wandb.Table(columns=keys, data=[[result.get(key) for key in keys] for result in results])
+    with begun(here, offline, name="evaluation", job_type="evaluation") as run:
+        run.log({"evaluation": table})

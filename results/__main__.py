@@ -10,14 +10,18 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 import report
 from differences import beside
 from evaluate import Wanted, evaluate
 from launch import hasten, quieten
 from means import over_seeds
+from models import read_checkpoint
 from models.ais import Settings
 from opening import open_checkpoint, pick_device, prepare
 from options import explain
+from resume import is_within_an_epoch
 from tables import tables
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +71,16 @@ def train(row: Row, root: str, runs: Path) -> None:
         sys.exit(status)
 
 
+def is_trained(row: Row, runs: Path) -> bool:
+    """Whether the training of a row has come to its end."""
+    last = runs / row.recipe / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return False
+    epochs = yaml.safe_load((RECIPES / f"{row.recipe}.yaml").read_text())["trainer"]["max_epochs"]
+    checkpoint = read_checkpoint(last)
+    return checkpoint["epoch"] + 1 == epochs and not is_within_an_epoch(checkpoint)
+
+
 def measure(row: Row, root: str, runs: Path, device: str) -> tuple[dict, dict]:
     """The result of a trained row, and its checkpoint."""
     path = runs / row.recipe / "checkpoints" / "best.ckpt"
@@ -107,9 +121,9 @@ def run(args: argparse.Namespace) -> None:
     for row in ROWS if not args.trained else ():
         if not args.names or row.recipe in args.names:
             train(row, root, args.runs)
-    rows = [row for row in ROWS if (args.runs / row.recipe / "checkpoints" / "best.ckpt").is_file()]
+    rows = [row for row in ROWS if is_trained(row, args.runs)]
     if not rows:
-        raise ValueError(f"Nothing is trained in {args.runs}: leave --trained out.")
+        raise ValueError(f"Nothing is trained to its end in {args.runs}: leave --trained out.")
     hasten()
     quieten()
     publish([measure(row, root, args.runs, device) for row in rows], args.out)

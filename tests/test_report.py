@@ -16,14 +16,16 @@ import evaluate
 import report
 from callbacks import plots
 from keeping import per_image
+from means import over_seeds
 from tables import by_kind, tables
 
 PER_IMAGE = np.random.default_rng(0)
 HARD = PER_IMAGE.normal(-90, 30, 500)  # images that are hard for one model are hard for another
 CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits", "protocol": "dynamic", "seed": 0},
               "datamodule_hyper_parameters": {}}  # fmt: skip
-MEANS = [{"data": "Digits", "protocol": "dynamic", "group": "VAE", "n": 2, "runs": ["a", "b"], "nll": 90.0,
-          "nll_se": 0.5, "num_samples": [50], "test_error": None, "test_error_se": None}]  # fmt: skip
+MEANS = [{"about": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 500, "group": "VAE", "n": 2,
+          "runs": ["a", "b"], "nll": 90.0, "nll_se": 0.5, "num_samples": [50], "test_error": None,
+          "test_error_se": None}]  # fmt: skip
 BURDA = {"z_dim": 50, "hidden": [200, 200], "activation": "tanh"}
 
 
@@ -197,6 +199,8 @@ def test_csv_holds_the_numbers_of_each_run_in_a_row(several):
             expected = run.get(key)
             if isinstance(expected, float | int) and not isinstance(expected, bool):
                 assert float(value) == expected
+            elif key == "options":
+                assert (value, expected) == ("", {})
             elif isinstance(expected, list):
                 assert value == "+".join(map(str, expected))
             else:
@@ -209,13 +213,13 @@ def test_markdown_holds_all_runs_in_whole_lines(several):
     report.write(Path("r"), several, MEANS)
     text = Path("r/results.md").read_text()
     found = sections(text)
-    *kinds, _, made = found.values()
-    assert all(len(line) == len(table[0]) for table in (*kinds, made) for line in table)
+    *kinds, differ, made = found.values()
+    assert all(len(line) == len(table[0]) for table in (*kinds, differ, made) for line in table)
     assert [line[0] for line in made[1:]] == ["a", "b|c", "grey", "ae", "a (last)"]
     assert sorted(line[0] for table in kinds for line in table[1:]) == ["a", "a (last)", "ae", "b|c", "grey"]
     assert made[0] == list(report.MADE)
     assert made[1] == ["a", "VAE", "0123456789", "0", "3", "10 min", "some CPU, 1 thread, another", "-", "-"]
-    assert "```\nDigits, protocol dynamic: mean ± standard error over seeds\n" in text
+    assert "```\nDigits, protocol dynamic: log p(x) of 500 test images, mean ± standard error over seeds\n" in text
     assert "VAE    2  90.00 ± 0.50  50  -" in text
 
 
@@ -240,14 +244,64 @@ def test_runs_beside_all_before_them(several):
                                             ["a (last)", "-2.00 ± 0.00", "-1.00 ± 0.00"]]  # fmt: skip
 
 
+def test_differences_of_kinds_and_of_K_share_no_table():
+    grey = {"protocol": "grey", "quantity": "log p(x), a density of grey values"}
+    more = [result(run, HARD + 1) | {"num_samples": 5} for run in "cd"]
+    report.write(Path("r"), beside(result("a"), result("g") | grey, result("b"), result("h") | grey, *more), [])
+    found = {title: lines for title, lines in sections(Path("r/results.md").read_text()).items() if "Differ" in title}
+    runs = [sorted({line[0] for line in lines[1:]} | set(lines[0][1:])) for lines in found.values()]
+    assert runs == [["c", "d"], ["a", "b"], ["g", "h"]]
+    assert ["K = 5," in title for title in found] == [True, False, False]
+    assert ["grey" in title for title in found] == [False, False, True]
+
+
+def test_values_that_another_evaluation_has_replaced_make_no_difference():
+    first, other = result("a"), result("b", HARD + 1)
+    result("a", HARD[:100])
+    result("b", HARD + 2)
+    assert all("versus" not in run for run in beside(first, other, result("c")))
+
+
+def test_files_of_another_report_do_not_stay(several):
+    report.write(Path("r"), several, MEANS)
+    Path("r/results_of_mine.png").touch()
+    report.write(Path("r"), beside(result("a")), [])
+    names = ["results.csv", "results.json", "results.md", "results.png", "results_of_mine.png"]
+    assert sorted(path.name for path in Path("r").iterdir()) == names
+
+
+def test_where_data_lie_is_in_no_file():
+    lie = {"data": "NPZ", "data_root": "/home/me/secret/digits.npz"}
+    other = {"data": "NPZ", "data_root": "/home/you/digits.npz"}
+    found = beside(result("a") | lie, result("b", HARD + 1) | lie, result("c") | other)
+    report.write(Path("r"), found, over_seeds(found, [CHECKPOINT, CHECKPOINT | {"run": {"seed": 1}}, CHECKPOINT]))
+    text = "".join(path.read_text() for path in Path("r").iterdir() if path.suffix != ".png")
+    assert "digits.npz" in text
+    assert "/home" not in text
+    assert ["versus" in run for run in found] == [False, True, False]  # two files are two kinds
+
+
 def test_options_are_those_that_were_chosen():
-    own = {"image_shape": (1, 28, 28), "z_dim": 50, "hidden": (200, 200), "lr": 1e-3, "beta": 1.0, "num_samples": 5}
-    data = {"root": "/somewhere", "batch_size": 20, "binarization": "dynamic", "val_size": 5000}
+    own = {"image_shape": (1, 28, 28), "z_dim": (100, 50), "hidden": (200, 200), "lr": 1e-3, "inner_hidden": (99, 100)}
+    data = {"root": "/somewhere", "batch_size": 20, "binarization": "dynamic", "val_size": 5000, "seed": 3}
     run = {"data": "MNIST", "protocol": "dynamic", "seed": 0}
-    made = CHECKPOINT | {"model": "IWAE", "hyper_parameters": own, "run": run, "datamodule_hyper_parameters": data}
-    assert differences.chosen(made) == {"z_dim": 50, "hidden": [200, 200], "batch_size": 20}
+    training = {"steps_per_call": 1, "trainer.precision": "bf16-mixed", "trainer.accumulate_grad_batches": 1}
+    made = {"model": "HierarchicalVAE", "hyper_parameters": own, "run": run, "datamodule_hyper_parameters": data,
+            "training": training}  # fmt: skip
+    assert differences.chosen(made) == {"hidden": [200, 200], "inner_hidden": [99, 100], "data.batch_size": 20,
+                                        "data.seed": 3, "trainer.precision": "bf16-mixed"}  # fmt: skip
     (found,) = differences.beside([result("a")], [made])
-    assert report.made(found)[-1] == "z_dim 50, hidden [200, 200], batch_size 20"
+    said = "hidden [200, 200], inner_hidden [99, 100], data.batch_size 20, data.seed 3, trainer.precision bf16-mixed"
+    assert report.made(found)[-1] == said
+    report.write(Path("r"), [found], [])
+    with Path("r/results.csv").open(newline="") as file:
+        assert [row["options"] for row in csv.DictReader(file)] == [said]
+
+
+def test_options_of_an_m1_are_those_of_its_vae():
+    own = {"image_shape": (1, 28, 28), "m1": "/somewhere", "kept": [0, 1], "m1_options": {"z_dim": 50, "beta": 1.0}}
+    made = CHECKPOINT | {"model": "M1M2", "hyper_parameters": own | {"num_classes": 10, "labelled_fraction": 0.1}}
+    assert differences.chosen(made) == {"m1.z_dim": 50}
 
 
 def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatch):

@@ -28,7 +28,7 @@ def lines(*runs):
 def test_mean_and_standard_error():
     first, second = result("a", nll=20.0, error=0.1), result("b", nll=21.0, error=0.2)
     assert lines((first, checkpoint(0)), (second, checkpoint(1)))[:-1] == [
-        "Digits, protocol dynamic: mean ± standard error over seeds",
+        "Digits, protocol dynamic: log p(x) of 10 test images, mean ± standard error over seeds",
         "group  n  NLL           K  test error",
         "M2     2  20.50 ± 0.50  5  15.00% ± 5.00%",
     ]
@@ -38,6 +38,17 @@ def test_mean_and_standard_error():
 def test_other_options_or_the_same_seeds_are_no_group(other, options):
     runs = (result("a"), checkpoint(0, z_dim=2)), (result("b"), checkpoint(other, **{"z_dim": 2} | options))
     assert lines(*runs) == [""]
+
+
+def test_kinds_of_results_have_means_of_their_own():
+    few = [result(run, nll=10.0) | {"num_images": 5} for run in "cd"]
+    given = [result(run) | {"quantity": "log p(x|y)"} for run in "ef"]
+    runs = [
+        (run, checkpoint(seed)) for group in ([result("a"), result("b")], few, given) for seed, run in enumerate(group)
+    ]
+    titles = [line for line in lines(*runs) if line.startswith("Digits")]
+    assert [title.partition(": ")[2].partition(" test")[0] for title in titles] == ["log p(x) of 5", "log p(x) of 10",
+                                                                                    "log p(x|y) of 10"]  # fmt: skip
 
 
 def test_label_draws_are_seeds_too():

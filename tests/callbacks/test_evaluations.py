@@ -83,15 +83,22 @@ def test_where_it_fails_one_warning_says_so(folders, tmp_path, monkeypatch, caps
     assert capsys.readouterr() == ("", f"warning: W&B has not got all results ({said}).\n")
 
 
-def test_a_run_that_fails_takes_none_with_it(folders, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("where", ["at its start", "later"])
+def test_a_run_that_fails_takes_none_with_it(folders, tmp_path, monkeypatch, capsys, where):
     init = wandb.init
 
     def fail(*args, **kwargs):
-        if "id" in kwargs:
-            raise Broken("deleted")
+        raise Broken("deleted")
+
+    def begin(*args, **kwargs):
+        if "id" not in kwargs:
+            return init(*args, **kwargs)
+        if where == "at its start":
+            fail()
+        monkeypatch.setattr(wandb.sdk.wandb_summary.Summary, "update", fail)
         return init(*args, **kwargs)
 
-    monkeypatch.setattr(wandb, "init", fail)
+    monkeypatch.setattr(wandb, "init", begin)
     evaluations.mirror(RESULTS, folders, tmp_path / "report", offline=True)
     assert "warning: W&B has not got all results (deleted)." in capsys.readouterr().err
     assert len(list((tmp_path / "report").rglob("*.table.json"))) == 1
