@@ -68,9 +68,9 @@ def chosen(checkpoint: dict) -> dict:
     return found | {name: value for name, value in checkpoint.get("training", {}).items() if value != USUAL.get(name)}
 
 
-def unusual(kind: type, options: dict) -> dict:
+def unusual(built: type, options: dict) -> dict:
     """The options of a class that are not its defaults, but for what the data say and where things lie."""
-    usual, left_out = defaults(kind), {"root", "m1", "m1_options", "kept", *getattr(kind, "from_data", ())}
+    usual, left_out = defaults(built), {"root", "m1", "m1_options", "kept", *getattr(built, "from_data", ())}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
     return {name: value for name, value in plain.items()
             if name not in left_out and json.dumps(value) != json.dumps(usual.get(name))}  # fmt: skip
