@@ -1,6 +1,7 @@
 """Who may know whom, and how large anything may grow: section 7 of the plan of the house."""
 
 import ast
+import configparser
 import sys
 from pathlib import Path
 
@@ -128,3 +129,13 @@ LONG = "def f():\n    'What it does.'\n" + "    # why\n\n    x = 1\n" * MAX_FUNC
 ])  # fmt: skip
 def test_the_checks_themselves(package, source, expected):
     assert objections(package, source) == expected
+
+
+def test_all_scripts_are_installed():
+    """One to a line: with several lines setuptools splits at their ends, and takes commas for parts of a name."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    modules = setup["options"]["py_modules"].strip().split("\n")
+    assert modules == sorted(path.stem for path in ROOT.glob("*.py"))
+    packages = {package.strip() for package in setup["options"]["packages"].split(",")}
+    assert packages == set(PACKAGES)
