@@ -1,22 +1,15 @@
 """Results of several checkpoints beside each other, image by image, and beside the papers'."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from datamodules import DATAMODULES
 from keeping import per_image
 from measures import standard_error
-from models import MODELS, VAE
 from papers import reported
-from resume import defaults
+from remembered import chosen
 from tables import kind, run_name
-
-# Options of training that checkpoints remember, as they are by default
-USUAL = {"steps_per_call": 1, "trainer.accumulate_grad_batches": 1, "trainer.gradient_clip_val": None,
-         "trainer.precision": "32-true"}  # fmt: skip
 
 
 def beside(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
@@ -57,23 +50,6 @@ def minus(values: np.ndarray, others: np.ndarray) -> dict[str, float | None]:
     """The NLL of values log p(x) minus that of others of the same images, with its standard error."""
     less = others - values
     return {"nll": less.mean().item(), "se": standard_error(less)}
-
-
-def chosen(checkpoint: dict) -> dict:
-    """The options that a run was trained with and that are not as they are by default."""
-    model, of_model = MODELS[checkpoint["model"]], checkpoint["hyper_parameters"]
-    data, of_data = DATAMODULES[checkpoint["run"]["data"]], checkpoint.get("datamodule_hyper_parameters", {})
-    parts = {"": (model, of_model), "m1.": (VAE, of_model.get("m1_options", {})), "data.": (data, of_data)}
-    found = {f"{part}{name}": value for part, given in parts.items() for name, value in unusual(*given).items()}
-    return found | {name: value for name, value in checkpoint.get("training", {}).items() if value != USUAL.get(name)}
-
-
-def unusual(built: type, options: dict) -> dict:
-    """The options of a class that are not its defaults, but for what the data say and where things lie."""
-    usual, left_out = defaults(built), {"root", "m1", "m1_options", "kept", *getattr(built, "from_data", ())}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
-    return {name: value for name, value in plain.items()
-            if name not in left_out and json.dumps(value) != json.dumps(usual.get(name))}  # fmt: skip
 
 
 def of_paper(result: dict, checkpoint: dict) -> dict:

@@ -8,26 +8,22 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, stdev
 
-from models import MODELS
+from remembered import options
 from tables import aligned, kind, plus_minus, rows, run_name
 
 
 def seeds(checkpoint: dict) -> tuple:
     """What the draws of a run depend on: `--seed` and `--data.seed`."""
-    return checkpoint["run"]["seed"], checkpoint["datamodule_hyper_parameters"].get("seed")
+    return checkpoint["run"].get("seed"), checkpoint.get("datamodule_hyper_parameters", {}).get("seed")
 
 
 def settings(checkpoint: dict, path: str) -> dict[str, str]:
     """What runs have in common that differ in their seeds alone. Each label draw of M1+M2 has an M1 of its own."""
-    model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
-    drawn = ("m1", "m1_options", "kept", *MODELS[checkpoint["model"]].from_data)
-    found = {key: value for key, value in model.items() if key not in drawn}
-    found |= {f"m1.{key}": value for key, value in model.get("m1_options", {}).items()}
-    found |= {f"data.{key}": value for key, value in data.items() if key not in ("seed", "root")}
+    found = {name: value for name, value in options(checkpoint).items() if name != "data.seed"}
     found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
     if (processes := checkpoint["run"].get("processes", 1)) > 1:  # each has batches of its own
         found["processes"] = processes
-    return {key: str(list(value) if isinstance(value, tuple) else value) for key, value in found.items()}
+    return {name: str(value) for name, value in found.items()}
 
 
 def mean(values: list[list[float | None]]) -> tuple[float | None, float | None]:

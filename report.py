@@ -12,10 +12,10 @@ from callbacks import plots
 from callbacks.record import save_figure
 from callbacks.replace import replacing
 from means import as_text
-from tables import by_kind, kind, plus_minus, run_folder, run_name, title
+from tables import by_kind, kind, plus_minus, run_folder, run_name
 
-# How a run was made: a table of a report
 WRITTEN = r"results(_\d+)?\.png|over_seeds\.(json|csv)"  # in the folder of a report, besides what always is
+# How a run was made: a table of a report
 MADE = ("run", "model", "commit", "seed", "epochs", "time", "machine", "beside the paper", "options")
 
 
@@ -46,12 +46,13 @@ def paired(results: Sequence[dict]) -> list[str]:
         return kind(result), result["num_samples"]
 
     parts = []
-    for (_, K), group in groupby(sorted((r for r in results if "versus" in r), key=alike), key=alike):
+    for (of, K), group in groupby(sorted((r for r in results if "versus" in r), key=alike), key=alike):
         group = list(group)
         columns = list(dict.fromkeys(name for result in group for name in result["versus"]))
         lines = [[run_name(result), *(signed(result["versus"].get(name)) for name in columns)] for result in group]
-        about = f"**Differences of the NLL with K = {K}, row minus column, image by image; {title(group)}**"
-        parts += [about, "", *grid(["", *columns], lines), ""]
+        about = f"{of.data}, protocol {of.protocol}: differences of the NLL of {of.num_images} test images with K = {K}"
+        what = f"{of.about} in nats, row minus column, image by image"
+        parts += [f"**{about}; {what}**", "", *grid(["", *columns], lines), ""]
     return parts
 
 

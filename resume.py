@@ -1,6 +1,5 @@
 """What a run that is started again finds: a checkpoint that it may go on from or not, and perhaps its result."""
 
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -11,24 +10,13 @@ from pytorch_lightning import Trainer
 from callbacks.checkpoint import training
 from datamodules import ImageData
 from models import Model, from_checkpoint, read_checkpoint
+from remembered import defaults
 from tables import run_folder
 
 # What the place of a checkpoint within an epoch counts in
 WITHIN_AN_EPOCH = ("protocol", "seed", "labels_hash", "processes", "--trainer.accumulate_grad_batches",
                    "--steps_per_call")  # fmt: skip
 NAMES = {"processes": "number of processes", "labels_hash": "choice of labels"}
-
-
-def defaults(kind: type) -> dict:
-    """The defaults of all options of a model or data module, its own before those of the classes above."""
-    found = {}
-    for part in kind.__mro__:
-        if part is not object and "__init__" in vars(part):
-            options = inspect.signature(part.__init__).parameters.values()
-            found = {o.name: o.default for o in options if o.default is not inspect.Parameter.empty} | found
-        if part.__module__.startswith("pytorch_lightning"):
-            break
-    return found
 
 
 def differences(checkpoint: dict, args: Namespace, data: ImageData, model: Model, trainer: Trainer) -> dict[str, tuple]:

@@ -17,7 +17,12 @@ def result(run, model="M2", nll=20.0, error=None, baselines=None):
 
 def checkpoint(seed, data_seed=0, model="M2", **options):
     data = {"num_labels": 100, "root": f"/{seed}", "seed": data_seed}
-    return {"model": model, "run": {"seed": seed}, "hyper_parameters": options, "datamodule_hyper_parameters": data}
+    return {
+        "model": model,
+        "run": {"seed": seed, "data": "Digits"},
+        "hyper_parameters": options,
+        "datamodule_hyper_parameters": data,
+    }
 
 
 def lines(*runs):
@@ -38,6 +43,13 @@ def test_mean_and_standard_error():
 def test_other_options_or_the_same_seeds_are_no_group(other, options):
     runs = (result("a"), checkpoint(0, z_dim=2)), (result("b"), checkpoint(other, **{"z_dim": 2} | options))
     assert lines(*runs) == [""]
+
+
+def test_another_precision_is_no_seed():
+    fine, rough = checkpoint(0), checkpoint(1) | {"training": {"trainer.precision": "bf16-mixed"}}
+    assert lines((result("a"), fine), (result("b"), rough)) == [""]
+    usual = checkpoint(1) | {"training": {"trainer.precision": "32-true"}}  # what older checkpoints do not say
+    assert len(lines((result("a"), fine), (result("b"), usual))) == 4
 
 
 def test_kinds_of_results_have_means_of_their_own():

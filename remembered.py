@@ -1,0 +1,50 @@
+"""The options that a checkpoint remembers: those of its model, of its M1, of its data and of its training."""
+
+import inspect
+from typing import Any
+
+from datamodules import DATAMODULES
+from models import MODELS, VAE
+
+# Of training, as they are by default
+TRAINING = {"steps_per_call": 1, "trainer.accumulate_grad_batches": 1, "trainer.gradient_clip_val": None,
+            "trainer.precision": "32-true"}  # fmt: skip
+PLACES = ("root", "m1", "m1_options", "kept")  # where things lie, and what an M1 has brought along
+
+
+def defaults(kind: type) -> dict:
+    """The defaults of all options of a model or data module, its own before those of the classes above."""
+    found = {}
+    for part in kind.__mro__:
+        if part is not object and "__init__" in vars(part):
+            options = inspect.signature(part.__init__).parameters.values()
+            found = {o.name: o.default for o in options if o.default is not inspect.Parameter.empty} | found
+        if part.__module__.startswith("pytorch_lightning"):
+            break
+    return found
+
+
+def options(checkpoint: dict) -> dict[str, Any]:
+    """All options of a run, those of its M1 as `m1.name` and of its data as `data.name`.
+
+    Left out is what the data say and where things lie. An option that is newer than the checkpoint has its default.
+    """
+    model, data = MODELS[checkpoint["model"]], DATAMODULES[checkpoint["run"]["data"]]
+    of_model, of_data = checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})
+    parts = [("", model, of_model), ("data.", data, of_data)]
+    if "m1_options" in of_model:
+        parts.append(("m1.", VAE, of_model["m1_options"]))
+    found = {
+        f"{part}{name}": list(value) if isinstance(value, tuple) else value
+        for part, kind, given in parts
+        for name, value in (defaults(kind) | given).items()
+        if name not in (*PLACES, *getattr(kind, "from_data", ()))
+    }
+    return found | TRAINING | checkpoint.get("training", {})
+
+
+def chosen(checkpoint: dict) -> dict[str, Any]:
+    """Of the options of a run those that are not as they are by default."""
+    none = {"m1_options": {}} if "m1_options" in checkpoint["hyper_parameters"] else {}
+    usual = options(checkpoint | {"hyper_parameters": none, "datamodule_hyper_parameters": {}, "training": {}})
+    return {name: value for name, value in options(checkpoint).items() if value != usual.get(name)}
