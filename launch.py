@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import signal
 import warnings
 from contextlib import suppress
 
@@ -18,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+TOGETHER = (0, 128 + signal.SIGUSR1, 128 + signal.SIGTERM)  # exit statuses of runs that all processes end at one step
 INTERACTIVE_STEP = str(2**32 - 6)  # of the shell that salloc opens on some clusters
 
 
@@ -146,12 +148,12 @@ def join(device: str, devices: int) -> str:
 
 
 def leave(status: int) -> int:
-    """Ends the group of processes of a run that came to its end: its threads would outlive the interpreter and abort.
+    """Ends the group of processes of a run that all of them leave: its threads would outlive the interpreter and abort.
 
     Args:
-        status: Of this process; other than 0, others may be lost, and nobody waits for them.
+        status: Of this process. With others than `TOGETHER`, some may be lost, and nobody waits for them.
     """
-    if status == 0 and distributed.is_available() and distributed.is_initialized():
+    if status in TOGETHER and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
     return status
 

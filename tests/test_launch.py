@@ -1,6 +1,9 @@
 """What starts the processes of a run, by the variables that SLURM and torchrun set."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -186,10 +189,39 @@ def test_systems_without_glibc_keep_to_their_own_ways(monkeypatch, library):
     keep_memory()
 
 
-@pytest.mark.parametrize(("status", "left"), [(0, True), (1, False), (143, False)])
-def test_a_run_that_succeeded_leaves_its_group(monkeypatch, status, left):
+@pytest.mark.parametrize(("status", "left"), [(0, True), (138, True), (143, True), (1, False), (130, False)])
+def test_a_run_that_all_processes_end_leaves_its_group(monkeypatch, status, left):
     done = []
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "destroy_process_group", lambda: done.append(True))
     assert leave(status) == status
     assert done == [True] * left
+
+
+LEAVES = """
+import os
+from pathlib import Path
+from torch import distributed
+from launch import leave
+
+def gloo():
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum("gloo" in name for name in names)
+
+distributed.init_process_group("gloo", init_method=f"file://{os.getcwd()}/store", rank=0, world_size=1)
+distributed.barrier()
+before = gloo()
+leave(0)
+print(before, gloo())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have names under /proc, on Linux")
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that needs the interpreter after its end aborts the process, now and then (pytorch issue 190489)."""
+    root = Path(__file__).parent.parent
+    ran = subprocess.run([sys.executable, "-c", LEAVES], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
+                         capture_output=True, text=True, check=True)  # fmt: skip
+    before, after = map(int, ran.stdout.split())
+    assert before > 0
+    assert after == 0
