@@ -81,6 +81,12 @@ def is_trained(row: Row, runs: Path) -> bool:
     return checkpoint["epoch"] + 1 == epochs and not is_within_an_epoch(checkpoint)
 
 
+def finished(runs: Path) -> list[Row]:
+    """The rows of the table: those trained to their end, but for an M1, which stands beside its M1+M2."""
+    steps = {row.m1 for row in ROWS}
+    return [row for row in ROWS if row.recipe not in steps and is_trained(row, runs)]
+
+
 def measure(row: Row, root: str, runs: Path, device: str) -> tuple[dict, dict]:
     """The result of a trained row, and its checkpoint."""
     path = runs / row.recipe / "checkpoints" / "best.ckpt"
@@ -121,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
     for row in ROWS if not args.trained else ():
         if not args.names or row.recipe in args.names:
             train(row, root, args.runs)
-    rows = [row for row in ROWS if is_trained(row, args.runs)]
+    rows = finished(args.runs)
     if not rows:
         raise ValueError(f"Nothing is trained to its end in {args.runs}: leave --trained out.")
     hasten()

@@ -63,6 +63,14 @@ def test_rows_are_trained_evaluated_and_published(small, tmp_path, capsys, monke
     assert [(runs / row.recipe / "checkpoints" / "last.ckpt").stat().st_mtime_ns for row in rows] == trained
 
 
+def test_what_is_half_trained_and_what_is_a_step_to_another_is_not_published(small, monkeypatch):
+    rows, _, runs = small
+    one, two = rows
+    monkeypatch.setattr(results, "ROWS", [one, two, results.Row("three", m1="one")])
+    monkeypatch.setattr(results, "is_trained", lambda row, _: row.recipe != "three")
+    assert results.finished(runs) == [two]
+
+
 def test_a_training_that_fails_ends_it(small, monkeypatch):
     (row, _), _, runs = small
     with pytest.raises(SystemExit) as ended:
