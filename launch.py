@@ -151,7 +151,8 @@ def leave(status: int) -> int:
     """Ends the group of processes of a run that all of them leave: its threads would outlive the interpreter and abort.
 
     Args:
-        status: Of this process. With others than `TOGETHER`, some may be lost, and nobody waits for them.
+        status: Of this process. With others than `TOGETHER`, as an error or Ctrl-C has them, some processes may be lost
+            or still at work, and nobody waits for them.
     """
     if status in TOGETHER and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

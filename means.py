@@ -11,6 +11,9 @@ from statistics import fmean, stdev
 from remembered import options
 from tables import aligned, kind, plus_minus, rows, run_name
 
+# Draws, and how many steps one call takes, which are the same steps
+NO_SETTINGS = ("data.seed", "steps_per_call")
+
 
 def seeds(checkpoint: dict) -> tuple:
     """What the draws of a run depend on: `--seed` and `--data.seed`."""
@@ -19,7 +22,7 @@ def seeds(checkpoint: dict) -> tuple:
 
 def settings(checkpoint: dict, path: str) -> dict[str, str]:
     """What runs have in common that differ in their seeds alone. Each label draw of M1+M2 has an M1 of its own."""
-    found = {name: value for name, value in options(checkpoint).items() if name != "data.seed"}
+    found = {name: value for name, value in options(checkpoint).items() if name not in NO_SETTINGS}
     found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
     if (processes := checkpoint["run"].get("processes", 1)) > 1:  # each has batches of its own
         found["processes"] = processes

@@ -27,7 +27,8 @@ def defaults(kind: type) -> dict:
 def options(checkpoint: dict) -> dict[str, Any]:
     """All options of a run, those of its M1 as `m1.name` and of its data as `data.name`.
 
-    Left out is what the data say and where things lie. An option that is newer than the checkpoint has its default.
+    Left out are what the data say, where things lie, and the training of an M1. What the checkpoint does not say counts
+    as the default: it may be older than the option, or than its note.
     """
     model, data = MODELS[checkpoint["model"]], DATAMODULES[checkpoint["run"]["data"]]
     of_model, of_data = checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})

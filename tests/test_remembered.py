@@ -46,4 +46,6 @@ def test_a_default_that_was_written_down_is_one_that_was_not():
 def test_where_things_lie_and_what_data_say_is_no_option(model):
     made = M1M2 if model == "M1M2" else CHECKPOINT | {"model": model}
     there = made | {"datamodule_hyper_parameters": {"root": "/secret"}}
-    assert not {"data.root", "m1", "m1_options", "kept", "image_shape", "num_classes"} & set(options(there))
+    assert not {"data.root", "m1", "m1_options", "kept", "image_shape", "num_classes", "labelled_fraction"} & set(
+        options(there)
+    )

@@ -52,6 +52,11 @@ def test_another_precision_is_no_seed():
     assert len(lines((result("a"), fine), (result("b"), usual))) == 4
 
 
+def test_steps_in_one_call_are_the_same_steps():
+    by_one, by_ten = (checkpoint(n) | {"training": {"steps_per_call": steps}} for n, steps in enumerate((1, 10)))
+    assert len(lines((result("a"), by_one), (result("b"), by_ten))) == 4
+
+
 def test_kinds_of_results_have_means_of_their_own():
     few = [result(run, nll=10.0) | {"num_images": 5} for run in "cd"]
     given = [result(run) | {"quantity": "log p(x|y)"} for run in "ef"]

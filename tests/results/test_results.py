@@ -78,6 +78,15 @@ def test_a_training_that_fails_ends_it(small, monkeypatch):
     assert ended.value.code == 2
 
 
+@pytest.mark.parametrize(("argv", "said"), [(["--trained"], "leave --trained out"), (["m1_mnist"], "train that too")])
+def test_no_row_to_publish_ends_in_a_sentence(tmp_path, monkeypatch, capsys, argv, said):
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    monkeypatch.setattr(results, "train", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["results", "--data.root", str(tmp_path), "--runs", str(tmp_path), *argv])
+    assert results.main() == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("argv", "said"), [
     (["--data.root", "nowhere"], "there is no folder nowhere/MNIST/raw"), (["vea_mnist"], "unknown recipe vea_mnist"),
 ])  # fmt: skip
