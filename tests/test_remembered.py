@@ -1,9 +1,13 @@
 """remembered.py: the options of a run, and of them those that somebody chose."""
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+from pytorch_lightning import Trainer
+
+from callbacks.checkpoint import training
 from models import MODELS
-from remembered import chosen, options
+from remembered import TRAINING, chosen, options
 
 CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits"}}
 M1M2 = CHECKPOINT | {
@@ -49,3 +53,8 @@ def test_where_things_lie_and_what_data_say_is_no_option(model):
     assert not {"data.root", "m1", "m1_options", "kept", "image_shape", "num_classes", "labelled_fraction"} & set(
         options(there)
     )
+
+
+def test_training_that_nobody_chose_is_what_checkpoints_note_of_it(tmp_path):
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert training(trainer, SimpleNamespace(steps_per_call=1)) == TRAINING
