@@ -1,6 +1,7 @@
 """Batches of images, cut on the device where the images lie: no workers, no Python per image."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -28,14 +29,17 @@ class Split(NamedTuple):
 def bernoulli(x: Tensor, generator: torch.Generator) -> Tensor:
     """Draw pixels that are on with probability x / 255."""
     # A uniform r of 0..254 is below x with probability x / 255: a quarter of torch.bernoulli's time on a CPU.
-    return torch.empty_like(x).random_(0, 255, generator=generator) < x
+    # Tensors are filled in memory order: contiguous ones give the same draw whatever the layout of x.
+    r = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return r.random_(0, 255, generator=generator) < x
 
 
 def dequantise(x: Tensor, generator: torch.Generator) -> Tensor:
     """Draw (x + u) / 256 with u uniform on [0, 1)."""
     # 16 bits of u beside 8 bits of x are exact in float32: rounding never reaches 1.
-    u = torch.empty_like(x, dtype=torch.float32).random_(0, 2**16, generator=generator).div_(2**16)
-    return u.add_(x).div_(256)
+    # Contiguous, so that the draw does not depend on the memory layout of x.
+    u = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
+    return u.random_(0, 2**16, generator=generator).div_(2**16).add_(x).div_(256)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -143,16 +147,20 @@ class Batches:
 
 
 class MixedBatches(Batches):
-    """Shuffled batches with a fixed number of labelled images in each, for data of which few have a label.
+    """Shuffled batches of partly labelled data, with a fixed number of labelled images in each.
 
-    An epoch goes once through the images without a label; those with one come round as often as it takes, each round in
-    an order of its own.
+    Images with and without a label are two pools. An epoch goes once through the pool that takes more batches. The
+    other pool is repeated as often as it takes, each time in a new order. Each rank sees its own share of the images,
+    except of labelled images that are repeated: every rank goes through all of these.
 
     Args:
         split: Images, some labelled and some not; batches are made on their device.
         batch_size: Images per batch on each rank.
         labels_per_batch: Labelled images among them.
         options: As for `Batches`.
+
+    Raises:
+        ValueError: If there are fewer images without a label than ranks.
     """
 
     def __init__(self, split: Split, batch_size: int, labels_per_batch: int, **options):
@@ -163,19 +171,48 @@ class MixedBatches(Batches):
         if len(self.unknown) < self.world:
             raise ValueError(f"{len(self.unknown)} images without a label cannot be shared by {self.world} processes.")
 
+    @property
+    def unlabelled_steps(self) -> int:
+        """Batches that it takes to see each rank's share of the images without a label."""
+        return math.ceil((len(self.unknown) // self.world) / (self.batch_size - self.labels_per_batch))
+
+    @property
+    def labelled_steps(self) -> int:
+        """Batches that it takes to see each rank's share of the labelled images."""
+        return math.ceil((len(self.known) // self.world) / self.labels_per_batch)
+
     def __len__(self) -> int:
-        return -(-(len(self.unknown) // self.world) // (self.batch_size - self.labels_per_batch))
+        return max(self.unlabelled_steps, self.labelled_steps)
 
     def _share(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch))
-        order = self.unknown[torch.randperm(len(self.unknown), generator=generator)]
-        unknown = order[self.rank :: self.world][: len(order) // self.world]
-        generator.manual_seed(seed_of("labelled", self.seed, epoch, self.rank))
-        rounds = -(-len(self) * self.labels_per_batch // len(self.known))
-        known = torch.cat([self.known[torch.randperm(len(self.known), generator=generator)] for _ in range(rounds)])
+        if self.unlabelled_steps >= self.labelled_steps:
+            unknown = self._own(self.unknown, len(self.unknown) // self.world, generator)
+        else:
+            unknown = self._own(self.unknown, len(self) * (self.batch_size - self.labels_per_batch), generator)
+
+        # One order for all ranks where they share the labelled images, else one for each rank.
+        shared = self.labelled_steps >= self.unlabelled_steps
+        generator.manual_seed(seed_of("labelled", self.seed, epoch, 0 if shared else self.rank))
+        if self.labelled_steps > self.unlabelled_steps:
+            known = self._own(self.known, len(self.known) // self.world, generator)
+        elif shared:
+            known = self._own(self.known, len(self) * self.labels_per_batch, generator)
+        else:
+            known = repeated(self.known, len(self) * self.labels_per_batch, generator)
         parts = zip(
             known.split(self.labels_per_batch),
             unknown.split(self.batch_size - self.labels_per_batch),
-            strict=False,  # the last round of labelled images may not be needed to its end
+            strict=True,
         )
         return torch.cat([part for pair in parts for part in pair]).to(self.split.x.device)
+
+    def _own(self, pool: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """The first `count` images of this rank's share of the repeated pool."""
+        return repeated(pool, count * self.world, generator)[self.rank :: self.world]
+
+
+def repeated(pool: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` entries of the pool: all of it in a random order, then all again in another one, and so on."""
+    rounds = math.ceil(count / len(pool))
+    return torch.cat([pool[torch.randperm(len(pool), generator=generator)] for _ in range(rounds)])[:count]

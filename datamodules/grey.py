@@ -22,7 +22,8 @@ class GreyData(ImageData):
         binarization: dynamic (training pixels redrawn at each access, validation and test pixels drawn once),
             fixed (all drawn once), threshold (on from 128) or grey (dequantised to [0, 1), not binarized).
         num_labels: Training labels to keep, equally many of each class; all by default. The others become -1.
-        labels_per_batch: Labelled images in each training batch where some have no label; a tenth of it by default.
+        labels_per_batch: Labelled images in each training batch where some have no label; by default a tenth of it, or
+            their share of the training images where that is more.
         val_size: Validation images, taken from the training images.
         seed: Seed of the choice of validation images and of kept labels.
         max_rotation: Turn each image by an angle of its own, at most so many degrees; the same in every run.
@@ -85,13 +86,19 @@ class GreyData(ImageData):
                     "one of them and set num_labels."
                 )
             return super().train_dataloader()
-        each = self.labels_per_batch or min(max(1, self.batch_size // 10), known)
+        each = self.labels_per_batch or self._default_labels_per_batch(known)
         if each > known or each >= self.batch_size:
             raise ValueError(
                 f"Each batch of {self.batch_size} would hold {each} labelled images, of {known} in all: "
                 "choose another batch_size or labels_per_batch."
             )
         return self._batches(self.train, MixedBatches, labels_per_batch=each, draw=self.train_draw, seed=self.run_seed)
+
+    def _default_labels_per_batch(self, known: int) -> int:
+        """A tenth of the batch, or the labelled images' share of the training images where that is more."""
+        share = round(self.batch_size * known / len(self.train.y))
+        most = max(1, self.batch_size - 1)  # leaves room for an image without a label
+        return min(max(1, self.batch_size // 10, min(share, most)), known)
 
     @property
     def variant(self) -> str:

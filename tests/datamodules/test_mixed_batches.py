@@ -1,3 +1,4 @@
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -32,22 +33,34 @@ def same(left, right):
 
 
 @pytest.mark.parametrize("labels_per_batch", [1, 3, 9])
-@pytest.mark.parametrize("labelled", [1, 7, 20])
+@pytest.mark.parametrize("labelled", [1, 7, 20, 29])
 @pytest.mark.parametrize("size", [30, 123, 400])
 def test_an_epoch(size, labelled, labels_per_batch):
     batches = mixed(size, labelled, 10, labels_per_batch)
     for _ in range(2):
         seen = list(batches)
         assert len(seen) == len(batches)
-        assert all((y >= 0).sum() == labels_per_batch for _, y in seen)
+        assert all((y >= 0).sum() == labels_per_batch for _, y in seen[:-1])
         assert all(len(y) == 10 for _, y in seen[:-1])
-        assert labels_per_batch < len(seen[-1][1]) <= 10
+        assert 2 <= len(seen[-1][1]) <= 10
         index, y = torch.cat([positions(x) for x, _ in seen]), torch.cat([y for _, y in seen])
         assert torch.equal(y, numbered(size, labelled).y[index])  # images keep their labels, hidden ones stay hidden
-        assert sorted(index[y < 0].tolist()) == list(range(labelled, size))
-        counts = index[y >= 0].bincount(minlength=labelled)
-        assert counts.max() - counts.min() <= 1
-        assert counts.sum() == labels_per_batch * len(batches)
+        counts = index.bincount(minlength=size)
+        pools = [counts[:labelled], counts[labelled:]]
+        assert all(pool.min() >= 1 and pool.max() - pool.min() <= 1 for pool in pools)  # all, equally often
+        assert min(pool.max() for pool in pools) == 1  # the longer pool once
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_most_images_labelled(world):
+    # each epoch covers both pools, and ranks share the labelled images, of which there are more than enough
+    ranks = [list(mixed(200, 170, 10, 5, rank=rank, world=world)) for rank in range(world)]
+    assert {len(rank) for rank in ranks} == {-(-(170 // world) // 5)}
+    counts = torch.cat([positions(x) for rank in ranks for x, _ in rank]).bincount(minlength=200)
+    assert counts[:170].max() == 1
+    assert counts[:170].sum() == 170 // world * world
+    assert counts[170:].min() >= 5
+    assert counts[170:].max() - counts[170:].min() <= 1
 
 
 def test_each_round_has_an_order_of_its_own():
@@ -115,12 +128,24 @@ def digits(**options):
 
 @pytest.mark.parametrize(("options", "each"), [
     ({}, 10), ({"batch_size": 40}, 4), ({"batch_size": 5}, 1), ({"labels_per_batch": 30}, 30),
-    ({"num_labels": 10, "batch_size": 200}, 10),
+    ({"num_labels": 10, "batch_size": 200}, 10), ({"num_labels": 120}, 10), ({"num_labels": 140}, 11),
+    ({"num_labels": 1000}, 77), ({"num_labels": 1000, "batch_size": 3}, 2), ({"num_labels": 1000, "batch_size": 2}, 1),
+    ({"num_labels": 1000, "batch_size": 10**9}, 1000),
 ])  # fmt: skip
 def test_how_many_labels_a_batch_has(options, each):
     batches = digits(**{"num_labels": 50, **options}).train_dataloader()
     assert isinstance(batches, MixedBatches)
-    assert all((y >= 0).sum() == each for _, y in batches)
+    assert batches.labels_per_batch == each
+    assert all((y >= 0).sum() == each for _, y in islice(batches, len(batches) - 1))
+
+
+@pytest.mark.parametrize("num_labels", [100, 140, 500, 1000, 1200])
+@pytest.mark.parametrize("options", [{}, {"batch_size": 7}, {"labels_per_batch": 10}])
+def test_an_epoch_of_digits_has_all_images(num_labels, options):
+    data = digits(num_labels=num_labels, **options)
+    seen = torch.cat([y for _, y in data.train_dataloader()])
+    assert (seen >= 0).sum() >= num_labels
+    assert (seen < 0).sum() >= len(data.train.y) - num_labels
 
 
 def test_with_all_labels_batches_are_plain():
