@@ -1,9 +1,12 @@
 """What every data module is: three splits of images, and batches of them on the training device."""
 
+import hashlib
+import sys
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from .batches import Batches, Draw, Split, seed_of, unit
@@ -21,8 +24,8 @@ class ImageData(LightningDataModule):
     """The base of all data modules. Subclasses define `protocol` and `load`.
 
     After `setup`: `train`, `val` and `test` are `Split`s, `image_shape` is (C, H, W), and `num_classes` is 0
-    without labels. `label_indices` are the labelled training images, as sorted positions in the array the data
-    came in; `labels_hash` names that choice where labels were hidden.
+    without labels; else `class_names` are the names of the classes. `label_indices` are the labelled training images,
+    as sorted positions in the array the data came in; `labels_hash` names that choice where labels were hidden.
 
     Args:
         batch_size: Images per batch and device.
@@ -37,6 +40,7 @@ class ImageData(LightningDataModule):
     batches_per_epoch: int  # known once batches are handed out several at a time
     default_epochs = 100  # of training, where nobody says how many
     num_classes = 0
+    class_names: list[str] | None = None
     labels_hash: str | None = None
     variant = ""  # how the images differ from those published, in words
     label_indices: Tensor
@@ -47,6 +51,7 @@ class ImageData(LightningDataModule):
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         self.save_hyperparameters()  # those of the subclass too
         self.batch_size = batch_size
+        self._noted: set[str] = set()
 
     @property
     def protocol(self) -> str:
@@ -62,6 +67,31 @@ class ImageData(LightningDataModule):
         if not hasattr(self, "train"):
             self.train, self.val, self.test = self.load()
             self.image_shape = tuple(self.train.x.shape[1:])
+
+    def note(self, text: str) -> None:
+        """Print a remark on the data to stderr, once, and in one process only."""
+        if text not in self._noted and rank_zero_only.rank == 0:
+            print(text, file=sys.stderr)
+        self._noted.add(text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint remembers of the data beside the options: what its classes are called."""
+        return {"class_names": self.class_names} if self.class_names else {}
+
+    @property
+    def images_hash(self) -> str:
+        """A short hash of the training, validation and test images: the same wherever the data lie."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.val, self.test):
+            digest.update(f"{split.x.dtype} {tuple(split.x.shape)}".encode())
+            digest.update(split.x.cpu().numpy().tobytes())  # in row-major order, whatever the memory layout
+        return digest.hexdigest()[:12]
+
+    @property
+    def classes_without_training_images(self) -> list[str]:
+        """Names of the classes of which no training image is known."""
+        counts = self.train.y[self.train.y >= 0].bincount(minlength=self.num_classes)
+        return [name for name, count in zip(self.class_names or (), counts.tolist(), strict=True) if not count]
 
     @property
     def labelled_fraction(self) -> float:

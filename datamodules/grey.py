@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .base import ImageData, fixed_generator
 from .batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of, unit
+from .labels import shortened
 from .transforms import Limits, draw_poses, move
 
 Binarization = Literal["dynamic", "fixed", "threshold", "grey"]
@@ -116,9 +117,13 @@ class GreyData(ImageData):
 
     def load(self) -> tuple[Split, Split, Split]:
         """Fetch, check, split, hide labels and binarize."""
-        train, test = self.fetch()
+        # Contiguous, so that nothing depends on how the arrays lay in their file.
+        train, test = (Split(x.contiguous(), y.contiguous()) for x, y in self.fetch())
         check(self.source, train, test)
-        self.num_classes = 1 + max(int(train.y.max()), int(test.y.max()))
+        if self.class_names is None and (classes := 1 + max(int(train.y.max()), int(test.y.max()))):
+            self.class_names = [str(index) for index in range(classes)]
+        self.num_classes = len(self.class_names or ())
+        self._remark(train, test)
         train_index, val_index = self._split(len(train.y))
         self.label_indices = self._labelled(train.y, train_index)
         hidden = torch.full_like(train.y, -1)
@@ -132,6 +137,16 @@ class GreyData(ImageData):
             Split(drawn[val_index], train.y[val_index]),
             Split(self._fix(self._moved(test.x, self.limits, "test images")[0], "test images"), test.y),
         )
+
+    def _remark(self, train: Split, test: Split) -> None:
+        """Say what is odd about these images or labels."""
+        if torch.equal(train.x[0], train.x[-1]) and (train.x == train.x[0]).all():
+            self.note(f"warning: all training images of {self.source} are the same: there is nothing to learn.")
+        trained = {-1, *train.y.unique().tolist()}
+        only = [self.class_names[label] for label in test.y.unique().tolist() if label not in trained]
+        if only and len(only) < self.num_classes:  # else the training images have no labels
+            named = f"class {only[0]} occurs" if len(only) == 1 else f"classes {shortened(only)} occur"
+            self.note(f"warning: {named} among the test images of {self.source} only.")
 
     def moved_test(self, limits: Limits, draw: str = "test images") -> tuple[Tensor, Tensor]:
         """The test images as evaluation sees them, float32 (N, C, H, W), but moved within `limits`; and their poses.
@@ -166,8 +181,11 @@ class GreyData(ImageData):
         by_class = [order[y[order] == label] for label in range(self.num_classes)]
         most = min(map(len, by_class))
         if not most:
-            missing = next(label for label, index in enumerate(by_class) if not len(index))
-            raise ValueError(f"num_labels needs images of every class, and none has label {missing}: count from 0.")
+            missing = next(name for name, index in zip(self.class_names, by_class, strict=True) if not len(index))
+            raise ValueError(
+                f"num_labels needs training images of every class, and class {missing} has none: add some, or leave "
+                "the class out of the data."
+            )
         each, rest = divmod(self.num_labels, self.num_classes)
         if rest or each > most:
             raise ValueError(

@@ -12,16 +12,23 @@ from .base import fixed_generator
 from .batches import Split
 from .files import DataError
 from .grey import GreyData
+from .labels import as_classes, read_labels, shortened
+from .pixels import as_bytes
 
-CHANNELS = (1, 3, 4)
+USUAL_CHANNELS = (1, 3, 4)
+NPY = b"\x93NUMPY"  # how a .npy file begins
+FORM = "a file made by numpy.savez(path, x=images), with y=labels if there are any"
 
 
 class NPZ(GreyData):
     """Your own images, in one .npz file of arrays named x and, if you have them, y, x_test, y_test.
 
-    x and x_test are bytes (N, H, W), (N, C, H, W) or (N, H, W, C) with C one of 1, 3, 4; where both readings
-    of four axes are possible, (N, C, H, W) is meant. y and y_test are whole numbers: classes 0, 1, ... or
-    -1 for unknown. Without x_test, a tenth of the images, always the same, is put aside for the test.
+    x and x_test are bytes from 0 to 255, or truth values, (N, H, W), (N, C, H, W) or (N, H, W, C). Of four axes, the
+    second is the channels if it has length 1, 3 or 4, else the last if that has, else the shorter of the two, the
+    second if they are equal. Images of 0 and 1 only are read as masks, 0 and 255; other small ranges are refused.
+
+    y and y_test are whole numbers, with -1 for unknown, or text, with '' for unknown. Their distinct values in sorted
+    order are the classes. Without x_test, a tenth of the images, always the same, is put aside for the test.
 
     Args:
         root: The .npz file.
@@ -40,14 +47,17 @@ class NPZ(GreyData):
     def fetch(self) -> tuple[Split, Split]:
         """Read the arrays."""
         arrays = self._arrays()
-        if "x" not in arrays:
-            raise DataError(f"{self.path} has no array named x: name the images x when you save them.")
         if "y_test" in arrays and "x_test" not in arrays:
             raise DataError(f"{self.path} has y_test but no x_test: add x_test or leave y_test out.")
-        train = Split(self._images("x", arrays), self._labels("y", arrays, len(arrays["x"])))
-        if "x_test" in arrays:
-            labels = self._labels("y_test", arrays, len(arrays["x_test"]))
-            return train, Split(self._images("x_test", arrays), labels)
+        images = self._images({name: arrays[name] for name in ("x", "x_test") if name in arrays})
+        classes = self._classes(arrays)
+        train = Split(images["x"], classes["y"])
+        if "x_test" in images:
+            if len(train.y) < 2:
+                raise DataError(
+                    f"{self.path}: x must hold 2 images or more (to train and validate), not {len(train.y)}."
+                )
+            return train, Split(images["x_test"], classes["y_test"])
         size = len(train.y)
         if size < 3:
             raise DataError(f"{self.path} must hold 3 images or more (to train, validate, test), not {size}.")
@@ -56,32 +66,80 @@ class NPZ(GreyData):
         return train.take(order[aside:]), train.take(order[:aside])
 
     def _arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of the file that have a meaning here."""
+        if self.path.is_dir():
+            raise DataError(f"{self.path} is a folder, and NPZ reads one .npz file: {FORM}.")
         if not self.path.is_file():
             raise DataError(f"{self.path} was not found: root must be the .npz file that holds your images.")
+        found = {}
+        name = None
         try:
             # Opened here, since numpy leaves a damaged file open.
-            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in ("x", "y", "x_test", "y_test") if name in arrays}
-        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            with open(self.path, "rb") as file:
+                if file.read(len(NPY)) == NPY:
+                    raise DataError(f"{self.path} is a .npy file of one array, and NPZ reads an .npz file: {FORM}.")
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as arrays:
+                    names = list(arrays)
+                    for name in ("x", "y", "x_test", "y_test"):
+                        if name in arrays:
+                            found[name] = arrays[name]
+        except DataError:
+            raise
+        except (EOFError, TypeError, zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise DataError(f"{self.path} cannot be read: {error.strerror}.") from error
+            if isinstance(error, ValueError) and "allow_pickle" in str(error) and name:
+                raise DataError(
+                    f"{self.path}: {name} is an array of Python objects: save it as an array of numbers, or of text "
+                    "with numpy.array(labels, dtype=str)."
+                ) from error
             raise DataError(f"{self.path} is not a whole .npz file of plain arrays; numpy.savez makes one.") from error
+        if "x" not in found:
+            holds = f" but {shortened(names)}" if names else ""
+            raise DataError(f"{self.path} has no array named x{holds}: name the images x when you save them.")
+        return found
 
-    def _images(self, name: str, arrays: dict[str, np.ndarray]) -> Tensor:
-        x = arrays[name]
-        if x.dtype == np.uint8 and x.ndim == 3:
-            return torch.from_numpy(x).unsqueeze(1)
-        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] in CHANNELS:
-            return torch.from_numpy(x)
-        if x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] in CHANNELS:
-            return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
-        raise DataError(
-            f"{self.path}: {name} must be uint8 (N, H, W), (N, C, H, W) or (N, H, W, C)"
-            f" with C one of {', '.join(map(str, CHANNELS))}, not {x.dtype} {x.shape}."
-        )
+    def _images(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """Images (N, C, H, W), uint8 from 0 to 255, contiguous."""
+        for name, x in arrays.items():
+            if x.ndim not in (3, 4) or 0 in x.shape:
+                forms = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
+                raise DataError(f"{self.path}: {name} must be images {forms}, not an array {x.shape}.")
+        arrays, remarks = as_bytes(str(self.path), arrays)
+        for remark in remarks:
+            self.note(remark)
+        return {name: torch.from_numpy(self._channels_second(name, x)) for name, x in arrays.items()}
 
-    def _labels(self, name: str, arrays: dict[str, np.ndarray], size: int) -> Tensor:
-        if name not in arrays:
-            return torch.full((size,), -1)
-        y = arrays[name]
-        if y.dtype.kind not in "iu" or y.shape != (size,):
-            raise DataError(f"{self.path}: {name} must be {size} whole numbers, not {y.dtype} {y.shape}.")
-        return torch.from_numpy(y.astype(np.int64))
+    def _channels_second(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Images (N, C, H, W), of which the third to last axis may be missing or last."""
+        if x.ndim == 3:
+            return x[:, None]
+        second, last = x.shape[1], x.shape[3]
+        if second not in USUAL_CHANNELS and (last in USUAL_CHANNELS or last < second):
+            x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        if x.shape[1] not in USUAL_CHANNELS:
+            _, channels, height, width = x.shape
+            self.note(f"{name} in {self.path} is read as images of {channels} channels and {height} x {width} pixels.")
+        return x
+
+    def _classes(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """The classes of y and y_test, -1 where there are no labels, and their names in `class_names`."""
+        sizes = {name: len(arrays[images]) for name, images in (("y", "x"), ("y_test", "x_test")) if images in arrays}
+        classes = {name: torch.full((size,), -1) for name, size in sizes.items()}
+        given = {
+            name: read_labels(str(self.path), name, arrays[name], size)
+            for name, size in sizes.items()
+            if name in arrays
+        }
+        if not given:
+            return classes
+        numbers, names = as_classes(str(self.path), *given.values())
+        self.class_names = names or None
+        if names != [str(index) for index in range(len(names))]:
+            self.note(f"Labels in {self.path}: {len(names)} classes, {shortened(names)}.")
+        if names == ["1"] and any((part < 0).any() for part in numbers):
+            self.note(
+                f"warning: labels in {self.path} are -1 and 1, and -1 means unknown: save 0 and 1 for two classes."
+            )
+        return classes | dict(zip(given, numbers, strict=True))
