@@ -13,6 +13,7 @@ from callbacks.baselines import can_have_baselines
 from callbacks.schedule import Drawing
 from compare import check_alike
 from datamodules import DATAMODULES, ImageData
+from datamodules.labels import shortened
 from evaluation_options import check_ais
 from models.ais import path_of
 from options import check_numbers
@@ -90,6 +91,12 @@ def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]
             raise ValueError(f"{checkpoint['model']} takes images {expected}, and the data have {data.image_shape}.")
         if (classes := options.get("num_classes", data.num_classes)) != data.num_classes:
             raise ValueError(f"{checkpoint['model']} knows {classes} classes, and the data have {data.num_classes}.")
+        names = checkpoint.get(type(data).__name__, {}).get("class_names")  # not there in older checkpoints
+        if "num_classes" in options and names and names != data.class_names:
+            raise ValueError(
+                f"{checkpoint['model']} knows classes {shortened(names)}, and the data have classes "
+                f"{shortened(data.class_names)}."
+            )
     return [(checkpoint, ready[f"{type(data).__name__} {dict(data.hparams)}"]) for checkpoint, data in opened]
 
 

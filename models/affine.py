@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 from torch.nn.functional import cross_entropy
 
+from models import classes
 from models.base import mean_where
 from models.networks import CoordinateDecoder, ImageShape
 from models.vae import VAE
@@ -104,6 +105,8 @@ class AffineVAE(VAE):
             raise ValueError(
                 "label_weight needs labels of two classes or more: choose data that have them, or leave it out."
             )
+        if label_weight:
+            classes.check_number("AffineVAE with label_weight", num_classes)
         super().__init__(image_shape, z_dim=z_dim, hidden=hidden, decoder=decoder, activation=activation, **kwargs)
         if not isinstance(self.decoder, CoordinateDecoder):
             raise ValueError(
@@ -111,6 +114,11 @@ class AffineVAE(VAE):
             )
         if label_weight:
             self.head = nn.Linear(self.code_dim, num_classes)
+
+    def check_data(self, data) -> None:
+        super().check_data(data)
+        if self.hparams.label_weight:
+            classes.check_training_images("AffineVAE with label_weight", data)
 
     @property
     def measures(self) -> tuple[str, ...]:

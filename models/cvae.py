@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.distributions import Independent
 from torch.nn.functional import one_hot
 
+from models import classes
 from models.distributions import diagonal_normal
 from models.networks import ImageShape
 from models.paths import line
@@ -28,6 +29,7 @@ class CVAE(VAE):
     def __init__(self, image_shape: ImageShape, num_classes: int, **kwargs):
         if num_classes < 1:
             raise ValueError("CVAE needs labels: choose data that have them, or --model VAE.")
+        classes.check_number("CVAE", num_classes)
         super().__init__(image_shape, **kwargs)
 
     @property
@@ -42,6 +44,7 @@ class CVAE(VAE):
                 "CVAE needs the label of every training, validation and test image: leave out --data.num_labels if it "
                 "is given, or use --model M2."
             )
+        classes.check_training_images("CVAE", data)
 
     def label(self, y: Tensor | None) -> Tensor:
         """The label `y (...)` as the networks see it, one-hot `(..., num_classes)`."""

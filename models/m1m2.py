@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from models import checkpoints
+from models import checkpoints, classes
 from models.base import Model, evaluating
 from models.distributions import standard_normal
 from models.m2 import M2
@@ -138,6 +138,7 @@ class M1M2(SummedOut, Model):
         self.m1.check_protocol(data.protocol)
         if not data.labelled_fraction:
             raise ValueError("M1M2 needs some labels: choose data that have them, or --model VAE.")
+        classes.check_training_images("M1M2", data)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         z1 = self.posterior(x).sample()  # (B, d1)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from torch.nn.functional import one_hot
 
+from models import classes
 from models.base import Model, mean_where
 from models.distributions import diagonal_normal, full, standard_normal
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
@@ -69,6 +70,7 @@ class M2(SummedOut, Model):
         super().__init__(**kwargs)
         if num_classes < 2:
             raise ValueError("M2 needs labels of two classes or more: choose data that have them, or --model VAE.")
+        classes.check_number("M2", num_classes)
         if z_dim < 1:
             raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
         if not alpha >= 0:
@@ -109,6 +111,7 @@ class M2(SummedOut, Model):
         super().check_data(data)
         if not data.labelled_fraction:
             raise ValueError("M2 needs some labels: choose data that have them, or --model VAE.")
+        classes.check_training_images("M2", data)
 
     # The distributions. With `context` one-hot labels that broadcast: all classes, `self.labels`, by default.
 
