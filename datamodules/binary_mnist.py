@@ -25,10 +25,12 @@ class BinaryMNIST(ImageData):
     """MNIST drawn once for everybody: 50,000 training, 10,000 validation, 10,000 test images; no labels.
 
     The published test images are sorted by class: the first thousand are zeros. Each split is put into one mixed order,
-    always the same, so that its first images speak for all of it.
+    always the same, so that its first images speak for all of it. The first start writes a compact copy of each file
+    beside it (.amat.npz), from which later starts read faster; not if the folder is marked read-only.
 
     Args:
-        root: Folder that holds `BinaryMNIST`, with the three published .amat files as they are or gzipped.
+        root: Folder that holds `BinaryMNIST`, with the three published .amat files as they are or gzipped. Compact
+            copies of them, for faster starts, are written there.
         batch_size: Images per batch and device.
     """
 
@@ -60,7 +62,10 @@ class BinaryMNIST(ImageData):
             check_md5(folder / name, (folder / name).read_bytes(), md5)
 
     def _read(self, name: str) -> Split:
-        bits = cached(self.folder / f"{name}.npz", self.md5[name], lambda: self._parse(name))
+        path = self.folder / f"{name}.npz"
+        bits, is_new = cached(path, self.md5[name], lambda: self._parse(name))
+        if is_new:
+            self.note(f"Wrote {path}, a copy of {name} that is read faster.")
         bits = bits[torch.randperm(len(bits), generator=fixed_generator(f"order of {name}")).numpy()]
         x = torch.from_numpy(bits * np.uint8(255)).unsqueeze(1)  # (N, 1, H, W)
         return Split(x, torch.full((len(x),), -1))
@@ -87,18 +92,23 @@ def parse_amat(path: Path, content: bytes) -> np.ndarray:
     return bits
 
 
-def cached(path: Path, md5: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array of 0 and 1 packed at `path`, made anew unless that is an undamaged copy for `md5`."""
+def cached(path: Path, md5: str, make: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
+    """The array of 0 and 1 packed at `path`, made anew unless that is an undamaged copy for `md5`.
+
+    Returns:
+        The array, and whether it has been written to `path` now.
+    """
     # Reading compares the zip's checksums.
     with suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile), open(path, "rb") as file:
         copy = np.load(file)
         if str(copy["md5"]) == md5:
             shape = copy["shape"]
-            return np.unpackbits(copy["bits"], count=shape.prod()).reshape(shape)
+            return np.unpackbits(copy["bits"], count=shape.prod()).reshape(shape), False
     bits = make()
     # Root may write anywhere; a folder marked read-only is left alone all the same.
     if path.parent.stat().st_mode & 0o222:
         with suppress(OSError), TemporaryDirectory(dir=path.parent, prefix=".cache-") as fresh:
             np.savez(Path(fresh, path.name), bits=np.packbits(bits), shape=bits.shape, md5=md5)
             os.replace(Path(fresh, path.name), path)
-    return bits
+            return bits, True
+    return bits, False

@@ -14,7 +14,10 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 from pytorch_lightning.utilities import rank_zero_info
 
-DAMAGED = "delete it to have it downloaded again."  # for the end of a sentence
+DAMAGED = "replace it by the published file, or move it away to have that downloaded."  # for the end of a sentence
+
+
+GZIP = b"\x1f\x8b"  # how a gzip file begins
 
 
 class DataError(ValueError):
@@ -23,7 +26,10 @@ class DataError(ValueError):
 
 def find(folder: Path, name: str) -> Path | None:
     """The file `name` in `folder`, as it is or gzipped, if it is there."""
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    # Some unpackers write train-images.idx3-ubyte instead of train-images-idx3-ubyte.
+    names = dict.fromkeys((name, name.replace("-idx", ".idx")))
+    paths = [folder / f"{each}{suffix}" for suffix in ("", ".gz") for each in names]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def missing(folder: Path, names: Sequence[str]) -> list[str]:
@@ -46,8 +52,11 @@ def read(folder: Path, name: str) -> tuple[Path, bytes]:
     path = find(folder, name)
     if path is None:
         raise DataError(f"{name} was not found in {folder}: {advice(folder, [name])}")
-    raw = path.read_bytes()
-    if path.suffix != ".gz":
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    if not raw.startswith(GZIP):  # whatever its name says: programs that unpack may keep it
         return path, raw
     try:
         return path, gzip.decompress(raw)
@@ -55,15 +64,20 @@ def read(folder: Path, name: str) -> tuple[Path, bytes]:
         raise DataError(f"{path} is truncated or damaged: {DAMAGED}") from error
 
 
+def md5_of(content: bytes) -> str:
+    """The MD5 checksum, by which published files are known."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 def check_md5(path: Path, content: bytes, md5: str) -> None:
-    """Compare a file's content with the published checksum.
+    """Compare a file's unpacked content with the published checksum.
 
     Raises:
         DataError: If they differ.
     """
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    found = md5_of(content)
     if found != md5:
-        raise DataError(f"{path} is not the published file (md5 {found}, published {md5}): {DAMAGED}")
+        raise DataError(f"{path} does not have the published content (md5 {found}, published {md5}): {DAMAGED}")
 
 
 def download(folder: Path, names: Sequence[str], fetch: Callable[[Path], None]) -> None:
@@ -90,7 +104,8 @@ def download(folder: Path, names: Sequence[str], fetch: Callable[[Path], None]) 
                 rank_zero_info(f"Downloading to {folder}")
                 with TemporaryDirectory(dir=folder, prefix=".download-") as fresh:
                     fetch(Path(fresh))
-                    for name in names:
+                    packed = [path.name for path in Path(fresh).glob("*.gz")]  # where the data set keeps them too
+                    for name in (*packed, *names):
                         os.replace(Path(fresh, name), folder / name)
     except (OSError, RuntimeError, HTTPException, DataError) as error:
         with suppress(OSError):  # leave no empty folders

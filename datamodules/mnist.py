@@ -1,6 +1,7 @@
 """MNIST and the two sets made in its format."""
 
 import contextlib
+import gzip
 import io
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .batches import Split
-from .files import DAMAGED, DataError, check_md5, download, read
+from .files import DAMAGED, DataError, check_md5, download, md5_of, read
 from .grey import GreyData
 
 FILES = (
@@ -20,6 +21,7 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+SIZES = {"train": 60_000, "test": 10_000}
 
 
 class MNIST(GreyData):
@@ -30,7 +32,7 @@ class MNIST(GreyData):
         val_size: Validation images, taken from the training images.
     """
 
-    md5: ClassVar[dict[str, str]] = {
+    md5: ClassVar[dict[str, str]] = {  # of the unpacked contents
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
         "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
@@ -52,7 +54,14 @@ class MNIST(GreyData):
 
     def fetch(self) -> tuple[Split, Split]:
         """Read the four files."""
+        self._unverified: list[str] = []
         train_x, train_y, test_x, test_y = (self._read(name) for name in FILES)
+        if self._unverified:
+            self.note(
+                f"warning: {', '.join(self._unverified)} in {self.folder}: right in form, but "
+                "the contents cannot be verified, since only the .gz files have published checksums. Put those beside "
+                "them to be sure."
+            )
         return Split(train_x.unsqueeze(1), train_y.long()), Split(test_x.unsqueeze(1), test_y.long())
 
     def _published(self) -> type:
@@ -65,14 +74,34 @@ class MNIST(GreyData):
             raw = Path(self._published()(folder, download=True).raw_folder)
         for name in FILES:
             os.replace(raw / name, folder / name)
+            if name not in self.md5 and (raw / f"{name}.gz").is_file():
+                os.replace(raw / f"{name}.gz", folder / f"{name}.gz")  # by which the content is known to be good
 
     def _read(self, name: str) -> Tensor:
         path, content = read(self.folder, name)
         if name in self.md5:
             check_md5(path, content, self.md5[name])
-        elif path.suffix == ".gz":
-            check_md5(path, path.read_bytes(), dict(self._published().resources)[path.name])
-        return parse_idx(path, content, dims=3 if "images" in name else 1)
+        array = parse_idx(path, content, dims=3 if "images" in name else 1)
+        if name not in self.md5 and not self._is_published(name, path, content):
+            check_form(path, array, train=name.startswith("train"))
+            self._unverified.append(path.name)
+        return array
+
+    def _is_published(self, name: str, path: Path, content: bytes) -> bool:
+        """Whether a gzipped file with the published checksum, this one or one beside it, says that this is the content.
+
+        Raises:
+            DataError: If it says that this is not the content.
+        """
+        packed = path if path.suffix == ".gz" else self.folder / f"{name}.gz"
+        if not packed.is_file():
+            return False
+        raw = packed.read_bytes()
+        if md5_of(raw) != dict(self._published().resources)[f"{name}.gz"]:
+            return False
+        if packed != path and gzip.decompress(raw) != content:
+            raise DataError(f"{path} differs from the content of {packed}, the published file: move {path.name} away.")
+        return True
 
 
 class FashionMNIST(MNIST):
@@ -83,7 +112,24 @@ class FashionMNIST(MNIST):
         val_size: Validation images, taken from the training images.
     """
 
-    md5: ClassVar[dict[str, str]] = {}  # published for the gzipped files only
+    class_names: ClassVar[list[str]] = [
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ]
+    md5: ClassVar[dict[str, str]] = {  # of the unpacked contents
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    }
 
 
 class KMNIST(MNIST):
@@ -94,7 +140,22 @@ class KMNIST(MNIST):
         val_size: Validation images, taken from the training images.
     """
 
+    class_names: ClassVar[list[str]] = ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
     md5: ClassVar[dict[str, str]] = {}  # published for the gzipped files only
+
+
+def check_form(path: Path, array: Tensor, train: bool) -> None:
+    """Check what is known of every file of MNIST's format: sizes, and labels of ten classes.
+
+    Raises:
+        DataError: If the array is another one.
+    """
+    size = SIZES["train" if train else "test"]
+    expected = (size, 28, 28) if array.dim() == 3 else (size,)
+    if tuple(array.shape) != expected:
+        raise DataError(f"{path} holds an array {tuple(array.shape)}, the published one {expected}: {DAMAGED}")
+    if array.dim() == 1 and array.bincount(minlength=10).tolist() != [size // 10] * 10:
+        raise DataError(f"{path} does not hold {size // 10} labels of each class 0 to 9, as published: {DAMAGED}")
 
 
 def parse_idx(path: Path, content: bytes, dims: int) -> Tensor:

@@ -97,11 +97,14 @@ def test_it_has_no_options_of_grey_data():
             BinaryMNIST(**{option: 1})
 
 
-def test_the_second_time_nothing_is_parsed(folder, monkeypatch):
+def test_the_second_time_nothing_is_parsed(folder, monkeypatch, capfd):
     ready(folder)
+    said = [f"Wrote {folder / name}.npz, a copy of {name} that is read faster." for name in NAMES]
+    assert capfd.readouterr().err.splitlines() == said
     assert {path.name for path in folder.iterdir()} == {*NAMES, *(f"{name}.npz" for name in NAMES)}
     no_parsing(monkeypatch)
     assert right(ready(folder))
+    assert capfd.readouterr().err == ""
 
 
 def flip(path):
@@ -152,7 +155,7 @@ def test_where_no_copy_can_be_kept_the_data_are_read_all_the_same(folder):
 def test_another_file_is_refused_by_name(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-2])
-    with pytest.raises(DataError, match=f"^{folder / name} is not the published file"):
+    with pytest.raises(DataError, match=f"^{folder / name} does not have the published content"):
         ready(folder)
 
 
@@ -168,7 +171,10 @@ def test_another_file_is_refused_by_name(folder, name):
     ],
 )
 def test_files_of_another_form_are_refused(folder, content, message):
-    with pytest.raises(DataError, match=f"^{folder} {message}: delete it to have it downloaded again"):
+    with pytest.raises(
+        DataError,
+        match=f"^{folder} {message}: replace it by the published file, or move it away to have that downloaded",
+    ):
         binary_mnist.parse_amat(folder, content)
 
 
@@ -186,7 +192,7 @@ def test_missing_files_are_downloaded(tmp_path, monkeypatch):
 
 def test_a_wrong_download_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda url: io.BytesIO(b"<html>"))
-    with pytest.raises(DataError, match=r"the download failed .*is not the published file"):
+    with pytest.raises(DataError, match=r"the download failed .*does not have the published content"):
         ready(tmp_path / "BinaryMNIST")
     assert list(tmp_path.iterdir()) == []
 

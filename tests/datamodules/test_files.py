@@ -2,6 +2,7 @@ import gzip
 import os
 import socket
 from http.client import IncompleteRead
+from pathlib import Path
 
 import pytest
 
@@ -32,19 +33,44 @@ def test_a_missing_file_is_named(tmp_path):
         read(tmp_path, "a")
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda raw: raw[:-9], lambda raw: b"no gzip", lambda raw: raw[:12] + b"??" + raw[14:]]
-)
+def test_a_file_is_gzipped_if_its_content_is(tmp_path):
+    (tmp_path / "a").write_bytes(gzip.compress(b"hello"))
+    (tmp_path / "b.gz").write_bytes(b"hello")
+    assert read(tmp_path, "a") == (tmp_path / "a", b"hello")
+    assert read(tmp_path, "b") == (tmp_path / "b.gz", b"hello")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_names_of_other_unpackers(tmp_path, suffix):
+    path = tmp_path / f"t10k-labels.idx1-ubyte{suffix}"
+    path.write_bytes(b"hello")
+    assert find(tmp_path, "t10k-labels-idx1-ubyte") == path
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"hello")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'a'} cannot be read: Permission denied\.$"):
+        read(tmp_path, "a")
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda raw: raw[:12] + b"??" + raw[14:]])
 def test_a_damaged_gzip_file_is_named(tmp_path, damage):
     path = tmp_path / "a.gz"
     path.write_bytes(damage(gzip.compress(os.urandom(99))))
-    with pytest.raises(DataError, match=rf"^{path} is truncated or damaged: delete it to have it downloaded again\.$"):
+    with pytest.raises(DataError, match=rf"^{path} is truncated or damaged: replace it by the published file, or move"):
         read(tmp_path, "a")
 
 
 def test_md5(tmp_path):
     check_md5(tmp_path, b"hello", "5d41402abc4b2a76b9719d911017c592")
-    with pytest.raises(DataError, match=rf"^{tmp_path} is not the published file \(md5 5d41.*: delete it to have"):
+    with pytest.raises(
+        DataError, match=rf"^{tmp_path} does not have the published content \(md5 5d41.*: replace it by"
+    ):
         check_md5(tmp_path, b"hello", "0" * 32)
 
 

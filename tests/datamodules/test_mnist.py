@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import DATAMODULES
-from datamodules.files import DataError
-from datamodules.mnist import FILES, MNIST, parse_idx
+from datamodules import DATAMODULES, mnist
+from datamodules.files import DAMAGED, DataError
+from datamodules.mnist import FILES, MNIST, FashionMNIST, parse_idx
 
 NAMES = ["MNIST", "FashionMNIST", "KMNIST"]
 IMAGES, LABELS = FILES[:2]
@@ -32,7 +32,7 @@ def arrays():
 
 def write(root, name, pack=lambda content: content, suffix=""):
     folder = Path(root, name, "raw")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for file, array in arrays().items():
         (folder / f"{file}{suffix}").write_bytes(pack(idx(array)))
     return folder
@@ -43,7 +43,9 @@ def published(monkeypatch):
     """The little files of these tests are the published ones."""
     import torchvision.datasets
 
-    monkeypatch.setattr(MNIST, "md5", {name: hashlib.md5(idx(a)).hexdigest() for name, a in arrays().items()})
+    for kind in (MNIST, FashionMNIST):
+        monkeypatch.setattr(kind, "md5", {name: hashlib.md5(idx(a)).hexdigest() for name, a in arrays().items()})
+    monkeypatch.setattr(mnist, "SIZES", {"train": 60, "test": 20})
     gzipped = [(f"{name}.gz", hashlib.md5(gzip.compress(idx(a), mtime=0)).hexdigest()) for name, a in arrays().items()]
     for name in NAMES:
         monkeypatch.setattr(getattr(torchvision.datasets, name), "resources", gzipped)
@@ -95,17 +97,21 @@ def test_without_network_a_sentence_says_what_to_put_where(tmp_path, capfd, name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_torchvision_downloads_what_is_missing(tmp_path, monkeypatch, capfd, name):
-    from torchvision.datasets import mnist
+    from torchvision.datasets import mnist as torchvision_mnist
 
     def fetch(url, download_root, filename, md5):
         print("Extracting")
-        Path(download_root, filename.removesuffix(".gz")).write_bytes(idx(arrays()[filename.removesuffix(".gz")]))
+        content = idx(arrays()[filename.removesuffix(".gz")])
+        Path(download_root, filename.removesuffix(".gz")).write_bytes(content)
+        Path(download_root, filename).write_bytes(gzip.compress(content, mtime=0))
 
-    monkeypatch.setattr(mnist, "download_and_extract_archive", fetch)
+    monkeypatch.setattr(torchvision_mnist, "download_and_extract_archive", fetch)
     data = ready(name, tmp_path)
     assert len(data.test.y) == 20
-    assert capfd.readouterr().out == ""
-    assert {path.name for path in data.folder.iterdir()} - {".lock"} == set(FILES)
+    said = capfd.readouterr()
+    assert said.out == said.err == ""
+    kept = {f"{file}.gz" for file in FILES} if name == "KMNIST" else set()  # whose checksums are those of .gz files
+    assert {path.name for path in data.folder.iterdir()} - {".lock"} == set(FILES) | kept
     assert {path.name for path in tmp_path.iterdir()} == {name}
 
 
@@ -114,29 +120,85 @@ def test_setup_alone_downloads_nothing(tmp_path):
         DATAMODULES["MNIST"](str(tmp_path)).setup()
 
 
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_contents_are_compared_whatever_their_wrapper(tmp_path, capfd, name, packed):
+    pack = (lambda content: gzip.compress(content, 1, mtime=5)) if packed else bytes  # by somebody else
+    folder = write(tmp_path, name, pack, ".gz" if packed else "")
+    data = ready(name, tmp_path)
+    assert capfd.readouterr().err == ""
+    assert len(data.class_names) == 10
+    path = folder / (IMAGES + ".gz" * packed)
+    content = bytearray(idx(arrays()[IMAGES]))
+    content[-1] ^= 1
+    path.write_bytes(pack(bytes(content)))
+    with pytest.raises(DataError, match=rf"^{path} does not have the published content \(md5 .*move it away"):
+        ready(name, tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_cannot_be_verified_is_said(tmp_path, capfd, packed):
+    pack = (lambda content: gzip.compress(content, 1, mtime=5)) if packed else bytes
+    write(tmp_path, "KMNIST", pack, ".gz" if packed else "")
+    ready("KMNIST", tmp_path)
+    assert f"warning: {IMAGES}" in (said := capfd.readouterr().err)
+    assert "the contents cannot be verified" in said
+    assert said.count("\n") == 1
+
+
+def test_the_published_gz_file_verifies_the_file_beside_it(tmp_path, capfd):
+    write(tmp_path, "KMNIST", lambda content: gzip.compress(content, mtime=0), ".gz")
+    folder = write(tmp_path, "KMNIST")
+    ready("KMNIST", tmp_path)
+    assert capfd.readouterr().err == ""
+    content = bytearray((folder / IMAGES).read_bytes())
+    content[-1] ^= 1
+    (folder / IMAGES).write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{folder / IMAGES} differs from the content of .*: move {IMAGES} away\.$"):
+        ready("KMNIST", tmp_path)
+
+
+@pytest.mark.parametrize(("file", "array", "message"), [
+    (LABELS, np.full(60, 3, np.uint8), "does not hold 6 labels of each class 0 to 9"),
+    (LABELS, np.repeat(np.arange(12, dtype=np.uint8), 5), "does not hold 6 labels of each class 0 to 9"),
+    (IMAGES, np.zeros((60, 27, 28), np.uint8), r"holds an array \(60, 27, 28\), the published one \(60, 28, 28\)"),
+])  # fmt: skip
+def test_files_of_another_form_are_refused_without_a_checksum(tmp_path, file, array, message):
+    path = write(tmp_path, "KMNIST") / file
+    path.write_bytes(idx(array))
+    with pytest.raises(DataError, match=f"^{path} {message}"):
+        ready("KMNIST", tmp_path)
+
+
+def test_no_message_advises_deletion_alone():
+    assert "delete" not in DAMAGED
+
+
 def test_another_file_of_the_right_form_is_refused(tmp_path):
     folder = write(tmp_path, "MNIST")
     content = bytearray((folder / IMAGES).read_bytes())
     content[-1] ^= 1
     (folder / IMAGES).write_bytes(content)
-    with pytest.raises(DataError, match=f"^{folder / IMAGES} is not the published file"):
+    with pytest.raises(DataError, match=f"^{folder / IMAGES} does not have the published content"):
         ready("MNIST", tmp_path)
 
 
 def test_another_gzipped_file_is_refused(tmp_path):
     folder = write(tmp_path, "KMNIST", gzip.compress, ".gz")
     (folder / f"{LABELS}.gz").write_bytes(gzip.compress(b"other"))
-    with pytest.raises(DataError, match="is not the published file"):
+    with pytest.raises(DataError, match="is not an IDX file of bytes in 1 dimensions"):
         ready("KMNIST", tmp_path)
 
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw + b"0", lambda raw: raw[:6], lambda raw: b""])
 def test_a_file_of_the_wrong_size_is_named(tmp_path, file, damage):
-    path = write(tmp_path, "FashionMNIST") / file
+    path = write(tmp_path, "KMNIST") / file
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=rf"^{path} is .*: delete it to have it downloaded again\.$"):
-        ready("FashionMNIST", tmp_path)
+    with pytest.raises(
+        DataError, match=rf"^{path} is .*: replace it by the published file, or move it away to have that downloaded\.$"
+    ):
+        ready("KMNIST", tmp_path)
 
 
 def test_an_idx_file_of_another_kind_is_refused():
@@ -149,7 +211,7 @@ def test_an_idx_file_of_another_kind_is_refused():
 def test_images_and_labels_that_do_not_belong_together_are_refused(tmp_path):
     folder = write(tmp_path, "KMNIST")
     (folder / LABELS).write_bytes(idx(np.zeros(59, np.uint8)))
-    with pytest.raises(ValueError, match=rf"^{folder}: there are 60 training images but 59 labels\.$"):
+    with pytest.raises(ValueError, match=rf"^{folder / LABELS} holds an array \(59,\), the published one \(60,\)"):
         ready("KMNIST", tmp_path)
 
 
