@@ -123,11 +123,11 @@ class GreyData(ImageData):
         if self.class_names is None and (classes := 1 + max(int(train.y.max()), int(test.y.max()))):
             self.class_names = [str(index) for index in range(classes)]
         self.num_classes = len(self.class_names or ())
-        self._remark(train, test)
         train_index, val_index = self._split(len(train.y))
         self.label_indices = self._labelled(train.y, train_index)
         hidden = torch.full_like(train.y, -1)
         hidden[self.label_indices] = train.y[self.label_indices]
+        self._remark(train, test, hidden[train_index])
         # All training images are drawn, whichever are used: an image's draw does not depend on the split.
         x, _ = self._moved(train.x, self.limits, "training images")
         drawn = self._fix(x, "training images")
@@ -138,15 +138,26 @@ class GreyData(ImageData):
             Split(self._fix(self._moved(test.x, self.limits, "test images")[0], "test images"), test.y),
         )
 
-    def _remark(self, train: Split, test: Split) -> None:
-        """Say what is odd about these images or labels."""
+    def _remark(self, train: Split, test: Split, trained: Tensor) -> None:
+        """Say what is odd about these images, or about the labels `trained` of the training images."""
         if torch.equal(train.x[0], train.x[-1]) and (train.x == train.x[0]).all():
             self.note(f"warning: all training images of {self.source} are the same: there is nothing to learn.")
-        trained = {-1, *train.y.unique().tolist()}
-        only = [self.class_names[label] for label in test.y.unique().tolist() if label not in trained]
+        if self.num_classes > max(2, len(trained) / 2):
+            self.note(
+                f"warning: the labels of {self.source} have {self.num_classes} different values, for {len(trained)} "
+                "training images: are they classes?"
+            )
+            return
+        found = {-1, *train.y.unique().tolist()}
+        only = [self.class_names[label] for label in test.y.unique().tolist() if label not in found]
         if only and len(only) < self.num_classes:  # else the training images have no labels
             named = f"class {only[0]} occurs" if len(only) == 1 else f"classes {shortened(only)} occur"
             self.note(f"warning: {named} among the test images of {self.source} only.")
+        counts = trained[trained >= 0].bincount(minlength=self.num_classes).tolist()
+        single = [name for name, count in zip(self.class_names or (), counts, strict=True) if count == 1]
+        if single and self.num_labels is None:
+            named = f"class {single[0]} has" if len(single) == 1 else f"classes {shortened(single)} have"
+            self.note(f"warning: {named} a single training image in {self.source}.")
 
     def moved_test(self, limits: Limits, draw: str = "test images") -> tuple[Tensor, Tensor]:
         """The test images as evaluation sees them, float32 (N, C, H, W), but moved within `limits`; and their poses.

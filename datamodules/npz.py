@@ -105,7 +105,7 @@ class NPZ(GreyData):
         for name, x in arrays.items():
             if x.ndim not in (3, 4) or 0 in x.shape:
                 forms = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
-                raise DataError(f"{self.path}: {name} must be images {forms}, not an array {x.shape}.")
+                raise DataError(f"{self.path}: {name} must hold images, {forms}, not an array {x.shape}.")
         arrays, remarks = as_bytes(str(self.path), arrays)
         for remark in remarks:
             self.note(remark)
@@ -137,7 +137,8 @@ class NPZ(GreyData):
         numbers, names = as_classes(str(self.path), *given.values())
         self.class_names = names or None
         if names != [str(index) for index in range(len(names))]:
-            self.note(f"Labels in {self.path}: {len(names)} classes, {shortened(names)}.")
+            number = "1 class" if len(names) == 1 else f"{len(names)} classes"
+            self.note(f"Labels in {self.path}: {number}, {shortened(names)}.")
         if names == ["1"] and any((part < 0).any() for part in numbers):
             self.note(
                 f"warning: labels in {self.path} are -1 and 1, and -1 means unknown: save 0 and 1 for two classes."

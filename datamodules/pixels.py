@@ -52,9 +52,14 @@ def scale_message(source: str, name: str, largest: dict[str, int]) -> str:
     contrast = f", while {' and '.join(others)}" if others else ""
     return (
         f"{source}: the largest value of {name} is {value}{contrast}, and images must be uint8 from 0 to 255: if "
-        f"{value} is white, save numpy.round({name} * (255 / {value})).astype(numpy.uint8), that is {name} times "
-        f"{255 / value:.4g}."
+        f"{value} is white, multiply by {255 / value:.4g}: {conversion(name, value)}."
     )
+
+
+def conversion(name: str, white: float) -> str:
+    """What to save so that this value becomes 255."""
+    factor = {1: " * 255", 255: ""}.get(white, f" * (255 / {white:.9g})")
+    return f"save numpy.round({name}{factor}).astype(numpy.uint8)"
 
 
 def remedy(name: str, x: np.ndarray) -> str:
@@ -66,7 +71,7 @@ def remedy(name: str, x: np.ndarray) -> str:
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         return "it holds values that are NaN or infinite; replace them first."
     low, high = x.min().item(), x.max().item()
-    found = f"its values run from {low:.4g} to {high:.4g}"
+    found = f"its values run from {low:.6g} to {high:.6g}"
     if low < 0:
         return f"{found}; map them to 0..255 and save them as uint8."
     if x.dtype.kind == "f" and high <= 1:
@@ -75,5 +80,4 @@ def remedy(name: str, x: np.ndarray) -> str:
         white = high
     else:
         white = next((bound for bound in (255, 65535) if high <= bound), high)
-    factor = "" if white == 255 else " * 255" if white == 1 else f" * (255 / {white:.9g})"
-    return f"{found}; if {white:.9g} is white, save numpy.round({name}{factor}).astype(numpy.uint8)."
+    return f"{found}; if {white:.9g} is white, {conversion(name, white)}."
