@@ -29,7 +29,8 @@ def as_bytes(source: str, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.n
         if x.dtype == bool:
             x = x.view(np.uint8) * np.uint8(255)
         elif x.dtype != np.uint8:
-            raise DataError(f"{source}: {name} must be uint8 from 0 to 255, not {x.dtype}: {remedy(name, x)}")
+            kind = x.dtype.newbyteorder("=")
+            raise DataError(f"{source}: {name} must be uint8 from 0 to 255, not {kind}: {remedy(name, x)}")
         elif are_masks:
             x = x * np.uint8(255)
         elif 0 < largest[name] < REFUSED_BELOW:

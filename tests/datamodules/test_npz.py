@@ -4,8 +4,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
-from datamodules import DATAMODULES
+from datamodules import DATAMODULES, npz
 from datamodules.files import DataError
 
 NPZ = DATAMODULES["NPZ"]
@@ -28,7 +29,9 @@ def ready(path, **options):
     return data
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 20, 31), (4, 5, 6)])
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 20, 31), (4, 5, 6), (2, 8, 8), (5, 9, 7), (12, 16, 16)]
+)
 def test_shapes_and_layouts(tmp_path, shape):
     x = pixels(100, *shape)
     layouts = [x, x.transpose(0, 2, 3, 1)] + ([x[:, 0]] if shape[0] == 1 else [])
@@ -36,6 +39,7 @@ def test_shapes_and_layouts(tmp_path, shape):
         data = ready(save(tmp_path, x=layout, x_test=layout[:7]), binarization="threshold")
         assert data.image_shape == shape
         assert data.num_classes == 0
+        assert data.class_names is None
         assert np.array_equal(data.test.x, (x[:7] >= 128) * 255)
         batch, y = next(iter(data.train_dataloader()))
         assert batch.shape[1:] == shape
@@ -43,8 +47,36 @@ def test_shapes_and_layouts(tmp_path, shape):
         assert set(y.tolist()) == {-1}
 
 
-def test_channels_second_is_meant_where_both_are_possible(tmp_path):
-    assert ready(save(tmp_path, x=pixels(50, 3, 9, 4))).image_shape == (3, 9, 4)
+@pytest.mark.parametrize("shape", [(3, 9, 4), (1, 5, 3), (2, 9, 2), (5, 5, 5)])
+def test_channels_second_is_meant_where_both_are_possible(tmp_path, shape):
+    assert ready(save(tmp_path, x=pixels(50, *shape))).image_shape == shape
+
+
+def test_an_unusual_number_of_channels_is_said(tmp_path, capfd):
+    ready(path := save(tmp_path, x=pixels(50, 2, 6, 7)))
+    assert capfd.readouterr().err == f"x in {path} is read as images of 2 channels and 6 x 7 pixels.\n"
+
+
+@pytest.mark.parametrize("binarization", ["dynamic", "fixed", "grey"])
+def test_memory_layout_does_not_matter(tmp_path, binarization):
+    x = pixels(60, 6, 7)
+    arrays = {"x": x, "x_test": x[:20]}
+    plain = ready(save(tmp_path, **arrays), binarization=binarization)
+    other = ready(save(tmp_path, **{k: np.asfortranarray(v) for k, v in arrays.items()}), binarization=binarization)
+    for split in ("train", "val", "test"):
+        assert torch.equal(plain.images(split)[0], other.images(split)[0])
+    batches = [torch.cat([x for x, _ in data.train_dataloader()]) for data in (plain, other)]
+    assert torch.equal(*batches)
+    assert plain.images_hash == other.images_hash
+
+
+def test_the_hash_of_images_is_of_their_content(tmp_path):
+    x = pixels(60, 6, 7)
+    hashes = []
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        hashes.append(ready(save(tmp_path / folder, x=x if folder != "c" else 255 - x)).images_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_a_fixed_tenth_is_put_aside_for_the_test(tmp_path):
@@ -80,28 +112,38 @@ def test_hyper_parameters_are_the_constructors_arguments(tmp_path):
 
 
 GOOD = {"x": pixels(10, 6, 6), "y": np.arange(10), "x_test": pixels(4, 6, 6), "y_test": np.arange(4)}
+DARK = pixels(10, 6, 6) // 16
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": None}, r" has no array named x: name the images x when you save them\."),
+        ({"x": None}, r" has no array named x but y, x_test, y_test: name the images x when you save them\."),
         ({"x_test": None}, r" has y_test but no x_test: add x_test or leave y_test out\."),
-        ({"x": pixels(10, 6, 6) / 255}, r": x must be uint8 \(N, H, W\), .* with C one of 1, 3, 4, not float64 .*\."),
-        ({"x": pixels(10, 36)}, r": x must be uint8 .*, not uint8 \(10, 36\)\."),
-        ({"x": pixels(10, 2, 6, 6)}, r": x must be uint8 .*, not uint8 \(10, 2, 6, 6\)\."),
-        ({"x_test": pixels(4, 6, 6).astype(int)}, r": x_test must be uint8 .*, not int64 \(4, 6, 6\)\."),
-        ({"y": np.arange(9)}, r": y must be 10 whole numbers, not int64 \(9,\)\."),
-        ({"y": np.arange(10) / 2}, r": y must be 10 whole numbers, not float64 \(10,\)\."),
-        ({"y_test": np.eye(4, dtype=int)}, r": y_test must be 4 whole numbers, not int64 \(4, 4\)\."),
-        ({"y": np.arange(10) - 3}, r": training labels must be 0, 1, ... or -1 for unknown, not -3\."),
-        ({"y_test": np.arange(4) - 2}, r": test labels must be 0, 1, ... or -1 for unknown, not -2\."),
+        ({"x": pixels(10, 36)}, r": x must hold images, \(N, H, W\), .*, not an array \(10, 36\)\."),
+        ({"x": pixels(10, 1, 1, 6, 6)}, r": x must hold images, .*, not an array \(10, 1, 1, 6, 6\)\."),
+        ({"x": pixels(10, 0, 6, 6)}, r": x must hold images, .*, not an array \(10, 0, 6, 6\)\."),
+        ({"x_test": pixels(0, 6, 6)}, r": x_test must hold images, .*, not an array \(0, 6, 6\)\."),
+        ({"y": np.arange(9)}, r": y must be 10 labels, one for each image, not an array \(9,\)\."),
+        ({"y": np.arange(11)}, r": y must be 10 labels, one for each image, not an array \(11,\)\."),
+        ({"y": np.arange(10) / 2}, r": y must be whole numbers or text, not float64: save y\.astype\(int\) if .*\."),
+        ({"y": np.array(["2020-01-01"] * 10, "M8")}, r": y must be whole numbers or text, not datetime64.*\."),
+        ({"y_test": np.eye(4, dtype=int)}, r": y_test must be one label for each image, .*: save y_test\.argmax.*\."),
+        ({"y": np.arange(10)[:, None]}, r": y must be 10 labels in one axis, .*: save y\.reshape\(-1\)\."),
+        ({"y": np.arange(10) - 3}, r": y must be 0, 1, ... or -1 for unknown, not -3\."),
+        ({"y_test": np.arange(4) - 2}, r": y_test must be 0, 1, ... or -1 for unknown, not -2\."),
+        ({"y": np.array(list("abcdefghij"))}, r": y and y_test must both be whole numbers or both be text\."),
+        ({"y": np.array([b"\xff"] * 10)}, r": the text in y is not UTF-8: save it as .*\."),
         (
             {"x_test": pixels(4, 6, 7)},
             r": training and test images must have one shape, not \(1, 6, 6\) and \(1, 6, 7\)\.",
         ),
-        ({"x": np.array([None] * 10)}, r" is not a whole \.npz file of plain arrays; numpy\.savez makes one\."),
+        ({"x": np.array([None] * 10)}, r": x is an array of Python objects: save it as an array of numbers, .*\."),
         (dict.fromkeys(GOOD) | {"x": pixels(2, 6, 6)}, r" must hold 3 images or more \(to train, .*\), not 2\."),
+        (
+            {"x": pixels(1, 6, 6), "y": np.arange(1)},
+            r": x must hold 2 images or more \(to train and validate\), not 1\.",
+        ),
     ],
 )
 def test_unfit_arrays_are_refused_by_name(tmp_path, changes, message):
@@ -124,7 +166,7 @@ class Bomb:
 def test_pickled_objects_are_refused_and_not_executed(tmp_path, name):
     mark = tmp_path / "executed"
     path = save(tmp_path, **GOOD | {name: np.array([Bomb(mark)] * 10, dtype=object)})
-    with pytest.raises(DataError, match=rf"^{path} is not a whole \.npz file of plain arrays"):
+    with pytest.raises(DataError, match=rf"^{path}: {name} is an array of Python objects"):
         ready(path)
     assert not mark.exists()
     with contextlib.suppress(FileExistsError), np.load(path, allow_pickle=True) as arrays:  # the control: it goes off
@@ -150,7 +192,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize(
-    "damage", [cut, flip, write_npy, lambda path: path.write_text("hello"), lambda path: path.write_bytes(b"")]
+    "damage", [cut, flip, lambda path: path.write_text("hello"), lambda path: path.write_bytes(b"")]
 )
 def test_files_of_another_kind_are_refused_by_name(tmp_path, damage):
     path = tmp_path / "mine.npz"
@@ -161,10 +203,198 @@ def test_files_of_another_kind_are_refused_by_name(tmp_path, damage):
         ready(path)
 
 
-@pytest.mark.parametrize("root", ["nothing.npz", "."])
-def test_a_missing_file_is_named(tmp_path, root):
-    path = tmp_path / root
+def test_a_single_array_is_told_from_an_npz_file(tmp_path):
+    path = tmp_path / "mine.npz"
+    write_npy(path)
+    with pytest.raises(
+        DataError, match=rf"^{path} is a \.npy file of one array, and NPZ reads an \.npz file: a file made"
+    ):
+        ready(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "nothing.npz"
     with pytest.raises(
         DataError, match=rf"^{path} was not found: root must be the \.npz file that holds your images\.$"
     ):
         ready(path)
+
+
+def test_a_folder_is_told_from_a_missing_file(tmp_path):
+    with pytest.raises(DataError, match=rf"^{tmp_path} is a folder, and NPZ reads one \.npz file: a file made by "):
+        ready(tmp_path)
+
+
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
+    path = save(tmp_path, **GOOD)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(npz, "open", refuse, raising=False)
+    with pytest.raises(DataError, match=rf"^{path} cannot be read: Permission denied\.$"):
+        ready(path)
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "names"),
+    [
+        ([0, 1, 2, 1, 0, -1], [0, 1, 2, 1, 0, -1], ["0", "1", "2"]),
+        ([1, 2, 3, 2, 1, -1], [0, 1, 2, 1, 0, -1], ["1", "2", "3"]),
+        ([7, 10**9, 7, 0, 7, 0], [1, 2, 1, 0, 1, 0], ["0", "7", "1000000000"]),
+        (np.array([1, 2, 1, 2, 1, 2], ">i8"), [0, 1, 0, 1, 0, 1], ["1", "2"]),
+        (np.array([0, 2**64 - 1] * 3, np.uint64), [0, 1] * 3, ["0", "18446744073709551615"]),
+        (np.array([True, False] * 3), [1, 0] * 3, ["0", "1"]),
+        (["shoe", "bag", "", "shoe", "bag", "bag"], [1, 0, -1, 1, 0, 0], ["bag", "shoe"]),
+        ([b"shoe", b"bag", b"", b"shoe", b"bag", b"bag"], [1, 0, -1, 1, 0, 0], ["bag", "shoe"]),
+        (["10", "9", "2", "2", "9", "10"], [2, 1, 0, 0, 1, 2], ["2", "9", "10"]),
+    ],
+)
+def test_labels_are_mapped_to_classes(tmp_path, labels, classes, names):
+    x, y = pixels(60, 6, 6), np.tile(np.array(labels), 10)
+    data = ready(save(tmp_path, x=x, y=y, x_test=x[:6], y_test=y[:6]))
+    assert data.fetch()[0].y.tolist() == classes * 10
+    assert data.test.y.tolist() == classes
+    assert data.class_names == names
+    assert data.num_classes == len(names)
+    assert data.state_dict() == {"class_names": names}
+
+
+def test_all_labels_unknown_are_no_classes(tmp_path):
+    data = ready(save(tmp_path, x=pixels(60, 6, 6), y=np.full(60, -1)))
+    assert data.num_classes == 0
+    assert data.class_names is None
+    assert data.classes_without_training_images == []
+
+
+def said_of(capfd, tmp_path, **arrays):
+    """What is printed about a file, and its path as {path}."""
+    path = save(tmp_path, **arrays)
+    data = ready(path)
+    data.moved_test(data.limits)  # reads the file again, and says nothing again
+    return data, capfd.readouterr().err.replace(str(path), "{path}").splitlines()
+
+
+X60 = pixels(60, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "remarks"),
+    [
+        ({"y": np.arange(60) % 10}, []),
+        ({"y": np.arange(60) % 10 + 1}, ["Labels in {path}: 10 classes, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10."]),
+        (
+            {"y": np.arange(60) % 3, "x_test": X60[:3], "y_test": np.array([0, 3, 4])},
+            ["warning: classes 3, 4 occur among the test images of {path} only."],
+        ),
+        (
+            {"y": np.array([0] * 59 + [1]), "x_test": X60[:3]},
+            ["warning: class 1 has a single training image in {path}."],
+        ),
+        (
+            {"y": np.arange(60)},
+            ["warning: the labels of {path} have 60 different values, for 49 training images: are they classes?"],
+        ),
+        (
+            {"y": np.where(np.arange(60) % 2, 1, -1)},
+            [
+                "Labels in {path}: 1 class, 1.",
+                "warning: labels in {path} are -1 and 1, and -1 means unknown: save 0 and 1 for two classes.",
+            ],
+        ),
+        (
+            {"x": np.full((60, 6, 6), 200, np.uint8)},
+            ["warning: all training images of {path} are the same: there is nothing to learn."],
+        ),
+    ],
+)
+def test_remarks_on_data(tmp_path, capfd, arrays, remarks):
+    assert said_of(capfd, tmp_path, **{"x": X60} | arrays)[1] == remarks
+
+
+def test_only_the_first_process_remarks(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert said_of(capfd, tmp_path, x=X60 // 255)[1] == []
+
+
+def test_classes_without_training_images(tmp_path):
+    y = np.where(np.arange(60) == 59, 5, np.arange(60) % 2)
+    data = ready(save(tmp_path, x=X60, y=y, x_test=X60[:3], y_test=np.array([0, 9, 9])))
+    assert data.class_names == ["0", "1", "5", "9"]
+    assert set(data.classes_without_training_images) == {"9"} | ({"5"} if not (data.train.y == 2).any() else set())
+
+
+# Values of pixels
+
+
+def test_masks_become_black_and_white(tmp_path, capfd):
+    mask = pixels(60, 6, 6) // 128
+    data, said = said_of(capfd, tmp_path, x=mask, x_test=mask[:5])
+    assert said == ["The images in {path} hold 0 and 1 only: read as masks, 0 and 255."]
+    assert np.array_equal(data.fetch()[0].x[:, 0], mask * 255)
+    assert np.array_equal(data.test.x[:, 0], mask[:5] * 255)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_truth_values_are_black_and_white(tmp_path, capfd, order):
+    mask = pixels(60, 6, 6) > 100
+    data, said = said_of(capfd, tmp_path, x=np.array(mask, order=order))
+    assert said == []
+    assert np.array_equal(torch.cat([split.x[:, 0] for split in data.fetch()]).sum(), mask.sum() * 255)
+
+
+def test_dark_images_are_doubted(tmp_path, capfd):
+    x = pixels(60, 6, 6) // 2
+    assert said_of(capfd, tmp_path, x=x)[1] == [
+        "warning: the largest value of x in {path} is 127 of 255: if it is meant to be white, multiply x by 2.008 and "
+        "round."
+    ]
+
+
+@pytest.mark.parametrize("x", [pixels(60, 6, 6), np.zeros((60, 6, 6), np.uint8)])
+def test_other_images_are_not(tmp_path, capfd, x):
+    assert not [remark for remark in said_of(capfd, tmp_path, x=x, x_test=X60)[1] if "largest" in remark]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": DARK}, r": the largest value of x is 15, .* multiply by 17: save numpy\.round\(x \* \(255 / 15\)\).*"),
+        ({"x": pixels(10, 6, 6) // 4}, r": the largest value of x is 63, .*"),
+        ({"x": pixels(10, 6, 6), "x_test": DARK}, r": the largest value of x_test is 15, while x reaches 255, .*"),
+        ({"x": DARK // 15, "x_test": pixels(4, 6, 6)}, r": the largest value of x is 1, while x_test .* \* 255\).*"),
+        ({"x": DARK // 15, "x_test": DARK}, r": the largest value of x is 1, while x_test reaches 15, .*"),
+        ({"x": X60 / 255}, r": x must be uint8 .*, not float64: its values run from 0 to 1; .*round\(x \* 255\).*"),
+        ({"x": X60.astype(">f4")}, r": x must be .*float32.* from 0 to 255; if 255 is white, save numpy\.round\(x\).*"),
+        ({"x": X60 / 127.5 - 1}, r": x must be .* run from -1 to 1; map them to 0..255 and save them as uint8\."),
+        (
+            {"x": np.where(X60, X60, np.nan)},
+            r": x must be .* holds values that are NaN or infinite; replace them first\.",
+        ),
+        ({"x": X60.astype(int)}, r": x must be .*, not int64: .* if 255 is white, .*"),
+        ({"x": DARK.astype(int)}, r": x must be .*, not int64: .* if 15 is white, .*"),
+        ({"x": X60.astype(np.uint16) * 257}, r": x must be .*, not uint16: .* if 65535 is white, .*"),
+        ({"x": X60.astype(str)}, r": x must be uint8 from 0 to 255, not <U3: save numbers\."),
+    ],
+)
+def test_other_values_are_refused(tmp_path, arrays, message):
+    path = save(tmp_path, **arrays)
+    with pytest.raises(DataError, match=f"^{path}{message}$"):
+        ready(path)
+
+
+# Sizes
+
+
+def test_images_of_one_pixel_and_more_images_to_a_batch_than_there_are(tmp_path):
+    data = ready(save(tmp_path, x=pixels(30, 1, 1)), batch_size=10**9)
+    assert [len(y) for _, y in data.train_dataloader()] == [25]
+
+
+@pytest.mark.parametrize("val_size", [27, 10**9])
+def test_too_many_validation_images(tmp_path, val_size):
+    with pytest.raises(ValueError, match=rf"^val_size must be less than the 27 training images, not {val_size}\.$"):
+        ready(save(tmp_path, x=pixels(30, 4, 4)), val_size=val_size)
