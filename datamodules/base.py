@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -75,10 +76,10 @@ class ImageData(LightningDataModule):
         self._noted.add(text)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers of the data beside the options: what its classes are called."""
+        """What a checkpoint remembers of the data besides the options: what its classes are called."""
         return {"class_names": self.class_names} if self.class_names else {}
 
-    @property
+    @cached_property
     def images_hash(self) -> str:
         """A short hash of the training, validation and test images: the same wherever the data lie."""
         digest = hashlib.sha256()

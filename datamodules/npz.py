@@ -3,6 +3,7 @@
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,10 @@ class NPZ(GreyData):
     def source(self) -> str:
         """The file."""
         return str(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint remembers of the data besides the options: a file is known by its images, not its path."""
+        return {**super().state_dict(), "images_hash": self.images_hash}
 
     def fetch(self) -> tuple[Split, Split]:
         """Read the arrays."""

@@ -40,8 +40,12 @@ def open_m1(path: str, data) -> VAE:
     # with another split M1 has seen this run's validation images
     for key in ("seed", "val_size", "max_rotation", "max_shift", "max_scaling"):
         then[f"data.{key}"], now[f"data.{key}"] = options.get(key, 0), data.hparams.get(key, 0)
-    if now["data"] == "NPZ":  # which may have moved, but not into another file
-        then["file"], now["file"] = (Path(root["root"]).name for root in (options, data.hparams))
+    if now["data"] == "NPZ":
+        then_hash = checkpoint.get("NPZ", {}).get("images_hash")
+        if then_hash:
+            then["images"], now["images"] = then_hash, data.images_hash
+        else:  # an older checkpoint; the file may have moved, but not into another file
+            then["file"], now["file"] = (Path(root["root"]).name for root in (options, data.hparams))
     for key, value in now.items():
         if then[key] != value:
             raise ValueError(f"The M1 in {path} was trained with {key} {then[key]}, not {value}: use the same.")

@@ -240,13 +240,17 @@ def test_data_of_other_classes_are_refused(tmp_path, monkeypatch, capsys):
     data.setup()
     x, y = (part[:200].numpy() for part in (data.train.x, data.train.y))
     np.savez("ten.npz", x=x, y=y)
-    np.savez("twelve.npz", x=x, y=y + 2)
+    np.savez("two.npz", x=x, y=y % 2)
+    np.savez("other.npz", x=x, y=y + 2)
     command = ["--data", "NPZ", "--data.root", "ten.npz", "--run_dir", "m2", "--num_samples", "0", "--callbacks", "[]"]
     small = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
     assert train.main(["--model", "M2", *command, *small]) == 0
     capsys.readouterr()
-    assert evaluate.main([M2, "--data.root", "twelve.npz"]) == 2
-    assert "M2 knows 10 classes, and the data have 12" in capsys.readouterr().err
+    assert evaluate.main([M2, "--data.root", "two.npz"]) == 2
+    assert "M2 knows 10 classes, and the data have 2" in capsys.readouterr().err
+    assert evaluate.main([M2, "--data.root", "other.npz"]) == 2
+    said = capsys.readouterr().err
+    assert "M2 knows classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and the data have classes 2, 3, 4, " in said
 
 
 def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):

@@ -21,3 +21,10 @@ def test_one_image_of_each_class_then_another(y, n, expected):
 ])  # fmt: skip
 def test_spread_over_all_images(total, n, expected):
     assert spread(total, n).tolist() == expected
+
+
+def test_the_number_of_classes_costs_nothing():
+    # as many as there are images: a table of images by classes would take 80 GB
+    y = torch.arange(100_000).flip(0)
+    assert one_of_each(y, 3).tolist() == [99_999, 99_998, 99_997]
+    assert one_of_each(y * 10**12, 1).tolist() == [99_999]

@@ -249,15 +249,24 @@ def test_validation(make, binary):
 
 
 def test_an_m1_of_another_file_is_refused(trained, tmp_path):
-    def npz(name):
+    def npz(name, images=None):
         data = digits(num_labels=None)
         x, y = (part.numpy() for part in (data.train.x, data.train.y))
-        np.savez(tmp_path / name, x=x, y=y)
+        np.savez(tmp_path / name, x=x if images is None else images, y=y)
         data = DATAMODULES["NPZ"](root=str(tmp_path / name), num_labels=50)
         data.setup()
         return data
 
     path = trained(data=npz("a.npz"))
+    assert open_m1(path, npz("a.npz"))
+    assert open_m1(path, npz("b.npz"))  # files are known by their images
+    other = 255 - digits().fetch()[0].x[:1297].numpy()
+    with pytest.raises(ValueError, match=r"trained with images \w{12}, not \w{12}"):
+        open_m1(path, npz("a.npz", other))
+
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["NPZ"]["images_hash"]  # an older checkpoint
+    torch.save(checkpoint, path)
     assert open_m1(path, npz("a.npz"))
     with pytest.raises(ValueError, match=r"trained with file a\.npz, not b\.npz"):
         open_m1(path, npz("b.npz"))
