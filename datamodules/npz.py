@@ -32,7 +32,7 @@ class NPZ(GreyData):
     order are the classes. Without x_test, a tenth of the images, always the same, is put aside for the test.
 
     Args:
-        root: The .npz file.
+        root: The .npz file: images x (uint8) and, if there are any, labels y, test images x_test, their labels y_test.
         val_size: Validation images, taken from the training images; a tenth of them by default.
     """
 
