@@ -82,12 +82,16 @@ def of_paper(result: dict, checkpoint: dict) -> dict:
 
 
 def budget(result: dict, checkpoint: dict, paper: Reported) -> str:
-    """The length of a training beside that of a paper's: "2 epochs of the paper's 3280, in batches of 100, not 20"."""
+    """How a run was trained beside a paper's: "2 epochs of the paper's 3280, in batches of 100, not 20".
+
+    The test errors of papers are means over draws of labels, and a run has one.
+    """
     said = f"{result['epochs']} epochs" + (f" of the paper's {paper.epochs}" if paper.epochs else "")
     trained = options(checkpoint)
     size = trained["data.batch_size"] * trained["trainer.accumulate_grad_batches"]
     size *= checkpoint["run"].get("processes", 1)  # each has batches of its own
-    return said + (f", in batches of {size}, not {paper.batch_size}" if paper.batch_size not in (None, size) else "")
+    said += f", in batches of {size}, not {paper.batch_size}" if paper.batch_size not in (None, size) else ""
+    return said + ("; one draw of labels" if paper.quantity == "test_error" else "")
 
 
 def in_words(result: dict, key: str, paper: Reported, trained: str) -> str:

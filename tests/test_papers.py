@@ -284,4 +284,4 @@ def test_in_words_says_in_what_the_nearest_number_differs_and_no_distance_to_it(
     error = words_of(AS_KINGMA, test_error=0.1086)
     assert error["nearest_error"] == 0.1197
     assert error["words"].startswith("nearest: 11.97% ± 1.71%, with grey inputs")
-    assert error["words"].endswith("; 24 epochs")
+    assert error["words"].endswith("; 24 epochs; one draw of labels")
