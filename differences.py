@@ -7,7 +7,7 @@ import numpy as np
 
 from keeping import per_image
 from measures import standard_error
-from papers import Reported, reported
+from papers import TEST_IMAGES, Reported, reported
 from remembered import chosen, options
 from tables import kind, plus_minus, run_name
 
@@ -67,38 +67,38 @@ def of_paper(result: dict, checkpoint: dict) -> dict:
         source = ", ".join(filter(None, [paper.source, how, epochs]))
         name = f"{'nearest' if paper.differences else 'paper'}_{'nll' if key == 'nll' else 'error'}"
         found = {name: paper.value, f"{name}_se": paper.se, "paper_source": source, "paper_epochs": paper.epochs}
-        trained = budget(result, checkpoint, paper)
+        made = conditions(result, checkpoint, paper)
         if not paper.differences:
-            return found | {"paper_remark": f"{source}; {trained}", "words": in_words(result, key, paper, trained)}
+            return found | {"paper_remark": f"{source}; {made}", "words": in_words(result, key, paper, made)}
         differs = "; ".join(paper.differences)
         value = f"{paper.value:.2f}" if key == "nll" else plus_minus(paper.value, paper.se, ".2%")
         nearest = f"no published number agrees in all; nearest: {value} ({source})"
         return found | {
             "paper_differences": differs,
-            "paper_remark": f"{nearest}, with {differs}; {trained}",
-            "words": f"nearest: {value}, with {differs}; {trained}",
+            "paper_remark": f"{nearest}, with {differs}; {made}",
+            "words": f"nearest: {value}, with {differs}; {made}",
         }
     return {}
 
 
-def budget(result: dict, checkpoint: dict, paper: Reported) -> str:
-    """How a run was trained beside a paper's: "2 epochs of the paper's 3280, in batches of 100, not 20".
+def conditions(result: dict, checkpoint: dict, paper: Reported) -> str:
+    """How a run was trained and evaluated beside a paper's: "2 epochs of the paper's 3280; K = 50, not 5000".
 
     The test errors of papers are means over draws of labels, and a run has one.
     """
-    said = f"{result['epochs']} epochs" + (f" of the paper's {paper.epochs}" if paper.epochs else "")
     trained = options(checkpoint)
     size = trained["data.batch_size"] * trained["trainer.accumulate_grad_batches"]
     size *= checkpoint["run"].get("processes", 1)  # each has batches of its own
+    said = f"{result['epochs']} epochs" + (f" of the paper's {paper.epochs}" if paper.epochs else "")
     said += f", in batches of {size}, not {paper.batch_size}" if paper.batch_size not in (None, size) else ""
-    return said + ("; one draw of labels" if paper.quantity == "test_error" else "")
+    if paper.quantity == "test_error":
+        return f"{said}; one draw of labels"
+    said += f"; K = {result['num_samples']}, not {paper.K}" if paper.K not in (None, result["num_samples"]) else ""
+    return said + (f"; on {result['num_images']} images" if result["num_images"] < TEST_IMAGES else "")
 
 
-def in_words(result: dict, key: str, paper: Reported, trained: str) -> str:
-    """How far a result is from a paper's, after which training, and by which other evaluation."""
+def in_words(result: dict, key: str, paper: Reported, made: str) -> str:
+    """How far a result is from a paper's, and how it was made, from `conditions`."""
     difference = result[key] - paper.value
     amount = f"{abs(difference):.2f} nats" if key == "nll" else f"{abs(difference):.2%}"
-    where = "above" if difference > 0 else "below"
-    K = f"; K = {result['num_samples']}, not {paper.K}" if paper.K not in (None, result["num_samples"]) else ""
-    few = f"; on {result['num_images']} images" if key == "nll" and result["num_images"] < 10_000 else ""
-    return f"{amount} {where}, after {trained}{K}{few}"
+    return f"{amount} {'above' if difference > 0 else 'below'}, after {made}"

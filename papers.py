@@ -149,6 +149,7 @@ ERRORS = [
 
 MODELS = ("VAE", "IWAE", "HierarchicalVAE", "M2", "M1M2")
 TRAINING_IMAGES = 60_000  # of MNIST, validation images included
+TEST_IMAGES = 10_000
 
 
 def run_settings(checkpoint: dict) -> dict[str, Any]:

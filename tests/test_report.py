@@ -138,7 +138,7 @@ def test_the_paper_stands_beside_its_run_alone():
     assert [line[place] for line in table.lines] == ["86.76 [1]", "-"]
     assert table.remarks[0] == (
         "[1] Burda et al. (2015), Table 1, K = 5000, 3280 epochs; "
-        "3 epochs of the paper's 3280, in batches of 100, not 20"
+        "3 epochs of the paper's 3280, in batches of 100, not 20; K = 50, not 5000; on 500 images"
     )
 
 
@@ -153,9 +153,11 @@ def test_a_number_of_another_experiment_stands_in_a_note_that_says_what_differs(
     assert table.remarks[0] == (
         "[1] no published number agrees in all; nearest: 86.76 (Burda et al. (2015), Table 1, K = 5000, 3280 epochs), "
         "with no batch norm; 59,600 training images, not 55,000; "
-        "3 epochs of the paper's 3280, in batches of 100, not 20"
+        "3 epochs of the paper's 3280, in batches of 100, not 20; K = 50, not 5000; on 500 images"
     )
-    assert table.remarks[1].endswith("; 4 epochs of the paper's 3280, in batches of 100, not 20")
+    assert table.remarks[1].endswith(
+        "; 4 epochs of the paper's 3280, in batches of 100, not 20; K = 50, not 5000; on 500 images"
+    )
     report.write(Path("r"), found, [])
     text = Path("r/results.md").read_text()
     assert "nearest: 86.76, with no batch norm; 59,600 training images, not 55,000; 3 epochs" in text
