@@ -89,7 +89,8 @@ def conditions(result: dict, checkpoint: dict, paper: Reported) -> str:
     trained = options(checkpoint)
     size = trained["data.batch_size"] * trained["trainer.accumulate_grad_batches"]
     size *= checkpoint["run"].get("processes", 1)  # each has batches of its own
-    said = f"{result['epochs']} epochs" + (f" of the paper's {paper.epochs}" if paper.epochs else "")
+    epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
+    said = epochs + (f" of the paper's {paper.epochs}" if paper.epochs else "")
     said += f", in batches of {size}, not {paper.batch_size}" if paper.batch_size not in (None, size) else ""
     if paper.quantity == "test_error":
         return f"{said}; one draw of labels"

@@ -261,6 +261,7 @@ def test_in_words_says_how_far_a_result_is_from_an_agreeing_number():
     few = words_of(run, num_samples=50, num_images=100)["words"]
     assert few.endswith("of the paper's 3280; K = 50, not 5000; on 100 images")
     assert words_of(run)["paper_nll"] == 85.54
+    assert words_of(run, epochs=1)["words"].endswith(", after 1 epoch of the paper's 3280")
     remark = words_of(run, epochs=2)["paper_remark"]
     assert remark == "Burda et al. (2015), Table 1, K = 5000, 3280 epochs; 2 epochs of the paper's 3280"
 
