@@ -1,4 +1,4 @@
-"""What evaluate.py finds out by annealed importance sampling: log p(x) of test images, and how far off it may be."""
+"""What evaluate.py finds out by annealed importance sampling: a lower bound on log p(x) of test images."""
 
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_only

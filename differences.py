@@ -7,9 +7,9 @@ import numpy as np
 
 from keeping import per_image
 from measures import standard_error
-from papers import reported
-from remembered import chosen
-from tables import kind, run_name
+from papers import TEST_IMAGES, Reported, reported
+from remembered import chosen, options
+from tables import kind, plus_minus, run_name
 
 
 def beside(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
@@ -53,25 +53,53 @@ def minus(values: np.ndarray, others: np.ndarray) -> dict[str, float | None]:
 
 
 def of_paper(result: dict, checkpoint: dict) -> dict:
-    """What a paper reports for such a run, and how far the result is from it, in words."""
+    """What a paper reports for such a run, and how far the result is from it; or how the nearest experiment differs.
+
+    A published number is called `paper_nll` or `paper_error` where all that decides its comparability agrees with the
+    run, and otherwise `nearest_nll` or `nearest_error`, with `paper_differences`. `paper_remark` is the note below a
+    table, `words` what a report says in the row of the run.
+    """
     for key, paper in reported(checkpoint).items():
-        name = "paper_nll" if key == "nll" else "paper_error"
         if result[key] is None:
             continue
         how = f"K = {paper.K}" if paper.K else "mean over draws of labels" if key == "test_error" else ""
-        budget = f"{paper.epochs} epochs" if paper.epochs else ""
-        source = ", ".join(filter(None, [paper.source, how, budget]))
+        epochs = f"{paper.epochs} epochs" if paper.epochs else ""
+        source = ", ".join(filter(None, [paper.source, how, epochs]))
+        name = f"{'nearest' if paper.differences else 'paper'}_{'nll' if key == 'nll' else 'error'}"
         found = {name: paper.value, f"{name}_se": paper.se, "paper_source": source, "paper_epochs": paper.epochs}
-        return found | {"words": in_words(result, key, paper)}
+        made = conditions(result, checkpoint, paper)
+        if not paper.differences:
+            return found | {"paper_remark": f"{source}; {made}", "words": in_words(result, key, paper, made)}
+        differs = "; ".join(paper.differences)
+        value = f"{paper.value:.2f}" if key == "nll" else plus_minus(paper.value, paper.se, ".2%")
+        nearest = f"no published number agrees in all; nearest: {value} ({source})"
+        return found | {
+            "paper_differences": differs,
+            "paper_remark": f"{nearest}, with {differs}; {made}",
+            "words": f"nearest: {value}, with {differs}; {made}",
+        }
     return {}
 
 
-def in_words(result: dict, key: str, paper) -> str:
-    """How far a result is from a paper's, and after which part of its epochs."""
+def conditions(result: dict, checkpoint: dict, paper: Reported) -> str:
+    """How a run was trained and evaluated beside a paper's: "2 epochs of the paper's 3280; K = 50, not 5000".
+
+    The test errors of papers are means over draws of labels, and a run has one.
+    """
+    trained = options(checkpoint)
+    size = trained["data.batch_size"] * trained["trainer.accumulate_grad_batches"]
+    size *= checkpoint["run"].get("processes", 1)  # each has batches of its own
+    epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
+    said = epochs + (f" of the paper's {paper.epochs}" if paper.epochs else "")
+    said += f", in batches of {size}, not {paper.batch_size}" if paper.batch_size not in (None, size) else ""
+    if paper.quantity == "test_error":
+        return f"{said}; one draw of labels"
+    said += f"; K = {result['num_samples']}, not {paper.K}" if paper.K not in (None, result["num_samples"]) else ""
+    return said + (f"; on {result['num_images']} images" if result["num_images"] < TEST_IMAGES else "")
+
+
+def in_words(result: dict, key: str, paper: Reported, made: str) -> str:
+    """How far a result is from a paper's, and how it was made, from `conditions`."""
     difference = result[key] - paper.value
     amount = f"{abs(difference):.2f} nats" if key == "nll" else f"{abs(difference):.2%}"
-    where = "above" if difference > 0 else "below"
-    budget = f" of the paper's {paper.epochs}" if paper.epochs else ""
-    K = f", K = {result['num_samples']} and not {paper.K}" if paper.K not in (None, result["num_samples"]) else ""
-    few = f", on {result['num_images']} images" if key == "nll" and result["num_images"] < 10_000 else ""
-    return f"{amount} {where}, after {result['epochs']} epochs{budget}{K}{few}"
+    return f"{amount} {'above' if difference > 0 else 'below'}, after {made}"

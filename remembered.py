@@ -9,6 +9,8 @@ from models import MODELS, VAE
 # Of training, as they are by default
 TRAINING = {"steps_per_call": 1, "trainer.accumulate_grad_batches": 1, "trainer.gradient_clip_val": None,
             "trainer.precision": "32-true"}  # fmt: skip
+# Shown even at their default, which is not the papers'
+ALWAYS_SHOWN = ("alpha",)
 PLACES = ("root", "m1", "m1_options", "kept")  # where things lie, and what an M1 has brought along
 
 
@@ -45,7 +47,8 @@ def options(checkpoint: dict) -> dict[str, Any]:
 
 
 def chosen(checkpoint: dict) -> dict[str, Any]:
-    """Of the options of a run those that are not as they are by default."""
+    """Of the options of a run those that are not as they are by default, and those that are always shown."""
     none = {"m1_options": {}} if "m1_options" in checkpoint["hyper_parameters"] else {}
     usual = options(checkpoint | {"hyper_parameters": none, "datamodule_hyper_parameters": {}, "training": {}})
-    return {name: value for name, value in options(checkpoint).items() if value != usual.get(name)}
+    all_options = options(checkpoint).items()
+    return {name: value for name, value in all_options if value != usual.get(name) or name in ALWAYS_SHOWN}

@@ -130,7 +130,7 @@ def write(folder: Path, results: Sequence[dict], means: Sequence[dict]) -> None:
 
 
 def labelled(result: dict) -> dict:
-    """A result as the figure shows it: with a name, and its NLL as AIS moves it, which was run on fewer images."""
+    """A result as the figure shows it: with a name, and its NLL as AIS lowers it, which was run on fewer images."""
     folder = run_folder(Path(result["checkpoint"]))
     found = result | {"label": run_name(result).replace(str(folder), folder.resolve().name, 1)}
     if result.get("ais_nll") is None:

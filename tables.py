@@ -32,7 +32,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "bf16 - fp32": ("bf16_bias", lambda r: plus_minus(r["bf16_bias"], r["bf16_bias_se"], ".4f")),
     "K": ("num_samples", lambda r: str(r["num_samples"])),
     "to the first": ("versus_first", lambda r: plus_minus(r["versus_first"], r["versus_first_se"], "+z.2f")),
-    "paper": ("paper_nll", lambda r: f"{r['paper_nll']:.2f} [{r['note']}]"),
+    "paper": ("paper", lambda r: r["paper"]),
     "AIS NLL ± SE (images)": (
         "ais_nll",
         lambda r: f"{plus_minus(r['ais_nll'], r['ais_nll_se'], '.2f')} ({r['ais_images']})",
@@ -49,7 +49,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "5-NN": ("knn_error", lambda r: f"{r['knn_error']:.2%}"),
     "linear": ("probe_error", lambda r: f"{r['probe_error']:.2%}"),
     "test error": ("test_error", lambda r: f"{r['test_error']:.2%}"),
-    "paper's": ("paper_error", lambda r: f"{plus_minus(r['paper_error'], r['paper_error_se'], '.2%')} [{r['note']}]"),
+    "paper's": ("paper's", lambda r: r["paper's"]),
 }
 
 
@@ -117,24 +117,31 @@ def by_kind(results: Sequence[dict]) -> list[Table]:
     found = []
     for _, group in groupby(sorted(results, key=kind), key=kind):
         group = list(group)
-        sources = list(dict.fromkeys(source for result in group if (source := result.get("paper_source"))))
-        listed = [
-            row | {"note": sources.index(row["paper_source"]) + 1 if row.get("paper_source") else None}
-            for result in group
-            for row in rows(result)
-        ]
+        notes = list(dict.fromkeys(note for result in group if (note := result.get("paper_remark"))))
+        listed = [row | paper_cell(row, notes) for result in group for row in rows(result)]
         columns = [name for name, (key, _) in COLUMNS.items() if any(row.get(key) is not None for row in listed)]
         lines = [
             [cell(row) if row.get(key) is not None else "-" for key, cell in map(COLUMNS.get, columns)]
             for row in listed
         ]
-        remarks = [f"[{number}] {source}" for number, source in enumerate(sources, 1)] + warning(group)
+        remarks = [f"[{number}] {note}" for number, note in enumerate(notes, 1)] + warning(group)
         found.append(Table(title(group), columns, lines, remarks))
     return found
 
 
+def paper_cell(row: dict, notes: Sequence[str]) -> dict[str, str]:
+    """The cell of a published number under the name of its column: a dash and a note where it is not comparable."""
+    if not row.get("paper_remark"):
+        return {}
+    note = f"[{notes.index(row['paper_remark']) + 1}]"
+    if "paper_nll" in row or "nearest_nll" in row:
+        return {"paper": f"{row['paper_nll']:.2f} {note}" if "paper_nll" in row else f"- {note}"}
+    comparable = "paper_error" in row
+    return {"paper's": f"{plus_minus(row['paper_error'], row['paper_error_se'], '.2%') if comparable else '-'} {note}"}
+
+
 def warning(results: Sequence[dict]) -> list[str]:
-    """A sentence where importance-sampled likelihoods should not be trusted, and by how much AIS moves them."""
+    """A sentence where importance-sampled likelihoods should not be trusted, and how much at least AIS finds beyond."""
     doubtful = [result for result in results if (result.get("k_hat_above") or 0) > DOUBTFUL]
     if not doubtful:
         return []
@@ -145,9 +152,18 @@ def warning(results: Sequence[dict]) -> list[str]:
     )
     moved = [result for result in doubtful if result.get("ais_nll") is not None]
     if not moved:
-        return [f"{said} evaluate.py --ais says how far."]
-    by = [f"{plus_minus(r['ais_lowers_nll'], r['ais_lowers_nll_se'], 'z.2f')} ({run_name(r)})" for r in moved]
-    return [f"{said} AIS lowers it by {', '.join(by)} nats on the images that it was run on."]
+        return [f"{said} evaluate.py --ais says by how much at least."]
+    found = ", ".join(found_by_ais(result) for result in moved)
+    return [f"{said} AIS, itself a lower bound on log p(x), finds {found} on the images that it was run on."]
+
+
+def found_by_ais(result: dict) -> str:
+    """How much more log p(x) AIS finds than importance sampling; less than two standard errors count as none."""
+    mean, se = result["ais_lowers_nll"], result["ais_lowers_nll_se"]
+    by = f"{plus_minus(mean, se, 'z.2f')} nats"
+    if mean <= 2 * (se or 0):
+        return f"no more with these chains ({by}, {run_name(result)})"
+    return f"at least {by} more ({run_name(result)})"
 
 
 def tables(results: Sequence[dict]) -> str:

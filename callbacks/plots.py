@@ -131,7 +131,7 @@ def scatter(panels: Sequence[Panel], y: Tensor) -> Figure:
 # Likelihoods of a run as they are drawn: what they are, colour, marker and its size
 LIKELIHOODS = {
     "nll": ("importance-sampled", ACTIVE, "o", 5),
-    "ais_nll": ("as AIS moves it", "tab:orange", "D", 5),
+    "ais_nll": ("by AIS, a bound too", "tab:orange", "D", 5),
     "paper_nll": ("paper", "0.2", "|", 13),
 }
 

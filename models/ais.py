@@ -1,4 +1,6 @@
-"""Annealed importance sampling: log p(x) from prior and decoder alone, and bounds on its error on simulated data.
+"""Annealed importance sampling: a lower bound on log p(x), in the mean, from prior and decoder alone.
+
+Its error can be bounded on data that the model has simulated.
 
 A model has this estimate if it defines `prior()`, the distribution of all that is drawn before x, `log_px(x, z, y)`,
 and for bounds on simulated data `simulate(z, y)`.
@@ -138,7 +140,9 @@ def anneal(
     model, x: Tensor, settings: Settings, steps: list[float], y: Tensor | None = None, seed: int = 0,
     moved: Callable[[], None] = lambda: None,
 ) -> Annealed:  # fmt: skip
-    """log p(x) by annealed importance sampling (Neal 2001; Wu et al. 2017): the exponential is unbiased.
+    """log p(x) by annealed importance sampling (Neal 2001; Wu et al. 2017).
+
+    The exponential is an unbiased estimate of p(x), so in the mean its logarithm is a lower bound on log p(x).
 
     Args:
         model: A model with `prior` and `log_px`.

@@ -34,6 +34,8 @@ def importance(
 ) -> Estimate:
     """Importance-sampled log-likelihood, log 1/K sum_k w_k (Burda et al. 2015, eq. 8 with a large K).
 
+    In the mean a lower bound on log p(x), which grows with K.
+
     The encoder runs once per image; the K samples are drawn `chunk` at a time and their weights summed as they come, so
     memory does not grow with K. Runs in evaluation mode; mode and random state are restored.
 

@@ -79,8 +79,8 @@ class M1M2(SummedOut, Model):
         hidden: Sizes of the hidden layers of M2's networks.
         activation: Activation of M2's hidden layers.
         batch_norm: Batch norm before each activation of M2.
-        alpha: Weight of the classifier's cross-entropy on labelled images; 0.1 in the paper, which trains for thousands
-            of epochs.
+        alpha: Weight of the classifier's cross-entropy on labelled images. The paper has 0.1, a 50th of the default,
+            and trains for thousands of epochs.
     """
 
     measures = M2.measures

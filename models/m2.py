@@ -40,8 +40,8 @@ class M2(SummedOut, Model):
         likelihood: p(x|y,z): bernoulli for binarized pixels, gaussian for grey ones.
         scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
         learn_scale: Learn the scale of a gaussian likelihood.
-        alpha: Weight of the classifier's cross-entropy on labelled images; 0.1 in the paper, which trains for thousands
-            of epochs.
+        alpha: Weight of the classifier's cross-entropy on labelled images. The paper has 0.1, a 50th of the default,
+            and trains for thousands of epochs.
     """
 
     measures = ("bound", "labelled_bound", "elbo", "rate", "distortion", "entropy", "error")

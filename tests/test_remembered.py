@@ -33,7 +33,7 @@ def test_chosen_options_are_those_that_differ_from_the_defaults():
 
 
 def test_options_of_an_m1_are_those_of_its_vae():
-    assert chosen(M1M2) == {"m1.z_dim": 50}
+    assert chosen(M1M2) == {"alpha": 5.0, "m1.z_dim": 50}
     assert options(M1M2)["m1.z_dim"] == 50
 
 
@@ -44,6 +44,13 @@ def test_a_default_that_was_written_down_is_one_that_was_not():
     said = CHECKPOINT | {"hyper_parameters": {"z_dim": 20, "hidden": None}, "training": {"steps_per_call": 1}}
     assert options(said) == plain
     assert chosen(said) == {}
+
+
+@pytest.mark.parametrize("alpha", [5.0, 0.1])
+def test_alpha_is_shown_at_its_default_too(alpha):
+    """It is far from the paper's."""
+    assert chosen(CHECKPOINT | {"model": "M2", "hyper_parameters": {"alpha": alpha}}) == {"alpha": alpha}
+    assert chosen(CHECKPOINT | {"model": "M2"}) == {"alpha": 5.0}
 
 
 @pytest.mark.parametrize("model", MODELS)

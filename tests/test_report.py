@@ -124,16 +124,45 @@ def test_what_has_no_likelihood_is_beside_nothing():
 
 def test_the_paper_stands_beside_its_run_alone():
     run = {"data": "MNIST", "protocol": "dynamic", "seed": 0}
-    papers = CHECKPOINT | {"hyper_parameters": BURDA, "run": run}
+    papers = CHECKPOINT | {"hyper_parameters": BURDA, "run": run, "datamodule_hyper_parameters": {"val_size": 400}}
     mnist = {"data": "MNIST", "nll": 88.0}
     found = differences.beside([result("a") | mnist, result("b") | mnist], [papers, CHECKPOINT | {"run": run}])
     assert found[0]["paper_nll"] == 86.76
-    assert found[0]["words"].startswith("1.24 nats above, after 3 epochs of the paper's 3280, K = 50 and not 5000")
-    assert "paper_nll" not in found[1]
+    assert found[0]["words"].startswith(
+        "1.24 nats above, after 3 epochs of the paper's 3280, in batches of 100, not 20"
+    )
+    assert found[0]["words"].endswith("; K = 50, not 5000; on 500 images")
+    assert "paper_remark" not in found[1]
     (table,) = by_kind(found)
     place = table.columns.index("paper")
     assert [line[place] for line in table.lines] == ["86.76 [1]", "-"]
-    assert table.remarks[0] == "[1] Burda et al. (2015), Table 1, K = 5000, 3280 epochs"
+    assert table.remarks[0] == (
+        "[1] Burda et al. (2015), Table 1, K = 5000, 3280 epochs; "
+        "3 epochs of the paper's 3280, in batches of 100, not 20; K = 50, not 5000; on 500 images"
+    )
+
+
+def test_a_number_of_another_experiment_stands_in_a_note_that_says_what_differs():
+    run = {"data": "MNIST", "protocol": "dynamic", "seed": 0}
+    papers = CHECKPOINT | {"hyper_parameters": BURDA | {"batch_norm": True}, "run": run}
+    mnist = {"data": "MNIST", "nll": 88.0}
+    found = differences.beside([result("a") | mnist, result("b") | mnist | {"epochs": 4}], [papers, papers])
+    (table,) = by_kind(found)
+    place = table.columns.index("paper")
+    assert [line[place] for line in table.lines] == ["- [1]", "- [2]"]
+    assert table.remarks[0] == (
+        "[1] no published number agrees in all; nearest: 86.76 (Burda et al. (2015), Table 1, K = 5000, 3280 epochs), "
+        "with no batch norm; 59,600 training images, not 55,000; "
+        "3 epochs of the paper's 3280, in batches of 100, not 20; K = 50, not 5000; on 500 images"
+    )
+    assert table.remarks[1].endswith(
+        "; 4 epochs of the paper's 3280, in batches of 100, not 20; K = 50, not 5000; on 500 images"
+    )
+    report.write(Path("r"), found, [])
+    text = Path("r/results.md").read_text()
+    assert "nearest: 86.76, with no batch norm; 59,600 training images, not 55,000; 3 epochs" in text
+    drawn = [report.labelled(row) for row in found]
+    assert not any("paper_nll" in row for row in drawn)
 
 
 def test_errors_of_a_paper_are_fractions_with_their_spread():
@@ -142,11 +171,17 @@ def test_errors_of_a_paper_are_fractions_with_their_spread():
                            "datamodule_hyper_parameters": {"num_labels": 100}}  # fmt: skip
     wrong = {"model": "M2", "test_error": 0.15, "test_error_images": 10_000}
     (found,) = differences.beside([result("a") | wrong], [papers])
-    assert (found["paper_error"], found["paper_error_se"], found["paper_epochs"]) == (0.1197, 0.0171, None)
-    assert found["words"] == "3.03% above, after 3 epochs"
-    assert "11.97% ± 1.71% [1]" in tables([found])
+    assert (found["nearest_error"], found["nearest_error_se"], found["paper_epochs"]) == (0.1197, 0.0171, None)
+    assert "paper_error" not in found
+    assert found["words"].startswith("nearest: 11.97% ± 1.71%, with ")
+    assert found["options"]["alpha"] == 5.0
+    (table,) = by_kind([found])
+    assert table.lines[0][table.columns.index("paper's")] == "- [1]"
+    assert "alpha 0.1, not 5.0" in table.remarks[0]
+    agreeing = found | {"paper_error": 0.1197, "paper_error_se": 0.0171}
+    assert "11.97% ± 1.71% [1]" in tables([agreeing])
     without = differences.beside([result("a") | {"model": "M2"}], [papers])
-    assert "paper_error" not in without[0]
+    assert "paper_remark" not in without[0]
 
 
 # Files

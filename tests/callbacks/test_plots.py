@@ -155,7 +155,7 @@ def test_likelihoods_of_papers_and_of_ais_stand_in_the_row_of_their_run():
     places = {bars.get_label(): bars.lines[0].get_xydata().tolist() for bars in figure.axes[0].containers}
     assert places == {
         "importance-sampled": [[88, 2], [88, 1], [88, 0]],
-        "as AIS moves it": [[87, 0]],
+        "by AIS, a bound too": [[87, 0]],
         "paper": [[86, 1]],
     }
     assert [text.get_text() for text in figure.legends[0].texts] == list(places)
