@@ -14,6 +14,7 @@ from callbacks.baselines import can_have_baselines
 from callbacks.schedule import Drawing
 from compare import check_alike
 from datamodules import DATAMODULES, ImageData
+from evaluation_files import try_writing
 from evaluation_options import check_ais
 from models.ais import path_of
 from models.checkpoints import find, require
@@ -145,14 +146,14 @@ def check(args: Namespace) -> list[tuple[dict, ImageData]]:
         raise ValueError(f"--devices must be a number of devices; got {args.devices}.")
     args.checkpoints = expand(args.checkpoints)
     overrides = {key: value for key, value in vars(args.data).items() if value is not None}
+    if "root" in overrides:
+        overrides["root"] = os.path.expanduser(overrides["root"])
     opened = [open_checkpoint(path, overrides) for path in args.checkpoints]
     kinds = [models.MODELS[checkpoint["model"]] for checkpoint, _ in opened]
     if args.baselines and not any(map(can_have_baselines, kinds)):
         raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
     if args.precision != "fp32" and not any(hasattr(kind, "log_weights") for kind in kinds):
         raise ValueError("--precision is that of likelihoods, which an AE does not have: leave it out.")
-    for option in ("report", "side_by_side"):
-        check_folder(args, option)
     ready = prepare(opened)
     for checkpoint, data in ready:
         model = models.from_checkpoint(checkpoint)
@@ -164,4 +165,6 @@ def check(args: Namespace) -> list[tuple[dict, ImageData]]:
         raise ValueError("--ais needs a density of x given its latents, which an AE does not have: leave it out.")
     if args.side_by_side:
         check_alike(ready, args.side_by_side)
+    for option in ("report", "side_by_side"):
+        check_folder(args, option)
     return ready

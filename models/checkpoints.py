@@ -103,7 +103,8 @@ def require(checkpoint: dict, path: str | Path, keys: Sequence[str] = RECORD) ->
         ValueError: It lacks one of `keys`, or what a run is known by.
     """
     missing = [key for key in keys if key not in checkpoint]
-    missing += [f"run.{key}" for key in OF_RUN if "run" in keys and "run" in checkpoint and key not in checkpoint["run"]]
+    if "run" in keys and "run" in checkpoint:
+        missing += [f"run.{key}" for key in OF_RUN if key not in checkpoint["run"]]
     # a data module always has options of its own
     if "datamodule_hyper_parameters" in keys and checkpoint.get("datamodule_hyper_parameters") == {}:
         missing.append("the options in datamodule_hyper_parameters")

@@ -50,8 +50,13 @@ def read(run: str) -> dict:
     return json.loads(Path(run, "evaluation.json").read_text())
 
 
+def overwrite(argv: list[str]) -> int:
+    """evaluate.py where the result of each test takes the place of those before it, be they larger."""
+    return evaluate.main([*argv, "--overwrite"])
+
+
 def test_writes_the_mean_of_the_per_image_values():
-    assert evaluate.main([VAE, "--num_samples", "50", "--limit", "120"]) == 0
+    assert overwrite([VAE, "--num_samples", "50", "--limit", "120"]) == 0
     log_px = np.load("vae/log_px.npy")
     result = read("vae")
     assert log_px.shape == (120,)
@@ -64,32 +69,32 @@ def test_writes_the_mean_of_the_per_image_values():
 
 
 def test_the_first_images_have_the_same_value_whatever_the_limit():
-    assert evaluate.main([VAE, "--num_samples", "20", "--limit", "50"]) == 0
+    assert overwrite([VAE, "--num_samples", "20", "--limit", "50"]) == 0
     first = np.load("vae/log_px.npy")
-    assert evaluate.main([VAE, "--num_samples", "20"]) == 0
+    assert overwrite([VAE, "--num_samples", "20"]) == 0
     everything = np.load("vae/log_px.npy")
     assert len(everything) == 250
     np.testing.assert_array_equal(first, everything[:50])
 
 
 def test_more_samples_are_a_tighter_bound():
-    assert evaluate.main([VAE, "--num_samples", "1"]) == 0
+    assert overwrite([VAE, "--num_samples", "1"]) == 0
     loose = read("vae")["nll"]
-    assert evaluate.main([VAE, "--num_samples", "200"]) == 0
+    assert overwrite([VAE, "--num_samples", "200"]) == 0
     assert read("vae")["nll"] < loose
 
 
 def test_one_image_has_no_standard_error():
-    assert evaluate.main([VAE, "--num_samples", "5", "--limit", "1"]) == 0
+    assert overwrite([VAE, "--num_samples", "5", "--limit", "1"]) == 0
     assert read("vae")["nll_se"] is None
 
 
 def test_16_bits_say_what_they_cost(capsys):
     command = [VAE, "--num_samples", "50", "--limit", "150", "--figures", "[]"]
-    assert evaluate.main(command) == 0
+    assert overwrite(command) == 0
     exact, of_exact = np.load("vae/log_px.npy"), read("vae")
     assert "bf16" not in capsys.readouterr().out
-    assert evaluate.main([*command, "--precision", "bf16"]) == 0
+    assert overwrite([*command, "--precision", "bf16"]) == 0
     rounded, of_rounded = np.load("vae/log_px.npy"), read("vae")
     assert (of_exact["precision"], of_rounded["precision"]) == ("fp32", "bf16")
     assert of_exact["bf16_bias"] is None
@@ -105,13 +110,18 @@ def test_train_does_not_take_a_result_in_16_bits_for_its_own(capsys):
     assert train.main(again) == 0
     exact = read("own")
     assert evaluate.main(["own/checkpoints/best.ckpt", "--num_samples", "20", "--precision", "bf16"]) == 0
+    assert read("own")["nll"] == exact["nll"]
+    assert overwrite(["own/checkpoints/best.ckpt", "--num_samples", "20", "--precision", "bf16"]) == 0
     assert read("own")["nll"] != exact["nll"]
+    capsys.readouterr()
     assert train.main(again) == 0
+    assert f"{exact['nll']:.2f} ± {exact['nll_se']:.2f}" in capsys.readouterr().out
+    assert evaluate.main(["own/checkpoints/best.ckpt", "--num_samples", "20"]) == 0
     assert (read("own")["precision"], read("own")["nll"]) == ("fp32", exact["nll"])
 
 
 def test_protocols_and_quantities_never_share_a_table(capsys):
-    assert evaluate.main([VAE, THRESHOLD, AE, "--num_samples", "5", "--limit", "10"]) == 0
+    assert overwrite([VAE, THRESHOLD, AE, "--num_samples", "5", "--limit", "10"]) == 0
     tables = [table for table in capsys.readouterr().out.split("\n\n") if table.strip()]
     assert len(tables) == 3
     for run, word in (
@@ -127,7 +137,7 @@ def test_evaluates_a_run_that_has_moved(runs, tmp_path):
     import shutil
 
     shutil.copytree("vae", tmp_path / "elsewhere")
-    assert evaluate.main([str(tmp_path / "elsewhere/checkpoints/last.ckpt"), "--num_samples", "5"]) == 0
+    assert overwrite([str(tmp_path / "elsewhere/checkpoints/last.ckpt"), "--num_samples", "5"]) == 0
     assert (tmp_path / "elsewhere/evaluation.json").is_file()
 
 
@@ -142,7 +152,7 @@ def test_error_counts_all_test_images_whatever_the_limit(run, capsys):
     data.setup()
     x, y = data.images("test")
     expected = multiclass_accuracy(model.classify(x), y, num_classes=10, average="micro")
-    assert evaluate.main([f"{run}/checkpoints/best.ckpt", "--num_samples", "5", "--limit", "20"]) == 0
+    assert overwrite([f"{run}/checkpoints/best.ckpt", "--num_samples", "5", "--limit", "20"]) == 0
     result = read(run)
     assert result["test_error"] == pytest.approx(1 - expected.item())
     assert (result["test_error_images"], result["num_images"], counted(run).sum()) == (250, 20, 250)
@@ -160,7 +170,7 @@ def test_labels_go_to_conditional_models_alone():
     x, y = data.images("test", 50)
     for run, labels in (("cvae", y), ("m2", None), ("m1m2", None)):
         path = f"{run}/checkpoints/best.ckpt"
-        assert evaluate.main([path, "--num_samples", "30", "--limit", "50", "--no_baselines"]) == 0
+        assert overwrite([path, "--num_samples", "30", "--limit", "50", "--no_baselines"]) == 0
         model = models.load(path)
         expected = importance(model, x, 30, max(1, ROWS // IMAGES // model.rows_per_sample), labels)
         np.testing.assert_array_equal(np.load(f"{run}/log_px.npy"), expected.log_px.numpy())
@@ -168,7 +178,7 @@ def test_labels_go_to_conditional_models_alone():
 
 
 def test_bound_is_made_of_rate_and_distortion():
-    assert evaluate.main([M2, M1M2, CVAE, "--num_samples", "50", "--limit", "100"]) == 0
+    assert overwrite([M2, M1M2, CVAE, "--num_samples", "50", "--limit", "100"]) == 0
     for run in ("m2", "m1m2", "cvae"):
         result = read(run)
         assert result["rate"] + result["distortion"] == -result["elbo"]
@@ -178,16 +188,16 @@ def test_bound_is_made_of_rate_and_distortion():
 def test_models_with_all_classes_in_their_weights_have_a_limit_of_their_own(monkeypatch):
     assert models.M2.default_limit == models.M1M2.default_limit == 1000
     monkeypatch.setattr(models.M2, "default_limit", 30)
-    assert evaluate.main([M2, VAE, "--num_samples", "2"]) == 0
+    assert overwrite([M2, VAE, "--num_samples", "2"]) == 0
     assert (read("m2")["num_images"], read("vae")["num_images"]) == (30, 250)
-    assert evaluate.main([M2, "--num_samples", "2", "--limit", "9999"]) == 0
+    assert overwrite([M2, "--num_samples", "2", "--limit", "9999"]) == 0
     assert read("m2")["num_images"] == 250
 
 
 def test_baselines_beside_few_labels_and_on_request_of_a_vae(capsys):
     names = ["MLP", "M1+SVM", "M1+logreg", "M1+5-NN"]
     quick = ["--num_samples", "2", "--limit", "5"]
-    assert evaluate.main([M1M2, VAE, M2, *quick]) == 0
+    assert overwrite([M1M2, VAE, M2, *quick]) == 0
     assert list(read("m1m2")["baselines"]) == names
     assert list(read("m2")["baselines"]) == ["MLP"]
     assert read("vae")["baselines"] is None
@@ -195,14 +205,14 @@ def test_baselines_beside_few_labels_and_on_request_of_a_vae(capsys):
     for name, error in read("m1m2")["baselines"].items():
         assert 0 < error < 1
         assert re.search(rf"^m1m2  {re.escape(name)} .* {error:.2%}$".replace("%", r"\%"), out, re.MULTILINE)
-    assert evaluate.main([M1M2, VAE, *quick, "--baselines"]) == 0
+    assert overwrite([M1M2, VAE, *quick, "--baselines"]) == 0
     assert list(read("vae")["baselines"]) == names
-    assert evaluate.main([M1M2, *quick, "--no_baselines"]) == 0
+    assert overwrite([M1M2, *quick, "--no_baselines"]) == 0
     assert read("m1m2")["baselines"] is None
 
 
 def test_a_table_without_classifiers_has_no_test_error(capsys):
-    assert evaluate.main([VAE, CVAE, "--num_samples", "2", "--limit", "5"]) == 0
+    assert overwrite([VAE, CVAE, "--num_samples", "2", "--limit", "5"]) == 0
     assert "test error" not in capsys.readouterr().out
 
 
@@ -210,7 +220,7 @@ SEVERAL = [M2, "m2-1/checkpoints/best.ckpt", "m2-2/checkpoints/best.ckpt", "m2-1
 
 
 def test_mean_over_runs_that_differ_in_their_seeds(capsys):
-    assert evaluate.main([*SEVERAL, VAE, "--num_samples", "5", "--limit", "40"]) == 0
+    assert overwrite([*SEVERAL, VAE, "--num_samples", "5", "--limit", "40"]) == 0
     nll, error = (np.array([read(run)[key] for run in ("m2", "m2-1", "m2-2")]) for key in ("nll", "test_error"))
     assert len(set(nll)) == 3
     lines = capsys.readouterr().out.split("mean ± standard error over seeds\n")[1].split("\n")
@@ -229,7 +239,7 @@ def test_mean_over_runs_that_differ_in_their_seeds(capsys):
 
 @pytest.mark.parametrize("paths", [[M2, VAE], [M2, SEVERAL[3]], [M2, M2], [M2, M2.replace("best", "last")]])
 def test_no_mean_without_a_group(paths, capsys):
-    assert evaluate.main([*paths, "--num_samples", "2", "--limit", "5"]) == 0
+    assert overwrite([*paths, "--num_samples", "2", "--limit", "5"]) == 0
     assert "±" in (out := capsys.readouterr().out)
     assert "over seeds" not in out
 
