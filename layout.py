@@ -124,7 +124,7 @@ def lay_out(
         if len(kept) > min(2, len(columns) - 1):
             break
     if len(kept) < min(2, len(columns)):
-        return [part for line in cells for part in (*by_column(header, [line], screen), "")][:-1]
+        return [part for line in some for part in (*by_column(header, [line], screen), "")][:-1]
     table = aligned([[line[position] for position in kept] for line in (header, *some)])
     left_out = [name for position, name in enumerate(header) if position not in kept]
     return [*table, *remarks(parent, left_out, screen)]
@@ -183,13 +183,20 @@ def from_the_right(name: str, width: int) -> str:
     return name if len(name) <= width else "..." + name[len(name) - width + 3 :]
 
 
+def from_both_ends(name: str, width: int) -> str:
+    """A name without its middle."""
+    end = (width - 3) // 2
+    return name if len(name) <= width else name[: width - 3 - end] + "..." + name[len(name) - end :]
+
+
 def shortened(names: Sequence[str], width: int) -> list[str]:
     """Names of at most so many characters, or of as many as it takes to tell them apart."""
     longest = max(map(len, names))
     for size in range(width, longest):
-        short = [from_the_right(name, size) for name in names]
-        if len(set(short)) == len(set(names)):
-            return short
+        for cut in (from_the_right, from_both_ends):
+            short = [cut(name, size) for name in names]
+            if len(set(short)) == len(set(names)):
+                return short
     return list(names)
 
 

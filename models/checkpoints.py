@@ -51,8 +51,10 @@ def find(path: str | Path) -> Path:
             names = ", ".join(file.name for file in there)
             raise ValueError(f"{path} holds several checkpoints and no {BEST}: name one of {names}.")
     if next(path.glob(f"*/**/{BEST}"), None):
-        raise ValueError(f"{path} is no run folder, but there are runs below it: give one of them. ('{path}/**/{BEST}' "
-                         "names the best checkpoints of all of them to evaluate.py.)")  # fmt: skip
+        raise ValueError(
+            f"{path} is no run folder, but runs lie below it: give one of them, or to evaluate.py the pattern "
+            f"'{path}/**/{BEST}' for all of them."
+        )
     raise ValueError(f"There is no checkpoint in {path}: give a .ckpt file, or a run folder that holds one.")
 
 
