@@ -117,6 +117,16 @@ def require(checkpoint: dict, path: str | Path, keys: Sequence[str] = RECORD) ->
         )
 
 
+def check_image_shape(options: dict) -> None:
+    """ValueError where the shape of images in the options of a model is none: it lacks, or is no (C, H, W)."""
+    if "image_shape" not in options:
+        raise ValueError("its hyper_parameters lack image_shape")
+    shape = options["image_shape"]
+    is_shape = isinstance(shape, list | tuple) and len(shape) == 3
+    if not is_shape or any(not isinstance(size, int) or size < 1 for size in shape):
+        raise ValueError(f"its image_shape is {shape}, and should be channels, height and width")
+
+
 def check_weights(state: dict, expected: dict) -> None:
     """Compare the weights of a checkpoint with those of its model.
 

@@ -1,15 +1,22 @@
 """evaluate.py: what it writes, what it prints, what it refuses."""
 
+import errno
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torchmetrics.functional.classification import multiclass_accuracy
 
+import callbacks
 import evaluate
+import evaluation_files
+import keeping
 import models
+import report
 import train
 from datamodules import DATAMODULES
 from measures import IMAGES
@@ -134,8 +141,6 @@ def test_protocols_and_quantities_never_share_a_table(capsys):
 
 
 def test_evaluates_a_run_that_has_moved(runs, tmp_path):
-    import shutil
-
     shutil.copytree("vae", tmp_path / "elsewhere")
     assert overwrite([str(tmp_path / "elsewhere/checkpoints/last.ckpt"), "--num_samples", "5"]) == 0
     assert (tmp_path / "elsewhere/evaluation.json").is_file()
@@ -266,6 +271,150 @@ def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
     assert train.main([*QUICK, "--data", "NPZ", "--data.root", "a.npz", "--run_dir", "a"]) == 0
     assert evaluate.main(["a/checkpoints/best.ckpt", "--data.root", "b.npz"]) == 2
     assert "VAE takes images (1, 5, 5), and the data have (1, 6, 6)." in capsys.readouterr().err
+
+
+FEW = ["--num_samples", "5", "--limit", "20", "--figures", "[]", "--no_baselines"]
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the run `vae` that other tests do not see, without what they have written."""
+    shutil.copytree("vae/checkpoints", tmp_path / "vae/checkpoints")
+    shutil.copytree("ae/checkpoints", tmp_path / "ae/checkpoints")
+    monkeypatch.chdir(tmp_path)
+    return Path("vae")
+
+
+@pytest.mark.parametrize("blocked", ["per_image", "evaluations", "figures", "evaluation.json", "log_px.npy"])
+def test_the_table_is_printed_where_a_file_cannot_be_written(copy, blocked, capsys):
+    """A file lies where a folder is to be, or the other way round: that stops root too."""
+    if "." in blocked:
+        (copy / blocked / "full").mkdir(parents=True)
+    else:
+        (copy / blocked).touch()
+    assert evaluate.main([VAE, *FEW[:4], "--figures", "[samples]"]) == 0  # another file holds the result
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert err.count("warning: ") == 1
+    assert f"vae/{blocked}" in err
+    assert "--run_dir" not in err
+
+
+def test_a_result_that_no_file_holds_is_printed_and_ends_in_an_error(copy, monkeypatch, capsys):
+    def refuse(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for module in (evaluation_files, keeping):
+        monkeypatch.setattr(module, "replacing", refuse)
+    monkeypatch.setattr(evaluation_files, "try_writing", refuse)
+    assert evaluate.main([VAE, AE, *FEW]) == 1
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert "no likelihood" in out
+    said = err.splitlines()
+    assert [line.split(":")[0] for line in said if "/2 " not in line] == ["warning", "warning", "error", "error"]
+    assert said[0].startswith("warning: vae cannot be written: Read-only file system.")  # before the work
+    assert "save the results elsewhere by --report" in said[-1]
+    assert "--run_dir" not in err
+    assert evaluate.main([VAE, *FEW, "--report", "report"]) == 0  # where all of it is saved
+    assert "Report: report" in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(copy, capsys):
+    for option in ("report", "side_by_side"):
+        assert (
+            evaluate.main([VAE, VAE.replace("best", "last"), *FEW, f"--{option}", "vae/checkpoints/best.ckpt/r"]) == 2
+        )
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert f"--{option} vae/checkpoints/best.ckpt/r cannot be written to (Not a directory)" in err
+    assert not (copy / "evaluation.json").exists()
+
+
+def test_a_report_that_fails_does_not_take_the_table_with_it(copy, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "r/results.json")
+
+    monkeypatch.setattr(report, "write", fail)
+    assert evaluate.main([VAE, *FEW, "--report", "r"]) == 1
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert "r/results.json cannot be used: No space left on device. " in err
+    assert "choose another --report than r" in err
+    assert (copy / "evaluation.json").exists()
+
+
+def test_a_figure_that_fails_costs_a_warning(copy, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise KeyError("colour")
+
+    monkeypatch.setattr(callbacks.Samples, "draw", fail)
+    assert evaluate.main([VAE, *FEW[:4], "--figures", "[samples,reconstructions]"]) == 0
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert f"warning: the figure samples of {VAE} could not be drawn: 'colour'" in err
+    assert [path.name for path in (copy / "figures").iterdir()] == ["reconstructions_test.png"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError(errno.EIO, "Input/output error", "x")])
+def test_a_checkpoint_that_fails_does_not_take_the_others_with_it(copy, monkeypatch, capsys, error):
+    measure = evaluate.reconstruction
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(evaluate, "reconstruction", fail)
+    assert evaluate.main([AE, VAE, *FEW]) == 1
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert f"error: {AE} could not be evaluated: " in err
+    assert "Traceback" not in err
+    monkeypatch.setattr(evaluate, "reconstruction", measure)
+    assert evaluate.main([AE, VAE, *FEW]) == 0
+
+
+def test_a_smaller_evaluation_leaves_the_files_of_a_larger_one(copy, capsys):
+    last = VAE.replace("best", "last")
+    assert evaluate.main([VAE, "--num_samples", "20", "--figures", "[]"]) == 0
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert evaluate.main([VAE, last, *FEW]) == 0
+    assert "note: vae/evaluation.json keeps the larger result (250 images, K = 20)" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert json.loads((copy / "evaluation_last.json").read_text())["checkpoint"] == last
+    assert len(np.load(copy / "log_px_last.npy")) == 20
+
+
+def test_seeds_on_the_same_images_are_averaged_whatever_their_paths(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).integers(0, 256, (60, 4, 4), np.uint8)
+    Path("sub").mkdir()
+    for name in ("a.npz", "sub/copy.npz"):
+        np.savez(name, x=x)
+    np.savez("other.npz", x=255 - x)
+    for model in ("VAE", "AE"):
+        runs = []
+        for seed, root in enumerate(["a.npz", str(tmp_path / "sub/../a.npz"), "sub/copy.npz", "other.npz"]):
+            runs.append(f"{model}-{seed}")
+            options = [
+                "--model",
+                model,
+                "--data",
+                "NPZ",
+                "--data.root",
+                root,
+                "--seed",
+                str(seed),
+                "--run_dir",
+                runs[-1],
+            ]
+            assert train.main([*QUICK, *options]) == 0
+        capsys.readouterr()
+        assert evaluate.main([*runs, "--num_samples", "2", "--figures", "[]"]) == 0
+        tables = capsys.readouterr().out.split("\n\n")
+        (together,) = (table for table in tables if f"\n{model}-0 " in table)
+        assert [f"\n{run} " in together for run in runs] == [True, True, True, False]
+        if model == "VAE":
+            assert any("over seeds" in table and re.search(r"^VAE +3 ", table, re.MULTILINE) for table in tables)
 
 
 MISTAKES = {
