@@ -146,7 +146,7 @@ def test_a_run_folder_is_resumed_from_its_newest_checkpoint(capsys):
 
 
 def test_an_m1_may_be_given_by_its_run_folder():
-    assert train.main(command("m1")) == 0
+    assert train.main(command("m1", "VAE", "--model.z_dim", "2")) == 0
     stack = ["--model", "M1M2", "--data.num_labels", "50", "--model.m1", "m1", "--model.hidden", "[8]",
              "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]", "--run_dir", "stack"]  # fmt: skip
     assert train.main(stack) == 0
