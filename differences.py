@@ -1,7 +1,9 @@
 """Results of several checkpoints beside each other, image by image, and beside the papers'."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -11,8 +13,12 @@ from papers import TEST_IMAGES, Reported, reported
 from remembered import chosen, options
 from tables import kind, plus_minus, run_name
 
+NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
-def beside(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
+
+def beside(
+    results: Sequence[dict], checkpoints: Sequence[dict], computed: Mapping[str, np.ndarray] = NOTHING
+) -> list[dict]:
     """Results with what they are compared with: the runs of their kind before them, image by image, and papers.
 
     Differences, in `versus` and for the first run in `versus_first`, have a much smaller standard error than either
@@ -22,13 +28,15 @@ def beside(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
     Args:
         results: As `evaluate.evaluate` gives them; it has kept their per-image values.
         checkpoints: Theirs.
+        computed: Per-image values by the paths of checkpoints; those of others are read from their run folders.
     """
     found, before = [], {}
     for result, checkpoint in zip(results, checkpoints, strict=True):
         more = of_paper(result, checkpoint) | {"options": chosen(checkpoint)}
         if result["nll"] is not None:
-            alike = before.setdefault((kind(result), result.get("images_hash"), result["num_samples"]), [])
-            values = log_px(result)
+            alike = before.setdefault((kind(result), result["num_samples"]), [])
+            values = computed.get(result["checkpoint"])
+            values = log_px(result) if values is None else values
             versus = {run_name(other): minus(values, theirs) for other, theirs in alike if values is not None}
             if first := next(iter(versus.values()), None):
                 more |= {"versus": versus, "versus_first": first["nll"], "versus_first_se": first["se"]}
@@ -38,12 +46,19 @@ def beside(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
 
 
 def log_px(result: dict) -> np.ndarray | None:
-    """The per-image values of a result, `(N,)`, if what is kept is still its own."""
-    path = per_image(Path(result["checkpoint"]), "likelihoods")
-    with np.load(path, allow_pickle=False) as file:
-        values = file["log_px"]
-    same = len(values) == result["num_images"] and np.isclose(-values.mean(), result["nll"], rtol=1e-9)
-    return values if same else None  # another process may have evaluated it meanwhile, with other options
+    """The per-image values of a result, `(N,)`, if there is a file of them that is still its own."""
+    path = Path(result["checkpoint"])
+    options = {"K": result["num_samples"], "images": result.get("images_hash"), "precision": result.get("precision")}
+    for file in (per_image(path, "likelihoods", options), per_image(path, "likelihoods")):
+        try:
+            with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as content:
+                values = content["log_px"]
+            # another process may have evaluated it meanwhile, with other weights
+            if len(values) == result["num_images"] and np.isclose(-values.mean(), result["nll"], rtol=1e-9):
+                return values
+        except Exception:  # zipfile and numpy raise many kinds; each means that there is no such file
+            continue
+    return None
 
 
 def minus(values: np.ndarray, others: np.ndarray) -> dict[str, float | None]:

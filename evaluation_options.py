@@ -10,7 +10,8 @@ from models.ais import Settings
 AIS_IMAGES = 100
 EVALUATION = (
     "Evaluates checkpoints on test images. A checkpoint knows its model, data and protocol. Each run folder gets an "
-    "evaluation.json and log_px.npy, the per-image values in test order; all runs together are printed as tables."
+    "evaluation.json and log_px.npy, the per-image values in test order, of its best.ckpt (evaluation_last.json of "
+    "last.ckpt, and so on), and each result under its setting in evaluations/. All runs together are printed as tables."
 )
 
 
@@ -18,7 +19,7 @@ def build_evaluation_parser() -> ArgumentParser:
     """The options of evaluate.py."""
     options = ArgumentParser(prog="evaluate.py", description=EVALUATION, exit_on_error=False, allow_abbrev=False)
     add = options.add_argument
-    add("checkpoints", nargs="+", type=str, help="Paths of .ckpt files.")
+    add("checkpoints", nargs="+", type=str, help="Paths of .ckpt files or run folders, or patterns.")
     add("--num_samples", type=int, default=1000, help="K, importance samples per image.")
     limit = "Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000."
     add("--limit", type=int | None, default=None, help=limit)
@@ -31,6 +32,11 @@ def build_evaluation_parser() -> ArgumentParser:
     add("--baselines", action=ActionYesNo, default=None, help=baselines)
     figures = f"Figures to draw, of {', '.join(CALLBACKS)}; by default those that the model supports, but for "
     add("--figures", type=list[str] | None, default=None, help=f"{figures}latent_codes_tsne.")
+    overwrite = (
+        "Let results take the place of larger ones (more images, larger K, with AIS) in evaluation.json; by default "
+        "smaller ones are printed and kept in evaluations/ alone."
+    )
+    add("--overwrite", action=ActionYesNo, default=False, help=overwrite)
     add_ais_options(options)
     report = "Folder for the tables of all runs as JSON, CSV and Markdown, and a figure."
     add("--report", type=str | None, default=None, help=report)

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.lock import locked
 from models import read_checkpoint
+from models.checkpoints import find
 from tables import run_folder
 
 
@@ -23,7 +24,7 @@ def claim(args: Namespace) -> tuple[Path, Path | None]:
         raise ValueError(f"--run_dir {args.run_dir} is a file: name a folder.")
     if args.resume == "auto" and args.run_dir is None:
         raise ValueError("--resume auto needs --run_dir, the folder of the run to go on with.")
-    resume = None if args.resume in (None, "auto") else Path(args.resume)
+    resume = None if args.resume in (None, "auto") else newest(Path(args.resume))
     if resume and not resume.is_file():
         raise ValueError(f"There is no checkpoint {resume} to resume from.")
     if args.run_dir:
@@ -38,6 +39,18 @@ def claim(args: Namespace) -> tuple[Path, Path | None]:
     if rank_zero_only.rank == 0 and args.run_dir and not args.resume and (folder / "config.yaml").exists():
         raise ValueError(f"{folder} holds a run already: choose another --run_dir, or go on with it by --resume auto.")
     return folder, resume
+
+
+def newest(path: Path) -> Path:
+    """The checkpoint to resume from: of a run folder its newest, for the best one may be many epochs behind."""
+    path = path.expanduser()
+    if not path.is_dir():
+        return path
+    for folder in (path / "checkpoints", path):
+        if found := latest(folder):
+            print(f"Going on from {found}.", file=sys.stderr)
+            return found
+    return find(path)
 
 
 def latest(checkpoints: Path) -> Path | None:

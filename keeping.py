@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import version
 from io import BytesIO
@@ -19,6 +20,8 @@ from tables import run_folder
 
 SOURCES = ("models/*.py", "datamodules/*.py", "measures.py", "annealing.py")
 
+NOTHING = nullcontext()
+
 
 @cache
 def code() -> str:
@@ -29,9 +32,21 @@ def code() -> str:
     return found.hexdigest()[:12]
 
 
-def per_image(checkpoint: Path, what: str) -> Path:
-    """The file of per-image results of a checkpoint."""
-    return run_folder(checkpoint) / "per_image" / f"{checkpoint.stem}_{what}.npz"
+def per_image(checkpoint: Path, what: str, options: dict | None = None) -> Path:
+    """The file of per-image results of a checkpoint: each setting has one of its own.
+
+    Args:
+        checkpoint: The path of the checkpoint.
+        what: "likelihoods" or "ais".
+        options: All that these results depend on, numbers and text. None gives the name that older versions used for
+            all settings.
+    """
+    name = f"{checkpoint.stem}_{what}"
+    if options is not None:
+        setting = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
+        words = [f"K{options['K']}" if "K" in options else "", "bf16" if options.get("precision") == "bf16" else ""]
+        name = "_".join(filter(None, [name, *words, setting]))
+    return run_folder(checkpoint) / "per_image" / f"{name}.npz"
 
 
 def kept(path: Path, about: str) -> dict[str, np.ndarray] | None:
@@ -56,8 +71,19 @@ def digest(*tensors: Tensor) -> str:
     return found.hexdigest()[:12]
 
 
+def weights_hash(checkpoint: dict) -> str:
+    """A hash of the weights in a checkpoint, by which results know them whatever their file is called."""
+    weights = checkpoint["state_dict"]
+    return hashlib.sha256(f"{list(weights)} {digest(*weights.values())}".encode()).hexdigest()[:12]
+
+
 def once(
-    path: Path, checkpoint: dict, options: dict, compute: Callable[[], dict[str, np.ndarray]]
+    path: Path,
+    checkpoint: dict,
+    options: dict,
+    compute: Callable[[], dict[str, np.ndarray]],
+    older: Path | None = None,
+    attempt: AbstractContextManager = NOTHING,
 ) -> dict[str, np.ndarray]:
     """What `compute` finds, or found before by the same code, of the same checkpoint, with the same options.
 
@@ -68,15 +94,17 @@ def once(
         checkpoint: That the results are about, as `models.read_checkpoint` gives it. Its file may be another by now.
         options: All else that they depend on, numbers and text.
         compute: Arrays by their names.
+        older: Where older versions kept it.
+        attempt: Entered to write the file; it decides what becomes of errors.
     """
     weights = checkpoint["state_dict"]
     model = [checkpoint["model"], checkpoint["hyper_parameters"], list(weights), digest(*weights.values())]
     about = json.dumps({"model": model, "code": code(), **options}, sort_keys=True)
-    found = agreed(kept(path, about))
+    found = agreed(next((found for file in (path, older) if file and (found := kept(file, about))), None))
     if found is None:
         found = compute()
         if rank_zero_only.rank == 0:
-            with replacing(path) as file:
+            with attempt, replacing(path) as file:
                 np.savez(file, about=np.array(about), names=np.array(sorted(found)), **found)
     return found
 

@@ -8,11 +8,14 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, stdev
 
+from layout import FILE, Screen, lay_out, wrapped
 from remembered import options
-from tables import aligned, kind, plus_minus, rows, run_name
+from tables import data_name, kind, plus_minus, rows, run_name
 
 # Draws, and how many steps one call takes, which are the same steps
 NO_SETTINGS = ("data.seed", "steps_per_call")
+COLUMNS = ("group", "n", "NLL", "K", "test error")
+IMPORTANCE = ("group", "NLL", "test error", "n", "K")  # of columns where not all fit the terminal
 
 
 def seeds(checkpoint: dict) -> tuple:
@@ -74,7 +77,12 @@ def over_seeds(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dic
         for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
             runs, drawn = zip(*groups[key], strict=True)
             if len(runs) > 1 and len(set(drawn)) == len(runs):
-                shared = {"about": of.about, "data": of.data, "protocol": of.protocol, "num_images": of.num_images}
+                shared = {
+                    "about": of.about,
+                    "data": data_name(runs),
+                    "protocol": of.protocol,
+                    "num_images": of.num_images,
+                }
                 found += [shared | row for row in of_group(name, runs, by_draw(drawn))]
     return found
 
@@ -94,13 +102,13 @@ def of_group(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[di
     return [row for row in found if (row["nll"], row["test_error"]) != (None, None)]
 
 
-def as_text(means: Sequence[dict]) -> str:
-    """What `over_seeds` has found as tables, one for each kind of result."""
+def as_text(means: Sequence[dict], screen: Screen = FILE) -> str:
+    """What `over_seeds` has found as tables for a screen, one for each kind of result."""
     parts = []
     for (about, data, protocol, n), group in groupby(means, itemgetter("about", "data", "protocol", "num_images")):
-        lines = [("group", "n", "NLL", "K", "test error"), *map(cells, group)]
         title = f"{data}, protocol {protocol}: {about} of {n} test images, mean ± standard error over seeds"
-        parts += [title, *aligned(lines), ""]
+        lines = lay_out(COLUMNS, list(map(cells, group)), screen, IMPORTANCE)
+        parts += [*wrapped(title, screen), *lines, ""]
     return "\n".join(parts)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
@@ -111,7 +112,9 @@ def classification(model: models.Model, x: Tensor, y: Tensor) -> dict:
     return {"test_error": (images - right) / images, "confusion": counts.tolist()}
 
 
-def draw(model: models.Model, data, result: dict, names: Sequence[str] | None, folder: Path) -> None:
+def draw(
+    model: models.Model, data, result: dict, names: Sequence[str] | None, folder: Path, suffix: str = ""
+) -> dict[str, Exception]:
     """Draws figures of test images into `folder`: those called `names`, by default all that the model supports.
 
     Args:
@@ -120,19 +123,31 @@ def draw(model: models.Model, data, result: dict, names: Sequence[str] | None, f
         result: What `classification` has found, among others.
         names: Of callbacks; those that draw nothing are left aside.
         folder: For `<name>_test.png`.
+        suffix: Of the names of the files, where they are not those of the run's best checkpoint.
+
+    Returns:
+        Why figures are missing, by the names of callbacks: no figure is worth the numbers that are still to be written.
     """
+    failed = {}
     for callback in for_model(model, names):
-        if isinstance(callback, LatentSpace) and result["kl_per_dimension"]:
-            kl, active = (
-                [torch.tensor(layer) for layer in result[key]] for key in ("kl_per_dimension", "active_dimensions")
-            )
-            found = {"kl_per_dimension": plots.kl_per_dimension(kl, active)}
-        elif isinstance(callback, ConfusionMatrix) and result["confusion"]:
-            found = {"confusion_matrix": plots.confusion_matrix(torch.tensor(result["confusion"]), "test")}
-        elif isinstance(callback, Drawing) and not isinstance(callback, ConfusionMatrix):
-            with models.evaluating(model, callback.seed):
-                found = callback.draw(model, data)
-        else:
-            found = {}
-        for name, figure in found.items():
-            save_figure(figure, folder / f"{name}_test.png")
+        try:
+            for name, figure in figures(callback, model, data, result).items():
+                save_figure(figure, folder / f"{name}_test{suffix}.png")
+        except Exception as error:
+            failed[callback.name] = error
+    return failed
+
+
+def figures(callback, model: models.Model, data, result: dict) -> dict[str, Figure]:
+    """The figures of one callback by their names; none of a callback that draws nothing from a checkpoint."""
+    if isinstance(callback, LatentSpace) and result["kl_per_dimension"]:
+        kl, active = (
+            [torch.tensor(layer) for layer in result[key]] for key in ("kl_per_dimension", "active_dimensions")
+        )
+        return {"kl_per_dimension": plots.kl_per_dimension(kl, active)}
+    if isinstance(callback, ConfusionMatrix) and result["confusion"]:
+        return {"confusion_matrix": plots.confusion_matrix(torch.tensor(result["confusion"]), "test")}
+    if isinstance(callback, Drawing) and not isinstance(callback, ConfusionMatrix):
+        with models.evaluating(model, callback.seed):
+            return callback.draw(model, data)
+    return {}

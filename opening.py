@@ -1,5 +1,6 @@
 """What evaluate.py needs before it begins: checkpoints, their data, a device; all that can be wrong is said now."""
 
+import os
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
@@ -14,30 +15,35 @@ from callbacks.schedule import Drawing
 from compare import check_alike
 from datamodules import DATAMODULES, ImageData
 from datamodules.labels import shortened
+from evaluation_files import try_writing
 from evaluation_options import check_ais
 from models.ais import path_of
+from models.checkpoints import find, require
 from options import check_numbers
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
-    """Paths, with patterns such as runs/*/checkpoints/best.ckpt expanded, in order, each once.
+    """Paths of checkpoints, with patterns such as runs/*/checkpoints/best.ckpt expanded, in order, each file once.
 
-    What is a file is no pattern, whatever its name.
+    What is a file or a folder is no pattern, whatever its name. A run folder stands for its best.ckpt. Files are told
+    apart by where they lie, not by how their paths are written.
 
     Raises:
-        ValueError: A pattern that matches nothing.
+        ValueError: A pattern that matches nothing, or a folder in which no checkpoint is the obvious one.
     """
     found = []
-    for pattern in patterns:
-        is_pattern = any(mark in pattern for mark in "*?[") and not Path(pattern).is_file()
+    for given in patterns:
+        pattern = os.path.expanduser(given)
+        is_pattern = any(mark in pattern for mark in "*?[") and not Path(pattern).exists()
         paths = sorted(glob(pattern, recursive=True)) if is_pattern else [pattern]
         if not paths:
             raise ValueError(
                 f"No checkpoint matches {pattern}: give the path of a .ckpt file, or a pattern such as "
                 "'runs/**/best.ckpt' for all below a folder."
             )
-        found += paths
-    return list(dict.fromkeys(found))
+        found += [str(find(path)) for path in paths]
+    first = {Path(path).resolve(): path for path in reversed(found)}
+    return [path for path in dict.fromkeys(found) if first[Path(path).resolve()] == path]
 
 
 def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
@@ -47,11 +53,12 @@ def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
         ValueError: No checkpoint, an option that its data does not have, or another protocol than it was trained on.
     """
     checkpoint = models.read_checkpoint(path)
-    models.from_checkpoint(checkpoint)  # refuses one of another version before the work begins
-    if str(checkpoint.get("run", {}).get("data")) not in DATAMODULES:
-        raise ValueError(f"{path} does not say what data it was trained on: train it with train.py.")
-    name, protocol = checkpoint["run"]["data"], checkpoint["run"].get("protocol")
-    options = checkpoint.get("datamodule_hyper_parameters", {})
+    require(checkpoint, path)
+    models.from_checkpoint(checkpoint, path)  # refuses one of another version before the work begins
+    name, protocol = checkpoint["run"]["data"], checkpoint["run"]["protocol"]
+    options = checkpoint["datamodule_hyper_parameters"]
+    if name not in DATAMODULES:
+        raise ValueError(f"{path} was trained on {name}, which is none of the data sets {', '.join(DATAMODULES)}.")
     for key in overrides:
         if key not in options:
             raise ValueError(f"{name}, which {path} was trained on, has no option --data.{key}: leave it out.")
@@ -78,11 +85,19 @@ def pick_device(name: str) -> str:
     return name
 
 
+def data_key(data: ImageData) -> str:
+    """What data modules have in common that read the same files in the same way, however the path is written."""
+    options = dict(data.hparams)
+    if options.get("root"):
+        options["root"] = Path(options["root"]).expanduser().resolve()
+    return f"{type(data).__name__} {options}"
+
+
 def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]]:
     """Reads the data of all checkpoints, once for those that share it: a missing file is known before the work."""
     ready: dict[str, ImageData] = {}
     for checkpoint, data in opened:
-        data = ready.setdefault(f"{type(data).__name__} {dict(data.hparams)}", data)
+        data = ready.setdefault(data_key(data), data)
         data.prepare_data()
         data.setup()
         options = checkpoint["hyper_parameters"]
@@ -97,7 +112,7 @@ def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]
                 f"{checkpoint['model']} knows classes {shortened(names)}, and the data have classes "
                 f"{shortened(data.class_names)}."
             )
-    return [(checkpoint, ready[f"{type(data).__name__} {dict(data.hparams)}"]) for checkpoint, data in opened]
+    return [(checkpoint, ready[data_key(data)]) for checkpoint, data in opened]
 
 
 def check_figures(model: models.Model, names: Sequence[str] | None) -> None:
@@ -105,6 +120,25 @@ def check_figures(model: models.Model, names: Sequence[str] | None) -> None:
     for callback in for_model(model, names) if names else ():
         if not isinstance(callback, Drawing):
             raise ValueError(f"{callback.name} draws nothing from a checkpoint: leave it out of --figures.")
+
+
+def check_folder(args: Namespace, option: str) -> None:
+    """ValueError where the folder of an option is a file, or no file can be made in it; `~` is expanded.
+
+    It is made when its files are written: nothing is left of it if the evaluation is refused.
+    """
+    if not args[option]:
+        return
+    folder = Path(args[option]).expanduser()
+    args[option] = str(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--{option} {folder} is a file: name a folder.")
+    try:
+        try_writing(folder)
+    except OSError as error:
+        raise ValueError(
+            f"--{option} {folder} cannot be written to ({error.strerror}): name another folder."
+        ) from error
 
 
 def check(args: Namespace) -> list[tuple[dict, ImageData]]:
@@ -119,14 +153,14 @@ def check(args: Namespace) -> list[tuple[dict, ImageData]]:
         raise ValueError(f"--devices must be a number of devices; got {args.devices}.")
     args.checkpoints = expand(args.checkpoints)
     overrides = {key: value for key, value in vars(args.data).items() if value is not None}
+    if "root" in overrides:
+        overrides["root"] = os.path.expanduser(overrides["root"])
     opened = [open_checkpoint(path, overrides) for path in args.checkpoints]
     kinds = [models.MODELS[checkpoint["model"]] for checkpoint, _ in opened]
     if args.baselines and not any(map(can_have_baselines, kinds)):
         raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
     if args.precision != "fp32" and not any(hasattr(kind, "log_weights") for kind in kinds):
         raise ValueError("--precision is that of likelihoods, which an AE does not have: leave it out.")
-    if args.report and Path(args.report).exists() and not Path(args.report).is_dir():
-        raise ValueError(f"--report {args.report} is a file: name a folder.")
     ready = prepare(opened)
     for checkpoint, data in ready:
         model = models.from_checkpoint(checkpoint)
@@ -138,4 +172,6 @@ def check(args: Namespace) -> list[tuple[dict, ImageData]]:
         raise ValueError("--ais needs a density of x given its latents, which an AE does not have: leave it out.")
     if args.side_by_side:
         check_alike(ready, args.side_by_side)
+    for option in ("report", "side_by_side"):
+        check_folder(args, option)
     return ready

@@ -12,7 +12,7 @@ from callbacks import plots
 from callbacks.record import save_figure
 from callbacks.replace import replacing
 from means import as_text
-from tables import by_kind, kind, plus_minus, run_folder, run_name
+from tables import by_kind, data_name, kind, plus_minus, run_folder, run_name
 
 WRITTEN = r"results(_\d+)?\.png|over_seeds\.(json|csv)"  # in the folder of a report, besides what always is
 # How a run was made: a table of a report
@@ -50,9 +50,9 @@ def paired(results: Sequence[dict]) -> list[str]:
         group = list(group)
         columns = list(dict.fromkeys(name for result in group for name in result["versus"]))
         lines = [[run_name(result), *(signed(result["versus"].get(name)) for name in columns)] for result in group]
-        about = f"{of.data}, protocol {of.protocol}: differences of the NLL of {of.num_images} test images with K = {K}"
+        about = f"{data_name(group)}, protocol {of.protocol}: differences of the NLL of {of.num_images} test images"
         what = f"{of.about} in nats, row minus column, image by image"
-        parts += [f"**{about}; {what}**", "", *grid(["", *columns], lines), ""]
+        parts += [f"**{about} with K = {K}; {what}**", "", *grid(["", *columns], lines), ""]
     return parts
 
 

@@ -1,5 +1,6 @@
 """What a run that is started again finds: a checkpoint that it may go on from or not, and perhaps its result."""
 
+import glob
 import json
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from pytorch_lightning import Trainer
 
 from callbacks.checkpoint import training
 from datamodules import ImageData
+from evaluation_files import is_of, read_result, result_file
+from keeping import digest, weights_hash
 from models import Model, from_checkpoint, read_checkpoint
 from remembered import defaults
-from tables import run_folder
 
 # What the place of a checkpoint within an epoch counts in
 WITHIN_AN_EPOCH = ("protocol", "seed", "labels_hash", "processes", "--trainer.accumulate_grad_batches",
@@ -84,13 +86,35 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
         print(f"warning: {resume} is of another run: {said}.", file=sys.stderr)
 
 
-def evaluated(path: Path, num_samples: int, limit: int | None) -> dict:
-    """The result in `evaluation.json`, if it is that of this very checkpoint and these options; else an empty one."""
-    found = run_folder(path) / "evaluation.json"
-    if not path.is_file() or not found.is_file() or found.stat().st_mtime_ns < path.stat().st_mtime_ns:
+def evaluated(path: Path, num_samples: int, limit: int | None, data: ImageData) -> dict:
+    """The result that is kept of just this checkpoint with these options; an empty one where there is none.
+
+    Without the file of its largest result a checkpoint has not been evaluated to the end.
+
+    Args:
+        path: The checkpoint.
+        num_samples: K.
+        limit: Of test images; none takes all, or the model's default.
+        data: Set up.
+    """
+    largest = result_file(path)
+    if not path.is_file() or not read_result(largest):
         return {}
-    result, step = json.loads(found.read_text()), read_checkpoint(path)["global_step"]
-    had = Path(result["checkpoint"]).name, result.get("step"), result["num_samples"] or num_samples
-    same = had == (path.name, step, num_samples) and limit in (None, result["num_images"])
-    same = same and result.get("precision") != "bf16"  # which train.py never asks for
-    return result if same else {}
+    checkpoint = read_checkpoint(path)
+    model, weights, step = from_checkpoint(checkpoint, path), weights_hash(checkpoint), checkpoint["global_step"]
+    x, y = data.images("test")
+    if hasattr(model, "log_weights"):
+        x, y = (part[: limit or model.default_limit] for part in (x, y))
+    images = digest(x, *model.given(y)) if hasattr(model, "log_weights") else digest(x)
+    for file in (largest, *sorted((largest.parent / "evaluations").glob(f"{glob.escape(path.stem)}_*.json"))):
+        result = read_result(file)
+        if (
+            result
+            and is_of(result, file, path, weights, step)
+            and result.get("num_samples") in (None, num_samples)
+            and result.get("num_images") == len(x)
+            and result.get("images_hash") in (None, images)
+            and result.get("precision") != "bf16"  # which train.py never asks for
+        ):
+            return result
+    return {}

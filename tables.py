@@ -1,34 +1,47 @@
 """Results of evaluate.py as tables, one for each kind of result, and what there is to say about their numbers."""
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from layout import FILE, Screen, lay_out, number, wrapped
+
 DOUBTFUL = 0.1  # share of images whose k-hat is too high, from which on a sentence says so
 
 
 def run_folder(path: Path) -> Path:
-    """The run folder of a checkpoint."""
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    """The run folder of a checkpoint, also where its path begins within that folder."""
+    if path.parent.name == "checkpoints":
+        return path.parent.parent
+    folder = path.parent.resolve()
+    return Path(os.path.relpath(folder.parent)) if folder.name == "checkpoints" else path.parent
 
 
 def run_name(result: dict) -> str:
     """The run folder, and which of its checkpoints where that is not the best."""
     path = Path(result["checkpoint"])
-    return f"{run_folder(path)}" if path.stem == "best" else f"{run_folder(path)} ({path.stem})"
+    folder = run_folder(path)
+    name = str(folder) if folder.name not in ("", "..") else folder.resolve().name or str(folder)
+    return name if path.stem == "best" else f"{name} ({path.stem})"
 
 
 def plus_minus(mean: float, se: float | None, form: str) -> str:
     """A mean and its standard error, where there is one; `form` may ask for a plus, which is the mean's."""
-    return f"{mean:{form}}" + (f" ± {se:{form.lstrip('+')}}" if se is not None else "")
+    return number(mean, form) + (f" ± {number(se, form.lstrip('+'))}" if se is not None else "")
+
+
+def nll(result: dict) -> str:
+    """The NLL of a model that has one; what is not finite is null in evaluation.json."""
+    return "not finite" if result["nll"] is None else plus_minus(result["nll"], result["nll_se"], ".2f")
 
 
 # Each with the key of a result without which its cell is empty
 COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "run": ("checkpoint", run_name),
     "model": ("model", lambda r: r["model"]),
-    "NLL ± SE": ("nll", lambda r: plus_minus(r["nll"], r["nll_se"], ".2f")),
+    "NLL ± SE": ("quantity", nll),
     "bf16 - fp32": ("bf16_bias", lambda r: plus_minus(r["bf16_bias"], r["bf16_bias_se"], ".4f")),
     "K": ("num_samples", lambda r: str(r["num_samples"])),
     "to the first": ("versus_first", lambda r: plus_minus(r["versus_first"], r["versus_first_se"], "+z.2f")),
@@ -39,18 +52,24 @@ COLUMNS: dict[str, tuple[str, Callable[[dict], str]]] = {
     ),
     "AIS - NLL": ("ais_lowers_nll", lambda r: plus_minus(-r["ais_lowers_nll"], r["ais_lowers_nll_se"], "+z.2f")),
     "AIS gap": ("ais_gap", lambda r: plus_minus(r["ais_gap"], r["ais_gap_se"], "z.2f")),
-    "ELBO": ("elbo", lambda r: f"{r['elbo']:.2f}"),
-    "rate": ("rate", lambda r: f"{r['rate']:.2f}"),
-    "distortion": ("distortion", lambda r: f"{r['distortion']:.2f}"),
+    "ELBO": ("elbo", lambda r: number(r["elbo"], ".2f")),
+    "rate": ("rate", lambda r: number(r["rate"], ".2f")),
+    "distortion": ("distortion", lambda r: number(r["distortion"], ".2f")),
     "active units": ("active_units_per_layer", lambda r: "+".join(map(str, r["active_units_per_layer"]))),
     "ESS": ("ess_median", lambda r: f"{r['ess_median']:.1f}"),
     "k-hat > 0.7": ("k_hat_above", lambda r: f"{r['k_hat_above']:.0%}"),
-    "loss": ("loss", lambda r: f"{r['loss']:.2f}"),
+    "loss": ("loss", lambda r: number(r["loss"], ".2f")),
     "5-NN": ("knn_error", lambda r: f"{r['knn_error']:.2%}"),
     "linear": ("probe_error", lambda r: f"{r['probe_error']:.2%}"),
     "test error": ("test_error", lambda r: f"{r['test_error']:.2%}"),
     "paper's": ("paper's", lambda r: r["paper's"]),
 }
+
+
+# Of a table that is too wide for the terminal, the first of these are shown
+IMPORTANCE = ("run", "NLL ± SE", "loss", "test error", "model", "K", "to the first", "paper", "paper's",
+              "AIS NLL ± SE (images)", "active units", "ELBO", "k-hat > 0.7", "AIS - NLL", "5-NN", "linear", "rate",
+              "distortion", "ESS", "bf16 - fp32", "AIS gap")  # fmt: skip
 
 
 class Kind(NamedTuple):
@@ -61,22 +80,35 @@ class Kind(NamedTuple):
         data: The data set, and how its images differ from those published.
         protocol: Which pixels the model is given.
         num_images: Test images.
-        file: Of data that have no name of their own. Not to be shown: where data lie is nobody's business.
+        images: The hash of these images. Where data lie says nothing: files are moved, copied, and their paths written
+            in many ways.
     """
 
     about: str
     data: str
     protocol: str
     num_images: int
-    file: str
+    images: str
 
 
 def kind(result: dict) -> Kind:
     """The kind of a result."""
-    file = str(result["data_root"]) if result["data"] == "NPZ" else ""
-    data = " ".join(filter(None, [result["data"], Path(file).name, result["variant"]]))
+    # results of older versions have no hash where there is no likelihood
+    images = result.get("images_hash") or (str(result.get("data_root")) if result["data"] == "NPZ" else "")
+    data = " ".join(filter(None, [result["data"], result["variant"]]))
     about = result["quantity"] or f"{result['criterion']}, summed over pixels,"
-    return Kind(about, data, result["protocol"], result["num_images"] or 0, file)
+    return Kind(about, data, result["protocol"], result["num_images"] or 0, images)
+
+
+def data_name(results: Sequence[dict]) -> str:
+    """The data of results of one kind, with the names of their files if they have no name of their own.
+
+    The folders are not shown: where data lie is nobody's business.
+    """
+    first = results[0]
+    roots = [Path(str(result["data_root"])).name for result in results if result.get("data_root")]
+    files = ", ".join(dict.fromkeys(roots)) if first["data"] == "NPZ" else ""
+    return " ".join(filter(None, [first["data"], files, first["variant"]]))
 
 
 def rows(result: dict) -> list[dict]:
@@ -88,19 +120,13 @@ def rows(result: dict) -> list[dict]:
     ]
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of cells as text, in columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-
-
 def title(results: Sequence[dict]) -> str:
     """What the numbers of a table are, from results of one kind."""
-    about, data, protocol, num_images, _ = kind(results[0])
+    about, _, protocol, num_images, _ = kind(results[0])
     classified = max(result["test_error_images"] or 0 for result in results)
     error = f"; errors of {classified} test images" if classified else ""
     unit = "; nats per image" if results[0]["quantity"] else " (no likelihood)"
-    return f"{data}, protocol {protocol}: {about} of {num_images} test images{unit}{error}"
+    return f"{data_name(results)}, protocol {protocol}: {about} of {num_images} test images{unit}{error}"
 
 
 class Table(NamedTuple):
@@ -166,12 +192,15 @@ def found_by_ais(result: dict) -> str:
     return f"at least {by} more ({run_name(result)})"
 
 
-def tables(results: Sequence[dict]) -> str:
-    """All results as text: their tables, and those of content and pose."""
+def tables(results: Sequence[dict], screen: Screen = FILE) -> str:
+    """All results as text for a screen: their tables, and those of content and pose."""
     parts = []
     for table in by_kind(results):
-        parts += [table.title, *aligned([table.columns, *table.lines]), *table.remarks, ""]
-    return "\n".join([*parts, *disentangled(results)])
+        parts += wrapped(table.title, screen)
+        parts += lay_out(table.columns, table.lines, screen, IMPORTANCE)
+        parts += [line for remark in table.remarks for line in wrapped(remark, screen)]
+        parts.append("")
+    return "\n".join([*parts, *disentangled(results, screen)])
 
 
 # Each measure of content and pose with its key and how it is written
@@ -188,11 +217,11 @@ MEASURES: dict[str, tuple[str, str]] = {
 }
 
 
-def disentangled(results: Sequence[dict]) -> list[str]:
+def disentangled(results: Sequence[dict], screen: Screen = FILE) -> list[str]:
     """The lines of tables of how well models tell content from pose, one for each data set and its moves."""
 
     def about(result: dict) -> str:
-        data, protocol = kind(result)[1:3]
+        data, protocol = data_name([result]), result["protocol"]
         moved = "" if result["variant"] else f", {result['moved']} for this"
         return f"{data}, protocol {protocol}: content and pose of all test images{moved}"
 
@@ -205,5 +234,5 @@ def disentangled(results: Sequence[dict]) -> list[str]:
             + [f"{values[key]:{form}}" if values.get(key) is not None else "-" for key, form in MEASURES.values()]
             for result, values in measured
         ]
-        parts += [what, *aligned([("run", "model", *MEASURES), *lines]), ""]
+        parts += [*wrapped(what, screen), *lay_out(("run", "model", *MEASURES), lines, screen), ""]
     return parts

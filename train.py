@@ -24,8 +24,10 @@ from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from differences import beside
+from evaluation_files import EvaluationFiles
 from folders import claim, owned
 from launch import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, speaker
+from layout import terminal
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
 from resume import check_resumed, evaluated
@@ -154,18 +156,26 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     checkpoints = trainer.checkpoint_callback
     path = checkpoints.best_model_path or checkpoints.last_model_path  # without validation there is no best
     path = Path(trainer.strategy.broadcast(path))
-    result = trainer.strategy.broadcast(evaluated(path, args.num_samples, args.limit))
+    result = trainer.strategy.broadcast(evaluated(path, args.num_samples, args.limit, data))
+    files = EvaluationFiles()
     if args.num_samples and not result:
         device, samples = str(trainer.strategy.root_device), args.num_samples
         checkpoint = read_checkpoint(path)
         wanted = evaluate.Wanted(samples, args.limit, figures=args.callbacks)
-        result = evaluate.evaluate(checkpoint, path, data, wanted, device)
+        result = evaluate.evaluate(checkpoint, path, data, wanted, device, files)
     if not trainer.is_global_zero:
         return 0
     if result:
-        print(f"\n{tables(beside([result], [read_checkpoint(path)]))}")
+        print(f"\n{tables(beside([result], [read_checkpoint(path)], files.log_px), terminal())}")
     close_wandb(trainer, {f"test/{key}": value for key, value in result.items()})
     print(f"Run folder: {trainer.default_root_dir}")
+    for error in files.unsaved.values():
+        print(
+            f"error: the result is printed above, but not saved: {explain(error, {}, [])} The same command with "
+            "--resume auto saves it.",
+            file=sys.stderr,
+        )
+        return 1
     if result and result["nll"] is None and result["loss"] is None:
         print("The model has diverged: its likelihood is not finite. Try a lower --model.lr.", file=sys.stderr)
         return 1

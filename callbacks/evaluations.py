@@ -11,7 +11,14 @@ from callbacks.loggers import FINISH_SECONDS, INIT_SECONDS
 PROJECT = "elbo-room"
 
 
-def mirror(results: Sequence[dict], folders: Sequence[Path], here: Path, offline: bool) -> None:
+def mirror(
+    results: Sequence[dict],
+    folders: Sequence[Path],
+    here: Path,
+    offline: bool,
+    summaries: Sequence[dict] | None = None,
+    suffixes: Sequence[str] | None = None,
+) -> None:
     """Adds each result to the W&B run of its folder, if that has one, and a table of all to a run of its own.
 
     Where W&B fails, it says so and nothing is lost: the run folders hold the results.
@@ -21,9 +28,14 @@ def mirror(results: Sequence[dict], folders: Sequence[Path], here: Path, offline
         folders: Their run folders.
         here: Where W&B keeps the files of the table's run.
         offline: Write to the disk only.
+        summaries: What the runs get in place of the results: the largest ones of their checkpoints.
+        suffixes: Of `test` in the names that they get there, so that last.ckpt does not replace best.ckpt.
     """
-    of_runs = [partial(summarise, result, folder, offline) for result, folder in zip(results, folders, strict=True)
-               if (folder / "wandb_id").is_file()]  # fmt: skip
+    of_runs = [
+        partial(summarise, result, folder, offline, f"test{suffix}")
+        for result, folder, suffix in zip(summaries or results, folders, suffixes or [""] * len(results), strict=True)
+        if (folder / "wandb_id").is_file()
+    ]
     failed = []
     for write in (*of_runs, partial(tabulate, results, here, offline)):
         try:
@@ -48,10 +60,13 @@ def begun(folder: Path, offline: bool, **options) -> Iterator:
         run.finish()
 
 
-def summarise(result: dict, folder: Path, offline: bool) -> None:
+def summarise(result: dict, folder: Path, offline: bool, name: str = "test") -> None:
     """Adds a result to the summary of the run that made the checkpoint."""
-    with begun(folder, offline, id=(folder / "wandb_id").read_text().strip(), resume="allow") as run:
-        run.summary.update({f"test/{key}": value for key, value in result.items()})
+    known = (folder / "wandb_id").read_text().strip()
+    if not known:  # W&B would begin another run
+        raise ValueError(f"{folder / 'wandb_id'} is empty")
+    with begun(folder, offline, id=known, resume="allow") as run:
+        run.summary.update({f"{name}/{key}": value for key, value in result.items()})
 
 
 def tabulate(results: Sequence[dict], here: Path, offline: bool) -> None:

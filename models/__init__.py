@@ -37,24 +37,38 @@ def read_checkpoint(path: str | Path) -> dict:
 def load(path: str | Path) -> Model:
     """The trained model in a checkpoint, in evaluation mode, on the CPU.
 
-    >>> model = models.load("runs/my-run/checkpoints/best.ckpt")
+    >>> model = models.load("runs/my-run")  # its best.ckpt
     >>> images = model.sample(16)  # (16, C, H, W) in [0, 1]
+
+    Args:
+        path: A .ckpt file, or a run folder.
 
     Raises:
         ValueError: There is no such file, or it is no checkpoint of this project.
     """
-    return from_checkpoint(read_checkpoint(path))
+    path = checkpoints.find(path)
+    return from_checkpoint(read_checkpoint(path), path)
 
 
-def from_checkpoint(checkpoint: dict) -> Model:
+def from_checkpoint(checkpoint: dict, path: str | Path = "The checkpoint") -> Model:
     """The model in the contents of a checkpoint.
 
+    Args:
+        checkpoint: As `read_checkpoint` gives it.
+        path: Where it comes from, for messages.
+
     Raises:
-        ValueError: Its options or weights are not those of this version of the model.
+        ValueError: Its options or weights are not those of this version of the model, or weights are not finite.
     """
+    name = checkpoint["model"]
     try:
-        model = MODELS[checkpoint["model"]](**checkpoint["hyper_parameters"])
+        if lacking := [key for key in checkpoints.WEIGHTS if key not in checkpoint]:
+            raise ValueError(f"it lacks {' and '.join(lacking)}")
+        checkpoints.check_image_shape(checkpoint["hyper_parameters"])
+        model = MODELS[name](**checkpoint["hyper_parameters"])
+        checkpoints.check_weights(checkpoint["state_dict"], model.state_dict())
         model.load_state_dict(checkpoint["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"The checkpoint does not fit this version of {checkpoint['model']}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{path} does not fit this version of {name}: {said}.") from error
     return model.eval()

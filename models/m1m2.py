@@ -31,11 +31,13 @@ def used_latents(m1: VAE, x: Tensor) -> list[int]:
 
 def open_m1(path: str, data) -> VAE:
     """The trained M1 in a checkpoint; ValueError where it is no VAE, or was trained on other data than these."""
+    path = checkpoints.find(path)
     checkpoint = checkpoints.read(path)
     if checkpoint.get("model") not in ("VAE", "IWAE"):
         raise ValueError(f"{path} holds no M1: train one with --model VAE (or IWAE) and give its checkpoint.")
-    run, options = checkpoint.get("run", {}), checkpoint.get("datamodule_hyper_parameters", {})
-    then = {"data": run.get("data"), "protocol": run.get("protocol")}
+    checkpoints.require(checkpoint, path)
+    run, options = checkpoint["run"], checkpoint["datamodule_hyper_parameters"]
+    then = {"data": run["data"], "protocol": run["protocol"]}
     now = {"data": type(data).__name__, "protocol": data.protocol}
     # with another split M1 has seen this run's validation images
     for key in ("seed", "val_size", "max_rotation", "max_shift", "max_scaling"):
@@ -45,14 +47,15 @@ def open_m1(path: str, data) -> VAE:
         if then_hash:
             then["images"], now["images"] = then_hash, data.images_hash
         else:  # an older checkpoint; the file may have moved, but not into another file
-            then["file"], now["file"] = (Path(root["root"]).name for root in (options, data.hparams))
+            then["file"], now["file"] = (Path(str(root.get("root"))).name for root in (options, data.hparams))
     for key, value in now.items():
         if then[key] != value:
             raise ValueError(f"The M1 in {path} was trained with {key} {then[key]}, not {value}: use the same.")
     try:
         m1 = VAE(**checkpoint["hyper_parameters"])
+        checkpoints.check_weights(checkpoint["state_dict"], m1.state_dict())
         m1.load_state_dict(checkpoint["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"The M1 in {path} does not fit this version: {error}") from error
     if tuple(m1.hparams.image_shape) != data.image_shape:
         raise ValueError(f"The M1 in {path} takes images {tuple(m1.hparams.image_shape)}, not {data.image_shape}.")

@@ -1,15 +1,22 @@
 """evaluate.py: what it writes, what it prints, what it refuses."""
 
+import errno
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torchmetrics.functional.classification import multiclass_accuracy
 
+import callbacks
 import evaluate
+import evaluation_files
+import keeping
 import models
+import report
 import train
 from datamodules import DATAMODULES
 from measures import IMAGES
@@ -50,8 +57,13 @@ def read(run: str) -> dict:
     return json.loads(Path(run, "evaluation.json").read_text())
 
 
+def overwrite(argv: list[str]) -> int:
+    """evaluate.py where the result of each test takes the place of those before it, be they larger."""
+    return evaluate.main([*argv, "--overwrite"])
+
+
 def test_writes_the_mean_of_the_per_image_values():
-    assert evaluate.main([VAE, "--num_samples", "50", "--limit", "120"]) == 0
+    assert overwrite([VAE, "--num_samples", "50", "--limit", "120"]) == 0
     log_px = np.load("vae/log_px.npy")
     result = read("vae")
     assert log_px.shape == (120,)
@@ -64,32 +76,32 @@ def test_writes_the_mean_of_the_per_image_values():
 
 
 def test_the_first_images_have_the_same_value_whatever_the_limit():
-    assert evaluate.main([VAE, "--num_samples", "20", "--limit", "50"]) == 0
+    assert overwrite([VAE, "--num_samples", "20", "--limit", "50"]) == 0
     first = np.load("vae/log_px.npy")
-    assert evaluate.main([VAE, "--num_samples", "20"]) == 0
+    assert overwrite([VAE, "--num_samples", "20"]) == 0
     everything = np.load("vae/log_px.npy")
     assert len(everything) == 250
     np.testing.assert_array_equal(first, everything[:50])
 
 
 def test_more_samples_are_a_tighter_bound():
-    assert evaluate.main([VAE, "--num_samples", "1"]) == 0
+    assert overwrite([VAE, "--num_samples", "1"]) == 0
     loose = read("vae")["nll"]
-    assert evaluate.main([VAE, "--num_samples", "200"]) == 0
+    assert overwrite([VAE, "--num_samples", "200"]) == 0
     assert read("vae")["nll"] < loose
 
 
 def test_one_image_has_no_standard_error():
-    assert evaluate.main([VAE, "--num_samples", "5", "--limit", "1"]) == 0
+    assert overwrite([VAE, "--num_samples", "5", "--limit", "1"]) == 0
     assert read("vae")["nll_se"] is None
 
 
 def test_16_bits_say_what_they_cost(capsys):
     command = [VAE, "--num_samples", "50", "--limit", "150", "--figures", "[]"]
-    assert evaluate.main(command) == 0
+    assert overwrite(command) == 0
     exact, of_exact = np.load("vae/log_px.npy"), read("vae")
     assert "bf16" not in capsys.readouterr().out
-    assert evaluate.main([*command, "--precision", "bf16"]) == 0
+    assert overwrite([*command, "--precision", "bf16"]) == 0
     rounded, of_rounded = np.load("vae/log_px.npy"), read("vae")
     assert (of_exact["precision"], of_rounded["precision"]) == ("fp32", "bf16")
     assert of_exact["bf16_bias"] is None
@@ -105,13 +117,18 @@ def test_train_does_not_take_a_result_in_16_bits_for_its_own(capsys):
     assert train.main(again) == 0
     exact = read("own")
     assert evaluate.main(["own/checkpoints/best.ckpt", "--num_samples", "20", "--precision", "bf16"]) == 0
+    assert read("own")["nll"] == exact["nll"]
+    assert overwrite(["own/checkpoints/best.ckpt", "--num_samples", "20", "--precision", "bf16"]) == 0
     assert read("own")["nll"] != exact["nll"]
+    capsys.readouterr()
     assert train.main(again) == 0
+    assert f"{exact['nll']:.2f} ± {exact['nll_se']:.2f}" in capsys.readouterr().out
+    assert evaluate.main(["own/checkpoints/best.ckpt", "--num_samples", "20"]) == 0
     assert (read("own")["precision"], read("own")["nll"]) == ("fp32", exact["nll"])
 
 
 def test_protocols_and_quantities_never_share_a_table(capsys):
-    assert evaluate.main([VAE, THRESHOLD, AE, "--num_samples", "5", "--limit", "10"]) == 0
+    assert overwrite([VAE, THRESHOLD, AE, "--num_samples", "5", "--limit", "10"]) == 0
     tables = [table for table in capsys.readouterr().out.split("\n\n") if table.strip()]
     assert len(tables) == 3
     for run, word in (
@@ -124,10 +141,8 @@ def test_protocols_and_quantities_never_share_a_table(capsys):
 
 
 def test_evaluates_a_run_that_has_moved(runs, tmp_path):
-    import shutil
-
     shutil.copytree("vae", tmp_path / "elsewhere")
-    assert evaluate.main([str(tmp_path / "elsewhere/checkpoints/last.ckpt"), "--num_samples", "5"]) == 0
+    assert overwrite([str(tmp_path / "elsewhere/checkpoints/last.ckpt"), "--num_samples", "5"]) == 0
     assert (tmp_path / "elsewhere/evaluation.json").is_file()
 
 
@@ -142,7 +157,7 @@ def test_error_counts_all_test_images_whatever_the_limit(run, capsys):
     data.setup()
     x, y = data.images("test")
     expected = multiclass_accuracy(model.classify(x), y, num_classes=10, average="micro")
-    assert evaluate.main([f"{run}/checkpoints/best.ckpt", "--num_samples", "5", "--limit", "20"]) == 0
+    assert overwrite([f"{run}/checkpoints/best.ckpt", "--num_samples", "5", "--limit", "20"]) == 0
     result = read(run)
     assert result["test_error"] == pytest.approx(1 - expected.item())
     assert (result["test_error_images"], result["num_images"], counted(run).sum()) == (250, 20, 250)
@@ -160,7 +175,7 @@ def test_labels_go_to_conditional_models_alone():
     x, y = data.images("test", 50)
     for run, labels in (("cvae", y), ("m2", None), ("m1m2", None)):
         path = f"{run}/checkpoints/best.ckpt"
-        assert evaluate.main([path, "--num_samples", "30", "--limit", "50", "--no_baselines"]) == 0
+        assert overwrite([path, "--num_samples", "30", "--limit", "50", "--no_baselines"]) == 0
         model = models.load(path)
         expected = importance(model, x, 30, max(1, ROWS // IMAGES // model.rows_per_sample), labels)
         np.testing.assert_array_equal(np.load(f"{run}/log_px.npy"), expected.log_px.numpy())
@@ -168,7 +183,7 @@ def test_labels_go_to_conditional_models_alone():
 
 
 def test_bound_is_made_of_rate_and_distortion():
-    assert evaluate.main([M2, M1M2, CVAE, "--num_samples", "50", "--limit", "100"]) == 0
+    assert overwrite([M2, M1M2, CVAE, "--num_samples", "50", "--limit", "100"]) == 0
     for run in ("m2", "m1m2", "cvae"):
         result = read(run)
         assert result["rate"] + result["distortion"] == -result["elbo"]
@@ -178,16 +193,16 @@ def test_bound_is_made_of_rate_and_distortion():
 def test_models_with_all_classes_in_their_weights_have_a_limit_of_their_own(monkeypatch):
     assert models.M2.default_limit == models.M1M2.default_limit == 1000
     monkeypatch.setattr(models.M2, "default_limit", 30)
-    assert evaluate.main([M2, VAE, "--num_samples", "2"]) == 0
+    assert overwrite([M2, VAE, "--num_samples", "2"]) == 0
     assert (read("m2")["num_images"], read("vae")["num_images"]) == (30, 250)
-    assert evaluate.main([M2, "--num_samples", "2", "--limit", "9999"]) == 0
+    assert overwrite([M2, "--num_samples", "2", "--limit", "9999"]) == 0
     assert read("m2")["num_images"] == 250
 
 
 def test_baselines_beside_few_labels_and_on_request_of_a_vae(capsys):
     names = ["MLP", "M1+SVM", "M1+logreg", "M1+5-NN"]
     quick = ["--num_samples", "2", "--limit", "5"]
-    assert evaluate.main([M1M2, VAE, M2, *quick]) == 0
+    assert overwrite([M1M2, VAE, M2, *quick]) == 0
     assert list(read("m1m2")["baselines"]) == names
     assert list(read("m2")["baselines"]) == ["MLP"]
     assert read("vae")["baselines"] is None
@@ -195,14 +210,14 @@ def test_baselines_beside_few_labels_and_on_request_of_a_vae(capsys):
     for name, error in read("m1m2")["baselines"].items():
         assert 0 < error < 1
         assert re.search(rf"^m1m2  {re.escape(name)} .* {error:.2%}$".replace("%", r"\%"), out, re.MULTILINE)
-    assert evaluate.main([M1M2, VAE, *quick, "--baselines"]) == 0
+    assert overwrite([M1M2, VAE, *quick, "--baselines"]) == 0
     assert list(read("vae")["baselines"]) == names
-    assert evaluate.main([M1M2, *quick, "--no_baselines"]) == 0
+    assert overwrite([M1M2, *quick, "--no_baselines"]) == 0
     assert read("m1m2")["baselines"] is None
 
 
 def test_a_table_without_classifiers_has_no_test_error(capsys):
-    assert evaluate.main([VAE, CVAE, "--num_samples", "2", "--limit", "5"]) == 0
+    assert overwrite([VAE, CVAE, "--num_samples", "2", "--limit", "5"]) == 0
     assert "test error" not in capsys.readouterr().out
 
 
@@ -210,7 +225,7 @@ SEVERAL = [M2, "m2-1/checkpoints/best.ckpt", "m2-2/checkpoints/best.ckpt", "m2-1
 
 
 def test_mean_over_runs_that_differ_in_their_seeds(capsys):
-    assert evaluate.main([*SEVERAL, VAE, "--num_samples", "5", "--limit", "40"]) == 0
+    assert overwrite([*SEVERAL, VAE, "--num_samples", "5", "--limit", "40"]) == 0
     nll, error = (np.array([read(run)[key] for run in ("m2", "m2-1", "m2-2")]) for key in ("nll", "test_error"))
     assert len(set(nll)) == 3
     lines = capsys.readouterr().out.split("mean ± standard error over seeds\n")[1].split("\n")
@@ -229,7 +244,7 @@ def test_mean_over_runs_that_differ_in_their_seeds(capsys):
 
 @pytest.mark.parametrize("paths", [[M2, VAE], [M2, SEVERAL[3]], [M2, M2], [M2, M2.replace("best", "last")]])
 def test_no_mean_without_a_group(paths, capsys):
-    assert evaluate.main([*paths, "--num_samples", "2", "--limit", "5"]) == 0
+    assert overwrite([*paths, "--num_samples", "2", "--limit", "5"]) == 0
     assert "±" in (out := capsys.readouterr().out)
     assert "over seeds" not in out
 
@@ -260,6 +275,150 @@ def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
     assert train.main([*QUICK, "--data", "NPZ", "--data.root", "a.npz", "--run_dir", "a"]) == 0
     assert evaluate.main(["a/checkpoints/best.ckpt", "--data.root", "b.npz"]) == 2
     assert "VAE takes images (1, 5, 5), and the data have (1, 6, 6)." in capsys.readouterr().err
+
+
+FEW = ["--num_samples", "5", "--limit", "20", "--figures", "[]", "--no_baselines"]
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the run `vae` that other tests do not see, without what they have written."""
+    shutil.copytree("vae/checkpoints", tmp_path / "vae/checkpoints")
+    shutil.copytree("ae/checkpoints", tmp_path / "ae/checkpoints")
+    monkeypatch.chdir(tmp_path)
+    return Path("vae")
+
+
+@pytest.mark.parametrize("blocked", ["per_image", "evaluations", "figures", "evaluation.json", "log_px.npy"])
+def test_the_table_is_printed_where_a_file_cannot_be_written(copy, blocked, capsys):
+    """A file lies where a folder is to be, or the other way round: that stops root too."""
+    if "." in blocked:
+        (copy / blocked / "full").mkdir(parents=True)
+    else:
+        (copy / blocked).touch()
+    assert evaluate.main([VAE, *FEW[:4], "--figures", "[samples]"]) == 0  # another file holds the result
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert err.count("warning: ") == 1
+    assert f"vae/{blocked}" in err
+    assert "--run_dir" not in err
+
+
+def test_a_result_that_no_file_holds_is_printed_and_ends_in_an_error(copy, monkeypatch, capsys):
+    def refuse(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for module in (evaluation_files, keeping):
+        monkeypatch.setattr(module, "replacing", refuse)
+    monkeypatch.setattr(evaluation_files, "try_writing", refuse)
+    assert evaluate.main([VAE, AE, *FEW]) == 1
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert "no likelihood" in out
+    said = err.splitlines()
+    assert [line.split(":")[0] for line in said if "/2 " not in line] == ["warning", "warning", "error", "error"]
+    assert said[0].startswith("warning: vae cannot be written: Read-only file system.")  # before the work
+    assert "save the results elsewhere by --report" in said[-1]
+    assert "--run_dir" not in err
+    assert evaluate.main([VAE, *FEW, "--report", "report"]) == 0  # where all of it is saved
+    assert "Report: report" in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(copy, capsys):
+    for option in ("report", "side_by_side"):
+        assert (
+            evaluate.main([VAE, VAE.replace("best", "last"), *FEW, f"--{option}", "vae/checkpoints/best.ckpt/r"]) == 2
+        )
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert f"--{option} vae/checkpoints/best.ckpt/r cannot be written to (Not a directory)" in err
+    assert not (copy / "evaluation.json").exists()
+
+
+def test_a_report_that_fails_does_not_take_the_table_with_it(copy, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "r/results.json")
+
+    monkeypatch.setattr(report, "write", fail)
+    assert evaluate.main([VAE, *FEW, "--report", "r"]) == 1
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert "r/results.json cannot be used: No space left on device. " in err
+    assert "choose another --report than r" in err
+    assert (copy / "evaluation.json").exists()
+
+
+def test_a_figure_that_fails_costs_a_warning(copy, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise KeyError("colour")
+
+    monkeypatch.setattr(callbacks.Samples, "draw", fail)
+    assert evaluate.main([VAE, *FEW[:4], "--figures", "[samples,reconstructions]"]) == 0
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert f"warning: the figure samples of {VAE} could not be drawn: 'colour'" in err
+    assert [path.name for path in (copy / "figures").iterdir()] == ["reconstructions_test.png"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError(errno.EIO, "Input/output error", "x")])
+def test_a_checkpoint_that_fails_does_not_take_the_others_with_it(copy, monkeypatch, capsys, error):
+    measure = evaluate.reconstruction
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(evaluate, "reconstruction", fail)
+    assert evaluate.main([AE, VAE, *FEW]) == 1
+    out, err = capsys.readouterr()
+    assert "NLL ± SE" in out
+    assert f"error: {AE} could not be evaluated: " in err
+    assert "Traceback" not in err
+    monkeypatch.setattr(evaluate, "reconstruction", measure)
+    assert evaluate.main([AE, VAE, *FEW]) == 0
+
+
+def test_a_smaller_evaluation_leaves_the_files_of_a_larger_one(copy, capsys):
+    last = VAE.replace("best", "last")
+    assert evaluate.main([VAE, "--num_samples", "20", "--figures", "[]"]) == 0
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert evaluate.main([VAE, last, *FEW]) == 0
+    assert "note: vae/evaluation.json keeps the larger result (250 images, K = 20)" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert json.loads((copy / "evaluation_last.json").read_text())["checkpoint"] == last
+    assert len(np.load(copy / "log_px_last.npy")) == 20
+
+
+def test_seeds_on_the_same_images_are_averaged_whatever_their_paths(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).integers(0, 256, (60, 4, 4), np.uint8)
+    Path("sub").mkdir()
+    for name in ("a.npz", "sub/copy.npz"):
+        np.savez(name, x=x)
+    np.savez("other.npz", x=255 - x)
+    for model in ("VAE", "AE"):
+        runs = []
+        for seed, root in enumerate(["a.npz", str(tmp_path / "sub/../a.npz"), "sub/copy.npz", "other.npz"]):
+            runs.append(f"{model}-{seed}")
+            options = [
+                "--model",
+                model,
+                "--data",
+                "NPZ",
+                "--data.root",
+                root,
+                "--seed",
+                str(seed),
+                "--run_dir",
+                runs[-1],
+            ]
+            assert train.main([*QUICK, *options]) == 0
+        capsys.readouterr()
+        assert evaluate.main([*runs, "--num_samples", "2", "--figures", "[]"]) == 0
+        tables = capsys.readouterr().out.split("\n\n")
+        (together,) = (table for table in tables if f"\n{model}-0 " in table)
+        assert [f"\n{run} " in together for run in runs] == [True, True, True, False]
+        if model == "VAE":
+            assert any("over seeds" in table and re.search(r"^VAE +3 ", table, re.MULTILINE) for table in tables)
 
 
 MISTAKES = {

@@ -77,7 +77,8 @@ def test_all_of_them_in_one_report(computed, capsys):
     assert computed == {"likelihoods": 3, "annealed": 3}  # the AE has neither
     assert [line for line in err.splitlines() if "/4 " in line] == [f"{n}/4 {path}" for n, path in enumerate(ALL, 1)]
     for run in ("vae", "cvae", "m2"):
-        result, ais = read(run), np.load(f"{run}/per_image/best_ais.npz")
+        (kept,) = Path(run, "per_image").glob("best_ais_*.npz")
+        result, ais = read(run), np.load(kept)
         log_px = np.load(f"{run}/log_px.npy")
         assert result["ais_nll"] == pytest.approx(-ais["ais_log_px"].mean())
         assert result["ais_lowers_nll"] == pytest.approx((ais["ais_log_px"] - log_px[:10]).mean())
@@ -156,7 +157,9 @@ def test_only_what_other_options_change_is_computed_anew(computed):
     assert computed == {"likelihoods": 3, "annealed": 1}
     assert evaluate.main([vae, *COMMON, *AIS, "--num_samples", "40", "--limit", "90", "--ais_chains", "2"]) == 0
     assert computed == {"likelihoods": 3, "annealed": 2}
-    assert evaluate.main([vae, *COMMON, *AIS, "--limit", "5"]) == 0  # AIS of no more images than these
+    assert evaluate.main([vae, *COMMON, *AIS]) == 0  # the first setting again
+    assert computed == {"likelihoods": 3, "annealed": 2}
+    assert evaluate.main([vae, *COMMON, *AIS, "--limit", "5", "--overwrite"]) == 0  # AIS of no more images than these
     assert computed == {"likelihoods": 4, "annealed": 3}
     assert read("vae")["ais_images"] == 5
 

@@ -308,7 +308,7 @@ def test_files_of_another_report_do_not_stay(several):
 
 def test_where_data_lie_is_in_no_file():
     lie = {"data": "NPZ", "data_root": "/home/me/secret/digits.npz"}
-    other = {"data": "NPZ", "data_root": "/home/you/digits.npz"}
+    other = {"data": "NPZ", "data_root": "/home/you/digits.npz", "images_hash": "abd"}
     found = beside(result("a") | lie, result("b", HARD + 1) | lie, result("c") | other)
     report.write(
         Path("r"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -83,10 +84,14 @@ def test_a_result_that_is_missing_or_another_is_made(change):
     written = found.stat().st_mtime_ns
     if change == "missing":
         found.unlink()
-    elif change == "older":
+    elif change == "older":  # of a version that did not know results by the hash of the weights
+        result = json.loads(found.read_text())
+        del result["weights_hash"]
+        found.write_text(json.dumps(result))
+        shutil.rmtree("a/evaluations")
         written = Path("a/checkpoints/best.ckpt").stat().st_mtime_ns - 1
         os.utime(found, ns=(written, written))
-    samples, limit = {"samples": ("4", "100"), "limit": ("3", "50")}.get(change, ("3", "100"))
+    samples, limit = {"samples": ("4", "100"), "limit": ("3", "150")}.get(change, ("3", "100"))
     assert train.main(command("a", "VAE", "--num_samples", samples, "--limit", limit)) == 0
     result = json.loads(found.read_text())
     assert (result["num_samples"], result["num_images"]) == (int(samples), int(limit))
@@ -100,3 +105,48 @@ def test_options_of_training_are_compared_too(capsys):
     said = "its --trainer.accumulate_grad_batches is 1, not 2; its --trainer.gradient_clip_val is None, not 0.1."
     assert said in capsys.readouterr().err
     assert train.main(command("a", "VAE", *MORE, *more, "--allow_changes")) == 0
+
+
+def test_a_smaller_result_is_made_and_found_again_beside_a_larger_one(monkeypatch, capsys):
+    assert train.main(command("a", "VAE", "--num_samples", "3", "--limit", "100")) == 0
+    large = Path("a/evaluation.json").read_bytes()
+    smaller = command("a", "VAE", "--num_samples", "2", "--limit", "50")
+    assert train.main(smaller) == 0
+    said = capsys.readouterr()
+    assert "note: a/evaluation.json keeps the larger result (100 images, K = 3)" in said.err
+    assert Path("a/evaluation.json").read_bytes() == large
+    monkeypatch.setattr(train.evaluate, "evaluate", None)  # it is not needed any more
+    for again in (smaller, command("a", "VAE", "--num_samples", "3", "--limit", "100")):
+        assert train.main(again) == 0
+    assert "of 50 test images" in said.out
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_result_is_made_again(content):
+    run = command("a", "VAE", "--num_samples", "3", "--limit", "100")
+    assert train.main(run) == 0
+    before = Path("a/evaluation.json").read_text()
+    Path("a/evaluation.json").write_text(content)
+    assert train.main(run) == 0
+    assert Path("a/evaluation.json").read_text() == before
+
+
+def test_a_run_folder_is_resumed_from_its_newest_checkpoint(capsys):
+    assert train.main(command("a")) == 0
+    more = command("a", "VAE", *MORE)
+    place = more.index("--resume")
+    more[place : place + 2] = ["--resume", "a"]
+    more[more.index("--run_dir") + 1] = "b"
+    assert train.main(more) == 0
+    assert "Going on from a/checkpoints/last.ckpt." in capsys.readouterr().err
+    assert contents("b")["epoch"] == 3
+    Path("empty").mkdir()
+    assert train.main([*more, "--run_dir", "c", "--resume", "empty"]) == 2
+    assert "There is no checkpoint in empty" in capsys.readouterr().err
+
+
+def test_an_m1_may_be_given_by_its_run_folder():
+    assert train.main(command("m1", "VAE", "--model.z_dim", "2")) == 0
+    stack = ["--model", "M1M2", "--data.num_labels", "50", "--model.m1", "m1", "--model.hidden", "[8]",
+             "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]", "--run_dir", "stack"]  # fmt: skip
+    assert train.main(stack) == 0

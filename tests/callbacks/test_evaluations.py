@@ -117,3 +117,19 @@ def test_who_interrupts_it_is_heard(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluations.mirror(RESULTS, folders, tmp_path, offline=True)
+
+
+def test_other_checkpoints_have_names_of_their_own_and_runs_get_their_largest_results(folders, tmp_path):
+    largest = [RESULTS[0] | {"nll": 20.0}, RESULTS[1]]
+    evaluations.mirror(RESULTS, folders, tmp_path / "report", True, largest, ["_last", ""])
+    wandb.teardown()
+    seen = summary(records(folders[0]))
+    assert seen["test_last/nll"] == 20.0
+    assert not any(key.startswith("test/") for key in seen)
+
+
+def test_an_empty_id_is_no_run(folders, tmp_path, capsys):
+    (folders[0] / "wandb_id").write_text("\n")
+    evaluations.mirror(RESULTS, folders, tmp_path / "report", offline=True)
+    assert f"{folders[0] / 'wandb_id'} is empty" in capsys.readouterr().err
+    assert not list(folders[0].rglob("*.wandb"))
