@@ -29,6 +29,7 @@ from callbacks.baselines import baselines, wants_baselines
 from callbacks.disentanglement import disentanglement, is_measured, moves
 from callbacks.evaluations import mirror
 from callbacks.probes import can_be_probed, probes
+from callbacks.record import DEFAULT_STYLE, FigureStyle
 from callbacks.replace import replacing
 from compare import compare
 from datamodules import ImageData
@@ -68,6 +69,7 @@ class Wanted(NamedTuple):
         ais: Chains of annealed importance sampling, if there are to be any.
         ais_images: Test images that they are run on, the first ones.
         with_probes: Classify posterior means, where all training labels are known.
+        style: Of the files of figures.
     """
 
     num_samples: int
@@ -78,6 +80,7 @@ class Wanted(NamedTuple):
     ais: Settings | None = None
     ais_images: int = AIS_IMAGES
     with_probes: bool = False
+    style: FigureStyle = DEFAULT_STYLE
 
 
 def evaluate(checkpoint: dict, path: Path, data: ImageData, wanted: Wanted, device: str = "cpu") -> dict:
@@ -109,7 +112,7 @@ def evaluate(checkpoint: dict, path: Path, data: ImageData, wanted: Wanted, devi
         result |= probes(model, data.images("train", device=device), test)
     if is_measured(model, data):
         result |= {"disentanglement": disentanglement(model, data, device), "moved": str(moves(data))}
-    draw(model, data, result, wanted.figures, folder / "figures")
+    draw(model, data, result, wanted.figures, folder / "figures", wanted.style)
     if wants_baselines(type(model), train_labels, wanted.with_baselines):
         result["baselines"] = baselines(model, data.images("train", device=device), test)
     if any(result[key] is not None for key in ("test_error", "knn_error")) or result["baselines"]:
@@ -184,6 +187,7 @@ def wanted_by(args: Namespace) -> Wanted:
         ais=chains if args.ais else None,
         ais_images=args.ais_images,
         with_probes=True,
+        style=FigureStyle(args.figure_format, args.figure_dpi),
     )
 
 
@@ -202,11 +206,11 @@ def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> i
     results, means = beside(results, checkpoints), over_seeds(results, checkpoints)
     print(tables(results))
     if args.side_by_side:
-        compare(args.checkpoints, ready, Path(args.side_by_side), device)
+        compare(args.checkpoints, ready, Path(args.side_by_side), device, wanted.style)
     if means:
         print(as_text(means))
     if args.report:
-        report.write(Path(args.report), results, means)
+        report.write(Path(args.report), results, means, wanted.style)
         print(f"Report: {args.report}")
     if args.wandb != "off":
         folders = [run_folder(Path(path)) for path in args.checkpoints]

@@ -6,6 +6,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from callbacks import CALLBACKS
 from models.ais import Settings
+from options import add_figure_options
 
 AIS_IMAGES = 100
 EVALUATION = (
@@ -31,6 +32,7 @@ def build_evaluation_parser() -> ArgumentParser:
     add("--baselines", action=ActionYesNo, default=None, help=baselines)
     figures = f"Figures to draw, of {', '.join(CALLBACKS)}; by default those that the model supports, but for "
     add("--figures", type=list[str] | None, default=None, help=f"{figures}latent_codes_tsne.")
+    add_figure_options(options)
     add_ais_options(options)
     report = "Folder for the tables of all runs as JSON, CSV and Markdown, and a figure."
     add("--report", type=str | None, default=None, help=report)

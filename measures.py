@@ -13,8 +13,9 @@ import models
 from callbacks import ConfusionMatrix, LatentSpace, for_model, plots
 from callbacks.confusion_matrix import confusion
 from callbacks.latent_space import is_active
-from callbacks.record import save_figure
+from callbacks.record import DEFAULT_STYLE, FigureStyle, save_figure
 from callbacks.schedule import Drawing
+from callbacks.titles import class_names, subject
 from models.estimators import ROWS, importance, over_processes, pareto_k
 
 IMAGES = 50  # per pass
@@ -111,7 +112,14 @@ def classification(model: models.Model, x: Tensor, y: Tensor) -> dict:
     return {"test_error": (images - right) / images, "confusion": counts.tolist()}
 
 
-def draw(model: models.Model, data, result: dict, names: Sequence[str] | None, folder: Path) -> None:
+def draw(
+    model: models.Model,
+    data,
+    result: dict,
+    names: Sequence[str] | None,
+    folder: Path,
+    style: FigureStyle = DEFAULT_STYLE,
+) -> None:
     """Draws figures of test images into `folder`: those called `names`, by default all that the model supports.
 
     Args:
@@ -119,20 +127,23 @@ def draw(model: models.Model, data, result: dict, names: Sequence[str] | None, f
         data: Its data module, set up.
         result: What `classification` has found, among others.
         names: Of callbacks; those that draw nothing are left aside.
-        folder: For `<name>_test.png`.
+        folder: For `<name>_test.png`, or another suffix.
+        style: Of the files.
     """
     for callback in for_model(model, names):
         if isinstance(callback, LatentSpace) and result["kl_per_dimension"]:
             kl, active = (
                 [torch.tensor(layer) for layer in result[key]] for key in ("kl_per_dimension", "active_dimensions")
             )
-            found = {"kl_per_dimension": plots.kl_per_dimension(kl, active)}
+            found = {"kl_per_dimension": plots.kl_per_dimension(kl, active, subject(model, data))}
         elif isinstance(callback, ConfusionMatrix) and result["confusion"]:
-            found = {"confusion_matrix": plots.confusion_matrix(torch.tensor(result["confusion"]), "test")}
+            counts = torch.tensor(result["confusion"])
+            classes = class_names(data, len(counts))
+            found = {"confusion_matrix": plots.confusion_matrix(counts, "test", classes, subject(model, data))}
         elif isinstance(callback, Drawing) and not isinstance(callback, ConfusionMatrix):
             with models.evaluating(model, callback.seed):
                 found = callback.draw(model, data)
         else:
             found = {}
         for name, figure in found.items():
-            save_figure(figure, folder / f"{name}_test.png")
+            save_figure(figure, folder / f"{name}_test.{style.format}", style.dpi)

@@ -2,15 +2,17 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 
 def one_of_each(y: Tensor, n: int) -> Tensor:
     """Positions of n images, by their labels `y (N,)`: the first of each class, then the second, ...; without labels
     the first n."""
-    label = (y + 1)[:, None]  # (N, 1), from 0; an unknown label is one more class
-    seen = one_hot(label[:, 0]).cumsum(0).gather(1, label)[:, 0]  # how many of its class there are up to each image
-    return torch.argsort(seen * (int(label.max()) + 1) + label[:, 0], stable=True)[:n]
+    # Sorted by label, so that time and memory do not grow with the number of classes.
+    label, by_label = y.sort(stable=True)  # an unknown label, -1, is one more class
+    _, counts = label.unique_consecutive(return_counts=True)
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)  # where each image's class begins
+    seen = torch.arange(len(y), device=y.device) - first  # how many of its class come before each image
+    return by_label[seen.argsort(stable=True)][:n]
 
 
 def spread(total: int, n: int) -> Tensor:

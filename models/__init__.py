@@ -57,4 +57,5 @@ def from_checkpoint(checkpoint: dict) -> Model:
         model.load_state_dict(checkpoint["state_dict"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"The checkpoint does not fit this version of {checkpoint['model']}: {error}") from error
+    model.trained_epochs = checkpoint["epoch"] + 1 if "epoch" in checkpoint else None  # for titles of figures
     return model.eval()
