@@ -19,6 +19,7 @@ CELL = 72  # the longer side of an image in a grid has about so many pixels
 LARGEST = 128  # the longer side of an image in a grid has at most so many pixels; larger ones are reduced
 GAP, BREAK = 2, 14  # pixels between images, and where a row or column is set apart
 CHARACTER, LINE, MARGIN = 8, 18, 8  # pixels: the widest that a letter of a label gets, a line of text, the border
+SMALL_LINE = 12  # pixels from one line of small text to the next
 INDENT = 6  # pixels between a label and its row
 TITLE, LABEL, SMALL = 10, 9, 7.5  # font sizes in points
 COLORS = {TITLE: "0", LABEL: "0.15", SMALL: "0.15"}
@@ -121,7 +122,7 @@ def image_grid(
     titles = wrapped_titles({0: title} if isinstance(title, str) else title, lefts, dpi)
     title_lines = max((text.count("\n") + 1 for text in titles.values() if text), default=0)
     # column labels of one line have the height that they always have had
-    above_columns = line * column_lines if size == LABEL else px(LINE * (0.25 + 0.65 * column_lines))
+    above_columns = line * column_lines if size == LABEL else px(SMALL_LINE * column_lines + 4)
     longest = max(map(len, row_labels), default=0)
     left_margin = px(MARGIN) + px(CHARACTER * longest + INDENT * bool(longest))
     needed = max((lefts[at] + width(part, TITLE) * dpi / 72
@@ -138,7 +139,8 @@ def image_grid(
     for top, label in zip(tops, row_labels, strict=False):
         write(-px(INDENT), top + height / 2, label, LABEL, ha="right", va="center")
     for left, label in zip(lefts, column_labels, strict=False):
-        write(left + width_ / 2, -px(3), label, size, ha="center", va="bottom", linespacing=1.05)
+        for above, part in enumerate(reversed(label.split("\n"))):  # all on the same baselines
+            write(left + width_ / 2, -px(4 + SMALL_LINE * above), part, size, ha="center", va="baseline")
     for top, row in zip(tops, captions, strict=False):
         for left, label in zip(lefts, row, strict=False):
             write(left + width_ / 2, top + height + line / 2, label, SMALL, ha="center", va="center")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from callbacks.figures import DPI, TITLE
-from callbacks.text import printable
+from callbacks.text import printable, width
 from callbacks.text import shortened as shortened_text
 
 ACTIVE, INACTIVE = "tab:blue", "silver"
@@ -208,12 +208,13 @@ def scatter(panels: Sequence[Panel], y: Tensor, classes: Sequence[str] = (), sub
     """
     y = y.cpu().numpy()
     styles = label_styles(y)
-    other = np.array([label not in styles for label in y.tolist()], dtype=bool)
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
-    figure = Figure((5 * columns + 0.9, 5.2 * rows), dpi=DPI, facecolor="white", layout="constrained")
+    entries = legend_entries(y, styles, classes)
+    longest = max((width(name, 9) for _, name in entries), default=0)
+    figure = Figure((5 * columns + 1 + longest / 72, 5.2 * rows), dpi=DPI, facecolor="white", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # inches
-    places = figure.subplots(rows, columns, squeeze=False).flat
+    places = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, panel in zip(places, panels, strict=False):
         draw_points(axes, panel.points.cpu().numpy(), y, styles)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=panel.limits, ylim=panel.limits)
@@ -222,10 +223,10 @@ def scatter(panels: Sequence[Panel], y: Tensor, classes: Sequence[str] = (), sub
             axes.set(xticks=[], yticks=[])
         axes.spines[["top", "right"]].set_visible(panel.limits is not None)
         title(axes, shortened_text(printable(panel.title), 72 * 4.6, TITLE), subject)
-    for axes in list(places):  # those that are left over
+    for axes in places[len(panels) :]:
         axes.remove()
-    if styles:
-        add_legend(figure, styles, y, other, classes)
+    if entries:
+        add_legend(figure, entries)
     return figure
 
 
@@ -243,20 +244,33 @@ def draw_points(axes: Axes, points: np.ndarray, y: np.ndarray, styles: dict[int,
             axes.scatter(*points[chosen].T, c=colors, s=size, **style)
 
 
-def add_legend(
-    figure: Figure, styles: dict[int, tuple[str, str]], y: np.ndarray, other: np.ndarray, classes: Sequence[str]
-) -> None:
-    """A legend to the right of all panels, with the names of classes and what grey points are."""
+def legend_entries(
+    y: np.ndarray, styles: dict[int, tuple[str, str]], classes: Sequence[str]
+) -> list[tuple[tuple[str, str], str]]:
+    """The style and the name of each line of a legend: of classes, and of what grey points are; none without classes.
+
+    Args:
+        y: Labels `(N,)`, -1 for unknown.
+        styles: Of the classes that are named.
+        classes: Names of classes; by default 0, 1, ...
+    """
+    if not styles:
+        return []
     entries = [(style, classes[label] if label < len(classes) else str(label)) for label, style in styles.items()]
-    if more := len(np.unique(y[other & (y >= 0)])):
+    if more := len(np.unique(y[y >= 0])) - len(styles):
         entries.append(((UNKNOWN, MARKERS[0]), f"{more} other classes" if more > 1 else "1 other class"))
     if (y < 0).any():
         entries.append(((UNKNOWN, MARKERS[0]), "unknown"))
+    return [(style, shortened_text(printable(name), LEGEND_ROOM, 9)) for style, name in entries]
+
+
+def add_legend(figure: Figure, entries: Sequence[tuple[tuple[str, str], str]]) -> None:
+    """A legend to the right of all panels, from colours, markers and names."""
     dots = [Line2D([], [], marker=marker, linestyle="", color=color) for (color, marker), _ in entries]
     legend = figure.legend(dots, [""] * len(dots), loc="outside right center", frameon=False, fontsize=9)
     # written afterwards: a legend leaves out names that begin with _, and reads $ as the begin of a formula
     for text, (_, name) in zip(legend.texts, entries, strict=True):
-        text.set(text=shortened_text(printable(name), LEGEND_ROOM, 9), parse_math=False)
+        text.set(text=name, parse_math=False)
 
 
 # Likelihoods of a run as they are drawn: what they are, colour, marker and its size
