@@ -6,7 +6,7 @@ import torch
 
 import models
 from callbacks import side_by_side
-from callbacks.record import save_figure
+from callbacks.record import DEFAULT_STYLE, FigureStyle, save_figure
 from datamodules import ImageData
 from tables import run_folder, run_name
 
@@ -27,7 +27,13 @@ def check_alike(opened: list[tuple[dict, ImageData]], folder: str) -> None:
         side_by_side.check(models.MODELS[checkpoint["model"]])
 
 
-def compare(paths: list[str], opened: list[tuple[dict, ImageData]], folder: Path, device: str) -> None:
+def compare(
+    paths: list[str],
+    opened: list[tuple[dict, ImageData]],
+    folder: Path,
+    device: str,
+    style: FigureStyle = DEFAULT_STYLE,
+) -> None:
     """Draws the models of several checkpoints beside each other, on the same test images, into `folder`."""
     short = [run_folder(Path(path)).name for path in paths]
     names = short if len(set(short)) == len(short) else [run_name({"checkpoint": path}) for path in paths]
@@ -36,5 +42,5 @@ def compare(paths: list[str], opened: list[tuple[dict, ImageData]], folder: Path
         for name, (checkpoint, _) in zip(names, opened, strict=True)
     }
     for name, figure in side_by_side.draw(several, opened[0][1], device).items():
-        save_figure(figure, folder / f"{name}.png")
+        save_figure(figure, folder / f"{name}.{style.format}", style.dpi)
     print(f"Figures side by side: {folder}")

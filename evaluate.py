@@ -28,6 +28,7 @@ from callbacks.baselines import baselines, wants_baselines
 from callbacks.disentanglement import disentanglement, is_measured, moves
 from callbacks.evaluations import mirror
 from callbacks.probes import can_be_probed, probes
+from callbacks.record import DEFAULT_STYLE, FigureStyle
 from compare import compare
 from datamodules import ImageData
 from differences import beside
@@ -69,6 +70,7 @@ class Wanted(NamedTuple):
         ais_images: Test images that they are run on, the first ones.
         with_probes: Classify posterior means, where all training labels are known.
         overwrite: Let the result take the place of a larger one in `evaluation.json`.
+        style: Of the files of figures.
     """
 
     num_samples: int
@@ -80,6 +82,7 @@ class Wanted(NamedTuple):
     ais_images: int = AIS_IMAGES
     with_probes: bool = False
     overwrite: bool = False
+    style: FigureStyle = DEFAULT_STYLE
 
 
 def evaluate(
@@ -134,7 +137,8 @@ def draw_figures(
     model: models.Model, data: ImageData, result: dict, wanted: Wanted, path: Path, files: EvaluationFiles
 ) -> None:
     """Draws the figures of a checkpoint; one that fails costs a warning."""
-    failed = draw(model, data, result, wanted.figures, run_folder(path) / "figures", suffix(path))
+    folder = run_folder(path) / "figures"
+    failed = draw(model, data, result, wanted.figures, folder, suffix(path), wanted.style)
     for name, error in failed.items():
         if isinstance(error, OSError):
             with files.attempt(path):
@@ -215,6 +219,7 @@ def wanted_by(args: Namespace) -> Wanted:
         ais_images=args.ais_images,
         with_probes=True,
         overwrite=args.overwrite,
+        style=FigureStyle(args.figure_format, args.figure_dpi),
     )
 
 
@@ -270,13 +275,13 @@ def write_all(
     files: EvaluationFiles,
 ) -> int:
     """Writes what lies outside of run folders, each whatever becomes of the others. Returns the exit status."""
-    status = 0
+    status, style = 0, FigureStyle(args.figure_format, args.figure_dpi)
     if args.side_by_side:
         status |= written(
-            "side_by_side", args, lambda: compare(args.checkpoints, ready, Path(args.side_by_side), device)
+            "side_by_side", args, lambda: compare(args.checkpoints, ready, Path(args.side_by_side), device, style)
         )
     if args.report:
-        failed = written("report", args, lambda: report.write(Path(args.report), results, means))
+        failed = written("report", args, lambda: report.write(Path(args.report), results, means, style))
         status |= failed
         if not failed:
             print(f"Report: {args.report}")

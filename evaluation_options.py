@@ -6,6 +6,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from callbacks import CALLBACKS
 from models.ais import Settings
+from options import add_figure_options
 
 AIS_IMAGES = 100
 EVALUATION = (
@@ -37,6 +38,7 @@ def build_evaluation_parser() -> ArgumentParser:
         "smaller ones are printed and kept in evaluations/ alone."
     )
     add("--overwrite", action=ActionYesNo, default=False, help=overwrite)
+    add_figure_options(options)
     add_ais_options(options)
     report = "Folder for the tables of all runs as JSON, CSV and Markdown, and a figure."
     add("--report", type=str | None, default=None, help=report)

@@ -14,8 +14,9 @@ import models
 from callbacks import ConfusionMatrix, LatentSpace, for_model, plots
 from callbacks.confusion_matrix import confusion
 from callbacks.latent_space import is_active
-from callbacks.record import save_figure
+from callbacks.record import DEFAULT_STYLE, FigureStyle, save_figure
 from callbacks.schedule import Drawing
+from callbacks.titles import class_names, subject
 from models.estimators import ROWS, importance, over_processes, pareto_k
 
 IMAGES = 50  # per pass
@@ -113,7 +114,13 @@ def classification(model: models.Model, x: Tensor, y: Tensor) -> dict:
 
 
 def draw(
-    model: models.Model, data, result: dict, names: Sequence[str] | None, folder: Path, suffix: str = ""
+    model: models.Model,
+    data,
+    result: dict,
+    names: Sequence[str] | None,
+    folder: Path,
+    suffix: str = "",
+    style: FigureStyle = DEFAULT_STYLE,
 ) -> dict[str, Exception]:
     """Draws figures of test images into `folder`: those called `names`, by default all that the model supports.
 
@@ -124,6 +131,7 @@ def draw(
         names: Of callbacks; those that draw nothing are left aside.
         folder: For `<name>_test.png`.
         suffix: Of the names of the files, where they are not those of the run's best checkpoint.
+        style: Format and resolution of the files.
 
     Returns:
         Why figures are missing, by the names of callbacks: no figure is worth the numbers that are still to be written.
@@ -132,7 +140,7 @@ def draw(
     for callback in for_model(model, names):
         try:
             for name, figure in figures(callback, model, data, result).items():
-                save_figure(figure, folder / f"{name}_test{suffix}.png")
+                save_figure(figure, folder / f"{name}_test{suffix}.{style.format}", style.dpi)
         except Exception as error:
             failed[callback.name] = error
     return failed
@@ -144,9 +152,11 @@ def figures(callback, model: models.Model, data, result: dict) -> dict[str, Figu
         kl, active = (
             [torch.tensor(layer) for layer in result[key]] for key in ("kl_per_dimension", "active_dimensions")
         )
-        return {"kl_per_dimension": plots.kl_per_dimension(kl, active)}
+        return {"kl_per_dimension": plots.kl_per_dimension(kl, active, subject(model, data))}
     if isinstance(callback, ConfusionMatrix) and result["confusion"]:
-        return {"confusion_matrix": plots.confusion_matrix(torch.tensor(result["confusion"]), "test")}
+        counts = torch.tensor(result["confusion"])
+        classes = class_names(data, len(counts))
+        return {"confusion_matrix": plots.confusion_matrix(counts, "test", classes, subject(model, data))}
     if isinstance(callback, Drawing) and not isinstance(callback, ConfusionMatrix):
         with models.evaluating(model, callback.seed):
             return callback.draw(model, data)

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 import models
 from callbacks import for_model
 from callbacks.baselines import can_have_baselines
+from callbacks.record import FigureStyle, check_style
 from callbacks.schedule import Drawing
 from compare import check_alike
 from datamodules import DATAMODULES, ImageData
@@ -148,6 +149,7 @@ def check(args: Namespace) -> list[tuple[dict, ImageData]]:
         ValueError: Something cannot be done, and nothing has been.
     """
     check_numbers(args.num_samples, args.limit)
+    check_style(FigureStyle(args.figure_format, args.figure_dpi))
     check_ais(args)
     if args.devices < 0:
         raise ValueError(f"--devices must be a number of devices; got {args.devices}.")

@@ -13,6 +13,7 @@ from jsonargparse import ActionYesNo, ArgumentParser
 from pytorch_lightning import Trainer
 
 from callbacks import CALLBACKS
+from callbacks.record import FigureStyle
 from datamodules import DATAMODULES
 from launch import launched
 from models import MODELS
@@ -130,9 +131,18 @@ def add_run_options(parser: ArgumentParser) -> None:
     usual = "by default those that the model supports, but for latent_codes_tsne."
     supported = f"Of {', '.join(CALLBACKS)}; {usual}"
     add("--callbacks", type=list[str] | None, default=None, help=supported)
+    add_figure_options(parser)
     add("--num_samples", type=int, default=1000, help="K of the final evaluation; 0 skips it.")
     limit = "Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000."
     add("--limit", type=int | None, default=None, help=limit)
+
+
+def add_figure_options(parser: ArgumentParser) -> None:
+    """How figures are written: options of both train.py and evaluate.py."""
+    add, defaults = parser.add_argument, FigureStyle()
+    kinds = "Format of figures; W&B gets pixels in any case."
+    add("--figure_format", type=Literal["png", "pdf", "svg"], default=defaults.format, help=kinds)
+    add("--figure_dpi", type=int, default=defaults.dpi, help="Dots per inch of figures, from 50 to 600.")
 
 
 def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:

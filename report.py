@@ -9,12 +9,12 @@ from itertools import groupby
 from pathlib import Path
 
 from callbacks import plots
-from callbacks.record import save_figure
+from callbacks.record import DEFAULT_STYLE, FigureStyle, save_figure
 from callbacks.replace import replacing
 from means import as_text
 from tables import by_kind, data_name, kind, plus_minus, run_folder, run_name
 
-WRITTEN = r"results(_\d+)?\.png|over_seeds\.(json|csv)"  # in the folder of a report, besides what always is
+WRITTEN = r"results(_\d+)?\.(png|pdf|svg)|over_seeds\.(json|csv)"  # in the folder of a report, besides what always is
 # How a run was made: a table of a report
 MADE = ("run", "model", "commit", "seed", "epochs", "time", "machine", "beside the paper", "options")
 
@@ -101,8 +101,8 @@ def is_flat(value) -> bool:
     return not isinstance(value, dict) and not (isinstance(value, list) and value and isinstance(value[0], list))
 
 
-def write(folder: Path, results: Sequence[dict], means: Sequence[dict]) -> None:
-    """Writes `results.json`, `.csv`, `.md` and, where there are likelihoods, a `.png` for each kind of result.
+def write(folder: Path, results: Sequence[dict], means: Sequence[dict], style: FigureStyle = DEFAULT_STYLE) -> None:
+    """Writes `results.json`, `.csv`, `.md` and, where there are likelihoods, a figure for each kind of result.
 
     Means over seeds, where there are any, are in `results.md` and in `over_seeds.json` and `.csv`.
 
@@ -110,6 +110,7 @@ def write(folder: Path, results: Sequence[dict], means: Sequence[dict]) -> None:
         folder: Made where it is missing.
         results: From `differences.beside`.
         means: From `means.over_seeds`.
+        style: Of the files of figures.
     """
     # where data lie is nobody's business who reads a report
     shown = [{key: value for key, value in result.items() if key != "data_root"} for result in results]
@@ -120,10 +121,12 @@ def write(folder: Path, results: Sequence[dict], means: Sequence[dict]) -> None:
         with replacing(folder / name) as file:
             file.write(text.encode())
     kinds = sorted({kind(result) for result in results if result["nll"] is not None})
-    figures = ["results.png"] if len(kinds) == 1 else [f"results_{number}.png" for number, _ in enumerate(kinds, 1)]
+    stems = ["results"] if len(kinds) == 1 else [f"results_{number}" for number, _ in enumerate(kinds, 1)]
+    figures = [f"{stem}.{style.format}" for stem in stems]
     for about, name in zip(kinds, figures, strict=True):
         same = [result for result in results if kind(result) == about]
-        save_figure(plots.comparison([labelled(result) for result in same], by_kind(same)[0].title), folder / name)
+        figure = plots.comparison([labelled(result) for result in same], by_kind(same)[0].title)
+        save_figure(figure, folder / name, style.dpi)
     for file in folder.iterdir():  # of a report of other runs
         if file.name not in {*contents, *figures} and re.fullmatch(WRITTEN, file.name):
             file.unlink()

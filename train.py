@@ -21,6 +21,7 @@ import evaluate
 from callbacks.divergence import Diverged
 from callbacks.interruption import Interrupted
 from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
+from callbacks.record import FigureStyle, check_style
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from differences import beside
@@ -161,7 +162,7 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     if args.num_samples and not result:
         device, samples = str(trainer.strategy.root_device), args.num_samples
         checkpoint = read_checkpoint(path)
-        wanted = evaluate.Wanted(samples, args.limit, figures=args.callbacks)
+        wanted = evaluate.Wanted(samples, args.limit, figures=args.callbacks, style=trainer.figure_style)
         result = evaluate.evaluate(checkpoint, path, data, wanted, device, files)
     if not trainer.is_global_zero:
         return 0
@@ -222,6 +223,7 @@ def main(argv: list[str] | None = None) -> int:
         known = [key for key in parser.get_defaults().keys(branches=False) if not key.endswith(".name")]
         args = parser.parse_args(flags)
         check_numbers(args.num_samples, args.limit, least=0)
+        style = check_style(FigureStyle(args.figure_format, args.figure_dpi))
         check_tasks(args.trainer.devices, args.trainer.num_nodes)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in OF_THIS_START}
@@ -229,6 +231,7 @@ def main(argv: list[str] | None = None) -> int:
         data, model = build(args)
         with owned(folder, is_default=args.run_dir is None and resume is None) as folder:
             trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, config, folder)
+            trainer.figure_style = style
             set_calls(trainer, data, model, args.steps_per_call)
             if resume:
                 check_resumed(resume, args, data, model, trainer)

@@ -6,9 +6,10 @@ import torch
 from matplotlib.figure import Figure
 
 from callbacks import figures
-from callbacks.codes import encode
+from callbacks.codes import MOST, encode
 from callbacks.schedule import Drawing
-from callbacks.selection import one_of_each
+from callbacks.selection import one_of_each, spread
+from callbacks.titles import class_name, class_names, subject
 from models import Model
 
 
@@ -29,12 +30,15 @@ class Attributes(Drawing):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test", device=model.device)
-        of_class = y == self.label
-        if not of_class.any():
+        of_class = (y == self.label).nonzero()[:, 0]
+        if not len(of_class):
             return {}
+        of_class = of_class[spread(len(of_class), MOST)]
         direction = encode(model, x[of_class], y[of_class]).mean(0)
         chosen = one_of_each(y, self.num_images)
         x, y, weights = x[chosen], y[chosen], torch.linspace(0, 1, self.num_steps).tolist()
         images = model.shifted(x, direction, weights, *model.given(y))
-        title = f"decoded: code + w * (mean code of class {self.label}), by w"
-        return {"attributes": figures.attributes(x, images, weights, title)}
+        what = f"Codes of test images + w * (mean code of {class_name(data, self.label)}), decoded, by w"
+        classes = class_names(data, int(y.max()) + 1)
+        rows = [classes[label] if label >= 0 else "" for label in y.tolist()]
+        return {"attributes": figures.attributes(x, images, weights, f"{what}\n{subject(model, data)}", rows)}

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from callbacks import figures
 from callbacks.schedule import Drawing
 from callbacks.selection import one_of_each
+from callbacks.titles import subject
 from models import Model
 
 
@@ -26,4 +27,5 @@ class Canonical(Drawing):
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test")
         x = x[one_of_each(y, self.num_images)].to(model.device)
-        return {"canonical": figures.canonical(x, model.reconstruct(x), model.canonical(x))}
+        title = f"Test images, and their reconstructions without the transform: {subject(model, data)}"
+        return {"canonical": figures.canonical(x, model.reconstruct(x), model.canonical(x), title)}

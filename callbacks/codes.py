@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -11,6 +12,8 @@ from models import Model
 
 MOST = 2000  # points of a scatter plot, and images that quantiles are taken from
 CHUNK = 500  # images per pass
+WIDE = 500  # dimensions above which the principal components are found by a randomized method
+THRESHOLD = 0.01  # least variance over images of a dimension in use (Burda et al. 2015, section 5.2)
 QUANTILES = 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99
 
 
@@ -40,13 +43,36 @@ def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
     return z[finite], y[finite]
 
 
+def active(model: Model, z: Tensor) -> Tensor:
+    """Which dimensions of the codes `(N, d)` are in use, boolean `(d,)`: by their variance over images.
+
+    The codes of an autoencoder have no scale of their own: there the threshold is a hundredth of the largest variance.
+    """
+    variance = z.double().var(0, correction=0)
+    return variance > (THRESHOLD if hasattr(model, "pz") else THRESHOLD * variance.max())
+
+
 def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:
-    """Codes `(N, d)` in two dimensions, `(N, 2)`, and the names of these: one or two as they are, more by PCA."""
+    """Codes `(N, d)` in two dimensions, `(N, 2)`, and the names of these: one or two as they are, more by PCA.
+
+    Codes that are all the same have no principal components: they lie at 0, and a warning says so.
+    """
     if z.shape[1] <= 2:
         return pad(z, (0, 2 - z.shape[1])), ["z1", "z2"][: z.shape[1]] + [""] * (2 - z.shape[1])
     from sklearn.decomposition import PCA  # a fifth of a second, and no command line needs it to start
 
-    pca = PCA(2, svd_solver="full")
+    if do_not_vary(z):
+        return torch.zeros(len(z), 2), [f"principal component {i}: no variance" for i in (1, 2)]
+    pca = PCA(2, svd_solver="full" if z.shape[1] <= WIDE else "randomized", random_state=0)
     points = torch.from_numpy(pca.fit_transform(z.double().cpu().numpy()))
     shares = pca.explained_variance_ratio_
     return points, [f"principal component {i + 1}: {share:.0%} of variance" for i, share in enumerate(shares)]
+
+
+def do_not_vary(z: Tensor) -> bool:
+    """Whether codes `(N, d)` are the same but for rounding errors; a warning says so."""
+    z = z.double()
+    same = bool(((z.amax(0) - z.amin(0)) <= 1e-6 * z.abs().amax(0)).all())
+    if same:
+        rank_zero_warn(f"The codes of all {len(z):,} images are the same: a figure of them has nothing to show.")
+    return same

@@ -9,6 +9,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from callbacks import plots
 from callbacks.schedule import Drawing
+from callbacks.titles import class_names, subject
 from models import Model
 
 CHUNK = 500  # images per pass
@@ -29,4 +30,5 @@ class ConfusionMatrix(Drawing):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         counts = confusion(model, *data.images("val", device=model.device))
-        return {"confusion_matrix": plots.confusion_matrix(counts, "validation")}
+        classes = class_names(data, len(counts))
+        return {"confusion_matrix": plots.confusion_matrix(counts, "validation", classes, subject(model, data))}

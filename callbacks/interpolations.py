@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from callbacks import figures
 from callbacks.schedule import Drawing
+from callbacks.titles import subject
 from models import Model
 
 
@@ -31,5 +32,6 @@ class Interpolations(Drawing):
         found = {}
         for path in ("linear", "spherical"):
             images = model.interpolate(x0, x1, self.num_steps, path, *labels)  # (num_steps, num_pairs, C, H, W)
-            found[f"interpolations_{path}"] = figures.interpolations(images, x0, x1, title=f"{path} interpolation")
+            title = f"{path.capitalize()} interpolation between codes of test images: {subject(model, data)}"
+            found[f"interpolations_{path}"] = figures.interpolations(images, x0, x1, title=title)
         return found

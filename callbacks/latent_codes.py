@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from callbacks import plots
 from callbacks.codes import codes_of_test_images, in_plane
 from callbacks.schedule import Drawing
+from callbacks.titles import class_names, subject
 from models import Model
 
 FEWEST = 3  # points that make a picture
@@ -23,4 +24,6 @@ class LatentCodes(Drawing):
         if len(z) < FEWEST:
             return {}
         points, axes = in_plane(z)
-        return {"latent_codes": plots.scatter([plots.Panel(points, f"Codes of {len(z):,} test images", *axes)], y)}
+        panel = plots.Panel(points, f"Codes of {len(z):,} test images", *axes)
+        classes = class_names(data, int(y.max()) + 1)
+        return {"latent_codes": plots.scatter([panel], y, classes, subject(model, data))}

@@ -6,9 +6,10 @@ import torch
 from matplotlib.figure import Figure
 
 from callbacks import plots
-from callbacks.codes import code_size, codes_of_test_images
+from callbacks.codes import code_size, codes_of_test_images, do_not_vary
 from callbacks.latent_codes import FEWEST
 from callbacks.schedule import Drawing
+from callbacks.titles import class_names, subject
 from models import Model
 
 
@@ -31,11 +32,13 @@ class LatentCodesTSNE(Drawing):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)
-        if len(z) < FEWEST:
+        if len(z) < FEWEST or do_not_vary(z):
             return {}
         from sklearn.manifold import TSNE  # only here: see `in_plane`
 
         tsne = TSNE(init="pca", perplexity=min(30, (len(z) - 1) / 3), random_state=0)
         points = torch.from_numpy(tsne.fit_transform(z.cpu().numpy()))
         panel = plots.Panel(points, f"Codes of {len(z):,} test images by t-SNE", "t-SNE 1", "t-SNE 2", ticks=False)
-        return {"latent_codes_tsne": plots.scatter([panel], y)}
+        return {
+            "latent_codes_tsne": plots.scatter([panel], y, class_names(data, int(y.max()) + 1), subject(model, data))
+        }

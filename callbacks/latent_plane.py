@@ -1,5 +1,6 @@
 """What a two-dimensional latent holds where, during training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from callbacks import figures, plots
 from callbacks.codes import QUANTILES, codes_of_test_images, has_standard_prior
 from callbacks.latent_codes import FEWEST
 from callbacks.schedule import Drawing
+from callbacks.titles import class_names, subject
 from models import Model
+
+LARGEST = 256  # the longer side of an image that is kept: the largest that a figure of 600 dots per inch can show
 
 
 def prior_quantiles(n: int) -> Tensor:
@@ -57,22 +61,34 @@ class LatentPlane(Drawing):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)
+        found, few = {}, len(z) < FEWEST
         if has_standard_prior(model):
             z1 = z2 = prior_quantiles(self.num_images).to(model.device)
-            found, title = {"latent_cdf": cdf(z, y)} if len(z) >= FEWEST else {}, "quantiles of the prior"
-        elif len(z) >= FEWEST:
+            title = "quantiles of the prior"
+            if not few:
+                found = {"latent_cdf": cdf(z, y, class_names(data, int(y.max()) + 1), subject(model, data))}
+        elif few:
+            return {}
+        else:
             low, high = z.quantile(torch.tensor([QUANTILES[0], QUANTILES[-1]], device=z.device), 0)
             part = torch.linspace(0, 1, self.num_images, device=z.device)[:, None]
             z1, z2 = (low + part * (high - low)).T
-            found, title = {}, f"evenly from {QUANTILES[0]:.0%} to {QUANTILES[-1]:.0%} of the codes of test images"
-        else:
-            return {}
-        images = torch.stack([model.decode(row) for row in grid(z1, z2)])  # a row at a time: the grid may be large
-        return found | {"latent_plane": figures.plane(images, z1, z2, f"z1 to the right, z2 upwards: {title}")}
+            title = f"evenly from {QUANTILES[0]:.0%} to {QUANTILES[-1]:.0%} of the codes of test images"
+        # a row at a time, and large images reduced at once: the grid may be large
+        images = torch.stack([figures.reduced(model.decode(row), LARGEST) for row in grid(z1, z2)])
+        title = f"z1 to the right, z2 upwards: {title}\n{subject(model, data)}"
+        return found | {"latent_plane": figures.plane(images, z1, z2, title)}
 
 
-def cdf(z: Tensor, y: Tensor) -> Figure:
-    """Codes `(N, 2)` through the normal CDF, coloured by label."""
+def cdf(z: Tensor, y: Tensor, classes: Sequence[str] = (), about: str = "") -> Figure:
+    """Codes `(N, 2)` through the normal CDF, coloured by label.
+
+    Args:
+        z: Codes.
+        y: Labels `(N,)`.
+        classes: Names of classes.
+        about: The model and its data, for the title.
+    """
     title = f"Codes of {len(z):,} test images through the normal CDF"
     panel = plots.Panel(torch.special.ndtr(z), title, "CDF of z1", "CDF of z2", (0, 1))
-    return plots.scatter([panel], y)
+    return plots.scatter([panel], y, classes, about)

@@ -8,6 +8,7 @@ from torch import Tensor
 from callbacks import plots
 from callbacks.record import finished_epochs, record_figure, record_metrics
 from callbacks.schedule import Scheduled
+from callbacks.titles import subject
 from models.estimators import active_units
 
 CHUNK = 500  # images per pass
@@ -36,7 +37,8 @@ class LatentSpace(Scheduled):
         counts = [int(layer.sum()) for layer in active]
         names = ["val/active_units", *(f"val/active_units_{layer}" for layer in range(2, len(counts) + 1))]
         record_metrics(trainer, dict(zip(names, counts, strict=True)))
-        record_figure(trainer, "kl_per_dimension", plots.kl_per_dimension([kl.mean(0) for kl in kls], active))
+        figure = plots.kl_per_dimension([kl.mean(0) for kl in kls], active, subject(model, trainer.datamodule))
+        record_figure(trainer, "kl_per_dimension", figure)
         epochs, steps = finished_epochs(trainer), trainer.global_step
         if not any(counts) and epochs >= BEGINNING[0] and steps >= BEGINNING[1]:
             rank_zero_warn(

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from callbacks import figures
 from callbacks.schedule import Drawing
+from callbacks.titles import subject
 from models import Model
 
 
@@ -24,4 +25,5 @@ class Reconstructions(Drawing):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test", self.num_images, model.device)
-        return {"reconstructions": figures.reconstructions(x, model.reconstruct(x, *model.given(y)))}
+        title = f"Reconstructions of test images: {subject(model, data)}"
+        return {"reconstructions": figures.reconstructions(x, model.reconstruct(x, *model.given(y)), title)}

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from callbacks import figures
 from callbacks.schedule import Drawing
+from callbacks.titles import subject
 from models import Model
 
 
@@ -23,4 +24,5 @@ class Samples(Drawing):
         self.num_images = num_images
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
-        return {"samples": figures.samples(model.sample(self.num_images))}
+        title = f"Samples from the prior: {subject(model, data)}"
+        return {"samples": figures.samples(model.sample(self.num_images), title)}

@@ -14,6 +14,8 @@ from callbacks.codes import MOST, encode, in_plane
 from callbacks.selection import one_of_each, spread
 from models import Model, evaluating
 
+MOST_BLOCKS, ROW = 3, 20  # models whose random points are squares beside each other; points in the rows of more
+
 
 def check(model: Model | type[Model]) -> None:
     """ValueError where a model, or its class, has no codes that are decoded without a label."""
@@ -53,9 +55,17 @@ def reconstructions_side_by_side(models: Mapping[str, Model], x: Tensor) -> Figu
 def random_points(models: Mapping[str, Model], x: Tensor, n: int = 64) -> Figure:
     """`n` points decoded by each model, drawn from a Gaussian with the mean and covariance of the codes of `x`.
 
-    Without a prior that is the best that one can do; the codes of a VAE follow its prior closely.
+    Without a prior that is the best that one can do; the codes of a VAE follow its prior closely. Of more than three
+    models each has a row of 20 points, so that the figure does not grow wider.
     """
     check_all(models, x)
+    if len(models) > MOST_BLOCKS:
+        rows = []
+        for model in models.values():
+            z = codes(model, x)
+            with evaluating(model):
+                rows.append(model.decode(like(z, min(n, ROW))).cpu())
+        return figures.image_grid(rows, row_labels=list(models), title="Random points")
     side, blocks = math.ceil(math.sqrt(n)), []
     for model in models.values():
         z = codes(model, x)

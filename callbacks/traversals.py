@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks import figures
-from callbacks.codes import QUANTILES, code_size, codes_of_test_images, encode, has_standard_prior
+from callbacks.codes import QUANTILES, active, code_size, codes_of_test_images, encode, has_standard_prior
 from callbacks.schedule import Drawing
+from callbacks.titles import subject
 from models import Model
 
 REACH = 3.0  # standard deviations of the prior, to either side
@@ -27,10 +28,16 @@ def names(model: Model) -> list[str]:
     return [f"z{i + 1}" for i in range(content)] + [f"p{i + 1}" for i in range(size - content)]
 
 
+def counted(used: int, size: int, rows: int) -> str:
+    """How many of the dimensions of a code are active, and how many of these there are rows of."""
+    text = f"{used} of {size} dimensions {'is' if used == 1 else 'are'} active"
+    return f"{text}, {rows} shown" if used > rows else text
+
+
 class Traversals(Drawing):
     """Draws the first test image with one dimension of its code moved at a time: from -3 to 3 standard deviations of
-    the prior, or, without a prior of the code, along the quantiles of the codes of test images. The dimensions that
-    vary most over test images come first.
+    the prior, or, without a prior of the code, along the quantiles of the codes of test images. Only dimensions in use
+    are drawn, at least one; those that vary most over test images come first.
 
     Args:
         num_dims: Dimensions at most, a row each.
@@ -47,15 +54,17 @@ class Traversals(Drawing):
         many, _ = codes_of_test_images(model, data)
         if not len(many):
             return {}
-        dims = many.var(0, correction=0).argsort(descending=True)[: self.num_dims]
+        used = int(active(model, many).sum())
+        dims = many.var(0, correction=0).argsort(descending=True)[: min(max(used, 1), self.num_dims)]
         if has_standard_prior(model):
             steps = torch.linspace(-REACH, REACH, len(QUANTILES), device=many.device)
             values, labels = steps.expand(len(dims), -1), [f"{value:z.1f}" for value in steps.tolist()]
-            title = "decoded: one dimension moved, by standard deviations of the prior"
+            how = "standard deviations of the prior"
         else:
-            values = many.quantile(torch.tensor(QUANTILES, device=many.device), 0).T[dims]  # (D, n)
+            values = many[:, dims].quantile(torch.tensor(QUANTILES, device=many.device), 0).T  # (D, n)
             labels = [f"{part:.0%}" for part in QUANTILES]
-            title = "decoded: one dimension moved, by quantiles of the codes of test images"
+            how = "quantiles of the codes of test images"
         images = model.decode(moved(encode(model, x, y)[0], dims, values), *model.given(y))
         rows = [names(model)[dim] for dim in dims.tolist()]
-        return {"traversals": figures.traversals(x[0], images, rows, labels, title)}
+        title = f"One dimension of the code moved, by {how}: {counted(used, many.shape[1], len(dims))}"
+        return {"traversals": figures.traversals(x[0], images, rows, labels, f"{title}\n{subject(model, data)}")}

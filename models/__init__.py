@@ -71,4 +71,5 @@ def from_checkpoint(checkpoint: dict, path: str | Path = "The checkpoint") -> Mo
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{path} does not fit this version of {name}: {said}.") from error
+    model.trained_epochs = checkpoint["epoch"] + 1 if "epoch" in checkpoint else None  # for titles of figures
     return model.eval()

@@ -138,4 +138,5 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
         means: Posterior means `(N, d)` of a data set.
         threshold: Least variance of an active unit.
     """
-    return int((means.double().var(0) > threshold).sum())
+    variance = means.double().var(0, correction=min(1, len(means) - 1))  # of a single image there is none
+    return int((variance > threshold).sum())

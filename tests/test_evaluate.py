@@ -454,3 +454,13 @@ def test_mistake_ends_in_a_sentence_and_changes_nothing(mistake, capsys):
     assert err.count("\n") == 1
     assert MISTAKES[mistake] in err
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+def test_figures_have_the_format_and_resolution_that_were_asked_for(capsys):
+    options = ["--num_samples", "5", "--limit", "10", "--figures", "[samples]"]
+    assert evaluate.main([VAE, *options, "--figure_format", "pdf", "--figure_dpi", "200", "--report", "styled"]) == 0
+    figures = Path(VAE).parent.parent / "figures"
+    assert (figures / "samples_test.pdf").read_bytes().startswith(b"%PDF")
+    assert Path("styled", "results.pdf").is_file()
+    assert evaluate.main([VAE, *options, "--figure_dpi", "7"]) == 2
+    assert "--figure_dpi must be from 50 to 600; got 7." in capsys.readouterr().err

@@ -21,7 +21,7 @@ def test_the_mean_code_of_a_class_is_added_step_by_step(make_model, data, drawn,
     model = make_model(name).eval()
     [(figure_name, figure)] = Attributes(label=3).draw(model, data).items()
     assert figure_name == "attributes"
-    originals, images, weights, title = drawn["attributes"]
+    originals, images, weights, title, rows = drawn["attributes"]
     x, y = data.images("test")
     mean = model.encode(x[y == 3], *model.given(y[y == 3])).mean(0)
     first = torch.tensor([int((y == label).nonzero()[0]) for label in range(10)])
@@ -34,7 +34,8 @@ def test_the_mean_code_of_a_class_is_added_step_by_step(make_model, data, drawn,
     torch.testing.assert_close(images[0], model.reconstruct(x[first], *labels))
     assert "mean code of class 3" in title
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts[:9] == ["original", "0.00", "0.14", "0.29", "0.43", "0.57", "0.71", "0.86", "1.00"]
+    assert texts[:10] == rows == list("0123456789")
+    assert texts[10:19] == ["original", "0.00", "0.14", "0.29", "0.43", "0.57", "0.71", "0.86", "1.00"]
     size = 10 * 74 - 2, 9 * 74 - 2 + figures.BREAK - figures.GAP
     assert figure.axes[0].images[0].get_array().shape[:2] == size
 
@@ -47,7 +48,7 @@ def test_input_reconstruction_and_canonical_image_of_each_class_in_blocks(make_m
     model = make_model("AffineVAE").eval()
     [(name, figure)] = Canonical().draw(model, data).items()
     assert name == "canonical"
-    x, x_hat, without = drawn["canonical"]
+    x, x_hat, without, title = drawn["canonical"]
     first = [int((data.test.y == label).nonzero()[0]) for label in range(10)]
     assert torch.equal(x[:10], data.images("test")[0][first])
     assert len(x) == 20
@@ -57,4 +58,5 @@ def test_input_reconstruction_and_canonical_image_of_each_class_in_blocks(make_m
     axes = figure.axes[0]
     assert axes.images[0].get_array().shape[:2] == (6 * 74 - 2 + figures.BREAK - figures.GAP, 10 * 74 - 2)
     labels = [text.get_text() for text in axes.texts if text.get_text()]
+    assert labels.pop() == title
     assert labels == ["input", "reconstruction", "canonical"] * 2

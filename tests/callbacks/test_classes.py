@@ -40,7 +40,7 @@ def drawn(monkeypatch):
 def test_analogies_of_the_first_test_image_of_each_class(fit, make_model, data, drawn, name):
     model = make_model(name)
     fit(model, [Analogies()], max_epochs=1)
-    [(x, images)] = drawn["analogies"]
+    [(x, images, *_)] = drawn["analogies"]
     everything, y = data.images("test")
     first = [int((y == label).nonzero()[0]) for label in range(10)]
     assert torch.equal(x, everything[first])
@@ -67,7 +67,7 @@ def test_confusion_counts_known_labels_true_by_predicted():
 def test_confusion_matrix_of_all_validation_images(fit, make_model, data, drawn, memory, name):
     log = memory()
     fit(make_model(name), [ConfusionMatrix()], max_epochs=1, logger=log)
-    [(counts, of)] = drawn["confusion_matrix"]
+    [(counts, of, *_)] = drawn["confusion_matrix"]
     assert (counts.sum(), of) == (250, "validation")
     assert counts.sum(1).tolist() == data.val.y.bincount(minlength=10).tolist()
     assert log.of("val/error")[-1][2] == pytest.approx(1 - counts.trace().item() / 250)

@@ -79,7 +79,7 @@ def test_latent_codes_are_those_of_all_test_images(make_model, data):
     np.testing.assert_allclose(points_of(figure), model.encode(data.images("test")[0]), rtol=1e-5)
     assert [text.get_text() for text in figure.legends[0].texts] == list("0123456789")
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("z1", "z2")
-    assert figure.axes[0].get_title("left") == "Codes of 250 test images"
+    assert figure.axes[0].get_title("left") == "Codes of 250 test images\nVAE on Digits"
 
 
 def test_tsne_is_the_same_again_and_keeps_neighbours(make_model, data, monkeypatch):

@@ -68,7 +68,7 @@ def test_z1_grows_to_the_right_and_z2_upwards(make_model, data):
     texts = [text.get_text() for text in found["latent_plane"].axes[0].texts]
     assert texts[:5] == ["1.3", "", "", "-0.5", ""]  # z2 from the top
     assert texts[5:10] == ["", "-0.5", "", "", "1.3"]
-    assert texts[10:] == [TITLE + "quantiles of the prior"]
+    assert texts[10:] == [TITLE + "quantiles of the prior\nPainted on Digits"]
 
 
 def test_without_a_prior_the_grid_covers_the_codes_evenly(make_model, data):
@@ -78,10 +78,8 @@ def test_without_a_prior_the_grid_covers_the_codes_evenly(make_model, data):
     shade = 0.5 / (figures.SHADES - 1) + 1e-4
     np.testing.assert_allclose(z1[0], np.linspace(0.01, 0.99, 6), atol=shade)
     np.testing.assert_allclose(z2[:, 0], np.linspace(0.99, 0.01, 6), atol=shade)
-    assert (
-        found["latent_plane"].axes[0].texts[-1].get_text()
-        == TITLE + "evenly from 1% to 99% of the codes of test images"
-    )
+    title = found["latent_plane"].axes[0].texts[-1].get_text().replace("\n", " ")
+    assert title == TITLE + "evenly from 1% to 99% of the codes of test images PaintedAE on Digits"
 
 
 def test_thirty_images_of_28_pixels_touch_at_their_own_size():

@@ -3,6 +3,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from matplotlib.text import Annotation
 
 from callbacks import plots
@@ -63,10 +64,22 @@ def panel(n=30, **options):
     return plots.Panel(torch.rand(n, 2), "title", "x", "y", **options)
 
 
-@pytest.mark.parametrize("classes", [1, 3, 10, 14, 47])
-def test_each_class_has_a_colour_of_its_own(classes):
-    colors = plots.label_colors(classes)
-    assert len(np.unique(colors, axis=0)) == len(colors) == classes + 1  # and one for unknown labels
+@pytest.mark.parametrize("classes", [1, 3, 10, 14, 20])
+def test_each_class_has_a_look_of_its_own(classes):
+    styles = plots.label_styles(np.arange(classes))
+    assert len({*styles.values(), (plots.UNKNOWN, "o")}) == len(styles) + 1 == classes + 1
+
+
+def test_a_class_looks_the_same_whatever_others_there_are():
+    assert plots.label_styles(np.array([7]))[7] == plots.label_styles(np.arange(10))[7]
+
+
+def test_of_many_classes_those_of_most_images_have_a_colour():
+    y = torch.arange(50).repeat(3)
+    y = torch.cat([y, torch.arange(30, 50), torch.tensor([-1])])
+    figure = plots.scatter([panel(len(y))], y)
+    names = [text.get_text() for text in figure.legends[0].texts]
+    assert names == [*map(str, range(30, 50)), "30 other classes", "unknown"]
 
 
 def test_points_have_the_colours_of_the_legend():
@@ -75,9 +88,11 @@ def test_points_have_the_colours_of_the_legend():
     legend = figure.legends[0]
     texts = [text.get_text() for text in legend.texts]
     assert texts == ["0", "2", "unknown"]
-    of_label = dict(zip((0, 2, -1), (handle.get_color() for handle in legend.legend_handles), strict=True))
-    for color, label in zip(figure.axes[0].collections[0].get_facecolors(), y.tolist(), strict=True):
-        np.testing.assert_allclose(color, of_label[label])
+    of_label = dict(zip((0, 2, -1), (to_rgba(handle.get_color()) for handle in legend.legend_handles), strict=True))
+    known, unknown = figure.axes[0].collections
+    np.testing.assert_allclose(known.get_facecolors(), [of_label[label] for label in y[y >= 0].tolist()])
+    np.testing.assert_allclose(unknown.get_facecolors(), [of_label[-1]])
+    assert unknown.get_zorder() < known.get_zorder()
 
 
 def test_without_labels_points_have_one_colour_and_no_legend():

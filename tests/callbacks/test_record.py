@@ -8,11 +8,12 @@ import torch
 import wandb
 from matplotlib.image import imread
 from PIL import Image
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import WandbLogger
 from wandb_file import read_wandb_file
 
-from callbacks import figures, for_model
-from callbacks.record import save_figure
+from callbacks import Samples, figures, for_model, plots
+from callbacks.record import FigureStyle, check_style, save_figure
 
 FIGURES = ("attributes", "interpolations_linear", "interpolations_spherical", "kl_per_dimension", "latent_codes",
            "reconstructions", "samples", "traversals")  # fmt: skip
@@ -35,7 +36,7 @@ def test_only_a_figure_with_colours_is_saved_in_colour(tmp_path, channels, mode)
         assert saved.mode == mode
         seen = np.asarray(saved.convert("RGB"))
     assert seen.shape[1::-1] == tuple(figure.bbox.size.astype(int))
-    edge = figures.MARGIN, figures.MARGIN + 4 * figures.CHARACTER
+    edge = figures.MARGIN, figures.MARGIN + 4 * figures.CHARACTER + figures.INDENT
     cell = seen[edge[0] + 4 : edge[0] + figures.CELL : 9, edge[1] + 4 : edge[1] + figures.CELL : 9]
     expected = images[0, 0].mul(255).round().expand(3, -1, -1).permute(1, 2, 0)
     np.testing.assert_allclose(cell, expected.numpy(), atol=1)
@@ -81,3 +82,65 @@ def test_wandb_gets_the_same_files_on_the_axes_of_validation(fit, make_model, tm
     media = folder / "files" / "media" / "images" / "figures"
     logged = sorted(path.read_bytes() for path in media.glob("*.png"))
     assert logged == sorted(path.read_bytes() for path in (tmp_path / "figures").glob("*.png"))
+
+
+@pytest.mark.parametrize("dpi", [50, 150, 220, 300])
+@pytest.mark.parametrize("side", [8, 28])
+def test_pixels_stay_whole_at_any_resolution(tmp_path, dpi, side):
+    images = torch.randint(0, 256, (2, 3, 1, side, side), generator=torch.Generator().manual_seed(0)).float() / 255
+    save_figure(figures.image_grid(images), tmp_path / "figure.png", dpi)
+    with Image.open(tmp_path / "figure.png") as saved:
+        assert saved.info["dpi"] == pytest.approx((dpi, dpi), rel=1e-3)
+        seen = np.asarray(saved)
+    scale = max(1, round(figures.CELL * dpi / 100 / side))
+    margin, gap = round(figures.MARGIN * dpi / 100), round(figures.GAP * dpi / 100)
+    expected = images.mul(255).round().repeat_interleave(scale, -1).repeat_interleave(scale, -2)[:, :, 0].numpy()
+    for row in range(2):
+        for column in range(3):
+            top, left = (margin + i * (side * scale + gap) for i in (row, column))
+            found = seen[top : top + side * scale, left : left + side * scale]
+            np.testing.assert_allclose(found, expected[row, column], atol=1)
+
+
+def test_charts_and_grids_grow_with_the_resolution(tmp_path):
+    for name, make in {"grid": lambda: figures.samples(torch.zeros(4, 1, 8, 8)), "chart": error}.items():
+        sizes = {}
+        for dpi in (100, 200):
+            save_figure(make(), tmp_path / f"{name}{dpi}.png", dpi)
+            with Image.open(tmp_path / f"{name}{dpi}.png") as saved:
+                sizes[dpi] = np.array(saved.size)
+        np.testing.assert_allclose(sizes[200], 2 * sizes[100], atol=2)
+
+
+def error():
+    return plots.error_curve({1: 0.5, 2: 0.4}, "M2 on Digits")
+
+
+@pytest.mark.parametrize(("kind", "begin"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_vector_files_are_the_same_again_and_hold_the_pixels(tmp_path, kind, begin):
+    for name, make in {"grid": lambda: figures.samples(torch.zeros(4, 1, 8, 8), "a title"), "chart": error}.items():
+        for number in (1, 2):
+            save_figure(make(), tmp_path / f"{name}{number}.{kind}")
+        first, second = ((tmp_path / f"{name}{number}.{kind}").read_bytes() for number in (1, 2))
+        assert first == second
+        assert first.startswith(begin)
+    assert {path.suffix for path in tmp_path.iterdir()} == {f".{kind}"}
+
+
+def test_files_have_the_format_that_was_asked_for_and_wandb_gets_pixels(fit, make_model, tmp_path, offline):
+    class Styled(Callback):
+        def on_fit_start(self, trainer, pl_module):
+            trainer.figure_style = FigureStyle("pdf", 200)
+
+    fit(make_model(), [Styled(), Samples(num_images=4)], max_epochs=1, logger=offline)
+    folder = Path(offline.experiment.dir).parent
+    assert os.listdir(tmp_path / "figures") == ["samples_epoch0001.pdf"]
+    [image] = (folder / "files" / "media" / "images" / "figures").glob("*.png")
+    with Image.open(image) as logged:
+        assert logged.size[0] > 2 * 2 * figures.CELL
+
+
+@pytest.mark.parametrize("dpi", [-1, 0, 49, 601, 10**9])
+def test_a_resolution_that_cannot_be_drawn_is_refused(dpi):
+    with pytest.raises(ValueError, match=rf"^--figure_dpi must be from 50 to 600; got {dpi}\.$"):
+        check_style(FigureStyle(dpi=dpi))

@@ -4,6 +4,7 @@ import torch
 from callbacks import Traversals, figures
 from callbacks.codes import QUANTILES
 from callbacks.traversals import moved, names
+from models import VAE
 
 
 @pytest.fixture
@@ -66,6 +67,32 @@ def test_at_most_sixteen_rows_and_the_image_in_the_corner(make_model, data):
     labels = [text.get_text() for text in axes.texts]
     assert len(labels) == 16 + 12 + 1
     assert labels[16:18] == ["input", "-3.0"]
+
+
+class Sparse(VAE):
+    """Its codes vary in the first `used` dimensions only."""
+
+    used = 2
+
+    def encode(self, x, y=None):
+        z = torch.linspace(-1, 1, len(x))[:, None] * torch.arange(4.0, 0, -1)[: self.hparams.z_dim]
+        return z * (torch.arange(self.hparams.z_dim) < self.used)
+
+
+@pytest.mark.parametrize(("used", "rows"), [(2, ["z1", "z2"]), (1, ["z1"]), (0, 1)])
+def test_only_active_dimensions_have_a_row_and_the_title_counts_them(make_model, data, drawn, monkeypatch, used, rows):
+    monkeypatch.setattr(Sparse, "used", used)
+    Traversals().draw(make_model(kind=Sparse).eval(), data)
+    [(_, images, names, _, title)] = drawn
+    assert names == rows or len(names) == rows  # at least one
+    assert len(images) == len(names)
+    assert f"{used} of 4 dimensions {'is' if used == 1 else 'are'} active" in title
+
+
+def test_the_title_says_how_many_active_dimensions_are_shown(make_model, data, drawn, monkeypatch):
+    monkeypatch.setattr(Sparse, "used", 4)
+    Traversals(num_dims=3).draw(make_model(kind=Sparse).eval(), data)
+    assert "4 of 4 dimensions are active, 3 shown" in drawn[0][-1]
 
 
 def test_the_last_latents_of_an_affine_model_are_its_map(make_model):
