@@ -19,7 +19,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-TOGETHER = (0, 128 + signal.SIGUSR1, 128 + signal.SIGTERM)  # exit statuses of runs that all processes end at one step
+# Exit statuses of runs that all processes end at one step; Windows has no SIGUSR1
+TOGETHER = (0, *(128 + getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(signal, name)))
 INTERACTIVE_STEP = str(2**32 - 6)  # of the shell that salloc opens on some clusters
 
 

@@ -143,6 +143,8 @@ def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
         raise ValueError(f"--limit must be at least 1; got {limit}.")
 
 
+# Errors of the system that more room or another folder mends; not every platform has all of them
+NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM")} - {None}
 WORDS = {
     "NoneType": "null",
     "Sequence": "a list such as [100,50] or [rotation,shift]",
@@ -165,7 +167,7 @@ def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in NO_ROOM:
             text += " Make room or permit writing there, or choose another --run_dir."
     elif unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", text):
         text = explain_unknown(unknown[1] or unknown[2], names, known)
