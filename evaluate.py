@@ -40,7 +40,7 @@ from means import as_text, over_seeds
 from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
 from models.ais import Settings
 from opening import check, open_checkpoint, pick_device
-from options import explain
+from options import expand_paths, explain
 from tables import run_folder, tables
 
 __all__ = ["evaluate", "main", "open_checkpoint"]
@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     hasten()
     quieten()
     try:
-        args = build_evaluation_parser().parse_args(argv)
+        args = expand_paths(build_evaluation_parser().parse_args(argv))
         device = pick_device(args.device)
         ready = check(args)
         device = join(device, args.devices)

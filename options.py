@@ -3,13 +3,14 @@
 import argparse
 import difflib
 import errno
+import os
 import re
 from pathlib import Path
 from typing import Literal
 
 import torch
 import yaml
-from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from pytorch_lightning import Trainer
 
 from callbacks import CALLBACKS
@@ -38,10 +39,38 @@ NOT_OFFERED = {
 }
 
 
+def expand_user(path: str) -> str:
+    """A path with a leading `~` or `~name` replaced by that user's home folder; `./~name` means such a name itself.
+
+    Raises:
+        ValueError: There is no such user.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"{path}: no home folder of that user is known. Write the path out, or './{path}' for that name."
+        )
+    return expanded
+
+
+def expand_paths(args: Namespace) -> Namespace:
+    """Expands `~` in all options, from the command line and from configuration files alike.
+
+    Only here, so that all that read an option mean the same folder. The text of no option but a path begins with `~`.
+    Environment variables are not expanded: a shell does that.
+    """
+    for key, value in args.items(branches=False):
+        if isinstance(value, str):
+            args[key] = expand_user(value)
+        elif isinstance(value, list):
+            args[key] = [expand_user(part) if isinstance(part, str) else part for part in value]
+    return args
+
+
 def names_in(config: str) -> dict[str, str]:
     """The names of model and data in a YAML file of options."""
     try:
-        options = yaml.safe_load(Path(config).read_text())
+        options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{config} cannot be read as a YAML file of options: {error}") from error
     if not isinstance(options, dict):
@@ -62,6 +91,7 @@ def chosen(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     first.add_argument("--config", action="append", default=[])
     known, flags = first.parse_known_args(argv)
     names = dict(DEFAULTS)
+    known.config = [expand_user(config) for config in known.config]
     for config in known.config:
         names |= names_in(config)
     names |= {key: value for key in TABLES if (value := getattr(known, key)) is not None}

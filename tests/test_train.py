@@ -15,6 +15,7 @@ import wandb
 import yaml
 from wandb_file import read_wandb_file
 
+import evaluate
 import folders
 import options
 import train
@@ -405,3 +406,34 @@ def test_wandb_offline_run_holds_config_metrics_and_figures():
         item.key or "/".join(item.nested_key) for r in records if r.HasField("summary") for item in r.summary.update
     }
     assert "test/nll" in final
+
+
+# Paths
+
+
+def test_a_home_folder_is_expanded_once_for_all_options(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    images = np.random.default_rng(0).integers(0, 256, (40, 5, 6), np.uint8)
+    np.savez(home / "mine.npz", x=images, x_test=images[:9])
+    (home / "c.yaml").write_text("run_dir: ~/a\ndata: {name: NPZ, root: ~/mine.npz}\ntrainer: {max_epochs: 1}\n")
+    quick = ["--model.hidden", "[8]", "--num_samples", "0", "--callbacks", "[]"]
+    assert train.main([*quick, "--config", "~/c.yaml"]) == 0
+    assert yaml.safe_load((home / "a/config.yaml").read_text())["data"]["root"] == str(home / "mine.npz")
+    assert train.main([*quick, "--config=~/c.yaml", "--seed", "5"]) == 2  # the same folder
+    assert "holds a run already" in capsys.readouterr().err
+    again = ["--config", "~/c.yaml", "--trainer.max_epochs", "2", "--resume", "~/a/checkpoints/last.ckpt"]
+    assert train.main([*quick, *again]) == 0
+    assert evaluate.main(["~/a/checkpoints/*.ckpt", "--num_samples", "2", "--report", "~/r", "--figures", "[]"]) == 0
+    assert (home / "r").is_dir()
+    assert not [path for path in Path().rglob("*") if "~" in path.name]
+
+
+def test_an_unknown_home_folder_is_no_name_of_a_folder(capsys):
+    assert train.main(["--run_dir", "~nobody-of-this-name/a"]) == 2
+    assert "no home folder of that user is known" in capsys.readouterr().err
+    assert train.main(["--run_dir", ""]) == 2
+    assert capsys.readouterr().err == "error: --run_dir is empty: name a path, or leave it out.\n"
+    assert not list(Path().iterdir())
