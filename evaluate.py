@@ -41,6 +41,7 @@ from measures import bias_of_bf16, classification, draw, likelihoods, reconstruc
 from models.ais import Settings
 from opening import check, open_checkpoint, pick_device
 from options import expand_paths, explain
+from streams import prepare_streams
 from tables import run_folder, tables
 
 __all__ = ["evaluate", "main", "open_checkpoint"]
@@ -215,6 +216,7 @@ def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> i
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare_streams()
     hasten()
     quieten()
     try:

@@ -47,9 +47,7 @@ def expand_user(path: str) -> str:
     """
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
-        raise ValueError(
-            f"{path}: no home folder of that user is known. Write the path out, or './{path}' for that name."
-        )
+        raise ValueError(f"{path}: no home folder of that user is known: write the path out, or ./{path}.")
     return expanded
 
 

@@ -23,11 +23,13 @@ from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from differences import beside
+from failures import check_batch_norm, check_compiler, explain_failure
 from folders import claim, owned
 from launch import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, speaker
 from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, expand_paths, explain
 from resume import check_resumed, evaluated
+from streams import prepare_streams
 from tables import tables
 
 # Options that say nothing about the run
@@ -45,6 +47,7 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
     options = args.model.as_dict()
     model = MODELS[options.pop("name")].for_data(data, **options)
     if args.compile:
+        check_compiler("cuda" if torch.cuda.is_available() and args.trainer.accelerator != "cpu" else "cpu")
         # with the noise of the eager loss, so that one can be held against the other
         model.loss = torch.compile(model.loss, options={"fallback_random": True})
     return data, model
@@ -196,16 +199,21 @@ def has_begun(trainer: Trainer | None) -> bool:
     return trainer is not None and trainer.checkpoint_callback.began
 
 
-def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
+def stopped(error: Exception, trainer: Trainer | None, argv: list[str]) -> int:
     """Says why training has ended and how to go on, and returns the exit status: 128 + the signal's number, or 1."""
-    lost = is_lost(error)
-    if not lost and not isinstance(error, Interrupted | Diverged | OSError):
+    lost, failure = is_lost(error), explain_failure(error)
+    if not lost and not failure and not isinstance(error, Interrupted | Diverged | OSError):
         raise error  # no mistake in the options
+    if trainer is None:
+        print(f"{speaker()}error: {failure or error}", file=sys.stderr)
+        return 2
     folder, last = trainer.default_root_dir, trainer.checkpoint_callback.last_model_path
     if isinstance(error, Interrupted | Diverged) and not trainer.is_global_zero:
         return 0  # all processes stop together, and the first one speaks for them
     if lost:
         print(f"{speaker()}error: Another process of this run has ended: see what it has said.", file=sys.stderr)
+    elif failure:
+        print(f"{speaker()}error: {failure}", file=sys.stderr)
     elif isinstance(error, OSError):
         print(f"{speaker()}error: {explain(error, {}, [])} The checkpoints are as they were.", file=sys.stderr)
     elif isinstance(error, Diverged):
@@ -220,12 +228,13 @@ def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
         print(f"Stopped by {error} after step {trainer.global_step}. Go on with: {command}", file=sys.stderr)
     else:
         print(f"Stopped by {error} after step {trainer.global_step}: there is no checkpoint yet.", file=sys.stderr)
-    status = 128 + error.number if isinstance(error, Interrupted) else 1
+    status = 128 + error.number if isinstance(error, Interrupted) else 1 if has_begun(trainer) else 2
     close_wandb(trainer, status=status)
     return status
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare_streams()
     hasten()
     quieten()
     argv = sys.argv[1:] if argv is None else argv
@@ -246,6 +255,7 @@ def main(argv: list[str] | None = None) -> int:
             wandb = WandbRun(config, folder, offline=args.wandb == "offline") if args.wandb != "off" else None
             start = callbacks.RunStart(lambda trainer: write_records(trainer, data, model, config, resume, wandb))
             trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, folder, start)
+            check_batch_norm(model, data, trainer.world_size)
             set_calls(trainer, data, model, args.steps_per_call)
             if resume:
                 check_resumed(resume, args, data, model, trainer)
@@ -268,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"Stopped {when}.", file=sys.stderr)
         return 130
-    except (Interrupted, Diverged, RuntimeError) as error:
+    except (Interrupted, Diverged, RuntimeError, MemoryError) as error:
         return stopped(error, trainer, argv)
 
 

@@ -29,8 +29,8 @@ from models import Model
 
 __all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Divergence",
            "Drawing", "ErrorCurve", "FileIO", "Interpolations", "Interruption", "LatentCodes", "LatentCodesTSNE",
-           "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "RunStart", "Samples",
-           "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
+           "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "RunStart",
+           "Samples", "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
 
 CALLBACKS: dict[str, type[Scheduled]] = {
     callback.name: callback
