@@ -24,6 +24,8 @@ def explain_failure(error: BaseException) -> str | None:
         return BATCH_NORM
     if isinstance(error, RuntimeError) and ("CUDA error" in text or "No CUDA GPUs" in text or "NVIDIA driver" in text):
         return f"The GPU cannot be used ({text.split('. ')[0][:200]}): use --trainer.accelerator cpu."
+    if isinstance(error, RuntimeError) and "returned nan values in its" in text:  # of --trainer.detect_anomaly
+        return f"{text} Try a lower --model.lr."
     return None
 
 

@@ -183,6 +183,17 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
+def show(profiler: bool, summary: bool) -> None:
+    """Lets Lightning print what was asked for, which `quieten` would hide: its profiler's times, the model's layers."""
+    names = {"pytorch_lightning.profilers.profiler": profiler, "pytorch_lightning.callbacks.model_summary": summary}
+    for name in [name for name, is_wanted in names.items() if is_wanted]:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            logger.addHandler(logging.StreamHandler())
+        logger.propagate = False
+
+
 def quieten() -> None:
     """Leaves warnings one line each, and of Lightning's messages only warnings."""
     for name in ("pytorch_lightning", "lightning_fabric"):

@@ -39,8 +39,11 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL)
 
 def spell(text: str) -> str:
     """A text in ASCII: letters without their accents, signs spelled out, and ? for what is left."""
-    spelled = "".join(SPELLED.get(sign, sign) for sign in text)
-    return unicodedata.normalize("NFKD", spelled).encode("ascii", "replace").decode()
+
+    def in_ascii(sign: str) -> str:
+        return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
+
+    return "".join(SPELLED.get(sign) or in_ascii(sign) for sign in text)
 
 
 def replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:

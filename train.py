@@ -25,10 +25,11 @@ from datamodules import DATAMODULES, ImageData
 from differences import beside
 from failures import check_batch_norm, check_compiler, explain_failure
 from folders import claim, owned
-from launch import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, speaker
+from launch import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, show, speaker
 from models import MODELS, Model, read_checkpoint
-from options import DEFAULTS, build_parser, check_numbers, chosen, expand_paths, explain
+from options import DEFAULTS, build_parser, check_numbers, check_trainer, chosen, expand_paths, explain, offered
 from resume import check_resumed, evaluated
+from sizes import check_model_size
 from streams import prepare_streams
 from tables import tables
 
@@ -43,11 +44,14 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
     data.prepare_data()
     data.setup()
     data.run_seed = args.seed
-    seed_everything(args.seed, verbose=False)
     options = args.model.as_dict()
-    model = MODELS[options.pop("name")].for_data(data, **options)
+    kind = MODELS[options.pop("name")]
+    device = "cuda" if torch.cuda.is_available() and args.trainer.accelerator != "cpu" else "cpu"
+    check_model_size(kind, data, options, device)
+    seed_everything(args.seed, verbose=False)
+    model = kind.for_data(data, **options)
     if args.compile:
-        check_compiler("cuda" if torch.cuda.is_available() and args.trainer.accelerator != "cpu" else "cpu")
+        check_compiler(device)
         # with the noise of the eager loss, so that one can be held against the other
         model.loss = torch.compile(model.loss, options={"fallback_random": True})
     return data, model
@@ -242,10 +246,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         names, flags = chosen(argv)
         parser = build_parser(names)
-        known = [key for key in parser.get_defaults().keys(branches=False) if not key.endswith(".name")]
+        known = offered(parser)
         args = expand_paths(parser.parse_args(flags))
         check_numbers(args.num_samples, args.limit, least=0)
         check_tasks(args.trainer.devices, args.trainer.num_nodes)
+        check_trainer(args.trainer)
+        show(args.trainer.profiler is not None, args.trainer.enable_model_summary is True)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in OF_THIS_START}
         folder, resume = claim(args)
