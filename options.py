@@ -229,6 +229,9 @@ def check_trainer(trainer: Namespace) -> None:
         )
     if trainer.profiler is not None and trainer.profiler not in PROFILERS:
         raise ValueError(f"--trainer.profiler must be one of {', '.join(PROFILERS)}; got {trainer.profiler}.")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps", "gradient_clip_val"):
+        if trainer[name] is not None and not trainer[name] > 0:
+            raise ValueError(f"--trainer.{name} must be above 0; got {trainer[name]}.")
     for name in ("max_epochs", "max_steps"):
         if trainer[name] is not None and trainer[name] < -1:
             raise ValueError(f"--trainer.{name} must be -1, for no limit, or more; got {trainer[name]}.")

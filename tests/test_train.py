@@ -104,6 +104,8 @@ MISTAKES = {
     "--trainer.limit_test_batches 3": "--trainer.limit_test_batches would do nothing",
     "--trainer.inference_mode false": "--trainer.inference_mode would do nothing",
     "--trainer.gradient_clip_algorithm norm": "would do nothing without --trainer.gradient_clip_val",
+    "--trainer.accumulate_grad_batches 0": "--trainer.accumulate_grad_batches must be above 0; got 0.",
+    "--trainer.check_val_every_n_epoch 0": "--trainer.check_val_every_n_epoch must be above 0; got 0.",
     "--trainer.profiler fast": "--trainer.profiler must be one of simple, advanced, pytorch; got fast.",
     "--model.z_dim 1000000000": "Training this model's weights takes",
     "--model.z_dim 1000000000000000000": "This model's weights would fill more than any memory: lower --model.z_dim",
@@ -549,8 +551,9 @@ def test_options_of_the_trainer_do_what_they_say(capsys, monkeypatch):
         "--trainer.max_time 00:00:00:00": 13,
         "--trainer.max_time 00:00:00:00 --trainer.min_epochs 2": 26,
     }.items():
-        folder = change.replace(" ", "")
-        assert train.main([*quick, "--run_dir", folder, *change.split()]) == 0, change
+        folder = change.replace(" ", "").replace("--", "at-")
+        every = ["--trainer.log_every_n_steps", "1"]
+        assert train.main([*quick, *every, "--run_dir", folder, *change.split()]) == 0, change
         assert steps(folder) == expected, change
     assert train.main([*quick, "--run_dir", "rare", "--trainer.check_val_every_n_epoch", "2"]) == 0
     rows = Path("rare/metrics.csv").read_text().splitlines()
