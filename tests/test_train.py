@@ -548,13 +548,13 @@ def test_options_of_the_trainer_do_what_they_say(capsys, monkeypatch):
     for change, expected in {
         "--trainer.max_steps 5": 5,
         "--trainer.limit_train_batches 3": 6,
-        "--trainer.max_time 00:00:00:00": 13,
         "--trainer.max_time 00:00:00:00 --trainer.min_epochs 2": 26,
     }.items():
         folder = change.replace(" ", "").replace("--", "at-")
         every = ["--trainer.log_every_n_steps", "1"]
         assert train.main([*quick, *every, "--run_dir", folder, *change.split()]) == 0, change
         assert steps(folder) == expected, change
+    assert train.main([*quick, "--run_dir", "none", "--trainer.max_time", "00:00:00:00"]) == 2  # before the first step
     assert train.main([*quick, "--run_dir", "rare", "--trainer.check_val_every_n_epoch", "2"]) == 0
     rows = Path("rare/metrics.csv").read_text().splitlines()
     assert sum(bool(row.split(",")[rows[0].split(",").index("val/bound")]) for row in rows[1:]) == 1
