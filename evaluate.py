@@ -41,7 +41,8 @@ from means import as_text, over_seeds
 from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
 from models.ais import Settings
 from opening import check, open_checkpoint, pick_device
-from options import explain
+from options import expand_paths, explain
+from streams import prepare_streams
 from tables import run_folder, tables
 
 __all__ = ["evaluate", "main", "open_checkpoint"]
@@ -329,10 +330,11 @@ def explain_error(error: Exception) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare_streams()
     hasten()
     quieten()
     try:
-        args = build_evaluation_parser().parse_args(argv)
+        args = expand_paths(build_evaluation_parser().parse_args(argv))
         device = pick_device(args.device)
         ready = check(args)
         device = join(device, args.devices)

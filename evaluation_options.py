@@ -9,6 +9,7 @@ from models.ais import Settings
 from options import add_figure_options
 
 AIS_IMAGES = 100
+MOST = {"--ais_chains": 100_000, "--ais_temperatures": 10_000_000, "--ais_leapfrogs": 10_000}  # that can ever end
 EVALUATION = (
     "Evaluates checkpoints on test images. A checkpoint knows its model, data and protocol. Each run folder gets an "
     "evaluation.json and log_px.npy, the per-image values in test order, of its best.ckpt (evaluation_last.json of "
@@ -76,6 +77,8 @@ def check_ais(options: Namespace) -> None:
     for name, value in given.items():
         if not isinstance(value, str) and value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}.")
+        if name in MOST and value > MOST[name]:
+            raise ValueError(f"{name} must be at most {MOST[name]:,}; got {value:,}, which would not end.")
     idle = [name for name, value in given.items() if value != usual[name.removeprefix("--ais_")]]
     if idle and not options.ais:
         raise ValueError(f"{', '.join(idle)} would do nothing without --ais: add it.")

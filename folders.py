@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -15,11 +15,17 @@ from models import read_checkpoint
 from models.checkpoints import find
 from tables import run_folder
 
+# What a run puts into its folder before its first step
+OF_A_RUN = ("config.yaml", "wandb_id", "wandb", "checkpoints")
+
 
 def claim(args: Namespace) -> tuple[Path, Path | None]:
     """The run folder and the checkpoint to resume from, if any. Refuses a folder that holds a run already."""
     if not 0 <= args.seed < 2**32:
         raise ValueError(f"--seed must be between 0 and {2**32 - 1}; got {args.seed}.")
+    for name in ("run_dir", "resume"):
+        if getattr(args, name) == "":
+            raise ValueError(f"--{name} is empty: name a path, or leave it out.")
     if args.run_dir and Path(args.run_dir).exists() and not Path(args.run_dir).is_dir():
         raise ValueError(f"--run_dir {args.run_dir} is a file: name a folder.")
     if args.resume == "auto" and args.run_dir is None:
@@ -75,32 +81,63 @@ def latest(checkpoints: Path) -> Path | None:
     return None
 
 
-def make_folder(folder: Path, is_default: bool) -> tuple[Path, bool]:
-    """Makes the run folder, and says whether it is new. A default name that another run has just taken is numbered."""
+def make_folder(folder: Path, is_default: bool) -> tuple[Path, list[Path]]:
+    """Makes the run folder, and names the folders that are new, the run folder first and those it lies in after it.
+
+    A default name that another run has just taken is numbered.
+    """
     if rank_zero_only.rank != 0:
-        return folder, False
+        return folder, []
     if not is_default and folder.exists():
-        return folder, False
+        return folder, []
+    above = [parent for parent in folder.parents if not parent.exists()]
     names = [folder.name, *(f"{folder.name}-{number}" for number in range(2, 1000) if is_default)]
     for name in names:
         with suppress(FileExistsError):  # by a run that started in the same second
             folder.with_name(name).mkdir(parents=True)
-            return folder.with_name(name), True
+            return folder.with_name(name), [folder.with_name(name), *above]
     raise ValueError(f"{folder} has just been made by another run: choose another --run_dir.")
 
 
 @contextmanager
-def owned(folder: Path, is_default: bool) -> Iterator[Path]:
-    """Makes and locks the run folder. After an error one that is new goes again, unless something was trained.
+def owned(folder: Path, is_default: bool, began: Callable[[], bool]) -> Iterator[Path]:
+    """Makes and locks the run folder. After an error all that is new there goes again, unless something was trained.
+
+    Args:
+        folder: Its path.
+        is_default: Whether nobody has chosen it, so that another name will do as well.
+        began: Whether training has begun.
 
     Raises:
         ValueError: Another job holds the folder.
     """
-    folder, is_new = make_folder(folder, is_default)
+    folder, new = make_folder(folder, is_default)
     with locked(folder):  # nobody else's folder is touched
+        absent = [path for name in OF_A_RUN if not (path := folder / name).exists()]
         try:
             yield folder
         except BaseException:
-            if is_new and not (folder / "metrics.csv").exists() and not any(folder.glob("checkpoints/*.ckpt")):
-                shutil.rmtree(folder, ignore_errors=True)  # on a disk that can only be read
+            is_empty = not (folder / "metrics.csv").exists() and not any(folder.glob("checkpoints/*.ckpt"))
+            if is_empty or not began():
+                remove(absent, new)
             raise
+
+
+def remove(absent: list[Path], new: list[Path]) -> None:
+    """Removes what a run that was refused has made, on a disk that may have become read-only.
+
+    Args:
+        absent: Files and folders of a run that were not there before.
+        new: Folders that it has made, inner ones first; one that holds something else by now stays.
+    """
+    if rank_zero_only.rank != 0:
+        return
+    for path in [*absent, *new[:1]]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+    for folder in new[1:]:
+        with suppress(OSError):
+            folder.rmdir()

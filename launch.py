@@ -19,7 +19,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-TOGETHER = (0, 128 + signal.SIGUSR1, 128 + signal.SIGTERM)  # exit statuses of runs that all processes end at one step
+# Exit statuses of runs that all processes end at one step; Windows has no SIGUSR1
+TOGETHER = (0, *(128 + getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(signal, name)))
 INTERACTIVE_STEP = str(2**32 - 6)  # of the shell that salloc opens on some clusters
 
 
@@ -180,6 +181,17 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it accepts
         mallopt(M_TRIM_THRESHOLD, 2**30)
+
+
+def show(profiler: bool, summary: bool) -> None:
+    """Lets Lightning print what was asked for, which `quieten` would hide: its profiler's times, the model's layers."""
+    names = {"pytorch_lightning.profilers.profiler": profiler, "pytorch_lightning.callbacks.model_summary": summary}
+    for name in [name for name, is_wanted in names.items() if is_wanted]:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            logger.addHandler(logging.StreamHandler())
+        logger.propagate = False
 
 
 def quieten() -> None:

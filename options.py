@@ -1,16 +1,18 @@
 """The command lines of train.py and evaluate.py: options from signatures, configuration files, mistakes explained."""
 
 import argparse
-import difflib
 import errno
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Literal
 
 import torch
 import yaml
-from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks import CALLBACKS
 from callbacks.record import FigureStyle
@@ -18,8 +20,12 @@ from datamodules import DATAMODULES
 from launch import launched
 from models import MODELS
 from models.networks import lookup
+from suggestions import in_other_letters, suggest, why_not
 
+MOST_SAMPLES = 10_000_000  # of one image, which take minutes; all of MNIST takes weeks by then
+PROFILERS = ("simple", "advanced", "pytorch")  # of Lightning, by their names
 DEFAULTS = {"model": "VAE", "data": "Digits"}
+WHAT = {"model": "model", "data": "data set"}
 TABLES = {"model": MODELS, "data": DATAMODULES}
 # Options of the Trainer that train.py sets itself, or that do nothing to data that bring their own batches
 NOT_OFFERED = {
@@ -37,12 +43,44 @@ NOT_OFFERED = {
     "sync_batchnorm",
     "use_distributed_sampler",
 }
+# Options of the Trainer that do nothing here: files of earlier runs may name them, at these values
+IDLE = {
+    "limit_test_batches": (None, "tests are the work of --num_samples and --limit"),
+    "limit_predict_batches": (None, "train.py predicts nothing"),
+    "inference_mode": (True, "validation computes no gradients in either mode"),
+}
+
+
+def expand_user(path: str) -> str:
+    """A path with a leading `~` or `~name` replaced by that user's home folder; `./~name` means such a name itself.
+
+    Raises:
+        ValueError: There is no such user.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(f"{path}: no home folder of that user is known: write the path out, or ./{path}.")
+    return expanded
+
+
+def expand_paths(args: Namespace) -> Namespace:
+    """Expands `~` in all options, from the command line and from configuration files alike.
+
+    Only here, so that all that read an option mean the same folder. The text of no option but a path begins with `~`.
+    Environment variables are not expanded: a shell does that.
+    """
+    for key, value in args.items(branches=False):
+        if isinstance(value, str):
+            args[key] = expand_user(value)
+        elif isinstance(value, list):
+            args[key] = [expand_user(part) if isinstance(part, str) else part for part in value]
+    return args
 
 
 def names_in(config: str) -> dict[str, str]:
     """The names of model and data in a YAML file of options."""
     try:
-        options = yaml.safe_load(Path(config).read_text())
+        options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{config} cannot be read as a YAML file of options: {error}") from error
     if not isinstance(options, dict):
@@ -55,19 +93,54 @@ def names_in(config: str) -> dict[str, str]:
     return {key: options[key]["name"] for key in TABLES if "name" in options.get(key, {})}
 
 
+def named_by_flag(flags: argparse.Namespace, key: str) -> str | None:
+    """The model or the data that the command line names, by --model or --model.name; ValueError for two names."""
+    short, long = getattr(flags, key), getattr(flags, f"{key}_name")
+    if short is not None and long is not None and short != long:
+        raise ValueError(f"--{key} {short} and --{key}.name {long} disagree: give one of them.")
+    return long if short is None else short
+
+
+def warn_of_other_names(config: str, names: dict[str, str], flags: list[str]) -> None:
+    """Says which options of a file made for another model, or other data, stay in force.
+
+    Args:
+        config: The file.
+        names: The model and the data that are used.
+        flags: Of the command line, which win over the file.
+    """
+    options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    given = {flag.partition("=")[0] for flag in flags}
+    for key, name in names.items():
+        section = options.get(key, {})
+        if section.get("name", name) == name or rank_zero_only.rank != 0:
+            continue
+        kept = [f"{k}={v}" for k, v in section.items() if k != "name" and f"--{key}.{k}" not in given]
+        stay = (
+            f"its options of the {WHAT[key]} stay in force: {', '.join(kept)}" if kept else "none of its options stay"
+        )
+        print(f"warning: {config} is made for {section['name']}, and {name} is used; {stay}.", file=sys.stderr)
+
+
 def chosen(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     """The names of model and data, and the arguments with all --config files first, so that flags win over them."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for key in TABLES:
         first.add_argument(f"--{key}")
+        first.add_argument(f"--{key}.name", dest=f"{key}_name")
     first.add_argument("--config", action="append", default=[])
     known, flags = first.parse_known_args(argv)
     names = dict(DEFAULTS)
+    known.config = [expand_user(config) for config in known.config]
     for config in known.config:
         names |= names_in(config)
-    names |= {key: value for key in TABLES if (value := getattr(known, key)) is not None}
-    lookup(MODELS, names["model"], "model")
-    lookup(DATAMODULES, names["data"], "data set")
+    names |= {key: value for key in TABLES if (value := named_by_flag(known, key)) is not None}
+    for key, what in WHAT.items():
+        if names[key] not in TABLES[key] and (meant := in_other_letters(TABLES[key], names[key])):
+            raise ValueError(f"Unknown {what} '{names[key]}', did you mean {meant}?")
+        lookup(TABLES[key], names[key], what)
+    for config in known.config:
+        warn_of_other_names(config, names, flags)
     configs = [f"--config={config}" for config in known.config]
     return names, [*configs, *(f"--{key}.name={name}" for key, name in names.items()), *flags]
 
@@ -102,7 +175,17 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
             "trainer.enable_model_summary": False,
         }
     )
+    for action in parser._actions:
+        if action.dest.removeprefix("trainer.") in IDLE:
+            action.help = argparse.SUPPRESS
     return parser
+
+
+def offered(parser: ArgumentParser) -> list[str]:
+    """All options that train.py offers, without dashes."""
+    idle = [f"trainer.{name}" for name in IDLE]
+    keys = parser.get_defaults().keys(branches=False)
+    return [key for key in keys if not key.endswith(".name") and key not in idle]
 
 
 def add_run_options(parser: ArgumentParser) -> None:
@@ -145,14 +228,39 @@ def add_figure_options(parser: ArgumentParser) -> None:
     add("--figure_dpi", type=int, default=defaults.dpi, help="Dots per inch of figures, from 50 to 600.")
 
 
+def check_trainer(trainer: Namespace) -> None:
+    """ValueError, in a sentence, for options of the Trainer that would do nothing or mean nothing."""
+    for name, (idle, why) in IDLE.items():
+        if trainer[name] != idle:
+            raise ValueError(f"--trainer.{name} would do nothing: {why}. Leave it out.")
+    if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
+        raise ValueError(
+            "--trainer.gradient_clip_algorithm would do nothing without --trainer.gradient_clip_val: add it."
+        )
+    if trainer.profiler is not None and trainer.profiler not in PROFILERS:
+        raise ValueError(f"--trainer.profiler must be one of {', '.join(PROFILERS)}; got {trainer.profiler}.")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps", "gradient_clip_val"):
+        if trainer[name] is not None and not trainer[name] > 0:
+            raise ValueError(f"--trainer.{name} must be above 0; got {trainer[name]}.")
+    for name in ("max_epochs", "max_steps"):
+        if trainer[name] is not None and trainer[name] < -1:
+            raise ValueError(f"--trainer.{name} must be -1, for no limit, or more; got {trainer[name]}.")
+
+
 def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
     """ValueError, in a sentence, for numbers of samples or images that mean nothing."""
     if num_samples < least:
         raise ValueError(f"--num_samples must be at least {least}; got {num_samples}.")
+    if num_samples > MOST_SAMPLES:
+        raise ValueError(
+            f"--num_samples must be at most {MOST_SAMPLES:,}; got {num_samples:,}, which would not end; 5000 is usual."
+        )
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1; got {limit}.")
 
 
+# Errors of the system that more room or another folder mends; not every platform has all of them
+NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM")} - {None}
 WORDS = {
     "NoneType": "null",
     "Sequence": "a list such as [100,50] or [rotation,shift]",
@@ -175,7 +283,7 @@ def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in NO_ROOM:
             text += " Make room or permit writing there, or choose another --run_dir."
     elif unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", text):
         text = explain_unknown(unknown[1] or unknown[2], names, known)
@@ -196,10 +304,14 @@ def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
 
 
 def explain_unknown(option: str, names: dict[str, str], known: list[str]) -> str:
-    """A sentence for an option that does not exist: the nearest one that does, and all of its section."""
+    """A sentence for an option that does not exist: the one that was meant, or all of its section."""
+    sections = [part for key in names for part in (key, f"{key}.name")]  # of train.py
+    if why := why_not(option):
+        return f"Unknown option --{option}: {why}. Leave it out."
+    if guess := suggest(option, [*known, *sections]):
+        # the path of a checkpoint stands alone in evaluate.py
+        return f"Unknown option --{option}, did you mean {'' if guess == 'checkpoints' else '--'}{guess}?"
     section = option.partition(".")[0] if "." in option else ""
     same = [name for name in known if name.rpartition(".")[0] == section] or known
-    close = difflib.get_close_matches(option, same, n=1)
-    guess = f", did you mean --{close[0]}?" if close else "."
     owner = f"{names[section]} takes" if section in names else "There are"
-    return f"Unknown option --{option}{guess} {owner} {', '.join('--' + name for name in same)}."
+    return f"Unknown option --{option}. {owner} {', '.join('--' + name for name in same)}."

@@ -50,6 +50,35 @@ def is_within_an_epoch(checkpoint: dict) -> bool:
     return not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
 
 
+def position(checkpoint: dict) -> tuple[int, int, bool]:
+    """Where a checkpoint stands: epochs begun, optimiser steps, and whether it lies within an epoch.
+
+    Raises:
+        KeyError, TypeError, AttributeError: It holds no such record.
+    """
+    within = is_within_an_epoch(checkpoint)
+    finished = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    return finished + within, checkpoint["global_step"] + 0, within
+
+
+def check_limits(resume: Path, epochs: int, steps: int, trainer: Trainer) -> None:
+    """ValueError where a checkpoint is beyond the limits of this run, before anything is written.
+
+    Args:
+        resume: The checkpoint's path.
+        epochs: How many it has begun.
+        steps: How many optimiser steps it has taken.
+        trainer: With the limits.
+    """
+    for name, limit, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):
+        if limit is not None and 0 <= limit < done:
+            unit = "epoch" if name == "max_epochs" else "step"
+            raise ValueError(
+                f"{resume} cannot be resumed with --trainer.{name} {limit}: it is in {unit} {done} already. "
+                f"Give {done} or more, or evaluate it by evaluate.py."
+            )
+
+
 def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, trainer: Trainer) -> None:
     """Compares a checkpoint with the run that these options ask for, and says what differs.
 
@@ -60,6 +89,11 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
     from_checkpoint(checkpoint)  # refuses options and weights that do not belong together
     if "fit_loop" not in checkpoint.get("loops", {}) or "optimizer_states" not in checkpoint:
         raise ValueError(f"{resume} cannot be resumed: it holds no state of training.")
+    try:
+        epochs, steps, is_within = position(checkpoint)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{resume} cannot be resumed: its record of epochs and steps is damaged.") from error
+    check_limits(resume, epochs, steps, trainer)
     changes = differences(checkpoint, args, data, model, trainer)
     calls = changes.get("--steps_per_call")
     if calls and 1 in calls:
@@ -67,7 +101,7 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
             f"{resume} cannot be resumed: its --steps_per_call is {calls[0]}, not {calls[1]}, and Lightning counts "
             f"single steps apart: give --steps_per_call {calls[0]}."
         )
-    if calls and not is_within_an_epoch(checkpoint):
+    if calls and not is_within:
         del changes["--steps_per_call"]  # the steps are the same
     if not changes:
         return
@@ -75,7 +109,7 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
     if {"model", "data"} & changes.keys() or not weights_fit(checkpoint, model):
         raise ValueError(f"{resume} cannot be resumed: {said}. Its weights are those of another model.")
     batches = [key for key in changes if key in WITHIN_AN_EPOCH or key.startswith("--data.")]
-    if batches and is_within_an_epoch(checkpoint):
+    if batches and is_within:
         raise ValueError(
             f"{resume} cannot be resumed: {said}. It was written within an epoch, whose batches would be others: "
             "choose a checkpoint from the end of an epoch, such as best.ckpt."

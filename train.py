@@ -13,7 +13,6 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import callbacks
@@ -26,12 +25,15 @@ from callbacks.replace import replacing
 from datamodules import DATAMODULES, ImageData
 from differences import beside
 from evaluation_files import EvaluationFiles
+from failures import check_batch_norm, check_compiler, explain_failure
 from folders import claim, owned
-from launch import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, speaker
+from launch import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, show, speaker
 from layout import terminal
 from models import MODELS, Model, read_checkpoint
-from options import DEFAULTS, build_parser, check_numbers, chosen, explain
+from options import DEFAULTS, build_parser, check_numbers, check_trainer, chosen, expand_paths, explain, offered
 from resume import check_resumed, evaluated
+from sizes import check_model_size
+from streams import prepare_streams
 from tables import tables
 
 # Options that say nothing about the run
@@ -45,17 +47,23 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
     data.prepare_data()
     data.setup()
     data.run_seed = args.seed
-    seed_everything(args.seed, verbose=False)
     options = args.model.as_dict()
-    model = MODELS[options.pop("name")].for_data(data, **options)
+    kind = MODELS[options.pop("name")]
+    device = "cuda" if torch.cuda.is_available() and args.trainer.accelerator != "cpu" else "cpu"
+    check_model_size(kind, data, options, device)
+    seed_everything(args.seed, verbose=False)
+    model = kind.for_data(data, **options)
     if args.compile:
+        check_compiler(device)
         # with the noise of the eager loss, so that one can be held against the other
         model.loss = torch.compile(model.loss, options={"fallback_random": True})
     return data, model
 
 
-def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: dict, folder: Path) -> Trainer:
-    """The Trainer, with the callbacks and loggers of this run; ValueError for what it or the model cannot do."""
+def make_trainer(
+    args: Namespace, model: Model, steps_per_epoch: int, folder: Path, start: callbacks.RunStart
+) -> Trainer:
+    """The Trainer, with the callbacks of this run; ValueError for what it or the model cannot do."""
     options = args.trainer.as_dict()
     if options["accelerator"] == "mps":
         raise ValueError("mps has no float64, in which likelihoods are summed: use --trainer.accelerator cpu.")
@@ -66,21 +74,19 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
     model.check_epochs(options["max_epochs"])
     bar = options.pop("enable_progress_bar") is not False
     interval = options.pop("log_every_n_steps")
-    loggers: list[Logger] = [MetricsCSV(folder)]
-    if args.wandb != "off":
-        loggers.append(WandbRun(config, folder, offline=args.wandb == "offline"))
     watching = [*callbacks.for_model(model, args.callbacks), *([callbacks.Progress()] if bar else [])]
     try:
         trainer = Trainer(
             **options,
             callbacks=[
+                start,
                 callbacks.StepNoise(args.seed),
                 callbacks.Divergence(),
                 *watching,
                 callbacks.Interruption(),
                 callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
             ],
-            logger=loggers,
+            logger=MetricsCSV(folder),
             plugins=[callbacks.FileIO(), *cluster_plugins()],
             default_root_dir=folder,
             enable_progress_bar=False,  # ours shows the whole run, not an epoch
@@ -122,29 +128,48 @@ def set_calls(trainer: Trainer, data: ImageData, model: Model, size: int) -> Non
     trainer.log_every_n_steps = max(1, trainer.log_every_n_steps // size)
 
 
-def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume: Path | None) -> None:
-    """Writes the complete configuration into the run folder and tells the loggers."""
+def count_parameters(model: Model) -> int:
+    """The number of all weights of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def write_records(
+    trainer: Trainer, data: ImageData, model: Model, config: dict, resume: Path | None, wandb: WandbRun | None
+) -> None:
+    """Writes the complete configuration into the run folder and tells the loggers, once the run is accepted.
+
+    W&B, which may still refuse the run, comes first.
+    """
+    if wandb is not None:
+        trainer.loggers = [*trainer.loggers, wandb]
     if not trainer.is_global_zero:
         return
+    if wandb is not None:
+        wandb.open()
     folder = Path(trainer.default_root_dir)
     with replacing(folder / "config.yaml") as file:
         file.write(yaml.safe_dump(config, sort_keys=False).encode())
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    facts = {"protocol": data.protocol, "labels_hash": data.labels_hash, "parameters": parameters}
+    facts = {"protocol": data.protocol, "labels_hash": data.labels_hash, "parameters": count_parameters(model)}
     for logger in trainer.loggers:
-        if isinstance(logger, WandbRun):
-            logger.open()
-        else:
+        if isinstance(logger, MetricsCSV):
             logger.keep_before(read_checkpoint(resume)["global_step"] if resume else 0)
         logger.log_hyperparams(flat(config) | facts)
+
+
+def announce(trainer: Trainer, data: ImageData, model: Model, config: dict) -> None:
+    """Prints what is to be trained on what, and where its files go."""
+    if not trainer.is_global_zero:
+        return
     labels = f", labels {data.labels_hash}" if data.labels_hash else ""
     print(
         f"{config['model']['name']} on {config['data']['name']}, protocol {data.protocol}{labels}: "
-        f"{parameters:,} parameters, {len(data.train.y):,} training images, run folder {folder}"
+        f"{count_parameters(model):,} parameters, {len(data.train.y):,} training images, "
+        f"run folder {trainer.default_root_dir}",
+        flush=True,
     )
 
 
-def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
+def report(trainer: Trainer, args: Namespace, data: ImageData, start: callbacks.RunStart) -> int:
     """Evaluates the best checkpoint on the test images, for the table and W&B, and returns the exit status.
 
     Where it has been evaluated already, by the same command that was given again, the result stands.
@@ -154,6 +179,7 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     """
     if trainer.global_step == 0:
         raise ValueError("Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0.")
+    start.write_once(trainer)
     checkpoints = trainer.checkpoint_callback
     path = checkpoints.best_model_path or checkpoints.last_model_path  # without validation there is no best
     path = Path(trainer.strategy.broadcast(path))
@@ -183,16 +209,26 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     return 0
 
 
-def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
+def has_begun(trainer: Trainer | None) -> bool:
+    """Whether training has taken up its first step, or a step after those of an earlier start."""
+    return trainer is not None and trainer.checkpoint_callback.began
+
+
+def stopped(error: Exception, trainer: Trainer | None, argv: list[str]) -> int:
     """Says why training has ended and how to go on, and returns the exit status: 128 + the signal's number, or 1."""
-    lost = is_lost(error)
-    if not lost and not isinstance(error, Interrupted | Diverged | OSError):
+    lost, failure = is_lost(error), explain_failure(error)
+    if not lost and not failure and not isinstance(error, Interrupted | Diverged | OSError):
         raise error  # no mistake in the options
+    if trainer is None:
+        print(f"{speaker()}error: {failure or error}", file=sys.stderr)
+        return 2
     folder, last = trainer.default_root_dir, trainer.checkpoint_callback.last_model_path
     if isinstance(error, Interrupted | Diverged) and not trainer.is_global_zero:
         return 0  # all processes stop together, and the first one speaks for them
     if lost:
         print(f"{speaker()}error: Another process of this run has ended: see what it has said.", file=sys.stderr)
+    elif failure:
+        print(f"{speaker()}error: {failure}", file=sys.stderr)
     elif isinstance(error, OSError):
         print(f"{speaker()}error: {explain(error, {}, [])} The checkpoints are as they were.", file=sys.stderr)
     elif isinstance(error, Diverged):
@@ -207,12 +243,13 @@ def stopped(error: Exception, trainer: Trainer, argv: list[str]) -> int:
         print(f"Stopped by {error} after step {trainer.global_step}. Go on with: {command}", file=sys.stderr)
     else:
         print(f"Stopped by {error} after step {trainer.global_step}: there is no checkpoint yet.", file=sys.stderr)
-    status = 128 + error.number if isinstance(error, Interrupted) else 1
+    status = 128 + error.number if isinstance(error, Interrupted) else 1 if has_begun(trainer) else 2
     close_wandb(trainer, status=status)
     return status
 
 
 def main(argv: list[str] | None = None) -> int:
+    prepare_streams()
     hasten()
     quieten()
     argv = sys.argv[1:] if argv is None else argv
@@ -220,26 +257,32 @@ def main(argv: list[str] | None = None) -> int:
     try:
         names, flags = chosen(argv)
         parser = build_parser(names)
-        known = [key for key in parser.get_defaults().keys(branches=False) if not key.endswith(".name")]
-        args = parser.parse_args(flags)
+        known = offered(parser)
+        args = expand_paths(parser.parse_args(flags))
         check_numbers(args.num_samples, args.limit, least=0)
         style = check_style(FigureStyle(args.figure_format, args.figure_dpi))
         check_tasks(args.trainer.devices, args.trainer.num_nodes)
+        check_trainer(args.trainer)
+        show(args.trainer.profiler is not None, args.trainer.enable_model_summary is True)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in OF_THIS_START}
         folder, resume = claim(args)
         data, model = build(args)
-        with owned(folder, is_default=args.run_dir is None and resume is None) as folder:
-            trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, config, folder)
+        is_default = args.run_dir is None and resume is None
+        with owned(folder, is_default, lambda: has_begun(trainer)) as folder:
+            wandb = WandbRun(config, folder, offline=args.wandb == "offline") if args.wandb != "off" else None
+            start = callbacks.RunStart(lambda trainer: write_records(trainer, data, model, config, resume, wandb))
+            trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, folder, start)
             trainer.figure_style = style
+            check_batch_norm(model, data, trainer.world_size)
             set_calls(trainer, data, model, args.steps_per_call)
             if resume:
                 check_resumed(resume, args, data, model, trainer)
-            start(trainer, data, model, config, resume)
+            announce(trainer, data, model, config)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-            return report(trainer, args, data)
+            return report(trainer, args, data, start)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
-        if trainer is not None and trainer.checkpoint_callback.began:
+        if has_begun(trainer):
             return stopped(error, trainer, argv)
         close_wandb(trainer, status=2)
         print(f"{speaker()}error: {explain(error, names, known)}", file=sys.stderr)
@@ -247,11 +290,14 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as error:  # with which Lightning ends after a Ctrl-C before the first step
         if isinstance(error, SystemExit) and (trainer is None or not trainer.interrupted):
             raise
-        trained = trainer is not None and trainer.checkpoint_callback.began
-        when = "after training: the same command with --resume auto evaluates" if trained else "before the first step"
+        when = (
+            "after training: the same command with --resume auto evaluates"
+            if has_begun(trainer)
+            else "before the first step"
+        )
         print(f"Stopped {when}.", file=sys.stderr)
         return 130
-    except (Interrupted, Diverged, RuntimeError) as error:
+    except (Interrupted, Diverged, RuntimeError, MemoryError) as error:
         return stopped(error, trainer, argv)
 
 

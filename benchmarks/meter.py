@@ -2,7 +2,6 @@
 
 import os
 import sys
-import termios
 import threading
 import time
 import traceback
@@ -50,6 +49,8 @@ class Meter:
 
 def open_terminal(log: Path) -> None:
     """Lets this process write to a terminal, as a user's would, so that bars are drawn; `log` gets what they show."""
+    import termios  # not on Windows, where only the benchmarks cannot run
+
     outside, inside = os.openpty()
     termios.tcsetwinsize(inside, (24, 100))
     os.dup2(inside, 1)

@@ -23,13 +23,14 @@ from callbacks.progress import Progress
 from callbacks.reconstructions import Reconstructions
 from callbacks.samples import Samples
 from callbacks.schedule import Drawing, Scheduled
+from callbacks.start import RunStart
 from callbacks.traversals import Traversals
 from models import Model
 
 __all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Divergence",
            "Drawing", "ErrorCurve", "FileIO", "Interpolations", "Interruption", "LatentCodes", "LatentCodesTSNE",
-           "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples",
-           "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
+           "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "RunStart",
+           "Samples", "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
 
 CALLBACKS: dict[str, type[Scheduled]] = {
     callback.name: callback

@@ -91,9 +91,12 @@ class RunCheckpoint(Checkpoint):
         """The path of `last.ckpt`, or nothing while there is none."""
         return str(self.last) if self.last.is_file() else ""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes a checkpoint on trial: it is better to know now that there is no room for them."""
-        self.started = time.monotonic()
+    def check_room(self, trainer: Trainer) -> None:
+        """Writes a checkpoint on trial, before the first step.
+
+        Raises:
+            OSError: There is no room for the checkpoints of the run.
+        """
         trial = self.last.with_name("trial.partial")
         trainer.save_checkpoint(trial, weights_only=False)
         if trainer.is_global_zero:
@@ -106,6 +109,9 @@ class RunCheckpoint(Checkpoint):
                 raise OSError(
                     f"{trial.parent} has {free >> 20} MB left, too few for four checkpoints: make room first."
                 )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.monotonic()
         self.began, self.looked_at = True, trainer.global_step
 
     def on_train_batch_end(

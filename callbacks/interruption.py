@@ -13,7 +13,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from callbacks.late import Late, over_ranks
 from callbacks.schedule import between_steps
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # of a cluster, of Ctrl-C, of SLURM's --signal
+# Of a cluster, of Ctrl-C, of SLURM's --signal, of Ctrl-Break; those that this platform has
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class Interrupted(Exception):
@@ -25,7 +27,8 @@ class Interrupted(Exception):
 
 
 class Interruption(Callback):
-    """Notes SIGTERM, SIGUSR1 and Ctrl-C, writes `last.ckpt` after the batch, and ends training by `Interrupted`.
+    """Notes SIGTERM, Ctrl-C and, where there are such, SIGUSR1 and Ctrl-Break; writes `last.ckpt` after the batch, and
+    ends training by `Interrupted`.
 
     The handler does nothing but note and say so: a second signal, or one in the middle of a save, finds nothing to
     break. All ranks stop after the same batch.

@@ -64,7 +64,7 @@ def read(path: str | Path) -> dict:
     Raises:
         ValueError: There is no such file, it is damaged, or it holds more than numbers and text.
     """
-    path = find(path)
+    path = find(Path(path).expanduser())
     if not path.is_file():
         raise ValueError(
             f"There is no checkpoint {path}: give the path of a .ckpt file, such as RUN_FOLDER/checkpoints/best.ckpt, "

@@ -102,13 +102,18 @@ def publish(found: list[tuple[dict, dict]], out: Path) -> None:
     print(tables(results))
 
 
+def home_path(text: str) -> Path:
+    """A path of the command line; a shell leaves the `~` of --out=~/results as it is."""
+    return Path(text).expanduser()
+
+
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m results", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="RECIPE", help=f"of {', '.join(row.recipe for row in ROWS)}; all")
     parser.add_argument("--data.root", dest="root", default="data", help="where the data lies")
-    parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="folder of the run folders")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of tables and figures")
+    parser.add_argument("--runs", type=home_path, default=Path("runs/results"), help="folder of the run folders")
+    parser.add_argument("--out", type=home_path, default=Path("results"), help="folder of tables and figures")
     parser.add_argument("--device", default="auto", help="where to evaluate")
     parser.add_argument("--trained", action="store_true", help="train nothing; evaluate all that is trained")
     args = parser.parse_args()

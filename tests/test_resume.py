@@ -6,9 +6,12 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from small_runs import command, contents, faulty
+import torch
+import wandb
+from small_runs import LAST, command, contents, faulty
 
 import train
 
@@ -150,3 +153,53 @@ def test_an_m1_may_be_given_by_its_run_folder():
     stack = ["--model", "M1M2", "--data.num_labels", "50", "--model.m1", "m1", "--model.hidden", "[8]",
              "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]", "--run_dir", "stack"]  # fmt: skip
     assert train.main(stack) == 0
+
+
+def contents_of(folder):
+    return {path: path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+def test_a_refused_start_leaves_the_folder_as_it_was(capsys, monkeypatch):
+    assert train.main(command("a")) == 0
+    before = contents_of("a")
+
+    def refuse(**options):
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    for change, said in {
+        "--trainer.max_epochs 2": "--trainer.max_epochs 2: it is in epoch 3 already. Give 3 or more",
+        "--trainer.max_steps 20": "--trainer.max_steps 20: it is in step 39 already. Give 39 or more",
+        "--trainer.max_epochs 2 --allow_changes": "it is in epoch 3 already",
+        "--trainer.max_epochs 8 --trainer.val_check_interval 500": "val_check_interval",  # of Lightning itself
+        "--trainer.max_epochs 8 --wandb online": "W&B: No API key configured.",
+        "--trainer.max_epochs 8 --model.lr 0.1": "its --model.lr is 0.001, not 0.1",
+    }.items():
+        assert train.main([*command("a"), *change.split()]) == 2, change
+        assert said in capsys.readouterr().err
+        assert contents_of("a") == before, change
+
+
+def test_no_room_is_known_before_anything_is_written(capsys, monkeypatch):
+    assert train.main(command("a")) == 0
+    before = contents_of("a")
+    monkeypatch.setattr("callbacks.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=-(10**9)))
+    assert train.main([*command("a"), "--trainer.max_epochs", "8"]) == 2
+    assert "too few for four checkpoints" in capsys.readouterr().err
+    assert contents_of("a") == before
+
+
+@pytest.mark.parametrize("damage", [{"fit_loop": {}}, {"fit_loop": {"epoch_loop.batch_progress": 3}}])
+def test_a_damaged_record_of_steps_is_refused(capsys, damage):
+    assert train.main(command("a")) == 0
+    torch.save(contents("a") | {"loops": damage}, Path("a", LAST))
+    assert train.main([*command("a"), "--trainer.max_epochs", "8"]) == 2
+    assert "its record of epochs and steps is damaged." in capsys.readouterr().err
+
+
+def test_folders_of_a_refused_run_go_again():
+    Path("old").mkdir()
+    for folder in ("new/of/a/run", "old"):
+        assert train.main(["--run_dir", folder, "--trainer.val_check_interval", "500"]) == 2
+    assert [path.name for path in Path().iterdir()] == ["old"]
+    assert [path.name for path in Path("old").iterdir()] in ([], [".lock"])

@@ -15,6 +15,7 @@ import wandb
 import yaml
 from wandb_file import read_wandb_file
 
+import evaluate
 import folders
 import options
 import train
@@ -85,11 +86,35 @@ def test_later_config_wins():
 MISTAKES = {
     "--model VEA": "Unknown model 'VEA': choose one of AE, VAE",
     "--data MNITS": "Unknown data set 'MNITS': choose one of Digits, MNIST",
-    "--model.z_dims 3": "Unknown option --model.z_dims, did you mean --model.z_dim? VAE takes --model.",
+    "--model.z_dims 3": "Unknown option --model.z_dims, did you mean --model.z_dim?",
     "--model AE --model.beta 2": "Unknown option --model.beta",
     "--trainer.max_epoch 3": "did you mean --trainer.max_epochs?",
     "--data.root x": "Unknown option --data.root",
-    "--epochs 3": "Unknown option --epochs",
+    "--epochs 3": "Unknown option --epochs, did you mean --trainer.max_epochs?",
+    "--lr 0.1": "Unknown option --lr, did you mean --model.lr?",
+    "--modle.name VAE": "Unknown option --modle.name, did you mean --model.name?",
+    "--trainer.lr 0.1": "did you mean --model.lr?",
+    "--Seed 3": "did you mean --seed?",
+    "--batch-size 3": "did you mean --data.batch_size?",
+    "--latent_dim 3": "did you mean --model.z_dim?",
+    "--num_workers 3": "Unknown option --num_workers: batches are cut from images in memory, without workers.",
+    "--qwertz 3": "Unknown option --qwertz. There are --config, --seed",
+    "--model vae": "Unknown model 'vae', did you mean VAE?",
+    "--data fashion-mnist": "Unknown data set 'fashion-mnist', did you mean FashionMNIST?",
+    "--trainer.limit_test_batches 3": "--trainer.limit_test_batches would do nothing",
+    "--trainer.inference_mode false": "--trainer.inference_mode would do nothing",
+    "--trainer.gradient_clip_algorithm norm": "would do nothing without --trainer.gradient_clip_val",
+    "--trainer.accumulate_grad_batches 0": "--trainer.accumulate_grad_batches must be above 0; got 0.",
+    "--trainer.check_val_every_n_epoch 0": "--trainer.check_val_every_n_epoch must be above 0; got 0.",
+    "--trainer.profiler fast": "--trainer.profiler must be one of simple, advanced, pytorch; got fast.",
+    "--model.z_dim 1000000000": "Training this model's weights takes",
+    "--model.z_dim 1000000000000000000": "This model's weights would fill more than any memory: lower --model.z_dim",
+    "--model.hidden [1000000000]": "Training this model's weights takes",
+    "--model HierarchicalVAE --model.z_dim [1000000000,4]": "Training this model's weights takes",
+    "--model IWAE --model.num_samples 1000000000": "A batch of 100 images with 1,000,000,000 samples each takes",
+    "--num_samples 1000000000": "--num_samples must be at most 10,000,000; got 1,000,000,000, which would not end",
+    "--trainer.max_epochs -5": "--trainer.max_epochs must be -1, for no limit, or more; got -5.",
+    "--model.batch_norm true --data.batch_size 1": "Batch norm needs two images or more in each batch",
     "train": "Unknown option",
     "--model.encoder resnet": "Unknown encoder 'resnet': choose one of mlp, conv.",
     "--model.activation sine": "Unknown activation 'sine': choose one of relu, tanh",
@@ -405,3 +430,140 @@ def test_wandb_offline_run_holds_config_metrics_and_figures():
         item.key or "/".join(item.nested_key) for r in records if r.HasField("summary") for item in r.summary.update
     }
     assert "test/nll" in final
+
+
+# Paths
+
+
+def test_a_home_folder_is_expanded_once_for_all_options(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    images = np.random.default_rng(0).integers(0, 256, (40, 5, 6), np.uint8)
+    np.savez(home / "mine.npz", x=images, x_test=images[:9])
+    (home / "c.yaml").write_text("run_dir: ~/a\ndata: {name: NPZ, root: ~/mine.npz}\ntrainer: {max_epochs: 1}\n")
+    quick = ["--model.hidden", "[8]", "--num_samples", "0", "--callbacks", "[]"]
+    assert train.main([*quick, "--config", "~/c.yaml"]) == 0
+    assert yaml.safe_load((home / "a/config.yaml").read_text())["data"]["root"] == str(home / "mine.npz")
+    assert train.main([*quick, "--config=~/c.yaml", "--seed", "5"]) == 2  # the same folder
+    assert "holds a run already" in capsys.readouterr().err
+    again = ["--config", "~/c.yaml", "--trainer.max_epochs", "2", "--resume", "~/a/checkpoints/last.ckpt"]
+    assert train.main([*quick, *again]) == 0
+    assert evaluate.main(["~/a/checkpoints/*.ckpt", "--num_samples", "2", "--report", "~/r", "--figures", "[]"]) == 0
+    assert (home / "r").is_dir()
+    assert not [path for path in Path().rglob("*") if "~" in path.name]
+
+
+def test_an_unknown_home_folder_is_no_name_of_a_folder(capsys):
+    assert train.main(["--run_dir", "~nobody-of-this-name/a"]) == 2
+    assert "no home folder of that user is known" in capsys.readouterr().err
+    assert train.main(["--run_dir", ""]) == 2
+    assert capsys.readouterr().err == "error: --run_dir is empty: name a path, or leave it out.\n"
+    assert not list(Path().iterdir())
+
+
+# Instructions that disagree
+
+
+def test_a_file_for_another_model_is_said(capsys):
+    Path("c.yaml").write_text("model: {name: IWAE, num_samples: 50, z_dim: 5}\ndata: {name: Digits, val_size: 100}\n")
+    names, _ = options.chosen(["--model", "VAE", "--config", "c.yaml", "--model.z_dim", "7"])
+    assert names == {"model": "VAE", "data": "Digits"}
+    assert capsys.readouterr().err == (
+        "warning: c.yaml is made for IWAE, and VAE is used; its options of the model stay in force: num_samples=50.\n"
+    )
+    options.chosen(["--data", "MNIST", "--config", "c.yaml"])
+    assert "is made for Digits, and MNIST is used; its options of the data set stay" in capsys.readouterr().err
+    Path("d.yaml").write_text("model: {name: VAE}\n")
+    options.chosen(["--config", "c.yaml", "--config", "d.yaml"])  # the later file wins
+    assert "c.yaml is made for IWAE, and VAE is used" in capsys.readouterr().err
+    options.chosen(["--model", "IWAE", "--config", "c.yaml"])
+    assert capsys.readouterr().err == ""
+
+
+def test_two_names_of_a_model_are_one(capsys):
+    assert options.chosen(["--model.name", "IWAE"])[0]["model"] == "IWAE"
+    assert options.chosen(["--model.name=IWAE", "--model", "IWAE"])[0]["model"] == "IWAE"
+    assert train.main(["--model", "IWAE", "--model.name", "VAE"]) == 2
+    assert capsys.readouterr().err == "error: --model IWAE and --model.name VAE disagree: give one of them.\n"
+
+
+# Options of the Trainer: each that is offered has an effect
+
+SHOWN = {
+    "accelerator": "chooses the device, or is refused (MISTAKES)",
+    "strategy": "auto or ddp (MISTAKES, test_distributed)",
+    "devices": "starts processes (test_distributed)",
+    "num_nodes": "counts machines (test_launch)",
+    "precision": "changes sums, noted in checkpoints (test_resume)",
+    "max_epochs": "ends training",
+    "min_epochs": "keeps max_time and early stopping from ending training",
+    "max_steps": "ends training",
+    "min_steps": "as min_epochs",
+    "max_time": "ends training",
+    "limit_train_batches": "shortens an epoch",
+    "limit_val_batches": "shortens validation",
+    "val_check_interval": "validates within an epoch (MISTAKES)",
+    "check_val_every_n_epoch": "leaves validation out",
+    "num_sanity_val_steps": "validates before the first step",
+    "log_every_n_steps": "rows of metrics.csv",
+    "enable_progress_bar": "lines of progress",
+    "enable_model_summary": "prints the layers",
+    "accumulate_grad_batches": "fewer steps (test_resume)",
+    "gradient_clip_val": "other weights (test_resume)",
+    "gradient_clip_algorithm": "other weights",
+    "deterministic": "deterministic algorithms of torch",
+    "benchmark": "cuDNN's choice of algorithms, on GPUs",
+    "profiler": "prints times",
+    "detect_anomaly": "names the operation that gives NaN",
+}
+
+
+def test_every_option_of_the_trainer_that_is_offered_is_known_to_do_something(capsys):
+    offered = options.offered(options.build_parser(options.DEFAULTS))
+    assert {name.removeprefix("trainer.") for name in offered if name.startswith("trainer.")} == SHOWN.keys()
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "--trainer.max_time" in shown
+    assert not [name for name in options.IDLE if f"--trainer.{name}" in shown]
+
+
+def steps(folder: str) -> int:
+    return torch.load(Path(folder, "checkpoints", "last.ckpt"), weights_only=True)["global_step"]
+
+
+def test_options_of_the_trainer_do_what_they_say(capsys, monkeypatch):
+    quick = ["--model.hidden", "[4]", "--num_samples", "0", "--callbacks", "[]", "--trainer.max_epochs", "2"]
+    printing = ["--trainer.profiler", "simple", "--trainer.enable_model_summary", "true"]
+    assert train.main([*quick, "--run_dir", "plain", "--trainer.enable_progress_bar", "false"]) == 0
+    assert capsys.readouterr().err == ""
+    assert train.main([*quick, "--run_dir", "shown", *printing, "--trainer.num_sanity_val_steps", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "Profiler Report" in said
+    assert "Trainable params" in said
+    assert "epoch 2/2" in said
+    assert same(weights("plain"), weights("shown"))
+    for change, expected in {
+        "--trainer.max_steps 5": 5,
+        "--trainer.limit_train_batches 3": 6,
+        "--trainer.max_time 00:00:00:00 --trainer.min_epochs 2": 26,
+    }.items():
+        folder = change.replace(" ", "").replace("--", "at-")
+        every = ["--trainer.log_every_n_steps", "1"]
+        assert train.main([*quick, *every, "--run_dir", folder, *change.split()]) == 0, change
+        assert steps(folder) == expected, change
+    assert train.main([*quick, "--run_dir", "none", "--trainer.max_time", "00:00:00:00"]) == 2  # before the first step
+    assert train.main([*quick, "--run_dir", "rare", "--trainer.check_val_every_n_epoch", "2"]) == 0
+    rows = Path("rare/metrics.csv").read_text().splitlines()
+    assert sum(bool(row.split(",")[rows[0].split(",").index("val/bound")]) for row in rows[1:]) == 1
+    clip = ["--trainer.gradient_clip_val", "0.001"]
+    assert train.main([*quick, "--run_dir", "norm", *clip]) == 0
+    assert train.main([*quick, "--run_dir", "value", *clip, "--trainer.gradient_clip_algorithm", "value"]) == 0
+    assert not same(weights("norm"), weights("value"))
+
+
+def test_a_file_of_an_earlier_run_may_name_options_that_do_nothing():
+    Path("c.yaml").write_text("trainer: {limit_test_batches: null, inference_mode: true, max_epochs: 1}\n")
+    assert train.main([*QUICK[:2], "--num_samples", "0", "--callbacks", "[]", "--config", "c.yaml"]) == 0
