@@ -60,7 +60,7 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
         raise ValueError(f"{options['precision']} has too few digits for likelihoods: use 16-mixed or bf16-mixed.")
     if options["strategy"] not in ("auto", "ddp"):
         raise ValueError(f"--trainer.strategy must be auto or ddp; got {options['strategy']}.")
-    model.check_epochs(options["max_epochs"])
+    model.check_limits(options["max_epochs"], options["max_steps"], options["max_time"])
     bar = options.pop("enable_progress_bar") is not False
     interval = options.pop("log_every_n_steps")
     loggers: list[Logger] = [MetricsCSV(folder)]

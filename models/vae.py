@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
@@ -163,6 +164,16 @@ class VAE(Model):
         if not warmup or self._trainer is None:
             return beta
         return beta * min(1.0, self.trainer.global_step / (warmup * self.steps_per_epoch()))
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        warmup, steps = self.hparams.beta_warmup * self.steps_per_epoch(), self.total_steps()
+        if self.hparams.beta and steps < warmup:
+            rank_zero_warn(
+                f"beta_warmup is {self.hparams.beta_warmup} epochs and the run ends after "
+                f"{steps / self.steps_per_epoch():.3g}: beta ends at {self.hparams.beta * steps / warmup:.2g} and never "
+                f"reaches {self.hparams.beta:g}."
+            )
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return self.loss_under(self.posterior(x, y), x, y)
