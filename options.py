@@ -115,6 +115,11 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--allow_changes", action=ActionYesNo, default=False, help=changes)
     add("--save_every_steps", type=int | None, default=None, help="Write last.ckpt also every so many steps.")
     add("--save_every_minutes", type=float | None, default=None, help="Write last.ckpt also every so many minutes.")
+    early = (
+        "Stop after so many validations in a row without a higher val/bound; never by default. lr_final stays that of "
+        "the last epoch or step that the limits allow."
+    )
+    add("--early_stopping", type=int | None, default=None, help=early)
     steps = (
         "Optimiser steps per call of the trainer, whose own work then costs less; signals and checkpoints wait for the "
         "end of a call. 1, saying so, where the trainer has to see each step, as on several devices."

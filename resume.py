@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 from callbacks.checkpoint import training
 from datamodules import ImageData
 from models import Model, from_checkpoint, read_checkpoint
-from remembered import defaults
+from remembered import TRAINING, defaults
 from tables import run_folder
 
 # What the place of a checkpoint within an epoch counts in
@@ -24,7 +24,8 @@ def differences(checkpoint: dict, args: Namespace, data: ImageData, model: Model
     then = {"model": checkpoint["model"], "processes": trainer.world_size, **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
     now |= {"labels_hash": data.labels_hash, "processes": trainer.world_size}
-    then |= {f"--{key}": value for key, value in checkpoint.get("training", {}).items()}
+    if options := checkpoint.get("training"):
+        then |= {f"--{key}": value for key, value in (TRAINING | options).items()}  # an option may be newer than it
     now |= {f"--{key}": value for key, value in training(trainer, data).items()}
     for section, built, old, new in (
         ("model", model, checkpoint["hyper_parameters"], model.hparams),

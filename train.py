@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import callbacks
 import evaluate
 from callbacks.divergence import Diverged
+from callbacks.early_stopping import check_validation
 from callbacks.interruption import Interrupted
 from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.replace import replacing
@@ -66,6 +67,7 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
     loggers: list[Logger] = [MetricsCSV(folder)]
     if args.wandb != "off":
         loggers.append(WandbRun(config, folder, offline=args.wandb == "offline"))
+    stopping = [] if args.early_stopping is None else [callbacks.EarlyStopping(args.early_stopping)]
     watching = [*callbacks.for_model(model, args.callbacks), *([callbacks.Progress()] if bar else [])]
     try:
         trainer = Trainer(
@@ -74,6 +76,7 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
                 callbacks.StepNoise(args.seed),
                 callbacks.Divergence(),
                 *watching,
+                *stopping,
                 callbacks.Interruption(),
                 callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
             ],
@@ -220,6 +223,8 @@ def main(argv: list[str] | None = None) -> int:
         with owned(folder, is_default=args.run_dir is None and resume is None) as folder:
             trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, config, folder)
             set_calls(trainer, data, model, args.steps_per_call)
+            if args.early_stopping is not None:
+                check_validation(trainer, len(data.val.y))
             if resume:
                 check_resumed(resume, args, data, model, trainer)
             start(trainer, data, model, config, resume)

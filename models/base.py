@@ -225,7 +225,7 @@ class Model(LightningModule):
         return self.trainer.datamodule.batches_per_epoch  # several in each of the trainer's batches
 
     def total_steps(self) -> float:
-        """Optimiser steps of the whole run, up to the limit that comes first; inf without limits of epochs and steps."""
+        """Optimiser steps of the whole run, up to the limit that comes first; inf without limits."""
         max_epochs, max_steps = self.trainer.max_epochs, self.trainer.max_steps
         by_epochs = math.inf if max_epochs is None or max_epochs < 0 else max_epochs * self.steps_per_epoch()
         return by_epochs if max_steps is None or max_steps < 0 else min(by_epochs, max_steps)

@@ -167,12 +167,12 @@ class VAE(Model):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        warmup, steps = self.hparams.beta_warmup * self.steps_per_epoch(), self.total_steps()
-        if self.hparams.beta and steps < warmup:
+        beta, epochs = self.hparams.beta, self.hparams.beta_warmup
+        lasts = self.total_steps() / self.steps_per_epoch()  # epochs
+        if beta and lasts < epochs:
             rank_zero_warn(
-                f"beta_warmup is {self.hparams.beta_warmup} epochs and the run ends after "
-                f"{steps / self.steps_per_epoch():.3g}: beta ends at {self.hparams.beta * steps / warmup:.2g} and never "
-                f"reaches {self.hparams.beta:g}."
+                f"beta_warmup is {epochs} epochs and the run ends after {lasts:.3g}: beta ends at "
+                f"{beta * lasts / epochs:.2g} and never reaches {beta:g}."
             )
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:

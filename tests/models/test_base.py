@@ -191,7 +191,7 @@ def test_lr_final_needs_a_limit_of_epochs_or_steps(fit):
 
 
 def test_lr_final_and_a_limit_of_time_do_not_go_together():
-    with pytest.raises(ValueError, match="which --trainer.max_time leaves open"):
+    with pytest.raises(ValueError, match=r"which --trainer\.max_time leaves open"):
         Given(lr_final=1e-4).check_limits(3, -1, "00:01:00:00")
     Given().check_limits(3, -1, "00:01:00:00")
 
