@@ -8,6 +8,7 @@ in their seeds alone.
 import gc
 import json
 import math
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
+    # threads that wait must leave the core to others: else two threads beside a busy process are ten times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 import numpy as np
 from jsonargparse import Namespace
@@ -35,13 +38,14 @@ from datamodules import ImageData
 from differences import beside
 from evaluation_options import AIS_IMAGES, build_evaluation_parser
 from keeping import digest, once, per_image
-from launch import hasten, join, leave, quieten, speaker
+from launch import hasten, join, launched, leave, quieten, speaker
 from means import as_text, over_seeds
 from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
 from models.ais import Settings
 from opening import check, open_checkpoint, pick_device
 from options import explain
 from tables import run_folder, tables
+from threads import check_threads, set_for_evaluation
 
 __all__ = ["evaluate", "main", "open_checkpoint"]
 
@@ -68,6 +72,7 @@ class Wanted(NamedTuple):
         ais: Chains of annealed importance sampling, if there are to be any.
         ais_images: Test images that they are run on, the first ones.
         with_probes: Classify posterior means, where all training labels are known.
+        threads: Of the processor; by default OMP_NUM_THREADS, or by the size of the model.
     """
 
     num_samples: int
@@ -78,6 +83,7 @@ class Wanted(NamedTuple):
     ais: Settings | None = None
     ais_images: int = AIS_IMAGES
     with_probes: bool = False
+    threads: int | None = None
 
 
 def evaluate(checkpoint: dict, path: Path, data: ImageData, wanted: Wanted, device: str = "cpu") -> dict:
@@ -95,6 +101,7 @@ def evaluate(checkpoint: dict, path: Path, data: ImageData, wanted: Wanted, devi
     """
     model = models.from_checkpoint(checkpoint).to(device)
     test = data.images("test", device=device)
+    set_for_evaluation(wanted.threads, model, *test, launched()[0])
     folder = run_folder(path)
     result = dict.fromkeys(KEYS) | origin(checkpoint, path, data)
     has_likelihoods = hasattr(model, "log_weights")
@@ -184,6 +191,7 @@ def wanted_by(args: Namespace) -> Wanted:
         ais=chains if args.ais else None,
         ais_images=args.ais_images,
         with_probes=True,
+        threads=args.threads,
     )
 
 
@@ -219,6 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     quieten()
     try:
         args = build_evaluation_parser().parse_args(argv)
+        check_threads(args.threads)
         device = pick_device(args.device)
         ready = check(args)
         device = join(device, args.devices)

@@ -1,6 +1,7 @@
 """Trains a model and reports its test likelihood: `python train.py --model VAE --data Digits`."""
 
 import gc
+import os
 import shlex
 import sys
 from argparse import ArgumentError
@@ -8,6 +9,8 @@ from pathlib import Path
 
 if __name__ == "__main__":
     gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
+    # threads that wait must leave the core to others: else two threads beside a busy process are ten times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 import torch
 import yaml
@@ -31,6 +34,7 @@ from models import MODELS, Model, read_checkpoint
 from options import DEFAULTS, build_parser, check_numbers, chosen, explain
 from resume import check_resumed, evaluated
 from tables import tables
+from threads import check_threads, counted, set_for_training
 
 # Options that say nothing about the run
 OF_THIS_START = ("config", "run_dir", "resume", "allow_changes")
@@ -140,7 +144,8 @@ def start(trainer: Trainer, data: ImageData, model: Model, config: dict, resume:
     labels = f", labels {data.labels_hash}" if data.labels_hash else ""
     print(
         f"{config['model']['name']} on {config['data']['name']}, protocol {data.protocol}{labels}: "
-        f"{parameters:,} parameters, {len(data.train.y):,} training images, run folder {folder}"
+        f"{parameters:,} parameters, {len(data.train.y):,} training images, {counted(config['threads'])}, "
+        f"run folder {folder}"
     )
 
 
@@ -161,7 +166,7 @@ def report(trainer: Trainer, args: Namespace, data: ImageData) -> int:
     if args.num_samples and not result:
         device, samples = str(trainer.strategy.root_device), args.num_samples
         checkpoint = read_checkpoint(path)
-        wanted = evaluate.Wanted(samples, args.limit, figures=args.callbacks)
+        wanted = evaluate.Wanted(samples, args.limit, figures=args.callbacks, threads=args.threads)
         result = evaluate.evaluate(checkpoint, path, data, wanted, device)
     if not trainer.is_global_zero:
         return 0
@@ -216,6 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         args = parser.parse_args(flags)
         check_numbers(args.num_samples, args.limit, least=0)
         check_tasks(args.trainer.devices, args.trainer.num_nodes)
+        check_threads(args.threads)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in OF_THIS_START}
         folder, resume = claim(args)
@@ -227,6 +233,9 @@ def main(argv: list[str] | None = None) -> int:
                 check_validation(trainer, len(data.val.y))
             if resume:
                 check_resumed(resume, args, data, model, trainer)
+            recorded = read_checkpoint(resume).get("threads") if resume else None
+            processes = trainer.world_size // trainer.num_nodes
+            config["threads"] = set_for_training(args.threads, recorded, model, data, processes)
             start(trainer, data, model, config, resume)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
             return report(trainer, args, data)

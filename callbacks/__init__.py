@@ -28,9 +28,9 @@ from callbacks.traversals import Traversals
 from models import Model
 
 __all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Divergence",
-           "Drawing", "EarlyStopping", "ErrorCurve", "FileIO", "Interpolations", "Interruption", "LatentCodes", "LatentCodesTSNE",
-           "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "Samples",
-           "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
+           "Drawing", "EarlyStopping", "ErrorCurve", "FileIO", "Interpolations", "Interruption", "LatentCodes",
+           "LatentCodesTSNE", "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions",
+           "RunCheckpoint", "Samples", "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
 
 CALLBACKS: dict[str, type[Scheduled]] = {
     callback.name: callback

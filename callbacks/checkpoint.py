@@ -162,6 +162,7 @@ class RunCheckpoint(Checkpoint):
             "processes": trainer.world_size,
         }
         checkpoint["training"] = training(trainer, data)
+        checkpoint["threads"] = torch.get_num_threads()  # those of this run, whose last digits depend on them
         checkpoint["made"] = self.made(trainer)
 
     def made(self, trainer: Trainer) -> dict[str, Any]:
