@@ -40,7 +40,7 @@ from evaluation_options import AIS_IMAGES, build_evaluation_parser
 from keeping import digest, once, per_image
 from launch import hasten, join, launched, leave, quieten, speaker
 from means import as_text, over_seeds
-from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
+from measures import bias_of_bf16, classification, draw, independent_pixels, likelihoods, reconstruction, summary, units
 from models.ais import Settings
 from opening import check, open_checkpoint, pick_device
 from options import explain
@@ -50,8 +50,8 @@ from threads import check_threads, set_for_evaluation
 __all__ = ["evaluate", "main", "open_checkpoint"]
 
 # Of evaluation.json, in this order; what a model does not have is null
-KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images",
-        "precision", "bf16_bias", "bf16_bias_se", "elbo", "rate", "distortion", "ess_median", "k_hat_median",
+KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "pixels_nll", "num_samples",
+        "num_images", "precision", "bf16_bias", "bf16_bias_se", "elbo", "rate", "distortion", "ess_median", "k_hat_median",
         "k_hat_above", "ais_nll", "ais_nll_se", "ais_lowers_nll", "ais_lowers_nll_se", "ais_gap", "ais_gap_se",
         "ais_images", "ais_simulated", "ais_chains", "ais_temperatures", "ais_leapfrogs", "ais_start", "ais_acceptance",
         "active_units", "active_units_per_layer", "active_dimensions", "kl_per_dimension", "knn_error", "probe_error",
@@ -152,6 +152,7 @@ def measured_likelihoods(
     kept = per_image(path, "likelihoods")
     values = once(kept, checkpoint, options, lambda: likelihoods(model, x, y, K, wanted.precision))
     found = {"num_samples": K, "precision": wanted.precision, "quantity": model.quantity, "images_hash": images}
+    found["pixels_nll"] = independent_pixels(model, data, x)
     if wanted.precision == "bf16":
         found |= bias_of_bf16(model, x, y, K, values["log_px"])
     if wanted.ais is not None:
