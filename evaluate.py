@@ -52,8 +52,9 @@ __all__ = ["evaluate", "main", "open_checkpoint"]
 # Of evaluation.json, in this order; what a model does not have is null
 KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "pixels_nll", "num_samples",
         "num_images", "precision", "bf16_bias", "bf16_bias_se", "elbo", "rate", "distortion", "ess_median",
-        "k_hat_median", "k_hat_above", "ais_nll", "ais_nll_se", "ais_lowers_nll", "ais_lowers_nll_se", "ais_gap", "ais_gap_se",
-        "ais_images", "ais_simulated", "ais_chains", "ais_temperatures", "ais_leapfrogs", "ais_start", "ais_acceptance",
+        "k_hat_median", "k_hat_above", "ais_nll", "ais_nll_se", "ais_lowers_nll", "ais_lowers_nll_se", "ais_gap",
+        "ais_gap_se", "ais_images", "ais_simulated", "ais_chains", "ais_temperatures", "ais_leapfrogs", "ais_start",
+        "ais_acceptance",
         "active_units", "active_units_per_layer", "active_dimensions", "kl_per_dimension", "knn_error", "probe_error",
         "disentanglement", "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss",
         "epochs", "step", "processes", "labels_hash", "images_hash", "data_root", "commit", "machine", "seconds",
