@@ -7,6 +7,7 @@ in their seeds alone. The table is printed whatever becomes of the files.
 
 import gc
 import math
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
+    # threads that wait must leave the core to others: else two threads beside a busy process are ten times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 import numpy as np
 from jsonargparse import Namespace
@@ -35,23 +38,25 @@ from differences import beside
 from evaluation_files import EvaluationFiles, suffix
 from evaluation_options import AIS_IMAGES, build_evaluation_parser
 from keeping import digest, once, per_image, weights_hash
-from launch import hasten, join, leave, quieten, speaker
+from launch import hasten, join, launched, leave, quieten, speaker
 from layout import terminal
 from means import as_text, over_seeds
-from measures import bias_of_bf16, classification, draw, likelihoods, reconstruction, summary, units
+from measures import bias_of_bf16, classification, draw, independent_pixels, likelihoods, reconstruction, summary, units
 from models.ais import Settings
 from opening import check, open_checkpoint, pick_device
 from options import expand_paths, explain
 from streams import prepare_streams
 from tables import run_folder, tables
+from threads import check_threads, set_for_evaluation
 
 __all__ = ["evaluate", "main", "open_checkpoint"]
 
 # Of evaluation.json, in this order; what a model does not have is null
-KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "num_samples", "num_images",
-        "precision", "bf16_bias", "bf16_bias_se", "elbo", "rate", "distortion", "ess_median", "k_hat_median",
-        "k_hat_above", "ais_nll", "ais_nll_se", "ais_lowers_nll", "ais_lowers_nll_se", "ais_gap", "ais_gap_se",
-        "ais_images", "ais_simulated", "ais_chains", "ais_temperatures", "ais_leapfrogs", "ais_start", "ais_acceptance",
+KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "pixels_nll", "num_samples",
+        "num_images", "precision", "bf16_bias", "bf16_bias_se", "elbo", "rate", "distortion", "ess_median",
+        "k_hat_median", "k_hat_above", "ais_nll", "ais_nll_se", "ais_lowers_nll", "ais_lowers_nll_se", "ais_gap",
+        "ais_gap_se", "ais_images", "ais_simulated", "ais_chains", "ais_temperatures", "ais_leapfrogs", "ais_start",
+        "ais_acceptance",
         "active_units", "active_units_per_layer", "active_dimensions", "kl_per_dimension", "knn_error", "probe_error",
         "disentanglement", "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss",
         "epochs", "step", "processes", "labels_hash", "images_hash", "weights_hash", "data_root", "commit", "machine",
@@ -72,6 +77,7 @@ class Wanted(NamedTuple):
         with_probes: Classify posterior means, where all training labels are known.
         overwrite: Let the result take the place of a larger one in `evaluation.json`.
         style: Of the files of figures.
+        threads: Of the processor; by default OMP_NUM_THREADS, or by the size of the model.
     """
 
     num_samples: int
@@ -84,6 +90,7 @@ class Wanted(NamedTuple):
     with_probes: bool = False
     overwrite: bool = False
     style: FigureStyle = DEFAULT_STYLE
+    threads: int | None = None
 
 
 def evaluate(
@@ -110,6 +117,7 @@ def evaluate(
     files = EvaluationFiles() if files is None else files
     model = models.from_checkpoint(checkpoint, path).to(device)
     test = data.images("test", device=device)
+    set_for_evaluation(wanted.threads, model, *test, launched()[0])
     weights = weights_hash(checkpoint)
     result = dict.fromkeys(KEYS) | origin(checkpoint, path, data) | {"weights_hash": weights}
     has_likelihoods = hasattr(model, "log_weights")
@@ -183,6 +191,7 @@ def measured_likelihoods(
     options = {"K": K, "images": images, "precision": wanted.precision}
     values = kept("likelihoods", options, lambda: likelihoods(model, x, y, K, wanted.precision))
     found = {"num_samples": K, "precision": wanted.precision, "quantity": model.quantity, "images_hash": images}
+    found["pixels_nll"] = independent_pixels(model, data, x)
     if wanted.precision == "bf16":
         found |= bias_of_bf16(model, x, y, K, values["log_px"])
     if wanted.ais is not None:
@@ -221,6 +230,7 @@ def wanted_by(args: Namespace) -> Wanted:
         with_probes=True,
         overwrite=args.overwrite,
         style=FigureStyle(args.figure_format, args.figure_dpi),
+        threads=args.threads,
     )
 
 
@@ -335,6 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     quieten()
     try:
         args = expand_paths(build_evaluation_parser().parse_args(argv))
+        check_threads(args.threads)
         device = pick_device(args.device)
         ready = check(args)
         device = join(device, args.devices)

@@ -50,6 +50,8 @@ def build_evaluation_parser() -> ArgumentParser:
     add("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     devices = "Devices that share the work; by default one, or those of torchrun."
     add("--devices", type=int, default=0, help=devices)
+    threads = "Threads of the processor; by default OMP_NUM_THREADS or by the size of the model."
+    add("--threads", type=int | None, default=None, help=threads)
     add("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
     own = "Refused unless it is the checkpoint's own."
     add("--data.binarization", type=str | None, default=None, help=own)

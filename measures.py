@@ -8,16 +8,18 @@ import torch
 from matplotlib.figure import Figure
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
+from torch.distributions import Independent, Normal
 from tqdm import tqdm
 
 import models
 from callbacks import ConfusionMatrix, LatentSpace, for_model, plots
 from callbacks.confusion_matrix import confusion
-from callbacks.latent_space import is_active
+from callbacks.latent_space import LEAST_IMAGES, is_active
 from callbacks.record import DEFAULT_STYLE, FigureStyle, save_figure
 from callbacks.schedule import Drawing
 from callbacks.titles import class_names, subject
 from models.estimators import ROWS, importance, over_processes, pareto_k
+from models.likelihoods import PixelLikelihood
 
 IMAGES = 50  # per pass
 TRUSTED = 0.7  # Pareto k-hat up to which an importance-sampled likelihood is to be trusted
@@ -82,8 +84,37 @@ def summary(values: dict[str, np.ndarray]) -> dict:
     return result
 
 
+def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:
+    """The NLL in nats of a model without latents: each pixel on its own, at its mean over training images.
+
+    It has the likelihood of the model, a Gaussian one whose scale is learned with the scale that fits training images.
+    None for a model without pixels of its own kind.
+
+    Args:
+        model: On whatever device.
+        data: Its data module, set up.
+        x: Test images `(N, C, H, W)`.
+    """
+    owner = getattr(model, "m1", model)
+    if not isinstance(getattr(owner, "likelihood", None), PixelLikelihood):
+        return None
+    mean = data.train_mean().to(x.device).clamp(0.001, 0.999)
+    if owner.likelihood.likelihood == "gaussian" and owner.hparams.learn_scale:
+        train = data.images("train", 2000, x.device)[0]
+        density = Independent(Normal(mean, (train - mean).square().mean().sqrt().clamp(min=1e-3)), 3)
+    else:
+        density = owner.likelihood(mean.logit())
+    with torch.no_grad():
+        return -torch.cat([density.log_prob(part) for part in x.split(500)]).double().mean().item()
+
+
 def units(model: models.Model, x: Tensor, y: Tensor) -> dict:
-    """Active units over the images `x`, in all and in each layer, and which they are; the mean KL of each dimension."""
+    """Active units over the images `x`, in all and in each layer, and which they are; the mean KL of each dimension.
+
+    Nothing of fewer than `LEAST_IMAGES`, whose variance says little.
+    """
+    if len(x) < LEAST_IMAGES:
+        return {}
     parts = zip(x.split(500), y.split(500), strict=True)
     with models.evaluating(model):
         parts = [model.latent_statistics(part, *model.given(labels)) for part, labels in parts]

@@ -7,8 +7,8 @@ from datamodules import DATAMODULES
 from models import MODELS, VAE
 
 # Of training, as they are by default
-TRAINING = {"steps_per_call": 1, "trainer.accumulate_grad_batches": 1, "trainer.gradient_clip_val": None,
-            "trainer.precision": "32-true"}  # fmt: skip
+TRAINING = {"steps_per_call": 1, "early_stopping": None, "trainer.accumulate_grad_batches": 1,
+            "trainer.gradient_clip_val": None, "trainer.precision": "32-true"}  # fmt: skip
 # Shown even at their default, which is not the papers'
 ALWAYS_SHOWN = ("alpha",)
 PLACES = ("root", "m1", "m1_options", "kept")  # where things lie, and what an M1 has brought along

@@ -13,7 +13,7 @@ from datamodules import ImageData
 from evaluation_files import is_of, read_result, result_file
 from keeping import digest, weights_hash
 from models import Model, from_checkpoint, read_checkpoint
-from remembered import defaults
+from remembered import TRAINING, defaults
 
 # What the place of a checkpoint within an epoch counts in
 WITHIN_AN_EPOCH = ("protocol", "seed", "labels_hash", "processes", "--trainer.accumulate_grad_batches",
@@ -26,7 +26,8 @@ def differences(checkpoint: dict, args: Namespace, data: ImageData, model: Model
     then = {"model": checkpoint["model"], "processes": trainer.world_size, **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
     now |= {"labels_hash": data.labels_hash, "processes": trainer.world_size}
-    then |= {f"--{key}": value for key, value in checkpoint.get("training", {}).items()}
+    if options := checkpoint.get("training"):
+        then |= {f"--{key}": value for key, value in (TRAINING | options).items()}  # an option may be newer than it
     now |= {f"--{key}": value for key, value in training(trainer, data).items()}
     for section, built, old, new in (
         ("model", model, checkpoint["hyper_parameters"], model.hparams),

@@ -150,7 +150,8 @@ def by_kind(results: Sequence[dict]) -> list[Table]:
             [cell(row) if row.get(key) is not None else "-" for key, cell in map(COLUMNS.get, columns)]
             for row in listed
         ]
-        remarks = [f"[{number}] {note}" for number, note in enumerate(notes, 1)] + warning(group)
+        remarks = [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
+        remarks += failures(group) + warning(group)
         found.append(Table(title(group), columns, lines, remarks))
     return found
 
@@ -164,6 +165,25 @@ def paper_cell(row: dict, notes: Sequence[str]) -> dict[str, str]:
         return {"paper": f"{row['paper_nll']:.2f} {note}" if "paper_nll" in row else f"- {note}"}
     comparable = "paper_error" in row
     return {"paper's": f"{plus_minus(row['paper_error'], row['paper_error_se'], '.2%') if comparable else '-'} {note}"}
+
+
+def failures(results: Sequence[dict]) -> list[str]:
+    """A sentence for each run that has learned nothing: a collapsed posterior, or a likelihood worse than the mean."""
+    said = []
+    for result in results:
+        nll, pixels = result.get("nll"), result.get("pixels_nll")
+        # a collapsed model is as good as the mean image, and chance may leave it a little behind
+        if nll is not None and pixels is not None and nll > pixels + max(1.0, 0.01 * abs(pixels)):
+            said.append(
+                f"Training has failed ({run_name(result)}): its NLL is worse than {pixels:.2f}, that of the mean "
+                "training image with independent pixels. Train longer, or with a lower --model.lr."
+            )
+        if result.get("active_units") == 0:
+            said.append(
+                f"The posterior has collapsed ({run_name(result)}): no latent unit is active, and nothing about an "
+                "image reaches the decoder."
+            )
+    return said
 
 
 def warning(results: Sequence[dict]) -> list[str]:

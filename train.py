@@ -1,6 +1,7 @@
 """Trains a model and reports its test likelihood: `python train.py --model VAE --data Digits`."""
 
 import gc
+import os
 import shlex
 import sys
 from argparse import ArgumentError
@@ -8,6 +9,8 @@ from pathlib import Path
 
 if __name__ == "__main__":
     gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
+    # threads that wait must leave the core to others: else two threads beside a busy process are ten times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 import torch
 import yaml
@@ -18,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import callbacks
 import evaluate
 from callbacks.divergence import Diverged
+from callbacks.early_stopping import check_validation
 from callbacks.interruption import Interrupted
 from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.record import FigureStyle, check_style
@@ -35,6 +39,7 @@ from resume import check_resumed, evaluated
 from sizes import check_model_size
 from streams import prepare_streams
 from tables import tables
+from threads import check_threads, counted, set_for_training
 
 # Options that say nothing about the run
 OF_THIS_START = ("config", "run_dir", "resume", "allow_changes")
@@ -71,9 +76,10 @@ def make_trainer(
         raise ValueError(f"{options['precision']} has too few digits for likelihoods: use 16-mixed or bf16-mixed.")
     if options["strategy"] not in ("auto", "ddp"):
         raise ValueError(f"--trainer.strategy must be auto or ddp; got {options['strategy']}.")
-    model.check_epochs(options["max_epochs"])
+    model.check_limits(options["max_epochs"], options["max_steps"], options["max_time"])
     bar = options.pop("enable_progress_bar") is not False
     interval = options.pop("log_every_n_steps")
+    stopping = [] if args.early_stopping is None else [callbacks.EarlyStopping(args.early_stopping)]
     watching = [*callbacks.for_model(model, args.callbacks), *([callbacks.Progress()] if bar else [])]
     try:
         trainer = Trainer(
@@ -83,6 +89,7 @@ def make_trainer(
                 callbacks.StepNoise(args.seed),
                 callbacks.Divergence(),
                 *watching,
+                *stopping,
                 callbacks.Interruption(),
                 callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
             ],
@@ -163,7 +170,7 @@ def announce(trainer: Trainer, data: ImageData, model: Model, config: dict) -> N
     labels = f", labels {data.labels_hash}" if data.labels_hash else ""
     print(
         f"{config['model']['name']} on {config['data']['name']}, protocol {data.protocol}{labels}: "
-        f"{count_parameters(model):,} parameters, {len(data.train.y):,} training images, "
+        f"{count_parameters(model):,} parameters, {len(data.train.y):,} training images, {counted(config['threads'])}, "
         f"run folder {trainer.default_root_dir}",
         flush=True,
     )
@@ -188,7 +195,9 @@ def report(trainer: Trainer, args: Namespace, data: ImageData, start: callbacks.
     if args.num_samples and not result:
         device, samples = str(trainer.strategy.root_device), args.num_samples
         checkpoint = read_checkpoint(path)
-        wanted = evaluate.Wanted(samples, args.limit, figures=args.callbacks, style=trainer.figure_style)
+        wanted = evaluate.Wanted(
+            samples, args.limit, figures=args.callbacks, style=trainer.figure_style, threads=args.threads
+        )
         result = evaluate.evaluate(checkpoint, path, data, wanted, device, files)
     if not trainer.is_global_zero:
         return 0
@@ -264,6 +273,7 @@ def main(argv: list[str] | None = None) -> int:
         check_tasks(args.trainer.devices, args.trainer.num_nodes)
         check_trainer(args.trainer)
         show(args.trainer.profiler is not None, args.trainer.enable_model_summary is True)
+        check_threads(args.threads)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in OF_THIS_START}
         folder, resume = claim(args)
@@ -276,8 +286,13 @@ def main(argv: list[str] | None = None) -> int:
             trainer.figure_style = style
             check_batch_norm(model, data, trainer.world_size)
             set_calls(trainer, data, model, args.steps_per_call)
+            if args.early_stopping is not None:
+                check_validation(trainer, len(data.val.y))
             if resume:
                 check_resumed(resume, args, data, model, trainer)
+            recorded = read_checkpoint(resume).get("threads") if resume else None
+            processes = trainer.world_size // trainer.num_nodes
+            config["threads"] = set_for_training(args.threads, recorded, model, data, processes)
             announce(trainer, data, model, config)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
             return report(trainer, args, data, start)

@@ -10,6 +10,7 @@ from callbacks.checkpoint import FileIO, RunCheckpoint
 from callbacks.class_samples import ClassSamples
 from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.divergence import Divergence
+from callbacks.early_stopping import EarlyStopping
 from callbacks.error_curve import ErrorCurve
 from callbacks.interpolations import Interpolations
 from callbacks.interruption import Interruption
@@ -28,9 +29,9 @@ from callbacks.traversals import Traversals
 from models import Model
 
 __all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Divergence",
-           "Drawing", "ErrorCurve", "FileIO", "Interpolations", "Interruption", "LatentCodes", "LatentCodesTSNE",
-           "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions", "RunCheckpoint", "RunStart",
-           "Samples", "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
+           "Drawing", "EarlyStopping", "ErrorCurve", "FileIO", "Interpolations", "Interruption", "LatentCodes",
+           "LatentCodesTSNE", "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions",
+           "RunCheckpoint", "RunStart", "Samples", "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
 
 CALLBACKS: dict[str, type[Scheduled]] = {
     callback.name: callback

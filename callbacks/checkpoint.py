@@ -23,7 +23,9 @@ from callbacks.schedule import between_steps
 def training(trainer: Trainer, data: Any) -> dict[str, Any]:
     """The options of training that make another run of it, or that count its batches otherwise, by their names."""
     names = ("accumulate_grad_batches", "gradient_clip_val", "precision")
-    return {"steps_per_call": data.steps_per_call} | {f"trainer.{name}": getattr(trainer, name) for name in names}
+    stopping = trainer.early_stopping_callback
+    options = {"steps_per_call": data.steps_per_call, "early_stopping": stopping and stopping.patience}
+    return options | {f"trainer.{name}": getattr(trainer, name) for name in names}
 
 
 class FileIO(TorchCheckpointIO):
@@ -166,6 +168,7 @@ class RunCheckpoint(Checkpoint):
             "processes": trainer.world_size,
         }
         checkpoint["training"] = training(trainer, data)
+        checkpoint["threads"] = torch.get_num_threads()  # those of this run, whose last digits depend on them
         checkpoint["made"] = self.made(trainer)
 
     def made(self, trainer: Trainer) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How far the run is: one bar on a terminal, now and then a line in a log file."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from callbacks.schedule import Scheduled, finished_epochs
 
 REFRESH = 0.2  # seconds
-BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left"
+BAR = "{desc} {percentage:3.0f}%|{bar}|"
 
 
 def duration(seconds: float) -> str:
@@ -20,6 +21,75 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def is_scheduled(epoch: int) -> bool:
+    """Whether callbacks act after this epoch: 1, 2, 4, 8, ..."""
+    return epoch & (epoch - 1) == 0
+
+
+def rounds_between(epoch: int, last_epoch: int) -> int:
+    """Rounds of figures after `epoch`, up to that of the last epoch."""
+    if epoch >= last_epoch:
+        return 0
+    return last_epoch.bit_length() - epoch.bit_length() + (not is_scheduled(last_epoch))
+
+
+class Pace:
+    """Seconds per step and per round of figures, each measured apart, and what they say of the time left.
+
+    A step counts with its share of validation and checkpoints. The rate is that of the epochs since the last power of
+    two, so that it follows the load of the machine and leaves out the first step, which allocates memory. Figures are
+    drawn in rounds after epochs 1, 2, 4, 8, ... and the last; a round is expected to take as long as the one before.
+
+    Args:
+        now: The time when training starts, in seconds.
+        step: Optimiser steps taken before.
+    """
+
+    def __init__(self, now: float, step: int):
+        self.since, self.first_step = now, step  # where the stretch that the rate is measured on begins
+        self.figures = 0.0  # seconds of the stretch that were spent on figures
+        self.seconds_per_step = math.inf
+        self.seconds_per_round = 0.0
+        self.has_begun = False
+        self.has_whole_epoch = False  # whether the rate is of whole epochs, with validation
+
+    def work_until(self, now: float, step: int) -> None:
+        """Note that a batch has ended. The first one only begins the first stretch."""
+        if not self.has_begun:
+            self.has_begun = True
+            self.first = now - self.since, step - self.first_step
+            self.since, self.first_step = now, step
+        elif self.seconds_per_step == math.inf or not self.has_whole_epoch:
+            self._measure(now, step)
+
+    def epoch_ended(self, worked_until: float, now: float, step: int, restart: bool) -> None:
+        """Note the end of an epoch.
+
+        Args:
+            worked_until: When its training and validation had ended.
+            now: When its figures had been drawn, too.
+            step: Optimiser steps taken.
+            restart: Whether a new stretch begins, after a round of figures.
+        """
+        if step > self.first_step:
+            self._measure(worked_until, step)
+        elif self.seconds_per_step == math.inf and self.has_begun and self.first[1]:
+            self.seconds_per_step = (self.first[0] + worked_until - self.since) / self.first[1]  # an epoch of one step
+        self.has_whole_epoch = True
+        self.figures += now - worked_until
+        if restart:
+            self.seconds_per_round = now - worked_until
+            self.since, self.first_step, self.figures = now, step, 0.0
+
+    def _measure(self, now: float, step: int) -> None:
+        if step > self.first_step:
+            self.seconds_per_step = (now - self.since - self.figures) / (step - self.first_step)
+
+    def left(self, steps: float, rounds: int) -> float:
+        """Seconds that so many steps and rounds of figures are expected to take."""
+        return (steps * self.seconds_per_step if steps else 0.0) + rounds * self.seconds_per_round
+
+
 class Progress(Scheduled):
     """One bar for the whole run, with the time left; without a terminal, a line after epochs 1, 2, 4, 8, ... and the
     last, because a bar would fill a log file."""
@@ -27,25 +97,34 @@ class Progress(Scheduled):
     bar: tqdm | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started, self.first_step = time.monotonic(), trainer.global_step
-        self.first_epoch = finished_epochs(trainer)
-        # inf without any limit; the last call of an epoch may be of fewer steps, which nobody sees
-        self.total = trainer.estimated_stepping_batches * trainer.datamodule.steps_per_call
-        self.shown = self.started
+        now = time.monotonic()
+        self.pace = Pace(now, trainer.global_step)
+        self.worked_until = self.shown = now
+        self.steps_per_epoch, self.total = pl_module.steps_per_epoch(), pl_module.total_steps()
+        # the last epoch of the run, inf without any limit
+        self.last_epoch = self.total if self.total == math.inf else math.ceil(self.total / self.steps_per_epoch)
         if trainer.is_global_zero and sys.stderr.isatty():
-            total = None if self.total == float("inf") else self.total
+            total = None if self.total == math.inf else self.total
             text = self._state(trainer, trainer.current_epoch + 1)
             self.bar = tqdm(
-                desc=text, total=total, initial=self.first_step, bar_format=BAR, dynamic_ncols=True, file=sys.stderr
+                desc=text, total=total, initial=trainer.global_step, bar_format=BAR, dynamic_ncols=True, file=sys.stderr
             )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.bar is not None and time.monotonic() - self.shown > REFRESH:
+        self.worked_until = time.monotonic()
+        self.pace.work_until(self.worked_until, trainer.global_step)
+        if self.bar is not None and self.worked_until - self.shown > REFRESH:
             self._refresh(trainer)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.worked_until = time.monotonic()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # callbacks that draw come before this one
+        restart = is_scheduled(finished_epochs(trainer))
+        self.pace.epoch_ended(self.worked_until, time.monotonic(), trainer.global_step, restart)
         if self.bar is not None:
             self._refresh(trainer)
         super().on_train_epoch_end(trainer, pl_module)
@@ -60,20 +139,33 @@ class Progress(Scheduled):
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         if self.bar is not None:
             return
-        elapsed, epoch = time.monotonic() - self.started, finished_epochs(trainer)
-        parts = [self._state(trainer, epoch), f"{elapsed / (epoch - self.first_epoch):.1f} s/epoch"]
-        left = elapsed * (self.total - trainer.global_step) / (trainer.global_step - self.first_step)
-        if 0 < left < float("inf"):
-            parts.append(f"{duration(left)} left")
+        per_epoch = self.pace.seconds_per_step * self.steps_per_epoch
+        parts = [self._state(trainer, finished_epochs(trainer)), f"{per_epoch:.1f} s/epoch"]
+        if 0 < (left := self._left(trainer)) < math.inf:
+            at_most = "at most " if trainer.early_stopping_callback else ""
+            parts.append(f"{at_most}{duration(left)} left")
         print("  ".join(parts), file=sys.stderr, flush=True)
+
+    def _left(self, trainer: Trainer) -> float:
+        """Seconds of training that are left, inf without any limit."""
+        if self.total == math.inf:
+            return math.inf
+        steps, rounds = (
+            max(0, self.total - trainer.global_step),
+            rounds_between(finished_epochs(trainer), self.last_epoch),
+        )
+        return self.pace.left(steps, rounds)
 
     def _refresh(self, trainer: Trainer) -> None:
         self.shown = time.monotonic()
         self.bar.n = trainer.global_step
+        left = self._left(trainer)
+        text = tqdm.format_interval(left) if left < math.inf else "?"
+        self.bar.bar_format = f"{BAR} {text} left"  # tqdm's own estimate would count figures as steps
         self.bar.set_description_str(self._state(trainer, trainer.current_epoch + 1))
 
     def _state(self, trainer: Trainer, epoch: int) -> str:
-        limit = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
+        limit = f"/{self.last_epoch}" if self.last_epoch < math.inf else ""
         metrics = trainer.callback_metrics
         shown = (("val/bound", "val/bound"), ("loss", "train/loss"))
         return "  ".join([f"epoch {epoch}{limit}", *(f"{a} {metrics[b].item():.2f}" for a, b in shown if b in metrics)])

@@ -83,9 +83,11 @@ class Model(LightningModule):
 
     Args:
         lr: Learning rate of Adam.
-        lr_final: Learning rate of the last epoch; none keeps it constant.
+        lr_final: Learning rate at the end of training, by whichever of max_epochs and max_steps comes first; none keeps
+            it constant. Early stopping does not move the end of the schedule.
         lr_schedule: How the rate gets from `lr` to `lr_final`: by half a cosine wave, by the same factor each epoch, or
-            in the eight stages of Burda et al. (2015).
+            in the eight stages of Burda et al. (2015). It changes once per epoch, or at every step where max_steps ends
+            the run or there is only one epoch.
         adam_eps: Epsilon of Adam (1e-4 in Burda et al. 2015).
     """
 
@@ -96,6 +98,7 @@ class Model(LightningModule):
     default_limit: int | None = None  # test images whose likelihood is evaluated by default; none is all of them
     default_epochs = 300  # of training at most, where nobody says how many
     quantity: str | None = "log p(x)"  # what log weights are estimates of
+    scheduled_steps: int | None = None  # steps over which the learning rate falls, where it does so step by step
 
     def __init__(
         self,
@@ -158,15 +161,30 @@ class Model(LightningModule):
         with labels would be another quantity."""
         return labels if self.is_conditional else ()
 
-    def check_epochs(self, max_epochs: int | None) -> None:
-        """ValueError where a learning rate is to end at `lr_final` but no epoch is known to be the last."""
-        if self.hparams.lr_final is not None and (max_epochs is None or max_epochs < 1):
-            raise ValueError("lr_final needs a number of epochs: set --trainer.max_epochs.")
+    def check_limits(self, max_epochs: int | None, max_steps: int = -1, max_time: object = None) -> None:
+        """Raise ValueError if the learning rate is to end at `lr_final` but the end of training is not known.
+
+        Args:
+            max_epochs: Limit of epochs of the Trainer, -1 for none.
+            max_steps: Limit of optimiser steps of the Trainer, -1 for none.
+            max_time: Limit of time of the Trainer.
+        """
+        if self.hparams.lr_final is None:
+            return
+        if max_time is not None:
+            raise ValueError(
+                "lr_final needs a known number of steps, which --trainer.max_time leaves open: leave out one of them."
+            )
+        if (max_epochs is None or max_epochs < 1) and max_steps < 1:
+            raise ValueError("lr_final needs a number of epochs or steps: set --trainer.max_epochs or max_steps.")
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule
         if data is not None:
             self.check_data(data)
+
+    def on_train_batch_start(self, batch: tuple, batch_idx: int) -> None:
+        self.set_learning_rate()
 
     def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
         loss = self.loss(*batch) if self.automatic_optimization else take_steps(self, batch)
@@ -174,8 +192,8 @@ class Model(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        # of this epoch: the optimiser has that of the next one by now
-        lr = self.hparams.lr * self.lr_factor(self.current_epoch)
+        # of this epoch, or of its last step: the optimiser has that of the next one by now
+        lr = self.hparams.lr * self.lr_factor(self.current_epoch, self.trainer.global_step - 1)
         if not self.automatic_optimization and (schedule := self.lr_schedulers()):
             schedule.step()
         self.log("train/lr", lr, sync_dist=True, reduce_fx="max")
@@ -197,7 +215,7 @@ class Model(LightningModule):
         adam = torch.optim.Adam(self.trained_parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=fused)
         if hparams.lr_final is None:
             return adam
-        self.check_epochs(self.trainer.max_epochs)
+        self.check_limits(self.trainer.max_epochs, self.trainer.max_steps)
         return [adam], [torch.optim.lr_scheduler.LambdaLR(adam, self.lr_factor)]
 
     def steps_per_epoch(self) -> int:
@@ -206,16 +224,51 @@ class Model(LightningModule):
             return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         return self.trainer.datamodule.batches_per_epoch  # several in each of the trainer's batches
 
-    def lr_factor(self, epoch: int) -> float:
-        """The learning rate of an epoch of this run, counted from 0, as a part of `lr`."""
-        hparams, epochs = self.hparams, self.trainer.max_epochs
+    def total_steps(self) -> float:
+        """Optimiser steps of the whole run, up to the limit that comes first; inf without limits."""
+        max_epochs, max_steps = self.trainer.max_epochs, self.trainer.max_steps
+        by_epochs = math.inf if max_epochs is None or max_epochs < 0 else max_epochs * self.steps_per_epoch()
+        return by_epochs if max_steps is None or max_steps < 0 else min(by_epochs, max_steps)
+
+    def steps_of_schedule(self) -> int | None:
+        """The steps over which the learning rate falls if it does so step by step, None if it does so by epochs.
+
+        A schedule of epochs would not reach its end where training stops by a limit of steps, and could not start where
+        there is but one epoch.
+        """
+        if self.hparams.lr_final is None:
+            return None
+        steps, max_epochs = self.total_steps(), self.trainer.max_epochs
+        if max_epochs is not None and max_epochs > 1 and steps == max_epochs * self.steps_per_epoch():
+            return None
+        return int(steps)
+
+    def lr_factor(self, epoch: int, step: int | None = None) -> float:
+        """The learning rate of an epoch or step of this run, counted from 0, as a part of `lr`.
+
+        Args:
+            epoch: The epoch, for a schedule of epochs.
+            step: The optimiser step, for a schedule of steps; by default the next one.
+        """
+        hparams = self.hparams
         if hparams.lr_final is None:
             return 1.0
-        # the last epoch has lr_final; stages divide the run itself
-        span = epochs if hparams.lr_schedule == "stages" else max(1, epochs - 1)
-        return learning_rate_factor(epoch / span, hparams.lr_final / hparams.lr, hparams.lr_schedule)
+        done, total = epoch, self.trainer.max_epochs
+        if self.scheduled_steps is not None:
+            done, total = self.trainer.global_step if step is None else step, self.scheduled_steps
+            done = min(done, total - 1)  # of the last step, after it
+        # the last epoch or step has lr_final; stages divide the run itself
+        span = total if hparams.lr_schedule == "stages" else max(1, total - 1)
+        return learning_rate_factor(done / span, hparams.lr_final / hparams.lr, hparams.lr_schedule)
+
+    def set_learning_rate(self) -> None:
+        """Gives the optimiser the learning rate of the next step, where that changes with every step."""
+        if self.scheduled_steps is not None:
+            for group in self.optimizers().param_groups:
+                group["lr"] = self.hparams.lr * self.lr_factor(self.current_epoch)
 
     def on_train_start(self) -> None:
+        self.scheduled_steps = self.steps_of_schedule()
         # a run that goes on keeps the optimiser's moments, but this model's options win over what they came with
         lr = self.hparams.lr * self.lr_factor(self.current_epoch)
         for group in self.optimizers().param_groups:

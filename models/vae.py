@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
@@ -163,6 +164,16 @@ class VAE(Model):
         if not warmup or self._trainer is None:
             return beta
         return beta * min(1.0, self.trainer.global_step / (warmup * self.steps_per_epoch()))
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        beta, epochs = self.hparams.beta, self.hparams.beta_warmup
+        lasts = self.total_steps() / self.steps_per_epoch()  # epochs
+        if beta and lasts < epochs:
+            rank_zero_warn(
+                f"beta_warmup is {epochs} epochs and the run ends after {lasts:.3g}: beta ends at "
+                f"{beta * lasts / epochs:.2g} and never reaches {beta:g}."
+            )
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return self.loss_under(self.posterior(x, y), x, y)

@@ -143,3 +143,14 @@ def test_content_and_pose_have_tables_of_their_own():
     assert first == ["a", "M2", "0.812", "-", "-", "-", "-", "-", "-", "70.00%", "-"]
     assert second == ["b", "VAE", "-", "-", "-", "-", "-", "-", "-", "50.00%", "0.250"]
     assert "content and pose" not in tables([result("c")])
+
+
+def test_a_remark_where_nothing_was_learned():
+    failed = result("a", "VAE", nll=1e30) | {"pixels_nll": 26.9, "active_units": 5}
+    collapsed = result("b", "VAE", nll=27.0) | {"pixels_nll": 26.9, "active_units": 0}
+    good = result("c", "VAE", nll=20.0) | {"pixels_nll": 26.9, "active_units": 5}
+    old = result("d", "VAE", nll=20.0)  # of an evaluation before these numbers
+    text = tables([failed, collapsed, good, old])
+    assert "Training has failed (a): its NLL is worse than 26.90" in text
+    assert "The posterior has collapsed (b): no latent unit is active" in text
+    assert text.count("has failed") == text.count("has collapsed") == 1

@@ -567,3 +567,33 @@ def test_options_of_the_trainer_do_what_they_say(capsys, monkeypatch):
 def test_a_file_of_an_earlier_run_may_name_options_that_do_nothing():
     Path("c.yaml").write_text("trainer: {limit_test_batches: null, inference_mode: true, max_epochs: 1}\n")
     assert train.main([*QUICK[:2], "--num_samples", "0", "--callbacks", "[]", "--config", "c.yaml"]) == 0
+
+
+# Training that has failed
+
+
+def test_a_likelihood_worse_than_the_mean_image_is_said_to_have_failed(capsys):
+    assert train.main([*QUICK, "--num_samples", "5", "--callbacks", "[]", "--model.lr", "1000"]) == 0
+    assert "Training has failed" in capsys.readouterr().out
+
+
+def test_independent_pixels_are_the_mean_image_under_the_likelihood_of_the_model():
+    from measures import independent_pixels
+
+    data = DATAMODULES["Digits"]()
+    data.setup()
+    x = data.images("test")[0]
+    mean = data.train_mean().clamp(0.001, 0.999)
+    by_hand = -(x * mean.log() + (1 - x) * (1 - mean).log()).flatten(1).sum(1).double().mean().item()
+    assert independent_pixels(VAE((1, 8, 8)), data, x) == pytest.approx(by_hand, rel=1e-5)
+    grey = DATAMODULES["Digits"](binarization="grey")
+    grey.setup()
+    x = grey.images("test")[0]
+    learned = independent_pixels(VAE((1, 8, 8), likelihood="gaussian", learn_scale=True), grey, x)
+    fixed = independent_pixels(VAE((1, 8, 8), likelihood="gaussian", scale=1.0), grey, x)
+    by_hand = (
+        ((x - grey.train_mean()).square() / 2 + math.log(2 * math.pi) / 2).flatten(1).sum(1).double().mean().item()
+    )
+    assert fixed == pytest.approx(by_hand, rel=1e-3)
+    assert learned < fixed
+    assert independent_pixels(MODELS["AE"]((1, 8, 8)), data, x) is None

@@ -1,9 +1,12 @@
+import math
+import re
+
 import pytest
 import torch
 
 from callbacks import LatentSpace, latent_space
 from callbacks.latent_space import is_active
-from models import VAE
+from models import MODELS, VAE
 from models.estimators import active_units
 
 
@@ -17,11 +20,6 @@ class TwoLayers(VAE):
         return [(mean, torch.ones_like(mean)) for mean in means]
 
 
-class Collapsed(VAE):
-    def latent_statistics(self, x):
-        return [(torch.zeros(len(x), 4), torch.zeros(len(x), 4))]
-
-
 def test_which_units_are_active():
     means = torch.tensor([[1.0, 5.0, 0.0], [-1.0, 5.0, 0.05], [1.0, 5.0, -0.05]])
     assert is_active(means).tolist() == [True, False, False]
@@ -29,7 +27,6 @@ def test_which_units_are_active():
 
 def test_logs_the_active_units_of_the_whole_validation_set(fit, make_model, memory, data, monkeypatch):
     monkeypatch.setattr(latent_space, "CHUNK", 60)  # 250 images in parts, the last one smaller
-    monkeypatch.setattr(latent_space, "BEGINNING", (0, 0))  # some units are active: no warning, which would be an error
     log, model = memory(), make_model(batch_norm=False)
     fit(model, [LatentSpace()], max_epochs=1, logger=log)
     expected = active_units(model.eval().encode(data.images("val")[0]))
@@ -55,9 +52,89 @@ def test_draws_the_kl_averaged_over_images(fit, make_model, data, monkeypatch):
     torch.testing.assert_close(drawn[0][0][0], kl.mean(0).detach())
 
 
-def test_warns_of_a_latent_that_is_not_used_after_the_beginning(fit, make_model, monkeypatch):
-    fit(make_model(kind=Collapsed), [LatentSpace()], max_epochs=4)  # 12 steps are a beginning; a warning is an error
-    monkeypatch.setattr(latent_space, "BEGINNING", (4, 12))
-    with pytest.warns(UserWarning, match="No latent unit is active after 4 epochs") as caught:
-        fit(make_model(kind=Collapsed), [LatentSpace()], max_epochs=4)
+@pytest.fixture
+def collapsing(fit, make_model, monkeypatch):
+    """Trains a model whose posterior means have these variances over images, look by look, 3 steps apart."""
+    monkeypatch.setattr(latent_space, "APART", 6)
+
+    def run(variances, callback=None, name="VAE", **options):
+        class Told(MODELS[name]):
+            looks = iter(variances)
+
+            def latent_statistics(self, x, y=None):
+                varies = x.flatten(1).sum(1, keepdim=True)
+                means = varies / varies.std() * next(self.looks) ** 0.5
+                return [(means.expand(-1, 4), torch.zeros(len(x), 4))]
+
+        model = make_model(name, kind=Told, **options)
+        callback = callback or LatentSpace()
+        callback.act = lambda trainer, model: None
+        fit(model, [callback], max_epochs=len(variances))
+        return callback.has_warned
+
+    return run
+
+
+def test_a_collapse_is_said_once_as_soon_as_it_is_certain(collapsing):
+    said = r"No latent unit is active after 3 epochs: .* Try --model\.beta_warmup 3\.$"
+    with pytest.warns(UserWarning, match=said) as caught:
+        assert collapsing([1e-7, 9e-8, 8e-8, 7e-8, 6e-8, 5e-8])
     assert len([w for w in caught if "No latent unit" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize("variances", [
+    [1e-7],  # a single look
+    [1e-7, 9e-8],  # two, close to each other
+    [1e-7, 1e-6, 1e-4, 1e-2, 1],  # a small beginning
+    [1e-8, 2e-8, 4e-8, 8e-8, 1.6e-7],  # still growing
+    [1e-3, 1e-4, 6e-6, 6e-6, 6e-6, 1e-5, 1],  # found back
+])  # fmt: skip
+def test_no_warning_where_the_latent_may_still_be_used(collapsing, variances):
+    assert not collapsing(variances)
+
+
+def test_no_verdict_while_beta_grows(collapsing):
+    assert not collapsing([1e-7] * 5, beta_warmup=5)
+    with pytest.warns(UserWarning, match=r"after 3 epochs: .*beta_warmup 2\."):
+        assert collapsing([1e-7] * 5, beta_warmup=1)
+
+
+def test_no_verdict_from_few_images(collapsing, data, monkeypatch):
+    images = type(data).images
+    monkeypatch.setattr(type(data), "images", lambda self, split, n=None, *args, **kwargs:
+                        images(self, split, min(n or 49, 49), *args, **kwargs))  # fmt: skip
+    assert not collapsing([1e-7] * 5)
+
+
+def test_one_image_has_no_number_of_active_units(fit, make_model, memory, data, monkeypatch):
+    images = type(data).images
+    monkeypatch.setattr(type(data), "images", lambda self, split, n=None, *args, **kwargs:
+                        images(self, split, 1, *args, **kwargs))  # fmt: skip
+    log = memory()
+    fit(make_model(), [LatentSpace()], max_epochs=1, logger=log)
+    assert log.of("val/bound")
+    assert not log.of("val/active_units")
+
+
+@pytest.mark.parametrize(("name", "options", "epochs", "said"), [
+    ("VAE", {}, 100, "Try --model.beta_warmup 10."),
+    ("VAE", {}, 7, "Try --model.beta_warmup 3."),
+    ("VAE", {}, 1, "Try --model.beta_warmup 1."),
+    ("VAE", {}, math.inf, "Try --model.beta_warmup 10."),
+    ("VAE", {"beta_warmup": 10}, 100, "Try --model.beta_warmup 20."),
+    ("VAE", {"beta": 100}, 100, "Lower --model.beta, which is 100."),
+    ("HierarchicalVAE", {}, 100, "Try --model.beta_warmup 10."),
+    ("CVAE", {}, 100, "Try --model.beta_warmup 10."),
+    ("AffineVAE", {}, 100, "Try --model.beta_warmup 10."),
+    ("IWAE", {"batch_norm": False}, 100, "Try --model.batch_norm true."),
+    ("IWAE", {}, 100, "Try --model.activation tanh."),
+    ("VAE", {"objective": "stl", "activation": "tanh"}, 100, "Try a lower --model.lr."),
+    ("M2", {"batch_norm": False}, 100, "Try --model.batch_norm true."),
+])  # fmt: skip
+def test_the_remedy_is_one_that_the_model_takes(make_model, monkeypatch, name, options, epochs, said):
+    model = make_model(name, **options)
+    monkeypatch.setattr(model, "steps_per_epoch", lambda: 100)
+    assert latent_space.remedy(model, epochs) == said
+    if change := re.match(r"Try --model\.(\w+) (\w+)", said):
+        value = {"true": True, "tanh": "tanh"}.get(change[2]) or int(change[2])
+        make_model(name, **options | {change[1]: value})

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from callbacks import Progress, RunCheckpoint
-from callbacks.progress import duration
+from callbacks import Progress, RunCheckpoint, Scheduled
+from callbacks.progress import Pace, duration, rounds_between
+from callbacks.record import finished_epochs
+from models import VAE
 
 
 class Terminal(io.StringIO):
@@ -81,4 +83,88 @@ def test_a_failed_run_leaves_no_open_bar(fit, make_model, terminal):
 def test_a_limit_of_steps_is_the_whole_of_the_bar(fit, make_model, terminal):
     fit(make_model(), [Progress()], max_epochs=-1, max_steps=6)
     assert "100%" in terminal.getvalue()
-    assert "epoch 2 " in terminal.getvalue()
+    assert "epoch 2/2 " in terminal.getvalue()
+
+
+# The time left
+
+
+class Clock:
+    """A clock that goes as far as it is told."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("callbacks.progress.time", clock)
+    return clock
+
+
+@pytest.mark.parametrize(("on_terminal", "start", "per_step", "validation", "figures"), [
+    (False, 20.0, 0.1, 0.05, 2.0),  # small steps, large figures, as on the digits
+    (False, 5.0, 3.0, 4.0, 2.0),
+    (False, 0.0, 0.01, 0.0, 9.0),
+    (True, 20.0, 0.1, 0.05, 2.0),
+])  # fmt: skip
+def test_the_estimate_holds_from_the_second_epoch_on(
+    fit, make_model, clock, capfd, monkeypatch, request, on_terminal, start, per_step, validation, figures
+):
+    """The first step takes `start` longer, and the first figures 10 s."""
+    estimates = []  # what was said, when
+
+    class Slow(VAE):
+        def loss(self, x, y):
+            clock.now += per_step + start * (clock.now == 0)
+            return super().loss(x, y)
+
+        def on_validation_end(self):
+            clock.now += validation
+
+    class Figures(Scheduled):
+        def act(self, trainer, model):
+            clock.now += figures + 10 * (self.acted_after == 1)
+
+    class Watched(Progress):
+        def _left(self, trainer):
+            left = super()._left(trainer)
+            if finished_epochs(trainer) >= 2:
+                estimates.append((clock.now, left))
+            return left
+
+    if on_terminal:
+        request.getfixturevalue("terminal")
+        monkeypatch.setattr("callbacks.progress.REFRESH", -1.0)
+    fit(make_model(kind=Slow), [Figures(), Watched()], max_epochs=20)
+    assert len(estimates) > (50 if on_terminal else 4)
+    for when, left in estimates[:-1]:
+        assert left == pytest.approx(clock.now - when, rel=0.5, abs=0.1), when
+
+
+def test_the_rate_follows_the_load_of_the_machine():
+    pace = Pace(now=0.0, step=0)
+    for epoch in range(1, 17):
+        pace.epoch_ended(float(epoch), float(epoch), 10 * epoch, restart=epoch in (1, 2, 4, 8, 16))
+    assert pace.left(100, 0) == pytest.approx(10)
+    for epoch in range(17, 33):
+        now = 16 + 5.0 * (epoch - 16)
+        pace.epoch_ended(now, now, 10 * epoch, restart=epoch == 32)
+    assert pace.left(100, 0) == pytest.approx(50)
+
+
+@pytest.mark.parametrize("last", [1, 2, 7, 8, 300])
+def test_rounds_of_figures(last):
+    for epoch in range(last + 1):
+        after = [later for later in range(epoch + 1, last + 1) if later & (later - 1) == 0 or later == last]
+        assert rounds_between(epoch, last) == len(after)
+
+
+def test_with_early_stopping_it_is_the_most_that_can_be_left(fit, make_model, capfd):
+    from callbacks import EarlyStopping
+
+    fit(make_model(), [EarlyStopping(9), Progress()], max_epochs=3)
+    assert " s/epoch  at most " in capfd.readouterr().err

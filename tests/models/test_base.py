@@ -85,7 +85,7 @@ def test_evaluating_draws_noise_from_its_seed_alone():
 def rates(epochs, **options):
     """The learning rate of every epoch."""
     model = Given(**options)
-    model.trainer = SimpleNamespace(max_epochs=epochs, gradient_clip_val=None)
+    model.trainer = SimpleNamespace(max_epochs=epochs, max_steps=-1, gradient_clip_val=None)
     [adam], [schedule] = model.configure_optimizers()
     out = []
     for _ in range(epochs):
@@ -143,9 +143,57 @@ def test_training_uses_the_schedule(fit):
     assert seen == pytest.approx([1e-2, 5.05e-3, 1e-4])
 
 
-def test_lr_final_needs_a_number_of_epochs(fit):
-    with pytest.raises(ValueError, match="max_epochs"):
-        fit(Given(lr_final=1e-4), given([1.0], 1), max_epochs=-1, max_steps=1)
+class Rates(Given):
+    """Keeps the learning rate of every optimiser step."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.rates = []
+
+    def on_before_optimizer_step(self, optimizer):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+FALLING = {"lr": 1e-2, "lr_final": 1e-4}
+FOUR = given([1.0, 2.0, 3.0, 4.0], 1)  # four batches
+
+
+@pytest.mark.parametrize(("limits", "steps"), [
+    ({"max_epochs": 5, "max_steps": 7}, 7),  # the steps come first
+    ({"max_epochs": -1, "max_steps": 7}, 7),
+    ({"max_epochs": 100, "max_steps": 3}, 3),  # within the first epoch
+    ({"max_epochs": 1}, 4),
+    ({"max_epochs": 9, "max_steps": 5, "accumulate_grad_batches": 3}, 5),  # two steps in an epoch
+    ({"max_epochs": 3, "max_steps": 5, "limit_train_batches": 2}, 5),
+    ({"max_epochs": 3, "max_steps": 7, "min_epochs": 3}, 7),
+])  # fmt: skip
+@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
+def test_lr_final_is_that_of_the_last_step_where_steps_end_the_run(fit, limits, steps, schedule):
+    model = Rates(**FALLING, lr_schedule=schedule)
+    fit(model, FOUR, **limits)
+    ratio = [learning_rate_factor(step / (steps - 1), 0.01, schedule) for step in range(steps)]
+    assert model.rates == pytest.approx([1e-2 * part for part in ratio])
+    assert model.rates[-1] == pytest.approx(1e-4)
+    assert model.trainer.callback_metrics["train/lr"] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_steps": 12}, {"max_steps": 100}, {"min_epochs": 2}])
+def test_the_rate_changes_once_per_epoch_where_epochs_end_the_run(fit, limits):
+    model = Rates(**FALLING)
+    fit(model, FOUR, max_epochs=3, **limits)
+    # to the bit what it has always been
+    assert model.rates == [1e-2 * learning_rate_factor(epoch / 2, 0.01, "cosine") for epoch in range(3) for _ in FOUR]
+
+
+def test_lr_final_needs_a_limit_of_epochs_or_steps(fit):
+    with pytest.raises(ValueError, match=r"set --trainer.max_epochs or max_steps\.$"):
+        fit(Given(lr_final=1e-4), given([1.0], 1), max_epochs=-1)
+
+
+def test_lr_final_and_a_limit_of_time_do_not_go_together():
+    with pytest.raises(ValueError, match=r"which --trainer\.max_time leaves open"):
+        Given(lr_final=1e-4).check_limits(3, -1, "00:01:00:00")
+    Given().check_limits(3, -1, "00:01:00:00")
 
 
 @pytest.mark.parametrize(("knob", "value"), [
@@ -232,7 +280,7 @@ def test_training_lowers_the_loss(make, binary, name):
     # one image over and over: whatever the model, it can be learned
     x, y = binary(1)
     model, batch = make(name, lr=2e-2), (x.expand(32, -1, -1, -1), y.expand(32))
-    model.trainer = SimpleNamespace(max_epochs=1, gradient_clip_val=None)
+    model.trainer = SimpleNamespace(max_epochs=1, max_steps=-1, gradient_clip_val=None)
     adam = model.configure_optimizers()
     losses = []
     for _ in range(40):

@@ -44,6 +44,25 @@ def test_the_same_steps_in_16_bits_and_while_beta_grows(more):
     assert_same("one", "many")
 
 
+def test_a_rate_that_falls_by_steps_falls_within_calls_too():
+    more = ["--trainer.max_steps", "17", "--model.lr_final", "1e-5"]
+    assert train.main(command("one", "VAE", *more)) == 0
+    assert train.main(command("many", "VAE", *more, "--steps_per_call", "5")) == 0
+    assert_same("one", "many")
+    assert float(rows("many", "train/lr")[16]) == pytest.approx(1e-5)
+
+
+def test_a_rate_that_falls_by_steps_is_the_same_after_an_interruption(monkeypatch):
+    more = ["--trainer.max_steps", "30", "--model.lr_final", "1e-5"]
+    assert train.main(command("whole", "VAE", *more)) == 0
+    with monkeypatch.context() as patch:
+        at_steps(patch, VAE, lambda step: step == 16 and os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(command("cut", "VAE", *more)) == 143
+    assert train.main(command("cut", "VAE", *more)) == 0
+    assert_same("whole", "cut")
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
 def test_rows_are_of_the_last_step_of_a_call():
     assert train.main(command("a", "VAE", "--steps_per_call", "5")) == 0
     assert list(rows("a", "train/loss")) == [4, 9, 12, 17, 22, 25, 30, 35, 38]

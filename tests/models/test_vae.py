@@ -1,5 +1,6 @@
 import inspect
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
@@ -188,6 +189,19 @@ def test_beta_grows_from_0_over_its_warm_up(fit, binary, warmup, accumulate, bet
     model = RateOne((1, 8, 8), hidden=[4], beta=3.0, beta_warmup=warmup)
     fit(model, [binary(2), binary(2)], max_epochs=3, accumulate_grad_batches=accumulate)
     assert seen == pytest.approx(betas)
+
+
+@pytest.mark.parametrize(("limits", "after", "last"), [
+    ({"max_epochs": 2}, "2", "0.5"),
+    ({"max_epochs": 9, "max_steps": 3}, "1.5", "0.38"),
+    ({"max_epochs": 4}, None, None),
+    ({"max_epochs": 9, "max_steps": 8}, None, None),
+])  # fmt: skip
+def test_a_warm_up_that_the_run_does_not_finish_is_named(fit, binary, limits, after, last):
+    model = VAE((1, 8, 8), hidden=[4], beta_warmup=4)
+    said = f"beta_warmup is 4 epochs and the run ends after {after}: beta ends at {last} and never reaches 1\\."
+    with pytest.warns(UserWarning, match=said) if after else nullcontext():
+        fit(model, [binary(2), binary(2)], **limits)
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
