@@ -192,6 +192,8 @@ class Model(LightningModule):
     def as_evidence(self, x, y=None) -> tuple[Tensor, Tensor | None]:
         """Images, and labels `(B,)`, that the likelihood is one of: 0 or 1 alone under Bernoulli pixels."""
         x = self.as_images(x)
+        if not len(x):
+            raise ValueError("A likelihood needs at least one image; got an empty batch.")
         if self.needs_binary:
             inputs.check_binary(x, type(self).__name__)
         return x, self.as_labels(y, (len(x),))

@@ -49,7 +49,7 @@ class CVAE(VAE):
         if y is None:
             raise ValueError("CVAE needs the labels y of the images, a tensor of whole numbers.")
         # on a GPU the look would wait for it at every step; check_data has seen to the labels of training
-        if y.device.type == "cpu" and len(y) and not 0 <= y.min() <= y.max() < self.hparams.num_classes:
+        if y.device.type == "cpu" and y.numel() and not 0 <= y.min() <= y.max() < self.hparams.num_classes:
             raise ValueError(f"The labels given to CVAE must lie between 0 and {self.hparams.num_classes - 1}.")
         return one_hot(y, self.hparams.num_classes).float()
 

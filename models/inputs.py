@@ -126,7 +126,7 @@ def check_binary(x: Tensor, model: str) -> None:
         return
     raise ValueError(
         f"This {model} has a Bernoulli likelihood, which is a probability of pixels that are 0 or 1 alone, and these "
-        "are grey: binarize them, for example by x.bernoulli(), or train with --model.likelihood gaussian."
+        "are grey: binarize them, for example by x.bernoulli(), or train with a gaussian likelihood."
     )
 
 

@@ -9,7 +9,7 @@ from torch.distributions import Independent, Normal
 from models import checkpoints
 from models.base import Model, evaluating
 from models.distributions import standard_normal
-from models.inputs import as_count, as_labels
+from models.inputs import as_count, as_labels, as_latents
 from models.m2 import M2
 from models.networks import ImageShape
 from models.summed_out import SummedOut
@@ -245,6 +245,7 @@ class M1M2(SummedOut, Model):
     @torch.no_grad()
     def decode_features(self, features: Tensor) -> Tensor:
         """Images of kept latents `(..., d)`, with the pruned ones at 0: `(..., C, H, W)`."""
+        features = as_latents(features, len(self.kept), next(self.parameters()))
         z1 = features.new_zeros(*features.shape[:-1], self.m1.hparams.z_dim)
         z1[..., self.kept] = features
         return self.m1.decode(z1)
