@@ -30,6 +30,7 @@ from callbacks.disentanglement import disentanglement, is_measured, moves
 from callbacks.evaluations import mirror
 from callbacks.probes import can_be_probed, probes
 from callbacks.replace import replacing
+from callbacks.wandb_environment import mode as wandb_mode
 from compare import compare
 from datamodules import ImageData
 from differences import beside
@@ -208,9 +209,9 @@ def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> i
     if args.report:
         report.write(Path(args.report), results, means)
         print(f"Report: {args.report}")
-    if args.wandb != "off":
+    if (wandb := wandb_mode(args.wandb)) != "off":
         folders = [run_folder(Path(path)) for path in args.checkpoints]
-        mirror(results, folders, Path(args.report or "."), args.wandb == "offline")
+        mirror(results, folders, Path(args.report or folders[0]), wandb == "offline")
     return 0
 
 

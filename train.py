@@ -22,6 +22,7 @@ from callbacks.divergence import Diverged
 from callbacks.interruption import Interrupted
 from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.replace import replacing
+from callbacks.wandb_environment import mode as wandb_mode
 from datamodules import DATAMODULES, ImageData
 from differences import beside
 from folders import claim, owned
@@ -64,8 +65,8 @@ def make_trainer(args: Namespace, model: Model, steps_per_epoch: int, config: di
     bar = options.pop("enable_progress_bar") is not False
     interval = options.pop("log_every_n_steps")
     loggers: list[Logger] = [MetricsCSV(folder)]
-    if args.wandb != "off":
-        loggers.append(WandbRun(config, folder, offline=args.wandb == "offline"))
+    if (wandb := wandb_mode(args.wandb)) != "off":
+        loggers.append(WandbRun(config, folder, offline=wandb == "offline"))
     watching = [*callbacks.for_model(model, args.callbacks), *([callbacks.Progress()] if bar else [])]
     try:
         trainer = Trainer(
