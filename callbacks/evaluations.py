@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from callbacks.loggers import FINISH_SECONDS, INIT_SECONDS
-from callbacks.wandb_environment import PROJECT, Recorded, init_options, is_sweep, say_where, settings
+from callbacks.wandb_environment import PROJECT, Recorded, init_options, is_set, is_sweep, say_where, settings
 
 # Settings, and arguments of wandb.init, whose variables are meant for a new run and would change one that exists
 OF_NEW_RUNS = {
@@ -103,8 +103,8 @@ def tabulate(results: Sequence[dict], here: Path, offline: bool, place: dict):
     table = wandb.Table(columns=keys, data=[[result.get(key) for key in keys] for result in results])
     own = settings(offline, INIT_SECONDS, FINISH_SECONDS)
     options = init_options(**place, name="evaluation", job_type="evaluation")
-    if not is_sweep():
-        options["id"] = secrets.token_hex(4)  # also where WANDB_RUN_ID is that of a training run
+    if is_set("WANDB_RUN_ID") and not is_sweep():  # which is that of a training run
+        options["id"] = secrets.token_hex(4)
     with begun({**options, **named_by_variables(), "dir": here, "settings": own}) as run:
         run.log({"evaluation": table})
     return run

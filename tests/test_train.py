@@ -484,7 +484,7 @@ def test_without_variables_the_project_is_ours_and_one_line_says_where_the_run_l
     assert not Path("a/wandb_project").exists()
     out, err = capfd.readouterr()
     assert "wandb" not in err
-    path = next(Path("a").rglob("*.wandb")).parent.resolve()
+    path = next(Path("a").rglob("*.wandb")).parent
     assert [line for line in out.splitlines() if "andb" in line or "W&B" in line] == [
         f"W&B, offline: upload it by: wandb sync {path}"
     ]
