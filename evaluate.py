@@ -32,6 +32,7 @@ from callbacks.disentanglement import disentanglement, is_measured, moves
 from callbacks.evaluations import mirror
 from callbacks.probes import can_be_probed, probes
 from callbacks.record import DEFAULT_STYLE, FigureStyle
+from callbacks.wandb_environment import mode as wandb_mode
 from compare import compare
 from datamodules import ImageData
 from differences import beside
@@ -297,11 +298,11 @@ def write_all(
         if not failed:
             print(f"Report: {args.report}")
             files.unsaved.clear()  # all results are in the report
-    if args.wandb != "off":
+    if (wandb := wandb_mode(args.wandb)) != "off":
         paths = [Path(result["checkpoint"]) for result in results]
         folders, suffixes = [run_folder(path) for path in paths], [suffix(path) for path in paths]
         kept = [files.kept.get(result["checkpoint"], result) for result in results]
-        mirror(results, folders, Path(args.report or "."), args.wandb == "offline", kept, suffixes)
+        mirror(results, folders, Path(args.report or folders[0]), wandb == "offline", kept, suffixes)
     for path, error in files.unsaved.items():
         status = 1
         print(

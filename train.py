@@ -26,6 +26,7 @@ from callbacks.interruption import Interrupted
 from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
 from callbacks.record import FigureStyle, check_style
 from callbacks.replace import replacing
+from callbacks.wandb_environment import mode as wandb_mode
 from datamodules import DATAMODULES, ImageData
 from differences import beside
 from evaluation_files import EvaluationFiles
@@ -280,7 +281,8 @@ def main(argv: list[str] | None = None) -> int:
         data, model = build(args)
         is_default = args.run_dir is None and resume is None
         with owned(folder, is_default, lambda: has_begun(trainer)) as folder:
-            wandb = WandbRun(config, folder, offline=args.wandb == "offline") if args.wandb != "off" else None
+            mode = wandb_mode(args.wandb)
+            wandb = WandbRun(config, folder, offline=mode == "offline") if mode != "off" else None
             start = callbacks.RunStart(lambda trainer: write_records(trainer, data, model, config, resume, wandb))
             trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, folder, start)
             trainer.figure_style = style

@@ -16,6 +16,7 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.replace import naming, replacing
+from callbacks.wandb_environment import Recorded, init_options, reasons, say_where, settings
 
 # Options that do not make another experiment of a run
 APART = {"seed", "wandb", "callbacks", "num_samples", "limit", "save_every_steps", "save_every_minutes",
@@ -36,31 +37,32 @@ class WandbRun(WandbLogger):
     """Mirrors a run in W&B, as one W&B run however often it is started: its id lies in the run folder, as `wandb_id`.
 
     Nothing that W&B does stops training or changes it: where it fails, the run goes on without it and says so.
-    Its name is a function of the configuration; runs that differ only in their seed are one group.
+    Its name is a function of the configuration; runs that differ only in their seed are one group. W&B's own variables
+    (WANDB_PROJECT, WANDB_NAME, WANDB_RUN_ID, ...) win over all of this.
 
     Args:
         config: The options of the run, with sections `model` and `data` and a `seed`.
-        folder: The run folder, where W&B keeps its own files too.
+        folder: The run folder, where W&B keeps its own files too, unless WANDB_DIR says otherwise.
         offline: Write to the disk only; `wandb sync` uploads it later.
     """
 
     def __init__(self, config: dict, folder: Path, offline: bool):
-        import wandb
-
         same = sorted((key, value) for key, value in flat(config).items() if key not in APART)
         digest = hashlib.sha256(repr(same).encode()).hexdigest()[:6]
         group = f"{config['data']['name']}-{config['model']['name']}-{digest}"
-        self.id_file = Path(folder, "wandb_id")
-        known = self.id_file.read_text().strip() if self.id_file.is_file() else ""
-        limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
-        self.settings = wandb.Settings(**limits, **({"mode": "offline"} if offline else {}))
-        self.works = True
-        super().__init__(
-            project="elbo-room",
+        self.recorded, self.folder = Recorded(folder), folder
+        self.settings = settings(offline, INIT_SECONDS, FINISH_SECONDS)
+        self.works, self.has_warned = True, False
+        run_id = os.environ.get("WANDB_RUN_ID", "").strip() or self.recorded.id or secrets.token_hex(4)
+        super().__init__(save_dir=folder, id=run_id)
+        # without the arguments that Lightning adds: W&B reads its variables only where there are none
+        self._wandb_init = init_options(
+            **self.recorded.place,
             group=group,
             name=f"{group}-seed{config['seed']}",
-            save_dir=folder,
-            id=known or secrets.token_hex(4),
+            dir=os.fspath(folder),
+            id=run_id,
+            resume="allow",
             settings=self.settings,
         )
 
@@ -74,10 +76,16 @@ class WandbRun(WandbLogger):
         import wandb
         from wandb.errors import AuthenticationError
 
-        with replacing(self.id_file) as file:
-            file.write(self.version.encode())
+        known, run_id = self.recorded.id, str(self.version)
+        if known and known != run_id:
+            print(
+                f"warning: WANDB_RUN_ID is {run_id}, and this run has been {known} in W&B: it goes on as {run_id}.",
+                file=sys.stderr,
+            )
         try:
             self.experiment  # noqa: B018  # opens it
+        except ValueError as error:  # for the value of one of W&B's variables
+            raise ValueError(f"W&B: {reasons(error)}") from error
         except wandb.Error as error:
             refused = isinstance(error, AuthenticationError) or not isinstance(error, wandb.CommError)
             if refused or REFUSED.search(str(error)):
@@ -85,8 +93,10 @@ class WandbRun(WandbLogger):
             reason = str(error).splitlines()[-1].removeprefix("while retrying: ")
             self._warn(f"W&B does not answer ({reason}): the run is written to the disk.")
             wandb.teardown()  # which still holds the id
-            self.settings.mode = "offline"
+            self.settings.mode, self.settings.silent = "offline", True
             self.experiment  # noqa: B018
+        # only now: an id that W&B refuses takes no other's place; and in a sweep W&B may have chosen it
+        self.recorded.write(self.experiment.id)
         # validation metrics have the epoch as their axis
         self.experiment.define_metric("val/*", step_metric="epoch")
 
@@ -111,9 +121,13 @@ class WandbRun(WandbLogger):
             self.experiment.finish(exit_code=status)
         except Exception as error:
             self._warn(f"W&B has not got all of the run ({str(error) or type(error).__name__}).")
+            return
+        if not self.has_warned:
+            say_where([self.experiment])
 
     def _warn(self, what: str) -> None:
-        folder = Path(self.save_dir, "wandb")
+        self.has_warned = True
+        folder = Path(os.environ.get("WANDB_DIR") or self.folder, "wandb")
         print(f"warning: {what} Upload it later by: wandb sync --include-online {folder}", file=sys.stderr)
 
 

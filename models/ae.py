@@ -72,12 +72,12 @@ class AE(Model):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """The code `(B, z_dim)`."""
-        return self.encoder(x)
+        return self.encoder(self.as_images(x))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Images in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
-        return self.decoder(z).sigmoid()
+        return self.decoder(self.as_latents(z)).sigmoid()
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """decode(encode(x)), `(B, C, H, W)`."""

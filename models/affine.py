@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from models import classes
 from models.base import mean_where
+from models.inputs import as_size
 from models.networks import CoordinateDecoder, ImageShape
 from models.vae import VAE
 
@@ -145,6 +146,8 @@ class AffineVAE(VAE):
         content, A = self.split(z)
         return self.likelihood(self.decoder(content, transform=A))
 
+    px_of_pixels = px
+
     def label_loss(self, qz_x: Independent, y: Tensor) -> Tensor:
         """The mean cross-entropy of the classifier at the mean content of images with a label, 0 without any."""
         logits = self.head(qz_x.mean[..., : self.code_dim])
@@ -158,7 +161,7 @@ class AffineVAE(VAE):
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         measured = super().measure(x, y)
         if self.hparams.label_weight:
-            measured["error"] = (self.head(self.content(x)).argmax(-1) != y)[y >= 0]
+            measured["error"] = (self.head(self.posterior(x).mean[..., : self.code_dim]).argmax(-1) != y)[y >= 0]
         return measured
 
     # What a trained model is for
@@ -166,13 +169,14 @@ class AffineVAE(VAE):
     @torch.no_grad()
     def render(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """The mean of p(x|z) at any height and width, `(..., z_dim) -> (..., C, *size)`; the data's by default."""
-        content, A = self.split(z)
+        content, A = self.split(self.as_latents(z))
+        size = as_size(size, self.decoder.size)
         return self.likelihood(self.decoder(content, transform=A, size=size)).mean
 
     @torch.no_grad()
     def canonical(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """The content of images, drawn without their transform: `(B, C, H, W)`."""
-        return self.likelihood(self.decoder(self.content(x), size=size)).mean
+        return self.likelihood(self.decoder(self.content(x), size=as_size(size, self.decoder.size))).mean
 
     def content(self, x: Tensor) -> Tensor:
         """The posterior mean of the content, `(B, code_dim)`."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from models.base import evaluating
+from models.inputs import evidence_of
 
 TARGET = 0.65  # acceptance that the pilot aims at (Neal 2011)
 RATE = 0.2  # of the pilot's adaptation: of the logarithm of a step size, per move and unit of acceptance
@@ -122,6 +123,7 @@ def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: in
         y: Labels `(B,)`, for conditional models.
         seed: Of the noise.
     """
+    x, y = evidence_of(model, x, y)
     b = schedule(settings.temperatures)
     moves = -(-PILOT_MOVES // settings.temperatures)
     log_step, found = math.log(0.5), []
@@ -152,7 +154,17 @@ def anneal(
         y: Labels `(B,)`, for conditional models: of log p(x|y).
         seed: Of the noise.
         moved: Called after each temperature.
+
+    Raises:
+        ValueError: The model has no such estimate, or refuses the images or labels.
     """
+    return chains_of(model, *evidence_of(model, x, y), settings, steps, seed, moved)
+
+
+def chains_of(
+    model, x: Tensor, y: Tensor | None, settings: Settings, steps: list[float], seed: int, moved: Callable[[], None]
+) -> Annealed:
+    """The chains of `anneal`, for images that need no check: simulated ones under Gaussian pixels leave [0, 1]."""
     with evaluating(model, seed):
         path = path_of(model, x, y, settings.start)
         z = path.base.sample((settings.chains,))  # (C, B, d)
@@ -216,4 +228,4 @@ def bidirectional(
         order = range(settings.temperatures, 0, -1)
         log_w, _ = run(path, start, order, settings, steps, moved)
     upper = math.log(settings.chains) - (-log_w).logsumexp(0)
-    return Bounds(anneal(model, x, settings, steps, y, seed + 1, moved).log_px, upper)
+    return Bounds(chains_of(model, x, y, settings, steps, seed + 1, moved).log_px, upper)

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from models import inputs
 from models.networks import start_at_mean
 from models.steps import take_steps
 
@@ -160,6 +161,50 @@ class Model(LightningModule):
         """The labels, as further arguments of a conditional model's methods; none for the others, to whom `log_weights`
         with labels would be another quantity."""
         return labels if self.is_conditional else ()
+
+    # Inputs of the methods that users call: each returns them as the model computes with them, or raises ValueError
+
+    @property
+    def latent_dim(self) -> int:
+        """Dimensions of what `encode` gives and `decode` takes."""
+        return self.hparams.z_dim
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether x is an image with values in [0, 1]."""
+        return True
+
+    @property
+    def needs_binary(self) -> bool:
+        """Whether the likelihood is one of pixels that are 0 or 1 alone."""
+        return False
+
+    def as_images(self, x) -> Tensor:
+        """Images `(B, C, H, W)` in [0, 1] from floats, bytes or booleans, on the model's device."""
+        like, shape = next(self.parameters()), tuple(self.hparams.image_shape)
+        return inputs.as_images(x, shape, like, self.takes_pixels)
+
+    def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor | None:
+        """Labels of this shape, or one that broadcasts with it. Models without labels leave them aside."""
+        return y
+
+    def as_latents(self, z) -> Tensor:
+        """Latents `(..., latent_dim)` on the model's device."""
+        return inputs.as_latents(z, self.latent_dim, next(self.parameters()))
+
+    def as_evidence(self, x, y=None) -> tuple[Tensor, Tensor | None]:
+        """Images, and labels `(B,)`, that the likelihood is one of: 0 or 1 alone under Bernoulli pixels."""
+        x = self.as_images(x)
+        if not len(x):
+            raise ValueError("A likelihood needs at least one image; got an empty batch.")
+        if self.needs_binary:
+            inputs.check_binary(x, type(self).__name__)
+        return x, self.as_labels(y, (len(x),))
+
+    def check_form(self, x: Tensor) -> None:
+        """Raise ValueError unless x has the type and shape of images: a check without a look at values."""
+        if not torch.compiler.is_compiling():
+            inputs.check_form(x, tuple(self.hparams.image_shape))
 
     def check_limits(self, max_epochs: int | None, max_steps: int = -1, max_time: object = None) -> None:
         """Raise ValueError if the learning rate is to end at `lr_final` but the end of training is not known.

@@ -7,6 +7,7 @@ from torch.nn.functional import one_hot
 
 from models import classes
 from models.distributions import diagonal_normal
+from models.inputs import as_count, as_labels
 from models.networks import ImageShape
 from models.paths import line
 from models.vae import VAE
@@ -51,28 +52,37 @@ class CVAE(VAE):
         if y is None:
             raise ValueError("CVAE needs the labels y of the images, a tensor of whole numbers.")
         # on a GPU the look would wait for it at every step; check_data has seen to the labels of training
-        if y.device.type == "cpu" and len(y) and not 0 <= y.min() <= y.max() < self.hparams.num_classes:
+        if y.device.type == "cpu" and y.numel() and not 0 <= y.min() <= y.max() < self.hparams.num_classes:
             raise ValueError(f"The labels given to CVAE must lie between 0 and {self.hparams.num_classes - 1}.")
         return one_hot(y, self.hparams.num_classes).float()
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
         """q(z|x,y), batch shape `(B,)`."""
+        self.check_form(x)
         return diagonal_normal(self.encoder(x, self.label(y)))
 
     def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
         """p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
         return self.likelihood(self.decoder(z, self.label(y)))
 
+    px_of_pixels = px
+
+    def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor:
+        if y is None:
+            return self.label(None)  # which says that there must be some
+        return as_labels(y, self.hparams.num_classes, next(self.parameters()), shape, broadcast)
+
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|y,z) for n draws of z from the prior, by default for the labels 0, 1, ... in turn."""
+        n = as_count(n, "n")
         turn = torch.arange(n, device=self.device) % self.hparams.num_classes
         return super().sample(n, turn if y is None else y)
 
     @torch.no_grad()
     def sample_classes(self, n: int) -> Tensor:
         """The mean of p(x|y,z) for n draws of z, each with every label: `(n, num_classes, C, H, W)`."""
-        z = self.pz().sample((n, 1))  # (n, 1, z_dim)
+        z = self.pz().sample((as_count(n, "n"), 1))  # (n, 1, z_dim)
         return self.decode(z, torch.arange(self.hparams.num_classes, device=self.device)[None])
 
     def interpolate(
@@ -86,5 +96,6 @@ class CVAE(VAE):
     ) -> Tensor:
         """`n` decoded steps from x0 to x1: `(n, B, C, H, W)`; the label turns from y0 to y1 half-way."""
         z = line(self.encode(x0, y0), self.encode(x1, y1), n, path)
+        y0, y1 = (self.as_labels(y, (z.shape[1],)) for y in (y0, y1))
         first = torch.arange(n, device=z.device)[:, None] < n / 2  # (n, 1)
         return self.decode(z, torch.where(first, y0, y1))

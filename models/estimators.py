@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from models.base import evaluating
+from models.inputs import evidence_of
 from models.layers import lookup
 
 ROWS = 2500  # of a fully connected decoder in one pass: memory does not grow with K, and more rows are slower
@@ -50,11 +51,12 @@ def importance(
             then rounded, and the estimate has a bias. Densities and sums stay in fp32.
 
     Raises:
-        ValueError: K or chunk below 1, or another precision.
+        ValueError: K or chunk below 1, another precision, or images and labels that the model refuses.
     """
     rounded = lookup(PRECISIONS, precision, "precision")
     if K < 1 or chunk < 1:
         raise ValueError(f"Importance sampling needs K and chunk of at least 1; got K {K} and chunk {chunk}.")
+    x, y = evidence_of(model, x, y)
     log_sum = log_sum_squares = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     largest = torch.empty((0, len(x)), dtype=torch.float64, device=x.device)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 
 from models.distributions import diagonal_normal, standard_normal
+from models.inputs import as_count
 from models.networks import ImageShape, check_sizes, mlp, rows
 from models.objectives import BOUNDS
 from models.vae import VAE
@@ -56,6 +57,11 @@ class HierarchicalVAE(VAE):
         """Dimensions of z_1, from which the image is made."""
         return self.hparams.z_dim[0]
 
+    @property
+    def latent_dim(self) -> int:
+        """Dimensions of z_1, which `encode` gives and `decode` takes."""
+        return self.code_dim
+
     def pz(self) -> Independent:
         """p(z_L) = N(0, I), the prior of the top layer."""
         return standard_normal(self.hparams.z_dim[-1], like=next(self.decoder.parameters()))
@@ -99,16 +105,18 @@ class HierarchicalVAE(VAE):
         self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
     ) -> tuple[Tensor, Tensor]:
         """Means over K draws of log q(z|x) - log p(z) and of -log p(x|z_1), each `(B,)`; ELBO = -(their sum)."""
+        if posterior is None:
+            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
         log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x) if posterior is None else posterior)
         return -log_ratio.mean(0), -log_px_z.mean(0)
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|z_1) for n ancestral draws from the prior: `(n, C, H, W)`."""
-        z = self.pz().sample((n,))
+        z = self.pz().sample((as_count(n, "n"),))
         for net in reversed(self.p_nets):
             z = conditional(net, z).sample()
-        return self.decode(z)
+        return self.px(z).mean
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """For each layer: the posterior mean and the KL of each dimension, both `(B, d_l)`.
@@ -116,7 +124,7 @@ class HierarchicalVAE(VAE):
         The mean is that of q(z_l|z_l-1) with the layer below at its own mean: a mean over draws would vary between
         images by their noise, and an unused unit would seem active. The KL is one over 16 draws.
         """
-        qz1_x = self.posterior(x, y)
+        qz1_x = self.posterior(self.as_images(x), y)
         means = [qz1_x.mean]
         for net in self.q_nets:
             means.append(conditional(net, means[-1]).mean)

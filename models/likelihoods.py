@@ -39,6 +39,11 @@ class PixelLikelihood(nn.Module):
         """p(x|z) from the output `(..., C, H, W)` of a decoder, batch shape `(...)`."""
         return bernoulli_image(logits) if self.likelihood == "bernoulli" else normal_image(logits, self.raw_scale)
 
+    @property
+    def is_of_binary_pixels(self) -> bool:
+        """Whether it is a probability of pixels that are 0 or 1 alone."""
+        return self.likelihood == "bernoulli"
+
     def check_protocol(self, protocol: str) -> None:
         """ValueError where images of this protocol have no probability under this likelihood."""
         if protocol in PROTOCOLS_OF[self.likelihood]:

@@ -9,6 +9,7 @@ from torch.distributions import Independent, Normal
 from models import checkpoints, classes
 from models.base import Model, evaluating
 from models.distributions import standard_normal
+from models.inputs import as_count, as_labels, as_latents
 from models.m2 import M2
 from models.networks import ImageShape
 from models.summed_out import SummedOut
@@ -151,6 +152,14 @@ class M1M2(SummedOut, Model):
         z1 = self.posterior(x).sample()  # (B, d1)
         return self.m2.loss(z1[:, self.kept], y)
 
+    @property
+    def needs_binary(self) -> bool:
+        return self.m1.needs_binary
+
+    def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor | None:
+        """Labels of this shape; none where there are none."""
+        return None if y is None else as_labels(y, self.hparams.num_classes, next(self.parameters()), shape, broadcast)
+
     # All that is drawn before x but the label: z2, and the noise of z1 given z2 and of its pruned dimensions
 
     def prior(self) -> Independent:
@@ -183,16 +192,23 @@ class M1M2(SummedOut, Model):
             x: Images `(B, C, H, W)`.
             K: Samples per image.
             y: Labels `(B,)`; given, the weights estimate p(x, y) instead.
-            posterior: `self.posterior(x)`, where it has been computed already.
+            posterior: `self.posterior(x)`, where it has been computed already; x and y are then not checked.
+
+        Raises:
+            ValueError: Images that the likelihood gives no probability, or labels that do not fit them.
         """
+        if posterior is None:
+            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
         qz1_x = self.posterior(x) if posterior is None else posterior
         z1 = qz1_x.rsample((K,))  # (K, B, d1)
         repeated = None if y is None else y.repeat(K)
-        log_w = self.m2.log_weights(z1[..., self.kept].flatten(0, 1), 1, repeated)[0].view(K, -1)  # (K, B)
+        features = z1[..., self.kept].flatten(0, 1)
+        log_w = self.m2.log_weights(features, 1, repeated, self.m2.posterior(features))[0].view(K, -1)  # (K, B)
         return self.m1.px(z1).log_prob(x) - qz1_x.log_prob(z1) + log_w + self.log_p_pruned(z1)
 
     def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Minus the bound of the stack in two parts, each `(B,)`: all but -log p(x|z1), and that, over K draws."""
+        (x, y), K = self.as_evidence(x, y), as_count(K, "K")
         rate, distortion, _ = self.terms(x, K)
         return rate.mean(0), distortion.mean(0)
 
@@ -207,7 +223,7 @@ class M1M2(SummedOut, Model):
 
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         rate, distortion, more = (part.squeeze(-2) for part in self.terms(x, 1))
-        elbo, qy, known = -rate - distortion, self.classify(x), y >= 0
+        elbo, qy, known = -rate - distortion, self.qy(x), y >= 0
         return {
             "bound": elbo,
             "labelled_bound": (elbo + more.gather(0, y.clamp(min=0)[None])[0])[known],
@@ -218,6 +234,11 @@ class M1M2(SummedOut, Model):
             "error": (qy.argmax(1) != y)[known],
         }
 
+    @torch.no_grad()
+    def qy(self, x: Tensor) -> Tensor:
+        """q(y|z1) at the mean of z1, `(B, num_classes)`, of images that need no check."""
+        return self.m2.log_qy(self.m1.posterior(x).mean[:, self.kept]).exp().T
+
     # What a trained model is for
 
     @torch.no_grad()
@@ -227,11 +248,12 @@ class M1M2(SummedOut, Model):
 
     def classify(self, x: Tensor) -> Tensor:
         """q(y|z1) at the mean of z1, `(B, num_classes)`."""
-        return self.m2.classify(self.features(x))
+        return self.qy(self.as_images(x))
 
     @torch.no_grad()
     def decode_features(self, features: Tensor) -> Tensor:
         """Images of kept latents `(..., d)`, with the pruned ones at 0: `(..., C, H, W)`."""
+        features = as_latents(features, len(self.kept), next(self.parameters()))
         z1 = features.new_zeros(*features.shape[:-1], self.m1.hparams.z_dim)
         z1[..., self.kept] = features
         return self.m1.decode(z1)

@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 from models import classes
 from models.base import Model, mean_where
 from models.distributions import diagonal_normal, full, standard_normal
+from models.inputs import as_count, as_features, as_labels
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.networks import ImageShape, make_decoder, make_encoder
 from models.summed_out import SummedOut
@@ -113,6 +114,20 @@ class M2(SummedOut, Model):
             raise ValueError("M2 needs some labels: choose data that have them, or --model VAE.")
         classes.check_training_images("M2", data)
 
+    @property
+    def needs_binary(self) -> bool:
+        return self.hparams.likelihood != "features" and self.likelihood.is_of_binary_pixels
+
+    def as_images(self, x) -> Tensor:
+        """Images as other models take them; latents of M1 `(B, d)` where those are the data."""
+        if self.hparams.likelihood == "features":
+            return as_features(x, self.hparams.image_shape[0], next(self.parameters()))
+        return super().as_images(x)
+
+    def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor | None:
+        """Labels of this shape; none where there are none."""
+        return None if y is None else as_labels(y, self.hparams.num_classes, next(self.parameters()), shape, broadcast)
+
     # The distributions. With `context` one-hot labels that broadcast: all classes, `self.labels`, by default.
 
     def log_qy(self, x: Tensor) -> Tensor:
@@ -166,8 +181,13 @@ class M2(SummedOut, Model):
             x: Images `(B, C, H, W)`.
             K: Samples of z per image and class.
             y: Labels `(B,)`; given, the weights estimate p(x, y) instead.
-            posterior: `self.posterior(x)`, where it has been computed already.
+            posterior: `self.posterior(x)`, where it has been computed already; x and y are then not checked.
+
+        Raises:
+            ValueError: Images that the likelihood gives no probability, or labels that do not fit them.
         """
+        if posterior is None:
+            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
         qz_xy = self.posterior(x) if posterior is None else posterior
         z = qz_xy.rsample((K,))  # (K, C, B, z_dim)
         log_w = self.log_py() + self.px(z).log_prob(x) + self.pz().log_prob(z) - qz_xy.log_prob(z)  # (K, C, B)
@@ -175,10 +195,12 @@ class M2(SummedOut, Model):
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
         """q(z|x,y) for every class y, batch shape `(C, B)`."""
+        self.check_form(x)
         return self.qz(x)
 
     def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """U(x) in two parts, each `(B,)`: KL(q(y,z|x) || p(y) p(z)), and the mean over q of -log p(x|y,z)."""
+        (x, y), K = self.as_evidence(x, y), as_count(K, "K")
         return self.expected(*self.class_terms(x, K), self.log_qy(x))
 
     def expected(self, log_px_yz: Tensor, kl: Tensor, log_qy: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,16 +227,22 @@ class M2(SummedOut, Model):
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
         """q(y|x), `(B, num_classes)`."""
-        return self.log_qy(x).exp().T
+        return self.log_qy(self.as_images(x)).exp().T
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean of q(z|x,y), `(B, z_dim)`, for the labels y or else the most probable ones."""
+        x = self.as_images(x)
+        y = self.as_labels(y, (len(x),))
         return self.qz(x, self.context(x, y)).mean
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """The mean of p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
+        z = self.as_latents(z)
+        y = self.as_labels(y, tuple(z.shape[:-1]), broadcast=True)
+        if y is None:
+            raise ValueError(f"decode of M2 needs labels y, integers from 0 to {self.hparams.num_classes - 1}.")
         return self.px(z, one_hot(y, self.hparams.num_classes).float()).mean
 
     def context(self, x: Tensor, y: Tensor | None) -> Tensor:
@@ -225,15 +253,17 @@ class M2(SummedOut, Model):
     @torch.no_grad()
     def sample_classes(self, n: int) -> Tensor:
         """The mean of p(x|y,z) for n draws of z, each with every label: `(n, num_classes, C, H, W)`."""
-        return self.every_label(self.pz().sample((n,)))
+        return self.every_label(self.pz().sample((as_count(n, "n"),)))
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """The mean of p(x|y,z) for n draws of z from the prior, with the labels 0, 1, ... in turn: `(n, C, H, W)`."""
+        n = as_count(n, "n")
         return self.decode(self.pz().sample((n,)), torch.arange(n, device=self.device) % self.hparams.num_classes)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|y,z) for the most probable label and its mean of z: `(B, C, H, W)`."""
+        x = self.as_images(x)
         context = self.context(x, None)
         return self.decode(self.encode(x), context.argmax(-1))
 
@@ -248,5 +278,6 @@ class M2(SummedOut, Model):
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """The mean of q(z|x,y) at the most probable label and the KL of each dimension, both `(B, z_dim)`."""
-        qz_xy = self.qz(x, self.context(x, y))
+        x = self.as_images(x)
+        qz_xy = self.qz(x, self.context(x, self.as_labels(y, (len(x),))))
         return [(qz_xy.mean, kl_divergence(qz_xy.base_dist, self.pz().base_dist))]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from models.inputs import as_count
+
 
 def line(z0: Tensor, z1: Tensor, n: int, path: str) -> Tensor:
     """`n` codes from `z0` to `z1 (..., d)`, both included: `(n, ..., d)`.
@@ -12,6 +14,9 @@ def line(z0: Tensor, z1: Tensor, n: int, path: str) -> Tensor:
     """
     if path not in ("linear", "spherical"):
         raise ValueError(f"Unknown path '{path}': choose linear or spherical.")
+    n = as_count(n, "n")
+    if z0.shape != z1.shape:
+        raise ValueError(f"There must be as many images at one end as at the other; got {len(z0)} and {len(z1)}.")
     t = torch.linspace(0, 1, n, device=z0.device, dtype=z0.dtype).view(-1, *[1] * z0.ndim)  # (n, 1, ..., 1)
     straight = torch.lerp(z0, z1, t)
     if path == "linear":

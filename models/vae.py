@@ -10,6 +10,7 @@ from torch.distributions import Independent, kl_divergence
 
 from models.base import Model
 from models.distributions import detached, diagonal_normal, standard_normal
+from models.inputs import as_count
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.networks import ImageShape, lookup, make_decoder, make_encoder
 from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
@@ -107,6 +108,7 @@ class VAE(Model):
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
         """q(z|x), batch shape `(B,)`."""
+        self.check_form(x)
         return diagonal_normal(self.encoder(x))
 
     def pz(self) -> Independent:
@@ -116,6 +118,17 @@ class VAE(Model):
     def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
         """p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
         return self.likelihood(self.decoder(z))
+
+    # A subclass that replaces `px` alone takes other data than pixels, whose range is not known here.
+    px_of_pixels = px
+
+    @property
+    def takes_pixels(self) -> bool:
+        return type(self).px is type(self).px_of_pixels
+
+    @property
+    def needs_binary(self) -> bool:
+        return self.takes_pixels and self.likelihood.is_of_binary_pixels
 
     # What annealed importance sampling knows of a model: all that is drawn before x, and x
 
@@ -145,8 +158,13 @@ class VAE(Model):
             x: Images `(B, C, H, W)`.
             K: Samples per image.
             y: Labels `(B,)`, for models that are given them.
-            posterior: `self.posterior(x, y)`, where it has been computed already.
+            posterior: `self.posterior(x, y)`, where it has been computed already; x and y are then not checked.
+
+        Raises:
+            ValueError: Images that the likelihood gives no probability, or labels that do not fit them.
         """
+        if posterior is None:
+            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
         log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x, y) if posterior is None else posterior, y)
         return log_px_z + log_ratio
 
@@ -154,6 +172,8 @@ class VAE(Model):
         self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
     ) -> tuple[Tensor, Tensor]:
         """KL(q(z|x) || p(z)) in closed form and the mean of K -log p(x|z_k), each `(B,)`; ELBO = -(their sum)."""
+        if posterior is None:
+            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
         qz_x = self.posterior(x, y) if posterior is None else posterior
         z = qz_x.rsample((K,))  # (K, B, z_dim)
         return kl_divergence(qz_x, self.pz()), -self.px(z, y).log_prob(x).mean(0)
@@ -209,7 +229,7 @@ class VAE(Model):
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         K = self.hparams.num_samples
         if self.hparams.objective == "elbo":
-            rate, distortion = self.rate_distortion(x, K, y)
+            rate, distortion = self.rate_distortion(x, K, y, self.posterior(x, y))
             return {"bound": -rate - distortion, "elbo": -rate - distortion, "rate": rate, "distortion": distortion}
         log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x, y), y)
         log_w = log_px_z + log_ratio
@@ -221,26 +241,34 @@ class VAE(Model):
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The posterior mean `(B, z_dim)`."""
-        return self.posterior(x, y).mean
+        x = self.as_images(x)
+        return self.posterior(x, self.as_labels(y, (len(x),))).mean
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|z) in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
-        return self.px(z, y).mean
+        z = self.as_latents(z)
+        return self.px(z, self.as_labels(y, tuple(z.shape[:-1]), broadcast=True)).mean
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|z) for n draws of z from the prior: `(n, C, H, W)`."""
-        return self.decode(self.pz().sample((n,)), y)
+        n = as_count(n, "n")
+        return self.px(self.pz().sample((n,)), self.as_labels(y, (n,))).mean
 
+    @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """decode(encode(x)), `(B, C, H, W)`."""
-        return self.decode(self.encode(x, y), y)
+        x = self.as_images(x)
+        y = self.as_labels(y, (len(x),))
+        return self.px(self.posterior(x, y).mean, y).mean
 
+    @torch.no_grad()
     def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
         """`n` decoded steps between posterior means of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
-        return self.decode(line(self.encode(x0), self.encode(x1), n, path))
+        return self.px(line(self.encode(x0), self.encode(x1), n, path)).mean
 
+    @torch.no_grad()
     def shifted(self, x: Tensor, direction: Tensor, weights: Sequence[float], y: Tensor | None = None) -> Tensor:
         """decode(encode(x) + w * direction), `(len(weights), B, C, H, W)`: attribute arithmetic.
 
@@ -251,9 +279,15 @@ class VAE(Model):
             y: Labels `(B,)`, for models that are given them.
         """
         z = self.encode(x, y)
-        return self.decode(torch.stack([z + w * direction for w in weights]), y)
+        direction = self.as_latents(direction)
+        if direction.ndim != 1:
+            raise ValueError(f"direction must have shape ({self.latent_dim},); got {tuple(direction.shape)}.")
+        if not len(weights):
+            raise ValueError("weights must hold at least one number.")
+        return self.px(torch.stack([z + w * direction for w in weights]), self.as_labels(y, (len(z),))).mean
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """For each stochastic layer: the posterior mean and the KL of each dimension, both `(B, d)`."""
-        qz_x, pz = self.posterior(x, y), self.pz()
+        x = self.as_images(x)
+        qz_x, pz = self.posterior(x, self.as_labels(y, (len(x),))), self.pz()
         return [(qz_x.mean, kl_divergence(qz_x.base_dist, pz.base_dist))]

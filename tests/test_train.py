@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import os
 import subprocess
 import sys
 from datetime import datetime
@@ -19,6 +20,7 @@ import evaluate
 import folders
 import options
 import train
+from callbacks import wandb_environment
 from datamodules import DATAMODULES
 from models import MODELS, VAE, Model
 
@@ -597,3 +599,120 @@ def test_independent_pixels_are_the_mean_image_under_the_likelihood_of_the_model
     assert fixed == pytest.approx(by_hand, rel=1e-3)
     assert learned < fixed
     assert independent_pixels(MODELS["AE"]((1, 8, 8)), data, x) is None
+
+
+# W&B's own variables
+
+
+OFFLINE = ["--wandb", "offline", "--callbacks", "[]", "--num_samples", "0"]
+OF_AGENT = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agent123", "WANDB_PROJECT": "mine", "WANDB_ENTITY": "us"}
+OF_USER = {"WANDB_NAME": "named", "WANDB_RUN_GROUP": "group", "WANDB_TAGS": "a,b", "WANDB_NOTES": "a note",
+           "WANDB_JOB_TYPE": "kind"}  # fmt: skip
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Sets variables of W&B, and no others; it reads them when it starts, so it ends before and after."""
+
+    def set_all(**values):
+        wandb.teardown()
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            monkeypatch.delenv(name)
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+
+    set_all()
+    yield set_all
+    wandb.teardown()
+
+
+def wandb_run(folder):
+    """What the newest offline run in a folder says of itself, after the service has written it."""
+    wandb.teardown()
+    newest = max(Path(folder).rglob("*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    return next(record.run for record in read_wandb_file(newest) if record.HasField("run"))
+
+
+def test_variables_of_wandb_are_honoured_and_recorded(variables, tmp_path, capfd):
+    variables(**OF_AGENT, **OF_USER, WANDB_DIR=tmp_path / "files")
+    (tmp_path / "files").mkdir()
+    assert train.main([*QUICK, *OFFLINE, "--run_dir", "a"]) == 0
+    run = wandb_run(tmp_path / "files")
+    assert (run.sweep_id, run.run_id, run.project, run.entity) == ("sweep1", "agent123", "mine", "us")
+    assert (run.display_name, run.run_group, run.job_type) == ("named", "group", "kind")
+    assert (list(run.tags), run.notes) == (["a", "b"], "a note")
+    assert Path("a/wandb_id").read_text() == "agent123"
+    assert not Path("a/wandb").exists()
+    out, err = capfd.readouterr()
+    assert "Ignoring" not in err
+    assert out.count("wandb sync") == 1
+    assert str(tmp_path / "files") in out
+
+
+def test_a_run_that_goes_on_keeps_its_place_in_wandb(variables, capfd):
+    more = [*OFFLINE, "--run_dir", "a", "--resume", "auto", "--trainer.max_epochs"]
+    variables(WANDB_PROJECT="mine", WANDB_RUN_ID="first123")
+    assert train.main([*QUICK, *more, "1"]) == 0
+    variables()
+    assert train.main([*QUICK, *more, "2"]) == 0
+    run = wandb_run("a")
+    assert (run.run_id, run.project) == ("first123", "mine")
+    assert "warning" not in capfd.readouterr().err
+    variables(WANDB_RUN_ID="second12")
+    assert train.main([*QUICK, *more, "3"]) == 0
+    run = wandb_run("a")
+    assert (run.run_id, run.project) == ("second12", "mine")
+    assert Path("a/wandb_id").read_text() == "second12"
+    said = "warning: WANDB_RUN_ID is second12, and this run has been first123 in W&B: it goes on as second12.\n"
+    assert said in capfd.readouterr().err
+
+
+def test_without_variables_the_project_is_ours_and_one_line_says_where_the_run_lies(variables, capfd):
+    assert train.main([*QUICK, *OFFLINE, "--run_dir", "a"]) == 0
+    run = wandb_run("a")
+    assert (run.project, run.sweep_id) == ("elbo-room", "")
+    assert run.display_name.startswith("Digits-VAE-")
+    assert run.run_id == Path("a/wandb_id").read_text()
+    assert not Path("a/wandb_project").exists()
+    out, err = capfd.readouterr()
+    assert "wandb" not in err
+    path = next(Path("a").rglob("*.wandb")).parent
+    assert [line for line in out.splitlines() if "andb" in line or "W&B" in line] == [
+        f"W&B, offline: upload it by: wandb sync {path}"
+    ]
+
+
+@pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])
+@pytest.mark.parametrize("option", ["offline", "online"])
+def test_a_variable_switches_wandb_off(variables, monkeypatch, capfd, variable, option):
+    variables(**dict([variable.split("=")]))
+    monkeypatch.setattr(wandb, "init", lambda **options: pytest.fail("W&B was started"))
+    assert train.main([*QUICK, *OFFLINE, "--wandb", option, "--run_dir", "a"]) == 0
+    assert f"W&B is switched off by {variable}, in spite of --wandb {option}.\n" in capfd.readouterr().err
+    assert not Path("a/wandb").exists()
+    assert not Path("a/wandb_id").exists()
+
+
+@pytest.mark.parametrize(("option", "variable", "expected"), [
+    ("online", "offline", "offline"), ("online", "dryrun", "offline"), ("online", "online", "online"),
+    ("offline", "online", "offline"), ("offline", "offline", "offline"), ("off", "online", "off"),
+    ("off", "disabled", "off"), ("online", "disabled", "off"), ("online", "", "online"),
+])  # fmt: skip
+def test_the_more_restrictive_of_option_and_variable_holds(variables, option, variable, expected):
+    variables(WANDB_MODE=variable)
+    assert wandb_environment.mode(option) == expected
+
+
+@pytest.mark.parametrize(("variable", "said"), [
+    ({"WANDB_MODE": "perhaps"}, "mode: Input should be"), ({"WANDB_RUN_ID": "a/b"}, "Run ID cannot contain"),
+])  # fmt: skip
+def test_a_variable_that_wandb_refuses_changes_no_record(variables, capfd, variable, said):
+    more = [*OFFLINE, "--run_dir", "a", "--resume", "auto", "--trainer.max_epochs"]
+    assert train.main([*QUICK, *more, "1"]) == 0
+    before = Path("a/wandb_id").read_text()
+    variables(**variable)
+    assert train.main([*QUICK, *more, "2"]) == 2
+    err = capfd.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+    assert Path("a/wandb_id").read_text() == before

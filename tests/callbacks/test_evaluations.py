@@ -133,3 +133,46 @@ def test_an_empty_id_is_no_run(folders, tmp_path, capsys):
     evaluations.mirror(RESULTS, folders, tmp_path / "report", offline=True)
     assert f"{folders[0] / 'wandb_id'} is empty" in capsys.readouterr().err
     assert not list(folders[0].rglob("*.wandb"))
+
+
+def test_offline_one_line_says_where_the_runs_lie(folders, tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("WANDB_SILENT")
+    evaluations.mirror(RESULTS, folders, tmp_path / "report", offline=True)
+    wandb.teardown()
+    out, err = capfd.readouterr()
+    assert err == ""
+    paths = [next(Path(folder).rglob("*.wandb")).parent for folder in (folders[0], tmp_path / "report")]
+    assert out == f"W&B, offline: upload it by: wandb sync {paths[0]} {paths[1]}\n"
+
+
+OF_NEW_RUN = {"WANDB_NAME": "mine", "WANDB_RUN_GROUP": "ours", "WANDB_TAGS": "a,b", "WANDB_NOTES": "a note",
+              "WANDB_JOB_TYPE": "test", "WANDB_RUN_ID": "another1"}  # fmt: skip
+
+
+def test_variables_name_the_run_of_the_table_and_leave_the_runs_of_training_as_they_are(folders, tmp_path, monkeypatch):
+    for name, value in OF_NEW_RUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    (folders[0] / "wandb_project").write_text("they/theirs")
+    evaluations.mirror(RESULTS, folders, tmp_path / "report", offline=True)
+    wandb.teardown()
+    run = run_of(records(folders[0]))
+    assert (run.run_id, run.project, run.entity) == ("known123", "theirs", "us")  # entity: a variable wins
+    assert (run.display_name, run.run_group, list(run.tags), run.notes, run.job_type) == ("", "", [], "", "")
+    table = run_of(records(tmp_path / "report"))
+    assert table.run_id not in ("known123", "another1")
+    assert (table.display_name, table.run_group, table.job_type) == ("mine", "ours", "test")
+    assert (list(table.tags), table.notes, table.project) == (["a", "b"], "a note", "theirs")
+
+
+def test_in_a_sweep_only_the_run_of_the_sweep_gets_results(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "known123")
+    (folders[1] / "wandb_id").write_text("other456")
+    evaluations.mirror(RESULTS, folders, tmp_path / "report", offline=True)
+    wandb.teardown()
+    assert run_of(records(folders[0])).run_id == run_of(records(tmp_path / "report")).run_id == "known123"
+    assert not list(folders[1].rglob("*.wandb"))
+    err = capsys.readouterr().err
+    assert f"{folders[1]} is run other456, and W&B writes to the run of the sweep alone" in err
+    assert err.count("\n") == 1

@@ -1,0 +1,139 @@
+"""docs/api.md: its code runs, and its table of methods says of every model what is there, what it takes and returns."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from models import MODELS
+
+API = (Path(models.__file__).parents[1] / "docs" / "api.md").read_text()
+B, SHAPE = 3, (1, 8, 6)
+SIZES = {"n": 4, "K": 5, "num_classes": 3, "len(weights)": 2, "B": B, "...": B, "*size": SHAPE[1:]}
+SIZES |= dict(zip("CHW", SHAPE, strict=True))
+EXTRA = {"size": (8, 6), "path": "spherical", "n": 4, "K": 5, "weights": [0.0, 1.0]}
+
+
+def cells(line):
+    return [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def methods():
+    """The rows of the table: the method, the arguments by the name of the model, and what it returns."""
+    head, _, *rows = API.split("## Methods\n\n")[1].split("\n\n")[0].splitlines()
+    names = [cell.split(", ") for cell in cells(head)[1:-1]]
+    for row in rows:
+        method, *arguments, returned = cells(row)
+        by_model = {name: taken.strip("`") for group, taken in zip(names, arguments, strict=True) for name in group}
+        yield method.strip("`"), by_model, returned
+
+
+TABLE = list(methods())
+
+
+def shapes(model, returned):
+    """The shape that a sentence of the table begins with; d is any number."""
+    known = SIZES | {"code_dim": getattr(model, "code_dim", None)}
+    for name in re.search(r"`\((.*?),?\)`", returned)[1].split(", "):
+        size = known.get(name, -1)
+        yield from size if isinstance(size, tuple) else (size,)
+
+
+def fits(tensor, expected):
+    return tensor.ndim == len(expected) and all(b in (-1, a) for a, b in zip(tensor.shape, expected, strict=True))
+
+
+def argument(model, name):
+    if name in EXTRA:
+        return EXTRA[name]
+    if name.startswith("y"):
+        return torch.tensor([0, 2, 1])
+    if name.startswith("x"):
+        return torch.ones(B, *SHAPE)
+    if name == "f":
+        return torch.zeros(B, len(model.kept))
+    return torch.zeros(model.latent_dim) if name == "direction" else torch.zeros(B, model.latent_dim)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("method", "by_model", "returned"), TABLE, ids=[method for method, *_ in TABLE])
+def test_the_table_of_methods(make, name, method, by_model, returned):
+    model, taken = make(name, SHAPE).eval(), by_model[name]
+    assert hasattr(model, method) == bool(taken)
+    if not taken:
+        return
+    names = taken.split(", ")
+    required = {key: argument(model, key) for key in names if key[0] != "["}
+    optional = {key[1:-1]: argument(model, key[1:-1]) for key in names if key[0] == "["}
+    given = list(inspect.signature(getattr(model, method)).parameters)
+    order = [key if key != "f" else "features" for key in (*required, *optional)]
+    assert set(order) <= set(given)
+    if method == "sample" and name == "CVAE":
+        optional["y"] = torch.tensor([0, 1, 2, 0])
+    for options in ({}, optional):
+        named = {key if key != "f" else "features": value for key, value in (required | options).items()}
+        result = getattr(model, method)(**named)
+        for part in result if isinstance(result, tuple | list) else [result]:
+            for tensor in part if isinstance(part, tuple) else [part]:
+                if method == "rate_distortion":
+                    assert tensor.shape == (B,)
+                else:
+                    assert fits(tensor, list(shapes(model, returned))), tuple(tensor.shape)
+    if "y" in required:
+        with pytest.raises((ValueError, TypeError), match=r"label|'y'"):
+            getattr(model, method)(**{key: value for key, value in required.items() if key != "y"})
+
+
+def test_every_public_method_that_is_given_images_or_latents_is_in_the_table():
+    low_level = {
+        "as_evidence",
+        "as_images",
+        "as_latents",
+        "bounds",
+        "check_form",
+        "class_terms",
+        "context",
+        "error",
+        "every_label",
+        "first_layer",
+        "label_loss",
+        "log_p_pruned",
+        "log_px",
+        "log_qy",
+        "log_terms",
+        "loss",
+        "loss_under",
+        "measure",
+        "posterior",
+        "px",
+        "px_classes",
+        "px_of_pixels",
+        "qy",
+        "qz",
+        "simulate",
+        "split",
+        "surrogate",
+        "terms",
+    }
+    documented = {method for method, *_ in TABLE}
+    for kind in MODELS.values():
+        own = {name for base in kind.__mro__ if base.__module__.startswith("models.") for name in vars(base)}
+        for name in own - low_level - documented:
+            if name[0] != "_" and inspect.isfunction(getattr(kind, name)):
+                parameters = set(inspect.signature(getattr(kind, name)).parameters)
+                assert not parameters & {"x", "x0", "z", "features", "n"}, f"{kind.__name__}.{name}"
+
+
+def test_the_code_runs(make, fit, binary, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("runs/my-run/checkpoints/best.ckpt")
+    path.parent.mkdir(parents=True)
+    fit(make("VAE"), [binary(8)]).save_checkpoint(path)
+    (code,) = re.findall("```python\n(.*?)```", API, re.DOTALL)
+    scope = {}
+    exec(code, scope)
+    assert scope["log_px"].shape == (16,)
+    assert scope["again"].shape == scope["images"].shape == (16, 1, 8, 8)
