@@ -53,7 +53,7 @@ KINDRED = (
 NOT_COMPARED = {
     "lr", "lr_final", "lr_schedule", "adam_eps", "steps_per_call", "data.batch_size", "data.labels_per_batch",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.precision", "data.seed", "scale",
-    "learn_scale",
+    "learn_scale", "init",
     "objective", "num_samples", "data.binarization", "data.num_labels", "data.val_size",
 }  # fmt: skip
 
@@ -169,6 +169,8 @@ def run_settings(checkpoint: dict) -> dict[str, Any]:
     }
     if model in ("M2", "M1M2"):
         return found | {"model": model, "quantity": "test_error", "labels": found["data.num_labels"]}
+    if found["objective"] != "elbo":
+        found["beta_warmup"] = 0  # whatever the default says, other objectives have none
     layers = len(found["z_dim"]) if isinstance(found["z_dim"], list) else 1
     found["model"] = {1: "one layer", 2: "two layers"}.get(layers, f"{layers} layers")
     return found | trained_with(found["objective"], found["num_samples"])

@@ -40,9 +40,10 @@ def remedy(model: LightningModule, epochs: float) -> str:
     if options.get("beta", 1) > 1:
         return f"Lower --model.beta, which is {options.beta:g}."
     if "beta_warmup" in options and options.get("objective", "elbo") == "elbo":
-        wanted = max(math.ceil(WARM_UP / model.steps_per_epoch()), 2 * options.beta_warmup)
+        present = model.warmup_steps() / model.steps_per_epoch()  # epochs
+        wanted = max(math.ceil(WARM_UP / model.steps_per_epoch()), math.ceil(2 * present))
         fits = math.floor(min(wanted, max(1.0, epochs / 2)))
-        if fits > options.beta_warmup:
+        if fits > present:
             return f"Try --model.beta_warmup {fits}."
     if options.get("batch_norm") is False:
         return "Try --model.batch_norm true."

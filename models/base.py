@@ -229,7 +229,7 @@ class Model(LightningModule):
             self.check_data(data)
 
     def on_train_batch_start(self, batch: tuple, batch_idx: int) -> None:
-        self.set_learning_rate()
+        self.prepare_step()
 
     def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
         loss = self.loss(*batch) if self.automatic_optimization else take_steps(self, batch)
@@ -306,8 +306,8 @@ class Model(LightningModule):
         span = total if hparams.lr_schedule == "stages" else max(1, total - 1)
         return learning_rate_factor(done / span, hparams.lr_final / hparams.lr, hparams.lr_schedule)
 
-    def set_learning_rate(self) -> None:
-        """Gives the optimiser the learning rate of the next step, where that changes with every step."""
+    def prepare_step(self) -> None:
+        """Set what changes from step to step: here the learning rate, where its schedule is one of steps."""
         if self.scheduled_steps is not None:
             for group in self.optimizers().param_groups:
                 group["lr"] = self.hparams.lr * self.lr_factor(self.current_epoch)

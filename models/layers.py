@@ -1,5 +1,6 @@
 """What networks are made of: activations, initialisation, a first layer and the rest."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "leaky_relu": nn.LeakyReLU,
 }
+SATURATING = ("tanh", "softplus")  # the slope of softplus is 1/2 at 0, and 1 for large inputs
 
 
 def lookup(table: dict, name: str, what: str):
@@ -31,6 +33,20 @@ def glorot(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, LAYERS):
             nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def he(network: nn.Module, output: nn.Linear, activation: str) -> None:
+    """Weights of linear layers uniform in +-gain * sqrt(3 / fan_in) (He et al. 2015), and zero biases.
+
+    The gain is sqrt(2) before a rectifier, which halves the variance, and 1 before a saturating activation and at the
+    output.
+    """
+    gain = 1.0 if activation in SATURATING else math.sqrt(2)
+    for module in network.modules():
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            bound = (1.0 if module is output else gain) * math.sqrt(3 / module.in_features)
+            nn.init.uniform_(module.weight, -bound, bound)
             nn.init.zeros_(module.bias)
 
 
@@ -73,6 +89,13 @@ class Network(nn.Module):
         if context_dim:
             self.context = nn.Linear(context_dim, width, bias=False)
             nn.init.xavier_uniform_(self.context.weight)
+
+    def initialise(self, activation: str) -> None:
+        """Draw the weights that training starts from by default; the ones given by the constructor unless overridden.
+
+        Args:
+            activation: Name of the activation of the hidden layers.
+        """
 
     @property
     def output(self) -> nn.Module:

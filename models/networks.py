@@ -12,8 +12,10 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from models.layers import ACTIVATIONS, ImageShape, Network, glorot, lookup, mlp, rows
+from models.layers import ACTIVATIONS, ImageShape, Network, glorot, he, lookup, mlp, rows
 
+INITS = ("default", "glorot")
+SMALL_OUTPUT = 0.1  # factor of an MLP decoder's output weights: noise of an untrained code hardly moves the image
 STEEPNESS = 3.0  # of a coordinate decoder when training starts: its first layer changes so much per half image
 
 
@@ -42,6 +44,9 @@ class MLPEncoder(Network):
     ):
         first, *rest = mlp([prod(image_shape), *hidden, out_dim], activation, batch_norm)
         super().__init__(nn.Sequential(nn.Flatten(), first), nn.Sequential(*rest), first.out_features, 1, context_dim)
+
+    def initialise(self, activation: str) -> None:
+        he(self, self.output, activation)
 
 
 class ConvEncoder(Network):
@@ -87,6 +92,11 @@ class MLPDecoder(Network):
         first, *rest = mlp([in_dim, *hidden, prod(image_shape)], activation, batch_norm)
         to_image = nn.Unflatten(1, tuple(image_shape))
         super().__init__(first, nn.Sequential(*rest, to_image), first.out_features, 1, context_dim)
+
+    @torch.no_grad()
+    def initialise(self, activation: str) -> None:
+        he(self, self.output, activation)
+        self.output.weight.mul_(SMALL_OUTPUT)
 
     def set_output_bias(self, mean: Tensor) -> None:
         """Starts the output at the logit of `mean (C, H, W)`."""
@@ -217,13 +227,17 @@ def make_encoder(
     activation: str,
     batch_norm: bool,
     context_dim: int = 0,
+    init: str = "glorot",
 ) -> nn.Module:
-    """The encoder called `name`; `hidden=None` takes its own default sizes."""
+    """The encoder called `name`; `hidden=None` takes its own default sizes, `init` is one of `INITS`."""
     network = lookup(ENCODERS, name, "encoder")
     lookup(ACTIVATIONS, activation, "activation")
     check_sizes(hidden or ())
     sizes = network.default_hidden if hidden is None else hidden
-    return network(image_shape, out_dim, sizes, activation, batch_norm, context_dim)
+    encoder = network(image_shape, out_dim, sizes, activation, batch_norm, context_dim)
+    if init == "default" and isinstance(encoder, Network):
+        encoder.initialise(activation)
+    return encoder
 
 
 def make_decoder(
@@ -234,13 +248,20 @@ def make_decoder(
     activation: str,
     batch_norm: bool,
     context_dim: int = 0,
+    init: str = "glorot",
 ) -> nn.Module:
-    """The decoder called `name`; `hidden` as the encoder reads it, from the image to the code, is mirrored."""
+    """The decoder called `name`; `hidden` as the encoder reads it, from the image to the code, is mirrored.
+
+    `init` is one of `INITS`.
+    """
     network = lookup(DECODERS, name, "decoder")
     lookup(ACTIVATIONS, activation, "activation")
     check_sizes(hidden or ())
     sizes = network.default_hidden if hidden is None else hidden[::-1]
-    return network(in_dim, image_shape, sizes, activation, batch_norm, context_dim)
+    decoder = network(in_dim, image_shape, sizes, activation, batch_norm, context_dim)
+    if init == "default" and isinstance(decoder, Network):
+        decoder.initialise(activation)
+    return decoder
 
 
 @torch.no_grad()

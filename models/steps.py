@@ -26,7 +26,7 @@ def take_steps(model, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         if number:
             for act in between:
                 act(trainer)
-        model.set_learning_rate()
+        model.prepare_step()
         loss = model.loss(x, y)
         optimiser.zero_grad()
         with torch.autocast(loss.device.type, enabled=False):  # as without calls: this is within the trainer's context

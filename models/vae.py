@@ -1,5 +1,6 @@
 """The variational autoencoder."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,17 +10,21 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from models.base import Model
-from models.distributions import detached, diagonal_normal, standard_normal
+from models.distributions import LATENT_LIMIT, detached, diagonal_normal, standard_normal, unbounded
 from models.inputs import as_count
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
-from models.networks import ImageShape, lookup, make_decoder, make_encoder
+from models.networks import INITS, ImageShape, Network, lookup, make_decoder, make_encoder
 from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
 from models.paths import line
 
+POSTERIOR_SCALE = 0.1  # of q(z|x) when training starts by default
+WARMUP_STEPS = 500  # of the default warm-up of beta,
+WARMUP_SHARE = 5  # or one in so many steps of a shorter run
 
-def check_beta(objective: str, beta: float, beta_warmup: int) -> None:
+
+def check_beta(objective: str, beta: float, beta_warmup: int | None) -> None:
     """ValueError, in a sentence, for a weight of the KL outside its range or where it would do nothing."""
-    if not beta >= 0 or not beta_warmup >= 0:
+    if not beta >= 0 or not (beta_warmup is None or beta_warmup >= 0):
         raise ValueError(f"beta and beta_warmup must not be negative; got {beta} and {beta_warmup}.")
     if objective != "elbo" and (beta != 1 or beta_warmup):
         raise ValueError(f"beta and beta_warmup belong to objective elbo: leave them out with objective {objective}.")
@@ -40,6 +45,9 @@ class VAE(Model):
         encoder: Encoder, by its name in the registry: mlp or conv.
         decoder: Decoder, by its name in the registry: mlp, conv or coordinate.
         batch_norm: Batch norm before each activation.
+        init: How training starts. default: a narrow posterior, with a scale of 0.1, and in an mlp weights as in He et
+            al. (2015), those of the decoder's output a tenth of that. glorot: Glorot-uniform weights, as in Burda et
+            al. (2015). Both with output biases at the mean training image.
         likelihood: p(x|z): bernoulli for binarized pixels, gaussian for grey ones.
         scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
         learn_scale: Learn the scale of a gaussian likelihood.
@@ -49,11 +57,13 @@ class VAE(Model):
         num_groups: M, into which miwae and piwae divide the K samples.
         ciwae_beta: Share of the ELBO in ciwae; the rest is IWAE.
         beta: Weight of the KL (Higgins et al. 2017); for objective elbo only.
-        beta_warmup: Epochs over which beta grows linearly from 0; for objective elbo only.
+        beta_warmup: Epochs over which beta grows linearly from 0; by default 500 steps, or a fifth of a shorter run;
+            0 is none. For objective elbo only.
     """
 
     measures = ("bound", "elbo", "rate", "distortion")
     objectives = (*BOUNDS, *SURROGATES)  # that it can be trained on
+    is_warming_up = False  # whether beta may change at the next step
 
     def __init__(
         self,
@@ -64,6 +74,7 @@ class VAE(Model):
         encoder: str = "mlp",
         decoder: str = "mlp",
         batch_norm: bool = False,
+        init: Literal["default", "glorot"] = "default",
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
         scale: float = DEFAULT_SCALE,
         learn_scale: bool = False,
@@ -72,7 +83,7 @@ class VAE(Model):
         num_groups: int | None = None,
         ciwae_beta: float | None = None,
         beta: float = 1.0,
-        beta_warmup: int = 0,
+        beta_warmup: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -81,10 +92,24 @@ class VAE(Model):
         lookup(dict.fromkeys(self.objectives), objective, f"objective of {type(self).__name__}")
         check_objective(objective, num_samples, num_groups, ciwae_beta)
         check_beta(objective, beta, beta_warmup)
-        networks = {"activation": activation, "batch_norm": batch_norm, "context_dim": self.context_dim}
+        lookup(dict.fromkeys(INITS), init, "init")
+        networks = {"activation": activation, "batch_norm": batch_norm, "context_dim": self.context_dim, "init": init}
         self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, **networks)
         self.decoder = make_decoder(decoder, self.code_dim, image_shape, self.decoder_hidden, **networks)
         self.likelihood = PixelLikelihood(likelihood, scale, learn_scale)
+        if init == "default" and isinstance(self.encoder, Network):
+            self.start_narrow()
+        # a tensor, since a loss would be compiled again for each new number; no buffer, which DDP would broadcast
+        self.kl_weight = torch.tensor(float(beta))
+
+    @torch.no_grad()
+    def start_narrow(self) -> None:
+        """Start with a scale of q(z|x) of `POSTERIOR_SCALE`.
+
+        A posterior as wide as the prior says little about an image: the decoder learns to ignore it, and the KL then
+        keeps it there. From a narrow one the decoder learns at once in what images differ.
+        """
+        self.encoder.output.bias.chunk(2)[1].fill_(unbounded(math.log(POSTERIOR_SCALE), LATENT_LIMIT))
 
     @property
     def context_dim(self) -> int:
@@ -178,18 +203,34 @@ class VAE(Model):
         z = qz_x.rsample((K,))  # (K, B, z_dim)
         return kl_divergence(qz_x, self.pz()), -self.px(z, y).log_prob(x).mean(0)
 
+    def warmup_steps(self) -> float:
+        """Steps of this run over which beta grows to its value."""
+        epochs = self.hparams.beta_warmup
+        if self.hparams.objective != "elbo" or epochs == 0:
+            return 0
+        if epochs is None:
+            return min(WARMUP_STEPS, self.total_steps() / WARMUP_SHARE)
+        return epochs * self.steps_per_epoch()
+
     def beta(self) -> float:
         """The weight of the KL at this step of training."""
-        beta, warmup = self.hparams.beta, self.hparams.beta_warmup
-        if not warmup or self._trainer is None:
+        beta = self.hparams.beta
+        if self._trainer is None or not (steps := self.warmup_steps()):
             return beta
-        return beta * min(1.0, self.trainer.global_step / (warmup * self.steps_per_epoch()))
+        return beta * min(1.0, self.trainer.global_step / steps)
+
+    def prepare_step(self) -> None:
+        super().prepare_step()
+        if self.is_warming_up:
+            self.kl_weight.fill_(self.beta())
+            self.is_warming_up = self.beta() < self.hparams.beta
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        self.is_warming_up = True  # until a step shows that it is over
         beta, epochs = self.hparams.beta, self.hparams.beta_warmup
         lasts = self.total_steps() / self.steps_per_epoch()  # epochs
-        if beta and lasts < epochs:
+        if beta and epochs and lasts < epochs:
             rank_zero_warn(
                 f"beta_warmup is {epochs} epochs and the run ends after {lasts:.3g}: beta ends at "
                 f"{beta * lasts / epochs:.2g} and never reaches {beta:g}."
@@ -203,7 +244,7 @@ class VAE(Model):
         K, objective = self.hparams.num_samples, self.hparams.objective
         if objective == "elbo":
             rate, distortion = self.rate_distortion(x, K, y, qz_x)
-            return (distortion + self.beta() * rate).mean()
+            return (distortion + self.kl_weight * rate).mean()
         if objective not in SURROGATES:
             return -self.bound(self.log_weights(x, K, y, qz_x)).mean()
         log_w, surrogate = self.surrogate(x, K, qz_x, y)
@@ -223,7 +264,7 @@ class VAE(Model):
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
-        if self.hparams.beta_warmup:
+        if self.warmup_steps():
             self.log("train/beta", self.beta())
 
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:

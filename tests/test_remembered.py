@@ -7,7 +7,7 @@ from pytorch_lightning import Trainer
 
 from callbacks.checkpoint import training
 from models import MODELS
-from remembered import TRAINING, chosen, options
+from remembered import BEFORE, TRAINING, chosen, options
 
 CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits"}}
 M1M2 = CHECKPOINT | {
@@ -29,11 +29,11 @@ def test_chosen_options_are_those_that_differ_from_the_defaults():
         "training": {"steps_per_call": 1, "trainer.precision": "bf16-mixed", "trainer.accumulate_grad_batches": 1},
     }  # fmt: skip
     assert chosen(made) == {"hidden": [200, 200], "inner_hidden": [99, 100], "data.batch_size": 20, "data.seed": 3,
-                            "trainer.precision": "bf16-mixed"}  # fmt: skip
+                            "trainer.precision": "bf16-mixed", **BEFORE}  # fmt: skip
 
 
 def test_options_of_an_m1_are_those_of_its_vae():
-    assert chosen(M1M2) == {"alpha": 5.0, "m1.z_dim": 50}
+    assert chosen(M1M2) == {"alpha": 5.0, "m1.z_dim": 50, "m1.init": "glorot", "m1.beta_warmup": 0}
     assert options(M1M2)["m1.z_dim"] == 50
 
 
@@ -43,7 +43,7 @@ def test_a_default_that_was_written_down_is_one_that_was_not():
     assert plain["z_dim"] == 20
     said = CHECKPOINT | {"hyper_parameters": {"z_dim": 20, "hidden": None}, "training": {"steps_per_call": 1}}
     assert options(said) == plain
-    assert chosen(said) == {}
+    assert chosen(said) == BEFORE  # what is not written down is as it was before there was such an option
 
 
 @pytest.mark.parametrize("alpha", [5.0, 0.1])

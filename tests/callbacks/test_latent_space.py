@@ -66,7 +66,7 @@ def collapsing(fit, make_model, monkeypatch):
                 means = varies / varies.std() * next(self.looks) ** 0.5
                 return [(means.expand(-1, 4), torch.zeros(len(x), 4))]
 
-        model = make_model(name, kind=Told, **options)
+        model = make_model(name, kind=Told, **{"beta_warmup": 0, **options})
         callback = callback or LatentSpace()
         callback.act = lambda trainer, model: None
         fit(model, [callback], max_epochs=len(variances))
@@ -134,6 +134,7 @@ def test_one_image_has_no_number_of_active_units(fit, make_model, memory, data, 
 def test_the_remedy_is_one_that_the_model_takes(make_model, monkeypatch, name, options, epochs, said):
     model = make_model(name, **options)
     monkeypatch.setattr(model, "steps_per_epoch", lambda: 100)
+    monkeypatch.setattr(model, "total_steps", lambda: 100 * epochs)
     assert latent_space.remedy(model, epochs) == said
     if change := re.match(r"Try --model\.(\w+) (\w+)", said):
         value = {"true": True, "tanh": "tanh"}.get(change[2]) or int(change[2])

@@ -220,7 +220,7 @@ def test_for_data_keeps_the_used_latents_of_all_training_images(trained):
 
 
 def test_an_m1_that_uses_nothing_is_refused(trained):
-    path = trained(beta=1e4, lr=1e-2)
+    path = trained(beta=1e4, lr=1e-2, init="glorot", beta_warmup=0)
     with pytest.raises(ValueError, match="uses none of its latents"):
         MODELS["M1M2"].for_data(digits(), m1=path, hidden=[16])
 

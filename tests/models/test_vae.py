@@ -2,6 +2,7 @@ import inspect
 import math
 from contextlib import nullcontext
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.distributions import Bernoulli, Normal
 
 from models import MODELS, VAE
 from models.base import Model, evaluating
-from models.networks import DECODERS, CoordinateDecoder
+from models.networks import DECODERS, ENCODERS, CoordinateDecoder
 from models.objectives import elbo, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
@@ -100,6 +101,7 @@ KNOBS = {
     "encoder": ({}, {"encoder": "conv"}),
     "decoder": ({}, {"decoder": "conv"}),
     "batch_norm": ({}, {"batch_norm": True}),
+    "init": ({}, {"init": "glorot"}),
     "likelihood": ({}, GAUSSIAN),
     "scale": (GAUSSIAN, {"scale": 0.3, **GAUSSIAN}),
     "objective": ({"objective": "elbo", "num_samples": 3}, {"objective": "iwae", "num_samples": 3}),
@@ -434,3 +436,114 @@ def test_the_kl_of_each_dimension_sums_to_the_rate(make, binary):
     assert mean.shape == kl.shape == (5, 4)
     assert torch.equal(mean, model.encode(x))
     torch.testing.assert_close(kl.sum(1), model.rate_distortion(x, 1)[0])
+
+
+# How training starts
+
+
+def fresh(init, **options):
+    torch.manual_seed(0)
+    return VAE((1, 16, 16), z_dim=10, init=init, **options)
+
+
+def test_the_default_start_has_a_narrow_posterior(binary):
+    x, _ = binary(20, (1, 16, 16))
+    for options in ({}, {"encoder": "conv"}, {"activation": "tanh"}):
+        narrow, wide = (fresh(init, **options) for init in ("default", "glorot"))
+        assert narrow.posterior(x).stddev.log().mean().item() == pytest.approx(math.log(0.1), abs=0.5)
+        assert wide.posterior(x).stddev.log().mean().item() == pytest.approx(0, abs=0.5)
+
+
+def test_activations_keep_their_size_from_layer_to_layer_by_default(binary):
+    x, _ = binary(200, (1, 16, 16))
+    model = fresh("default", hidden=[400] * 6)
+    hidden = model.encoder.first(x)
+    sizes = []
+    for layer in model.encoder.rest[:-1]:
+        hidden = layer(hidden)
+        sizes.append(hidden.square().mean().item())
+    assert 0.5 < sizes[-1] / sizes[0] < 2
+
+
+def test_an_encoder_of_ones_own_is_left_as_it_is(monkeypatch):
+    class Own(nn.Module):
+        default_hidden = ()
+
+        def __init__(self, image_shape, out_dim, hidden, activation, batch_norm, context_dim):
+            super().__init__()
+            self.output = nn.Linear(256, out_dim)
+            nn.init.constant_(self.output.bias, 7.0)
+
+        def forward(self, x, context=None):
+            return self.output(x.flatten(1))
+
+    monkeypatch.setitem(ENCODERS, "own", Own)
+    assert (fresh("default", encoder="own").encoder.output.bias == 7).all()
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ValueError, match="Unknown init 'he': choose one of default, glorot"):
+        fresh("he")
+
+
+def sparse_strokes(n, generator):
+    """Images of thin strokes on black: 3 % of the pixels are on, as in OMNIGLOT, where the wide start collapses."""
+    x = torch.zeros(n, 1, 16, 16)
+    for image in x[:, 0]:
+        place, step = torch.rand(2, generator=generator) * 10 + 3, torch.randn(2, generator=generator)
+        step = step / step.norm()
+        for part in range(8):
+            row, column = (place + (part - 4) * 0.8 * step).round().long().clamp(0, 15).tolist()
+            image[row, column] = 1
+    return x
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+def test_the_default_start_learns_sparse_images_and_uses_its_latent(objective):
+    generator = torch.Generator().manual_seed(0)
+    images = sparse_strokes(2000, generator)
+    torch.manual_seed(0)
+    model = VAE((1, 16, 16), objective=objective, num_samples=1 if objective == "elbo" else 2)
+    model.start_at_mean(images.mean(0))
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(300):
+        x = images[torch.randint(len(images), (50,), generator=generator)]
+        loss = model.loss(x, None)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    means = model.encode(images[:500])
+    assert (means.var(0) > 0.01).sum() >= 5
+
+
+# The warm-up
+
+
+@pytest.mark.parametrize(("options", "epochs", "steps"), [
+    ({}, 10, 20.0),  # a fifth of a short run
+    ({}, 1000, 500),
+    ({"beta_warmup": 3}, 10, 30),
+    ({"beta_warmup": 0}, 10, 0),
+    ({"objective": "iwae"}, 10, 0),
+])  # fmt: skip
+def test_the_warm_up_lasts_as_long_as_it_says(make, options, epochs, steps):
+    model = make("VAE", **options)
+    model._trainer = SimpleNamespace(num_training_batches=10, accumulate_grad_batches=1, max_epochs=epochs,
+                                     max_steps=-1, global_step=0)  # fmt: skip
+    assert model.warmup_steps() == steps
+    for step in (0, 1, 7, 20, 600):
+        model._trainer.global_step = step
+        assert model.beta() == pytest.approx(min(1.0, step / steps) if steps else 1.0)
+
+
+def test_the_loss_has_the_beta_of_its_step(fit, make, binary):
+    seen = []
+
+    class Told(VAE):
+        def loss(self, x, y):
+            seen.append((self.trainer.global_step, self.kl_weight.item()))
+            return super().loss(x, y)
+
+    model = Told((1, 8, 8), hidden=[16], beta=0.5, beta_warmup=2)
+    fit(model, [binary(8)] * 3, max_epochs=4)
+    assert seen == [(step, pytest.approx(0.5 * min(1, step / 6))) for step in range(12)]
