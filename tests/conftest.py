@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ.pop("COLUMNS", None)  # of the terminal that the tests run in: tables would have its width
 torch.set_flush_denormal(True)
 torch.set_num_threads(1)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from callbacks import Drawing, LatentCodes, LatentCodesTSNE, LatentSpace, for_model, plots
+from callbacks import Drawing, LatentCodes, LatentCodesTSNE, for_model, plots
 from callbacks.codes import active, in_plane
 from models import MODELS, evaluating
 
@@ -54,12 +54,6 @@ def test_a_plain_figure_of_codes_that_do_not_vary_and_none_by_tsne(make_model):
         assert list(LatentCodes().draw(model, data)) == ["latent_codes"]
     with pytest.warns(UserWarning, match=SAME):
         assert LatentCodesTSNE().draw(model, data) == {}
-
-
-def test_statistics_of_one_validation_image(fit, make_model, data, monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "val", data.val.take(slice(1)))
-    fit(make_model(), [LatentSpace()], max_epochs=1)
-    assert (tmp_path / "figures" / "kl_per_dimension_epoch0001.png").is_file()
 
 
 def test_kl_that_is_zero_or_not_finite():

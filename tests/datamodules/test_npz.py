@@ -260,7 +260,7 @@ def test_labels_are_mapped_to_classes(tmp_path, labels, classes, names):
     assert data.test.y.tolist() == classes
     assert data.class_names == names
     assert data.num_classes == len(names)
-    assert data.state_dict() == {"class_names": names}
+    assert data.state_dict() == {"class_names": names, "images_hash": data.images_hash}
 
 
 def test_all_labels_unknown_are_no_classes(tmp_path):
