@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from layout import FILE, Screen, lay_out, number, wrapped
 
+SHORT = 1000  # optimiser steps: until about then the posterior is as narrow as it was initialised, which costs rate
+FAR = 10  # times the NLL of the mean image: farther from it no healthy run begins
 DOUBTFUL = 0.1  # share of images whose k-hat is too high, from which on a sentence says so
 
 
@@ -168,12 +170,16 @@ def paper_cell(row: dict, notes: Sequence[str]) -> dict[str, str]:
 
 
 def failures(results: Sequence[dict]) -> list[str]:
-    """A sentence for each run that has learned nothing: a collapsed posterior, or a likelihood worse than the mean."""
+    """A sentence for each run that has learned nothing: a collapsed posterior, or a likelihood worse than the mean.
+
+    Of a run of a few epochs only a likelihood that is far worse says so: it begins behind the mean image.
+    """
     said = []
     for result in results:
         nll, pixels = result.get("nll"), result.get("pixels_nll")
         # a collapsed model is as good as the mean image, and chance may leave it a little behind
-        if nll is not None and pixels is not None and nll > pixels + max(1.0, 0.01 * abs(pixels)):
+        share = FAR if (result.get("step") or SHORT) < SHORT else 0.01
+        if nll is not None and pixels is not None and nll > pixels + max(1.0, share * abs(pixels)):
             said.append(
                 f"Training has failed ({run_name(result)}): its NLL is worse than {pixels:.2f}, that of the mean "
                 "training image with independent pixels. Train longer, or with a lower --model.lr."

@@ -154,3 +154,13 @@ def test_a_remark_where_nothing_was_learned():
     assert "Training has failed (a): its NLL is worse than 26.90" in text
     assert "The posterior has collapsed (b): no latent unit is active" in text
     assert text.count("has failed") == text.count("has collapsed") == 1
+
+
+def test_a_short_run_has_not_failed_because_it_is_behind_the_mean_image():
+    def of(nll, step, pixels=26.9):
+        return result("a", "VAE", nll=nll) | {"pixels_nll": pixels, "active_units": 5, "step": step}
+
+    assert "has failed" not in tables([of(43.6, 26)])
+    assert "has failed" not in tables([of(-193.1, 640, pixels=-467.6)])
+    assert "has failed" in tables([of(43.6, 3900)])
+    assert "has failed" in tables([of(1e10, 26)])
