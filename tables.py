@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from layout import FILE, Screen, lay_out, number, wrapped
 
+LEAST_IMAGES = 50  # to judge a run by: a handful of images may be harder than most
 DOUBTFUL = 0.1  # share of images whose k-hat is too high, from which on a sentence says so
 
 
@@ -167,13 +168,19 @@ def paper_cell(row: dict, notes: Sequence[str]) -> dict[str, str]:
     return {"paper's": f"{plus_minus(row['paper_error'], row['paper_error_se'], '.2%') if comparable else '-'} {note}"}
 
 
+def margin(result: dict) -> float:
+    """By how much an NLL must be worse than that of the mean image to be a sign of failure, in nats."""
+    size = abs(result["pixels_nll"])
+    # a collapsed model is as good as the mean image, and chance may leave it a little behind
+    return max(1.0, 0.01 * size) if result["num_images"] >= LEAST_IMAGES else max(1.0, size)
+
+
 def failures(results: Sequence[dict]) -> list[str]:
     """A sentence for each run that has learned nothing: a collapsed posterior, or a likelihood worse than the mean."""
     said = []
     for result in results:
         nll, pixels = result.get("nll"), result.get("pixels_nll")
-        # a collapsed model is as good as the mean image, and chance may leave it a little behind
-        if nll is not None and pixels is not None and nll > pixels + max(1.0, 0.01 * abs(pixels)):
+        if nll is not None and pixels is not None and nll > pixels + margin(result):
             said.append(
                 f"Training has failed ({run_name(result)}): its NLL is worse than {pixels:.2f}, that of the mean "
                 "training image with independent pixels. Train longer, or with a lower --model.lr."

@@ -154,3 +154,9 @@ def test_a_remark_where_nothing_was_learned():
     assert "Training has failed (a): its NLL is worse than 26.90" in text
     assert "The posterior has collapsed (b): no latent unit is active" in text
     assert text.count("has failed") == text.count("has collapsed") == 1
+
+
+@pytest.mark.parametrize(("nll", "images", "failed"), [(29.0, 10, False), (60.0, 10, True), (29.0, 50, True)])
+def test_a_few_images_that_are_harder_than_most_are_no_failure(nll, images, failed):
+    text = tables([result("a", nll=nll) | {"pixels_nll": 26.9, "num_images": images}])
+    assert ("Training has failed" in text) is failed

@@ -148,6 +148,7 @@ MISTAKES = {
     "--trainer.accelerator gpu --wandb offline": "gpu",
     "--trainer.accelerator mps": "use --trainer.accelerator cpu",
     "--trainer.precision 16-true": "use 16-mixed or bf16-mixed",
+    "--trainer.precision transformer-engine": "transformer_engine",
     "--model.lr_final 1e-4 --trainer.max_epochs -1": "lr_final needs a number of epochs",
     "--trainer.val_check_interval 500": "val_check_interval",
     "--trainer.strategy ddp_spawn": "--trainer.strategy must be auto or ddp; got ddp_spawn.",
@@ -569,6 +570,11 @@ def test_options_of_the_trainer_do_what_they_say(capsys, monkeypatch):
 def test_a_file_of_an_earlier_run_may_name_options_that_do_nothing():
     Path("c.yaml").write_text("trainer: {limit_test_batches: null, inference_mode: true, max_epochs: 1}\n")
     assert train.main([*QUICK[:2], "--num_samples", "0", "--callbacks", "[]", "--config", "c.yaml"]) == 0
+
+
+def test_a_run_in_float64_is_evaluated(capsys):
+    assert train.main([*QUICK, "--num_samples", "5", "--callbacks", "[]", "--trainer.precision", "64-true"]) == 0
+    assert "log p(x) of" in capsys.readouterr().out
 
 
 # Training that has failed
