@@ -7,7 +7,6 @@ in their seeds alone. The table is printed whatever becomes of the files.
 
 import gc
 import math
-import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -16,8 +15,6 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
-    # threads that wait must leave the core to others: else two threads beside a busy process are ten times slower
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 import numpy as np
 from jsonargparse import Namespace

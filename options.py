@@ -298,7 +298,10 @@ def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
         text = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
         if error.errno in NO_ROOM:
             text += " Make room or permit writing there, or choose another --run_dir."
-    elif unknown := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)' is not accepted", text):
+    elif stray := re.match(r"unrecognized arguments: ([^-\s]\S*)", text):
+        rule = "values need the name of their option, as in --model VAE" if names else "name all checkpoints together"
+        text = f"Unexpected argument {stray[1]}: {rule}."
+    elif unknown := re.match(r"unrecognized arguments: -{0,2}([^\s=]+)|Option '([^']+)' is not accepted", text):
         text = explain_unknown(unknown[1] or unknown[2], names, known)
     elif needed := re.match(r"the following arguments are required: (\S+)", text):
         option, section = needed[1], needed[1].partition(".")[0]

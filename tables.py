@@ -9,6 +9,8 @@ from typing import NamedTuple
 from layout import FILE, Screen, lay_out, number, wrapped
 
 LEAST_IMAGES = 50  # to judge a run by: a handful of images may be harder than most
+SHORT = 1000  # optimiser steps: until about then the posterior is as narrow as it was initialised, which costs rate
+FAR = 10  # times the NLL of the mean image: farther from it no healthy run begins
 DOUBTFUL = 0.1  # share of images whose k-hat is too high, from which on a sentence says so
 
 
@@ -170,13 +172,16 @@ def paper_cell(row: dict, notes: Sequence[str]) -> dict[str, str]:
 
 def margin(result: dict) -> float:
     """By how much an NLL must be worse than that of the mean image to be a sign of failure, in nats."""
-    size = abs(result["pixels_nll"])
+    unsure = (result.get("step") or SHORT) < SHORT or result["num_images"] < LEAST_IMAGES
     # a collapsed model is as good as the mean image, and chance may leave it a little behind
-    return max(1.0, 0.01 * size) if result["num_images"] >= LEAST_IMAGES else max(1.0, size)
+    return max(1.0, (FAR if unsure else 0.01) * abs(result["pixels_nll"]))
 
 
 def failures(results: Sequence[dict]) -> list[str]:
-    """A sentence for each run that has learned nothing: a collapsed posterior, or a likelihood worse than the mean."""
+    """A sentence for each run that has learned nothing: a collapsed posterior, or a likelihood worse than the mean.
+
+    Of a run of a few epochs only a likelihood that is far worse says so: it begins behind the mean image.
+    """
     said = []
     for result in results:
         nll, pixels = result.get("nll"), result.get("pixels_nll")

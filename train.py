@@ -1,7 +1,6 @@
 """Trains a model and reports its test likelihood: `python train.py --model VAE --data Digits`."""
 
 import gc
-import os
 import shlex
 import sys
 from argparse import ArgumentError
@@ -9,8 +8,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
-    # threads that wait must leave the core to others: else two threads beside a busy process are ten times slower
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 
 import torch
 import yaml

@@ -431,6 +431,7 @@ MISTAKES = {
     f"{VAE} --data.binarization threshold": "was trained on dynamic images and says nothing about threshold ones",
     f"{VAE} --data.root x": "has no option --data.root",
     f"{VAE} --device gpu": "There is no device gpu here",
+    f"{VAE} --limit 3 other.ckpt": "Unexpected argument other.ckpt: name all checkpoints together.",
     f"{VAE} --numsamples 3": "Unknown option --numsamples, did you mean --num_samples?",
     f"{VAE} --precision half": "--precision takes one of fp32, bf16; got half.",
     f"{AE} --ais": "--ais needs a density of x given its latents, which an AE does not have: leave it out.",
