@@ -34,8 +34,11 @@ def try_writing(folder: Path) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:  # names a file of a random name
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def suffix(path: Path) -> str:

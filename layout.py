@@ -7,9 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
-# What is printed in place of characters that an encoding lacks; all others become question marks
-ASCII = {"±": "+-", "°": "deg", "²": "^2", "³": "^3", "…": "...", "≤": "<=", "≥": ">=", "\u00a0": " ", "\u00d7": "x",
-         "\u2013": "-", "\u2014": "-", "\u2212": "-"}  # fmt: skip
+from streams import spell
+
 GAP = "  "
 NAME_WIDTH = 32  # to which names of runs are shortened before columns are left out
 LEAST_NAME = 16
@@ -45,23 +44,6 @@ def terminal(stream: TextIO | None = None) -> Screen:
     return Screen(
         shutil.get_terminal_size().columns if has_width else None, getattr(stream, "encoding", None) or "utf-8"
     )
-
-
-def spell(text: str, encoding: str) -> str:
-    """Text in the characters that an encoding has: `±` becomes `+-` in ASCII."""
-    try:
-        text.encode(encoding)
-        return text
-    except UnicodeEncodeError:
-        pass
-    parts = []
-    for character in text:
-        try:
-            character.encode(encoding)
-            parts.append(character)
-        except UnicodeEncodeError:
-            parts.append(ASCII.get(character, "?"))
-    return "".join(parts)
 
 
 def number(value: float, form: str) -> str:

@@ -81,8 +81,11 @@ def names_in(config: str) -> dict[str, str]:
     """The names of model and data in a YAML file of options."""
     try:
         options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"--config {config} was not found.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{config} cannot be read as a YAML file of options: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{config} cannot be read as a YAML file of options: {why}") from error
     if not isinstance(options, dict):
         raise ValueError(f"{config} is no YAML file of options such as 'seed: 0'.")
     for key in TABLES.keys() & options.keys():

@@ -8,11 +8,12 @@ import sys
 import unicodedata
 
 ASCII = "elbo-room-ascii"  # the error handler's name for codecs
+# What is printed in place of characters that an encoding lacks; letters lose their accents, all others become ?
 SPELLED = {
     "\xb1": "+-",
     "\xb2": "^2",
     "\xb3": "^3",
-    "\xb0": " deg",
+    "\xb0": "deg",
     "\xd7": "x",
     "\xb7": "*",
     "\u2026": "...",
@@ -37,13 +38,23 @@ SPELLED = {
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL)
 
 
-def spell(text: str) -> str:
-    """A text in ASCII: letters without their accents, signs spelled out, and ? for what is left."""
+def spell(text: str, encoding: str = "ascii") -> str:
+    """A text in the characters that an encoding has: signs that it lacks are spelled out, `±` as `+-`."""
+    return "".join(sign if is_encodable(sign, encoding) else in_ascii(sign) for sign in text)
 
-    def in_ascii(sign: str) -> str:
-        return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
 
-    return "".join(SPELLED.get(sign) or in_ascii(sign) for sign in text)
+def is_encodable(text: str, encoding: str) -> bool:
+    """Whether an encoding has all characters of a text."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def in_ascii(sign: str) -> str:
+    """A character in ASCII."""
+    return SPELLED.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
 
 
 def replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from layout import FILE, Screen, lay_out, number, wrapped
 
+LEAST_IMAGES = 50  # to judge a run by: a handful of images may be harder than most
 SHORT = 1000  # optimiser steps: until about then the posterior is as narrow as it was initialised, which costs rate
 FAR = 10  # times the NLL of the mean image: farther from it no healthy run begins
 DOUBTFUL = 0.1  # share of images whose k-hat is too high, from which on a sentence says so
@@ -169,6 +170,13 @@ def paper_cell(row: dict, notes: Sequence[str]) -> dict[str, str]:
     return {"paper's": f"{plus_minus(row['paper_error'], row['paper_error_se'], '.2%') if comparable else '-'} {note}"}
 
 
+def margin(result: dict) -> float:
+    """By how much an NLL must be worse than that of the mean image to be a sign of failure, in nats."""
+    unsure = (result.get("step") or SHORT) < SHORT or result["num_images"] < LEAST_IMAGES
+    # a collapsed model is as good as the mean image, and chance may leave it a little behind
+    return max(1.0, (FAR if unsure else 0.01) * abs(result["pixels_nll"]))
+
+
 def failures(results: Sequence[dict]) -> list[str]:
     """A sentence for each run that has learned nothing: a collapsed posterior, or a likelihood worse than the mean.
 
@@ -177,9 +185,7 @@ def failures(results: Sequence[dict]) -> list[str]:
     said = []
     for result in results:
         nll, pixels = result.get("nll"), result.get("pixels_nll")
-        # a collapsed model is as good as the mean image, and chance may leave it a little behind
-        share = FAR if (result.get("step") or SHORT) < SHORT else 0.01
-        if nll is not None and pixels is not None and nll > pixels + max(1.0, share * abs(pixels)):
+        if nll is not None and pixels is not None and nll > pixels + margin(result):
             said.append(
                 f"Training has failed ({run_name(result)}): its NLL is worse than {pixels:.2f}, that of the mean "
                 "training image with independent pixels. Train longer, or with a lower --model.lr."

@@ -98,7 +98,7 @@ def make_trainer(
             enable_autolog_hparams=False,  # `start` logs the whole configuration
             sync_batchnorm=True,  # on several GPUs; it does nothing on one
         )
-    except TypeError as error:  # for devices that the accelerator does not have
+    except (TypeError, ImportError) as error:  # devices that the accelerator does not have, packages not installed
         raise ValueError(str(error)) from error
     trainer.log_every_n_steps = interval or min(50, max(1, steps_per_epoch // trainer.world_size))
     if trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu" and model.has_batch_norm:

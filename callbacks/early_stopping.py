@@ -37,9 +37,8 @@ class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends a run that is resumed after it has stopped before its next step."""
-        if self.is_exhausted and trainer.fit_loop._can_stop_early:
+        if self.is_exhausted:
             trainer.should_stop = True
-            self._say_why(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         was_exhausted = self.is_exhausted
@@ -51,8 +50,8 @@ class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
         if was_exhausted and not self.is_exhausted:
             trainer.should_stop = False  # it has improved while min_epochs kept it going
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.is_exhausted:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.is_exhausted:  # also where a finished run is started again, which has no end of training
             self._say_why(trainer)
 
     def _say_why(self, trainer: Trainer) -> None:

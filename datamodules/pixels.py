@@ -6,6 +6,7 @@ from .files import DataError
 
 REFUSED_BELOW = 64  # a largest value below a quarter of 255 is another scale, such as 0..1, 0..15 or 0..16
 DOUBTED_BELOW = 128  # images that reach no middle grey may just be dark
+DOUBTED_FROM = 192  # images without a darker pixel, such as masks of 254 and 255
 
 
 def as_bytes(source: str, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -39,6 +40,11 @@ def as_bytes(source: str, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.n
             remarks.append(
                 f"warning: the largest value of {name} in {source} is {largest[name]} of 255: if it is meant to be "
                 f"white, multiply {name} by {255 / largest[name]:.4g} and round."
+            )
+        elif x.size and DOUBTED_FROM <= (smallest := int(x.min())) < largest[name]:
+            remarks.append(
+                f"warning: the smallest value of {name} in {source} is {smallest} of 255, so that all images are "
+                f"nearly white: if {smallest} is meant to be black, map {smallest}..{largest[name]} to 0..255."
             )
         images[name] = np.ascontiguousarray(x)
     if are_masks:

@@ -135,7 +135,7 @@ def check_weights(state: dict, expected: dict) -> None:
         expected: `state_dict()` of a new model with the options of the checkpoint.
 
     Raises:
-        ValueError: Names, shapes or types differ, or a weight is not a finite number.
+        ValueError: Names, shapes or kinds of numbers differ, or a weight is not a finite number.
     """
 
     def names(keys: Sequence[str]) -> str:
@@ -150,7 +150,8 @@ def check_weights(state: dict, expected: dict) -> None:
             raise ValueError(f"its weight {key} is no tensor")
         if state[key].shape != value.shape:
             raise ValueError(f"its weight {key} has the shape {tuple(state[key].shape)}, not {tuple(value.shape)}")
-        if state[key].dtype != value.dtype:
+        # a run in another precision has weights of that one, which become the model's
+        if state[key].dtype != value.dtype and not (state[key].is_floating_point() and value.is_floating_point()):
             raise ValueError(f"its weight {key} is of {state[key].dtype}, not {value.dtype}")
     if damaged := [key for key in expected if expected[key].is_floating_point() and expected[key].isfinite().all()
                    and not state[key].isfinite().all()]:  # fmt: skip

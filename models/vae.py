@@ -101,6 +101,7 @@ class VAE(Model):
             self.start_narrow()
         # a tensor, since a loss would be compiled again for each new number; no buffer, which DDP would broadcast
         self.kl_weight = torch.tensor(float(beta))
+        self.begun_warmup: float | None = None  # steps of the warm-up of the run that this one goes on from
 
     @torch.no_grad()
     def start_narrow(self) -> None:
@@ -209,7 +210,7 @@ class VAE(Model):
         if self.hparams.objective != "elbo" or epochs == 0:
             return 0
         if epochs is None:
-            return min(WARMUP_STEPS, self.total_steps() / WARMUP_SHARE)
+            return self.begun_warmup or min(WARMUP_STEPS, self.total_steps() / WARMUP_SHARE)
         return epochs * self.steps_per_epoch()
 
     def beta(self) -> float:
@@ -218,6 +219,15 @@ class VAE(Model):
         if self._trainer is None or not (steps := self.warmup_steps()):
             return beta
         return beta * min(1.0, self.trainer.global_step / steps)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["warmup_steps"] = self.warmup_steps()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
+        # a run that goes on for more epochs keeps the warm-up it began with: else beta would fall again
+        self.begun_warmup = checkpoint.get("warmup_steps")
 
     def prepare_step(self) -> None:
         super().prepare_step()

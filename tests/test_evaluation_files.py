@@ -154,6 +154,16 @@ def test_one_file_of_two_that_can_be_written_saves_the_result(capsys):
     assert capsys.readouterr().err.count("warning: ") == 1
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_itself(monkeypatch, capsys):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", f"{dir}/tmp1a2b3c")
+
+    monkeypatch.setattr(evaluation_files.tempfile, "TemporaryFile", refuse)
+    EvaluationFiles().check(BEST)
+    folder = Path("run").absolute()
+    assert capsys.readouterr().err.startswith(f"warning: {folder} cannot be written: Permission denied.")
+
+
 def test_trying_leaves_nothing():
     before = sorted(Path().rglob("*"))
     try_writing(Path("run"))

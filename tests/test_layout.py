@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from layout import FILE, Screen, from_the_right, lay_out, number, spell, terminal, wrapped
+from layout import FILE, Screen, from_the_right, lay_out, number, terminal, wrapped
 from tables import tables
 
 COLUMNS = ("run", "model", "NLL ± SE", "K", "ELBO", "equivariance (°)")
@@ -69,12 +69,6 @@ def test_columns_are_as_wide_as_what_an_ascii_terminal_prints():
     assert "equivariance (deg)" in header
     assert header.index("K") == first.index("1000") == second.index("1000")
     assert all(line.isascii() for line in (header, first, second))
-
-
-@pytest.mark.parametrize(("encoding", "text"), [("utf-8", "± °²"), ("latin-1", "± °²"), ("ascii", "+- deg^2")])
-def test_characters_that_an_encoding_lacks_are_spelled(encoding, text):
-    assert spell("± °²", encoding) == text
-    assert spell("\u4e2d", "ascii") == "?"
 
 
 @pytest.mark.parametrize(("value", "form", "text"), [

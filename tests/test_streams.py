@@ -24,9 +24,16 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 def test_a_terminal_of_ascii_gets_ascii(tmp_path):
     done = subprocess.run([sys.executable, "-c", SAY], cwd=tmp_path, env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
                           capture_output=True, check=True)  # fmt: skip
-    assert done.stdout.splitlines()[0] == b"NLL +- SE, R^2, 3 deg, cafe, - ?"
+    assert done.stdout.splitlines()[0] == b"NLL +- SE, R^2, 3deg, cafe, - ?"
     assert done.stderr == b"and +-\n"
-    assert spell("x") == "x"
+
+
+@pytest.mark.parametrize(("encoding", "text"), [
+    ("utf-8", "± °² \u2013 é \u4e2d"), ("cp1252", "± °² \u2013 é ?"), ("latin-1", "± °² - é ?"),
+    ("ascii", "+- deg^2 - e ?"),
+])  # fmt: skip
+def test_characters_that_an_encoding_lacks_are_spelled(encoding, text):
+    assert spell("± °² \u2013 é \u4e2d", encoding) == text
 
 
 @pytest.mark.parametrize("redirection", [" | head -1", " >&-", " 2>&- | head -1", " <&- | head -1", " | true"])

@@ -156,9 +156,16 @@ def test_a_remark_where_nothing_was_learned():
     assert text.count("has failed") == text.count("has collapsed") == 1
 
 
+@pytest.mark.parametrize(("nll", "images", "failed"), [(29.0, 10, False), (600.0, 10, True), (29.0, 50, True)])
+def test_a_few_images_that_are_harder_than_most_are_no_failure(nll, images, failed):
+    text = tables([result("a", nll=nll) | {"pixels_nll": 26.9, "num_images": images}])
+    assert ("Training has failed" in text) is failed
+
+
 def test_a_short_run_has_not_failed_because_it_is_behind_the_mean_image():
     def of(nll, step, pixels=26.9):
-        return result("a", "VAE", nll=nll) | {"pixels_nll": pixels, "active_units": 5, "step": step}
+        known = {"pixels_nll": pixels, "active_units": 5, "step": step, "num_images": 50}
+        return result("a", "VAE", nll=nll) | known
 
     assert "has failed" not in tables([of(43.6, 26)])
     assert "has failed" not in tables([of(-193.1, 640, pixels=-467.6)])

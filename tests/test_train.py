@@ -1,5 +1,6 @@
 """train.py as its users run it: options, errors, run folders, determinism, resuming."""
 
+import csv
 import inspect
 import json
 import math
@@ -150,6 +151,7 @@ MISTAKES = {
     "--trainer.accelerator gpu --wandb offline": "gpu",
     "--trainer.accelerator mps": "use --trainer.accelerator cpu",
     "--trainer.precision 16-true": "use 16-mixed or bf16-mixed",
+    "--trainer.precision transformer-engine": "transformer_engine",
     "--model.lr_final 1e-4 --trainer.max_epochs -1": "lr_final needs a number of epochs",
     "--trainer.val_check_interval 500": "val_check_interval",
     "--trainer.strategy ddp_spawn": "--trainer.strategy must be auto or ddp; got ddp_spawn.",
@@ -329,9 +331,10 @@ def test_folder_with_a_run_is_refused(capsys):
 
 
 def test_resumed_equals_uninterrupted():
-    four = ["--trainer.max_epochs", "4"]
+    warmup = ["--model.beta_warmup", "1"]  # by default it depends on the number of epochs
+    four = ["--trainer.max_epochs", "4", *warmup]
     assert train.main([*QUICK, *four, "--run_dir", "a"]) == 0
-    assert train.main([*QUICK, "--run_dir", "b", "--resume", "auto"]) == 0  # a first start
+    assert train.main([*QUICK, *warmup, "--run_dir", "b", "--resume", "auto"]) == 0  # a first start
     assert train.main([*QUICK, *four, "--run_dir", "b", "--resume", "auto"]) == 0
     assert same(weights("a"), weights("b"))
     assert Path("a/metrics.csv").read_text() == Path("b/metrics.csv").read_text()
@@ -571,6 +574,21 @@ def test_options_of_the_trainer_do_what_they_say(capsys, monkeypatch):
 def test_a_file_of_an_earlier_run_may_name_options_that_do_nothing():
     Path("c.yaml").write_text("trainer: {limit_test_batches: null, inference_mode: true, max_epochs: 1}\n")
     assert train.main([*QUICK[:2], "--num_samples", "0", "--callbacks", "[]", "--config", "c.yaml"]) == 0
+
+
+def test_beta_does_not_fall_where_a_run_goes_on_for_more_epochs():
+    more = ["--trainer.max_epochs", "40", "--trainer.limit_train_batches", "3", "--trainer.log_every_n_steps", "1"]
+    assert train.main([*QUICK, *more, "--trainer.max_epochs", "4", "--run_dir", "a"]) == 0
+    assert train.main([*QUICK, *more, "--run_dir", "a", "--resume", "auto"]) == 0
+    with Path("a/metrics.csv").open() as file:
+        betas = [float(row["train/beta"]) for row in csv.DictReader(file) if row.get("train/beta")]
+    assert betas == sorted(betas)
+    assert betas[-1] == 1
+
+
+def test_a_run_in_float64_is_evaluated(capsys):
+    assert train.main([*QUICK, "--num_samples", "5", "--callbacks", "[]", "--trainer.precision", "64-true"]) == 0
+    assert "log p(x) of" in capsys.readouterr().out
 
 
 # Training that has failed

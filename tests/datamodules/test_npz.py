@@ -354,9 +354,17 @@ def test_dark_images_are_doubted(tmp_path, capfd):
     ]
 
 
-@pytest.mark.parametrize("x", [pixels(60, 6, 6), np.zeros((60, 6, 6), np.uint8)])
+def test_nearly_white_images_are_doubted(tmp_path, capfd):
+    x = 255 - pixels(60, 6, 6) // 128  # an inverted mask of 0 and 1
+    assert said_of(capfd, tmp_path, x=x)[1] == [
+        "warning: the smallest value of x in {path} is 254 of 255, so that all images are nearly white: if 254 is "
+        "meant to be black, map 254..255 to 0..255."
+    ]
+
+
+@pytest.mark.parametrize("x", [pixels(60, 6, 6), np.zeros((60, 6, 6), np.uint8), np.full((60, 6, 6), 255, np.uint8)])
 def test_other_images_are_not(tmp_path, capfd, x):
-    assert not [remark for remark in said_of(capfd, tmp_path, x=x, x_test=X60)[1] if "largest" in remark]
+    assert not [remark for remark in said_of(capfd, tmp_path, x=x, x_test=X60)[1] if "est value" in remark]
 
 
 @pytest.mark.parametrize(
