@@ -7,6 +7,8 @@ import os
 import re
 import secrets
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from callbacks.wandb_environment import Recorded, init_options, reasons, say_whe
 
 # Options that do not make another experiment of a run
 APART = {"seed", "wandb", "callbacks", "num_samples", "limit", "save_every_steps", "save_every_minutes",
-         "steps_per_call", "data/root", "trainer/accelerator"}  # fmt: skip
+         "steps_per_call", "threads", "figure_format", "figure_dpi", "data/root", "trainer/accelerator"}  # fmt: skip
 INIT_SECONDS, FINISH_SECONDS = 10.0, 60.0  # to wait for W&B before training and after it
 REFUSED = re.compile(r"returned error 4\d\d")  # in W&B's words: there was an answer
 
@@ -31,6 +33,15 @@ def flat(config: dict, prefix: str = "") -> dict:
     for key, value in config.items():
         items |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return items
+
+
+def wait_for_new_second(folder: Path) -> None:
+    """Wait until W&B has begun no run in `folder` in this second: it names their folders by the second and the id.
+
+    A run that is started again within the second of its start would be written over.
+    """
+    while any(folder.glob(f"wandb/*run-{datetime.now():%Y%m%d_%H%M%S}-*")):
+        time.sleep(0.05)
 
 
 class WandbRun(WandbLogger):
@@ -82,6 +93,7 @@ class WandbRun(WandbLogger):
                 f"warning: WANDB_RUN_ID is {run_id}, and this run has been {known} in W&B: it goes on as {run_id}.",
                 file=sys.stderr,
             )
+        wait_for_new_second(Path(os.environ.get("WANDB_DIR") or self.folder))
         try:
             self.experiment  # noqa: B018  # opens it
         except ValueError as error:  # for the value of one of W&B's variables

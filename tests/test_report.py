@@ -21,8 +21,13 @@ from tables import by_kind, tables
 
 PER_IMAGE = np.random.default_rng(0)
 HARD = PER_IMAGE.normal(-90, 30, 500)  # images that are hard for one model are hard for another
-CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits", "protocol": "dynamic", "seed": 0},
-              "datamodule_hyper_parameters": {}}  # fmt: skip
+DEFAULT_START = {"init": "default", "beta_warmup": None}
+CHECKPOINT = {
+    "model": "VAE",
+    "hyper_parameters": DEFAULT_START,
+    "run": {"data": "Digits", "protocol": "dynamic", "seed": 0},
+    "datamodule_hyper_parameters": {},
+}
 MEANS = [{"about": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 500, "group": "VAE", "n": 2,
           "runs": ["a", "b"], "nll": 90.0, "nll_se": 0.5, "num_samples": [50], "test_error": None,
           "test_error_se": None}]  # fmt: skip
@@ -322,7 +327,8 @@ def test_where_data_lie_is_in_no_file():
 
 
 def test_chosen_options_are_in_the_tables():
-    made = CHECKPOINT | {"hyper_parameters": {"hidden": (200, 200), "z_dim": 9}, "training": {"steps_per_call": 5}}
+    options = DEFAULT_START | {"hidden": (200, 200), "z_dim": 9}
+    made = CHECKPOINT | {"hyper_parameters": options, "training": {"steps_per_call": 5}}
     (found,) = differences.beside([result("a")], [made])
     said = "z_dim 9, hidden [200, 200], steps_per_call 5"
     assert report.made(found)[-1] == said
