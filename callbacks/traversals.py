@@ -13,6 +13,7 @@ from callbacks.titles import subject
 from models import Model
 
 REACH = 3.0  # standard deviations of the prior, to either side
+LEAST_VARIANCE = 0.1  # of a dimension that is drawn, as a part of the largest
 
 
 def moved(z: Tensor, dims: Tensor, values: Tensor) -> Tensor:
@@ -36,8 +37,9 @@ def counted(used: int, size: int, rows: int) -> str:
 
 class Traversals(Drawing):
     """Draws the first test image with one dimension of its code moved at a time: from -3 to 3 standard deviations of
-    the prior, or, without a prior of the code, along the quantiles of the codes of test images. Only dimensions in use
-    are drawn, at least one; those that vary most over test images come first.
+    the prior, or, without a prior of the code, along the quantiles of the codes of test images. Only active dimensions
+    are drawn, at least one, and of them those that matter: that vary at least a tenth as much over test images as the
+    one that varies most, which comes first.
 
     Args:
         num_dims: Dimensions at most, a row each.
@@ -54,8 +56,9 @@ class Traversals(Drawing):
         many, _ = codes_of_test_images(model, data)
         if not len(many):
             return {}
-        used = int(active(model, many).sum())
-        dims = many.var(0, correction=0).argsort(descending=True)[: min(max(used, 1), self.num_dims)]
+        variance, used = many.var(0, correction=0), int(active(model, many).sum())
+        seen = int((variance >= LEAST_VARIANCE * variance.max()).sum())
+        dims = variance.argsort(descending=True)[: min(max(used, 1), seen, self.num_dims)]
         if has_standard_prior(model):
             steps = torch.linspace(-REACH, REACH, len(QUANTILES), device=many.device)
             values, labels = steps.expand(len(dims), -1), [f"{value:z.1f}" for value in steps.tolist()]

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from callbacks import Traversals, figures
+from callbacks import Traversals, figures, traversals
 from callbacks.codes import QUANTILES
 from callbacks.traversals import moved, names
-from models import VAE
+from models import VAE, evaluating
 
 
 @pytest.fixture
@@ -99,3 +99,16 @@ def test_the_last_latents_of_an_affine_model_are_its_map(make_model):
     assert names(make_model("AffineVAE")) == ["z1", "z2", "z3", "p1", "p2", "p3", "p4", "p5", "p6"]
     assert names(make_model("AffineVAE", transforms=["shift"], z_dim=3)) == ["z1", "p1", "p2"]
     assert names(make_model("HierarchicalVAE")) == names(make_model("AE")) == ["z1", "z2", "z3", "z4"]
+
+
+def test_dimensions_that_hardly_vary_have_no_row(make_model, data, monkeypatch):
+    model = make_model(z_dim=4)
+    codes = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.2, 0.8, 0.15])
+    monkeypatch.setattr(traversals, "codes_of_test_images", lambda *args: (codes, torch.zeros(200)))
+    calls = []
+    monkeypatch.setattr(traversals.figures, "traversals", lambda *args: calls.append(args))
+    with evaluating(model):
+        Traversals().draw(model, data)
+    ((_, _, rows, _, title),) = calls
+    assert rows == ["z1", "z3"]  # the others are active by Burda's measure
+    assert "4 of 4 dimensions are active, 2 shown" in title

@@ -13,7 +13,7 @@ from results import __main__ as results
 
 RECIPE = """# A small VAE.
 seed: SEED
-model: {name: VAE, hidden: [8], z_dim: 2}
+model: {name: VAE, init: glorot, beta_warmup: 0, hidden: [8], z_dim: 2}
 data: {name: NPZ}
 trainer: {max_epochs: 2, enable_progress_bar: false}
 callbacks: []
