@@ -102,7 +102,7 @@ def summarise(result: dict, folder: Path, offline: bool, name: str = "test"):
         options["id"] = recorded.id  # also where WANDB_RUN_ID is another
     own = settings(offline, INIT_SECONDS, FINISH_SECONDS)
     forget_new_runs()
-    with begun({**options, "dir": folder, "resume": "allow", "settings": own}) as run:
+    with begun({**options, "dir": folder.resolve(), "resume": "allow", "settings": own}) as run:
         run.summary.update({f"{name}/{key}": value for key, value in result.items()})
     return run
 
@@ -119,6 +119,6 @@ def tabulate(results: Sequence[dict], here: Path, offline: bool, place: dict):
     options = init_options(**place, name="evaluation", job_type="evaluation")
     if is_set("WANDB_RUN_ID") and not is_sweep():  # which is that of a training run
         options["id"] = secrets.token_hex(4)
-    with begun({**options, **named_by_variables(), "dir": here, "settings": own}) as run:
+    with begun({**options, **named_by_variables(), "dir": here.resolve(), "settings": own}) as run:
         run.log({"evaluation": table})
     return run

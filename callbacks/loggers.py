@@ -65,13 +65,14 @@ class WandbRun(WandbLogger):
         self.settings = settings(offline, INIT_SECONDS, FINISH_SECONDS)
         self.works, self.has_warned = True, False
         run_id = os.environ.get("WANDB_RUN_ID", "").strip() or self.recorded.id or secrets.token_hex(4)
-        super().__init__(save_dir=folder, id=run_id)
+        # absolute: a service of W&B that runs already has a current folder of its own
+        super().__init__(save_dir=folder.resolve(), id=run_id)
         # without the arguments that Lightning adds: W&B reads its variables only where there are none
         self._wandb_init = init_options(
             **self.recorded.place,
             group=group,
             name=f"{group}-seed{config['seed']}",
-            dir=os.fspath(folder),
+            dir=os.fspath(folder.resolve()),
             id=run_id,
             resume="allow",
             settings=self.settings,
