@@ -69,7 +69,7 @@ def _say(line: str) -> None:
 
 
 def settings(offline: bool, init_seconds: float, finish_seconds: float):
-    """Settings of a run that does not wait long for W&B and keeps quiet, but for what variables say.
+    """Settings of a W&B run: short timeouts and no output, unless environment variables say otherwise.
 
     Args:
         offline: Write to the disk only.

@@ -207,6 +207,7 @@ WEIGHTS = {
     "which this model does not have": lambda state: state | {"more": torch.zeros(1)},
     "are not finite": first_weight(lambda weight: weight.fill_(float("nan"))),
     "are not finite (NaN or infinite)": first_weight(lambda weight: weight.fill_(float("inf"))),
+    "is of torch.float16, not torch.float32": first_weight(torch.Tensor.half),
     "is of torch.int64, not torch.float32": first_weight(torch.Tensor.long),
     "has the shape": first_weight(lambda weight: weight[..., :1]),
     "is no tensor": first_weight(lambda _: 3),
