@@ -103,9 +103,15 @@ def reasons(error: ValueError) -> str:
     return f"a WANDB_ variable is refused ({'; '.join(said) or error})."
 
 
+def short(path: str) -> str:
+    """A path relative to the current folder where it lies below it."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
 def say_where(runs: Sequence) -> None:
     """Print in one line where offline runs lie, and how they are uploaded."""
-    paths = [run.settings.sync_dir for run in runs if run.settings.mode in ("offline", "dryrun")]
+    paths = [short(run.settings.sync_dir) for run in runs if run.settings.mode in ("offline", "dryrun")]
     if paths:
         print(f"W&B, offline: upload it by: wandb sync {shlex.join(paths)}")
 

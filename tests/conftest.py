@@ -7,6 +7,7 @@ import pytest
 import torch
 
 os.environ.pop("COLUMNS", None)  # of the terminal that the tests run in: tables would have its width
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, and of runs
 torch.set_flush_denormal(True)
 torch.set_num_threads(1)
 
