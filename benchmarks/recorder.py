@@ -1,0 +1,154 @@
+"""Record what every model computes, to show that a refactoring changes no bit of it.
+
+    python -m benchmarks.recorder --out before.json   # on the code before
+    python -m benchmarks.recorder --compare before.json   # on the code after: prints what differs, status 1 if anything
+
+Each model is trained on the digits for 60 steps (5 epochs) on the CPU with one thread, by the commands of users. Recorded
+are the loss of each step, the validation metrics, log p(x) of each test image, the numbers of evaluation.json, and the
+bytes of every figure.
+"""
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["WANDB_MODE"] = "disabled"
+
+import numpy as np
+import torch
+
+import evaluate
+import train
+
+RUNS = {
+    "AE": ["AE"],
+    "VAE": ["VAE"],
+    "VAE iwae": ["VAE", "objective=iwae", "num_samples=5"],
+    "VAE conv": ["VAE", "encoder=conv", "decoder=conv"],
+    "IWAE": ["IWAE", "num_samples=5"],
+    "IWAE dreg": ["IWAE", "num_samples=5", "objective=dreg"],
+    "AffineVAE": ["AffineVAE"],
+    "HierarchicalVAE": ["HierarchicalVAE"],
+    "HierarchicalVAE iwae": ["HierarchicalVAE", "objective=iwae", "num_samples=5"],
+    "CVAE": ["CVAE"],
+    "CVAE iwae": ["CVAE", "objective=iwae", "num_samples=5"],
+    "M2": ["M2"],
+    "M1M2": ["M1M2"],
+}
+LABELS = {"M2": ["--data.num_labels", "100"], "M1M2": ["--data.num_labels", "100"]}
+NO_AIS = ("AE",)
+# Of evaluation.json: where and when a result was made, and versions of the code
+VOLATILE = ("checkpoint", "commit", "machine", "seconds", "weights_hash", "data_root")
+
+
+def command(model: str, options: list[str], steps_per_call: int, m1: Path, folder: Path) -> list[str]:
+    """The options of `train.py` for one run."""
+    argv = ["--model", model, "--steps_per_call", str(steps_per_call), "--run_dir", str(folder), "--seed", "0"]
+    argv += ["--trainer.max_epochs", "5", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    argv += ["--trainer.log_every_n_steps", "1", "--num_samples", "20", "--limit", "100"]
+    argv += [part for option in options for part in ("--model." + option.split("=")[0], option.split("=")[1])]
+    return argv + LABELS.get(model, []) + (["--model.m1", str(m1)] if model == "M1M2" else [])
+
+
+def quietly(main, argv: list[str]) -> None:
+    """Run a command of this project; RuntimeError with its last lines if it fails."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = main(argv)
+    if status:
+        raise RuntimeError(f"{' '.join(argv)} has ended with status {status}:\n{said.getvalue()[-2000:]}")
+
+
+def metrics(folder: Path) -> dict[str, list[str]]:
+    """Every column of metrics.csv that holds losses or validation metrics, as written."""
+    columns: dict[str, list[str]] = {}
+    with (folder / "metrics.csv").open() as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name.startswith(("train/loss", "val/", "estimate/")):
+                    columns.setdefault(name, []).append(value)
+    return columns
+
+
+def digest(data: bytes) -> str:
+    """A short hash."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Hashes of the per-image arrays and of the figures of a run folder."""
+    found = {}
+    for path in sorted(folder.rglob("*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            kind = path.stem.split("_")[1]  # the rest of the name holds hashes of sources
+            for name in arrays.files:
+                if arrays[name].dtype.kind == "f":
+                    found[f"{kind} {name}"] = digest(arrays[name].tobytes())
+    figures = sorted([*folder.rglob("*.png")])
+    return found | {str(path.relative_to(folder)): digest(path.read_bytes()) for path in figures}
+
+
+def results(folder: Path) -> dict:
+    """The numbers of evaluation.json, but for those of the machine and the moment."""
+    result = json.loads((folder / "evaluation.json").read_text())
+    return {key: value for key, value in result.items() if key not in VOLATILE}
+
+
+def record(scratch: Path) -> dict[str, dict]:
+    """Run everything and return what was computed, by the name of the run."""
+    found, m1 = {}, scratch / "m1"
+    quietly(train.main, command("VAE", [], 1, m1, m1))
+    for name, (model, *options) in RUNS.items():
+        for steps_per_call in (1, 10):
+            run = f"{name}, {steps_per_call} steps per call"
+            folder = scratch / run.replace(" ", "_")
+            quietly(train.main, command(model, options, steps_per_call, m1, folder))
+            more = ["--num_samples", "50", "--limit", "50", "--device", "cpu"]
+            if model not in NO_AIS and steps_per_call == 1:
+                more += ["--ais", "--ais_temperatures", "20", "--ais_images", "10"]
+            quietly(evaluate.main, [str(folder / "checkpoints" / "best.ckpt"), *more])
+            found[run] = {**metrics(folder), **results(folder), **files(folder)}
+            print(f"{run}: {len(found[run])} entries", file=sys.stderr, flush=True)
+    return found
+
+
+def differences(before: dict[str, dict], after: dict[str, dict]) -> list[str]:
+    """One line for each entry that is not the same."""
+    lines = [f"{run} is only in one of them" for run in before.keys() ^ after.keys()]
+    for run in before.keys() & after.keys():
+        one, other = before[run], after[run]
+        lines += [f"{run}: {key}" for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]
+    return sorted(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--out", type=Path, help="Write the record to this JSON file.")
+    group.add_argument("--compare", type=Path, help="Compare with the record in this JSON file.")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = record(Path(scratch))
+    found = json.loads(json.dumps(found))
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1))
+        print(f"{len(found)} runs: {args.out}")
+        return 0
+    before = json.loads(args.compare.read_text())
+    lines = differences(before, found)
+    entries = sum(map(len, before.values()))
+    print("\n".join(lines) or f"All {entries} entries of {len(before)} runs are the same.")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
