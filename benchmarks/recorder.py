@@ -3,9 +3,9 @@
     python -m benchmarks.recorder --out before.json   # on the code before
     python -m benchmarks.recorder --compare before.json   # on the code after: prints what differs, status 1 if anything
 
-Each model is trained on the digits for 60 steps (5 epochs) on the CPU with one thread, by the commands of users. Recorded
-are the loss of each step, the validation metrics, log p(x) of each test image, the numbers of evaluation.json, and the
-bytes of every figure.
+Each model is trained on the digits for 60 steps (5 epochs) on the CPU with one thread, by the commands of users.
+Recorded are the loss of each step, the validation metrics, log p(x) of each test image, the numbers of
+evaluation.json, and the bytes of every figure.
 """
 
 import argparse
