@@ -16,28 +16,29 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import callbacks
-import evaluate
-from callbacks.divergence import Diverged
 from callbacks.early_stopping import check_validation
-from callbacks.interruption import Interrupted
+from callbacks.graceful_stop import Interrupted
 from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
-from callbacks.record import FigureStyle, check_style
-from callbacks.replace import replacing
+from callbacks.nan_guard import Diverged
 from callbacks.wandb_environment import mode as wandb_mode
+from cli.errors import explain
+from cli.streams import prepare_streams
+from cli.terminal import terminal
+from cli.train_options import DEFAULTS, build_parser, check_numbers, check_trainer, chosen, expand_paths, offered
 from datamodules import DATAMODULES, ImageData
-from differences import beside
-from evaluation_files import EvaluationFiles
-from failures import check_batch_norm, check_compiler, explain_failure
-from folders import claim, owned
-from launch import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, show, speaker
-from layout import terminal
+from evaluation.comparisons import beside
+from evaluation.evaluate import Wanted, evaluate_checkpoint
+from evaluation.result_files import EvaluationFiles, evaluated
+from evaluation.tables import tables
 from models import MODELS, Model, read_checkpoint
-from options import DEFAULTS, build_parser, check_numbers, check_trainer, chosen, expand_paths, explain, offered
-from resume import check_resumed, evaluated
-from sizes import check_model_size
-from streams import prepare_streams
-from tables import tables
-from threads import check_threads, counted, set_for_training
+from runtime.atomic_write import replacing
+from runtime.failures import check_batch_norm, check_compiler, explain_failure
+from runtime.figure_files import FigureStyle, check_style
+from runtime.model_size import check_model_size
+from runtime.processes import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, show, speaker
+from runtime.resume import check_resumed
+from runtime.run_folder import claim, owned
+from runtime.threads import check_threads, counted, set_for_training
 
 # Options that say nothing about the run
 OF_THIS_START = ("config", "run_dir", "resume", "allow_changes")
@@ -193,10 +194,8 @@ def report(trainer: Trainer, args: Namespace, data: ImageData, start: callbacks.
     if args.num_samples and not result:
         device, samples = str(trainer.strategy.root_device), args.num_samples
         checkpoint = read_checkpoint(path)
-        wanted = evaluate.Wanted(
-            samples, args.limit, figures=args.callbacks, style=trainer.figure_style, threads=args.threads
-        )
-        result = evaluate.evaluate(checkpoint, path, data, wanted, device, files)
+        wanted = Wanted(samples, args.limit, figures=args.callbacks, style=trainer.figure_style, threads=args.threads)
+        result = evaluate_checkpoint(checkpoint, path, data, wanted, device, files)
     if not trainer.is_global_zero:
         return 0
     if result:

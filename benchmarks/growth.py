@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from benchmarks.report import about, publish
 from benchmarks.rounds import Elsewhere
 from datamodules.batches import Batches, Split, bernoulli
-from launch import hasten
-from measures import likelihoods
+from evaluation.metrics import likelihoods
 from models import VAE
+from runtime.processes import hasten
 
 Work = Callable[[], object]
 

@@ -12,9 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.report import about, publish
 from benchmarks.rounds import Elsewhere
-from launch import hasten
 from models import M2, VAE, Model
-from models.estimators import ROWS, importance
+from models.estimators.importance import ROWS, importance
+from runtime.processes import hasten
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),

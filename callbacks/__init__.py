@@ -3,30 +3,31 @@ the model by name; `for_model` picks the ones that a model supports."""
 
 from collections.abc import Sequence
 
+from callbacks.active_units import LatentSpace
 from callbacks.analogies import Analogies
 from callbacks.attributes import Attributes
+from callbacks.base import Drawing, Scheduled
 from callbacks.canonical import Canonical
-from callbacks.checkpoint import FileIO, RunCheckpoint
+from callbacks.checkpoint import RunCheckpoint
 from callbacks.class_samples import ClassSamples
 from callbacks.confusion_matrix import ConfusionMatrix
-from callbacks.divergence import Divergence
 from callbacks.early_stopping import EarlyStopping
 from callbacks.error_curve import ErrorCurve
+from callbacks.graceful_stop import Interruption
 from callbacks.interpolations import Interpolations
-from callbacks.interruption import Interruption
 from callbacks.latent_codes import LatentCodes
 from callbacks.latent_codes_tsne import LatentCodesTSNE
 from callbacks.latent_plane import LatentPlane
-from callbacks.latent_space import LatentSpace
 from callbacks.log_likelihood import LogLikelihood
-from callbacks.noise import StepNoise
+from callbacks.nan_guard import Divergence
 from callbacks.progress import Progress
 from callbacks.reconstructions import Reconstructions
 from callbacks.samples import Samples
-from callbacks.schedule import Drawing, Scheduled
 from callbacks.start import RunStart
+from callbacks.step_rng import StepNoise
 from callbacks.traversals import Traversals
 from models import Model
+from runtime.checkpoint_io import FileIO
 
 __all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Divergence",
            "Drawing", "EarlyStopping", "ErrorCurve", "FileIO", "Interpolations", "Interruption", "LatentCodes",

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from callbacks import figures
-from callbacks.schedule import Drawing
-from callbacks.selection import one_of_each, spread
+from callbacks.base import Drawing
 from callbacks.titles import class_names, many_classes, subject
+from figures import grids
+from figures.subsets import one_of_each, spread
 from models import Model
 
 
@@ -30,11 +30,11 @@ class Analogies(Drawing):
         chosen = one_of_each(y, self.num_images)
         x, y, count = x[chosen].to(model.device), y[chosen].tolist(), model.hparams.num_classes
         classes = class_names(data, max(count, *y) + 1)
-        if count <= figures.MOST_CLASSES:
+        if count <= grids.MOST_CLASSES:
             images, shown = model.analogies(x), range(count)
         else:  # an image at a time: with every label there are many
-            shown = spread(count, figures.MOST_CLASSES).tolist()
+            shown = spread(count, grids.MOST_CLASSES).tolist()
             images = torch.cat([model.analogies(part)[:, shown] for part in x.split(1)])
         title = f"Labels in the style of test images{many_classes(count, shown)}: {subject(model, data)}"
         rows = [classes[label] if label >= 0 else "" for label in y]
-        return {"analogies": figures.analogies(x, images, [classes[label] for label in shown], title, rows)}
+        return {"analogies": grids.analogies(x, images, [classes[label] for label in shown], title, rows)}

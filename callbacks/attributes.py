@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from callbacks import figures
+from callbacks.base import Drawing
 from callbacks.codes import MOST, encode
-from callbacks.schedule import Drawing
-from callbacks.selection import one_of_each, spread
 from callbacks.titles import class_name, class_names, subject
+from figures import grids
+from figures.subsets import one_of_each, spread
 from models import Model
 
 
@@ -41,4 +41,4 @@ class Attributes(Drawing):
         what = f"Codes of test images + w * (mean code of {class_name(data, self.label)}), decoded, by w"
         classes = class_names(data, int(y.max()) + 1)
         rows = [classes[label] if label >= 0 else "" for label in y.tolist()]
-        return {"attributes": figures.attributes(x, images, weights, f"{what}\n{subject(model, data)}", rows)}
+        return {"attributes": grids.attributes(x, images, weights, f"{what}\n{subject(model, data)}", rows)}

@@ -4,10 +4,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks import figures
-from callbacks.schedule import Drawing
-from callbacks.selection import one_of_each
+from callbacks.base import Drawing
 from callbacks.titles import subject
+from figures import grids
+from figures.subsets import one_of_each
 from models import Model
 
 
@@ -28,4 +28,4 @@ class Canonical(Drawing):
         x, y = data.images("test")
         x = x[one_of_each(y, self.num_images)].to(model.device)
         title = f"Test images, and their reconstructions without the transform: {subject(model, data)}"
-        return {"canonical": figures.canonical(x, model.reconstruct(x), model.canonical(x), title)}
+        return {"canonical": grids.canonical(x, model.reconstruct(x), model.canonical(x), title)}

@@ -1,6 +1,5 @@
 """The checkpoints of a run: the best by `val/bound`, the last, and the one before it."""
 
-import io
 import math
 import os
 import shutil
@@ -11,45 +10,13 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from callbacks.divergence import check_weights
-from callbacks.late import Late, over_ranks
-from callbacks.provenance import commit, machine
-from callbacks.replace import naming, writing
-from callbacks.schedule import between_steps
-
-
-def training(trainer: Trainer, data: Any) -> dict[str, Any]:
-    """The options of training that make another run of it, or that count its batches otherwise, by their names."""
-    names = ("accumulate_grad_batches", "gradient_clip_val", "precision")
-    stopping = trainer.early_stopping_callback
-    options = {"steps_per_call": data.steps_per_call, "early_stopping": stopping and stopping.patience}
-    return options | {f"trainer.{name}": getattr(trainer, name) for name in names}
-
-
-class FileIO(TorchCheckpointIO):
-    """Writes a checkpoint straight to its path, on the disk when the call returns; after an error there is none.
-
-    Lightning's own writes to TMPDIR first: another file system, which may be full, and from which no file can be moved
-    here in one go.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        content = io.BytesIO()  # to a file itself torch reports a full disk as an error of its own kind
-        torch.save(checkpoint, content)
-        with writing(Path(path)) as file:
-            file.write(content.getbuffer())
-
-
-def keep_as(path: Path, keep: Path) -> None:
-    """Lets a file have another name too, or a copy where the file system knows no links."""
-    keep.unlink(missing_ok=True)
-    try:
-        os.link(path, keep)
-    except OSError:
-        with naming(keep):
-            shutil.copyfile(path, keep)
+from callbacks.base import between_steps
+from callbacks.nan_guard import check_weights
+from runtime.checkpoint_io import keep_as
+from runtime.collectives import Late, over_ranks
+from runtime.hparams import training
+from runtime.provenance import commit, machine
 
 
 class RunCheckpoint(Checkpoint):

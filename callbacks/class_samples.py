@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from callbacks import figures
-from callbacks.schedule import Drawing
-from callbacks.selection import spread
+from callbacks.base import Drawing
 from callbacks.titles import class_names, many_classes, subject
+from figures import grids
+from figures.subsets import spread
 from models import Model
 
 
@@ -27,11 +27,11 @@ class ClassSamples(Drawing):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         count = model.hparams.num_classes
-        if count <= figures.MOST_CLASSES:
+        if count <= grids.MOST_CLASSES:
             images, shown = model.sample_classes(self.num_images), range(count)
         else:  # a draw at a time: with every label there are many images
-            shown = spread(count, figures.MOST_CLASSES).tolist()
+            shown = spread(count, grids.MOST_CLASSES).tolist()
             images = torch.cat([model.sample_classes(1)[:, shown] for _ in range(self.num_images)])
         classes = class_names(data, count)
         title = f"Samples of each class{many_classes(count, shown)}, a draw of z in each row: {subject(model, data)}"
-        return {"class_samples": figures.class_samples(images, [classes[label] for label in shown], title)}
+        return {"class_samples": grids.class_samples(images, [classes[label] for label in shown], title)}

@@ -7,7 +7,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import pad
 
-from callbacks.selection import spread
+from figures.subsets import spread
 from models import Model
 
 MOST = 2000  # points of a scatter plot, and images that quantiles are taken from

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from callbacks import plots
-from callbacks.schedule import Drawing
+from callbacks.base import Drawing
 from callbacks.titles import class_names, subject
+from figures import charts
 from models import Model
 
 CHUNK = 500  # images per pass
@@ -31,4 +31,4 @@ class ConfusionMatrix(Drawing):
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         counts = confusion(model, *data.images("val", device=model.device))
         classes = class_names(data, len(counts))
-        return {"confusion_matrix": plots.confusion_matrix(counts, "validation", classes, subject(model, data))}
+        return {"confusion_matrix": charts.confusion_matrix(counts, "validation", classes, subject(model, data))}

@@ -4,10 +4,10 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
-from callbacks import plots
+from callbacks.base import Scheduled
 from callbacks.record import record_figure
-from callbacks.schedule import Scheduled
 from callbacks.titles import subject
+from figures import charts
 
 
 class ErrorCurve(Scheduled):
@@ -25,7 +25,7 @@ class ErrorCurve(Scheduled):
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         if self.errors:
-            record_figure(trainer, "error", plots.error_curve(self.errors, subject(model, trainer.datamodule)))
+            record_figure(trainer, "error", charts.error_curve(self.errors, subject(model, trainer.datamodule)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"errors": dict(self.errors)}

@@ -4,9 +4,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks import figures
-from callbacks.schedule import Drawing
+from callbacks.base import Drawing
 from callbacks.titles import subject
+from figures import grids
 from models import Model
 
 
@@ -33,5 +33,5 @@ class Interpolations(Drawing):
         for path in ("linear", "spherical"):
             images = model.interpolate(x0, x1, self.num_steps, path, *labels)  # (num_steps, num_pairs, C, H, W)
             title = f"{path.capitalize()} interpolation between codes of test images: {subject(model, data)}"
-            found[f"interpolations_{path}"] = figures.interpolations(images, x0, x1, title=title)
+            found[f"interpolations_{path}"] = grids.interpolations(images, x0, x1, title=title)
         return found

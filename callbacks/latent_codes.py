@@ -4,10 +4,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks import plots
+from callbacks.base import Drawing
 from callbacks.codes import codes_of_test_images, in_plane
-from callbacks.schedule import Drawing
 from callbacks.titles import class_names, subject
+from figures import charts
 from models import Model
 
 FEWEST = 3  # points that make a picture
@@ -24,6 +24,6 @@ class LatentCodes(Drawing):
         if len(z) < FEWEST:
             return {}
         points, axes = in_plane(z)
-        panel = plots.Panel(points, f"Codes of {len(z):,} test images", *axes)
+        panel = charts.Panel(points, f"Codes of {len(z):,} test images", *axes)
         classes = class_names(data, int(y.max()) + 1)
-        return {"latent_codes": plots.scatter([panel], y, classes, subject(model, data))}
+        return {"latent_codes": charts.scatter([panel], y, classes, subject(model, data))}

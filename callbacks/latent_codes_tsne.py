@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from callbacks import plots
+from callbacks.base import Drawing
 from callbacks.codes import code_size, codes_of_test_images, do_not_vary
 from callbacks.latent_codes import FEWEST
-from callbacks.schedule import Drawing
 from callbacks.titles import class_names, subject
+from figures import charts
 from models import Model
 
 
@@ -38,7 +38,7 @@ class LatentCodesTSNE(Drawing):
 
         tsne = TSNE(init="pca", perplexity=min(30, (len(z) - 1) / 3), random_state=0)
         points = torch.from_numpy(tsne.fit_transform(z.cpu().numpy()))
-        panel = plots.Panel(points, f"Codes of {len(z):,} test images by t-SNE", "t-SNE 1", "t-SNE 2", ticks=False)
+        panel = charts.Panel(points, f"Codes of {len(z):,} test images by t-SNE", "t-SNE 1", "t-SNE 2", ticks=False)
         return {
-            "latent_codes_tsne": plots.scatter([panel], y, class_names(data, int(y.max()) + 1), subject(model, data))
+            "latent_codes_tsne": charts.scatter([panel], y, class_names(data, int(y.max()) + 1), subject(model, data))
         }

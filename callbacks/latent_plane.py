@@ -7,11 +7,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks import figures, plots
+from callbacks.base import Drawing
 from callbacks.codes import QUANTILES, codes_of_test_images, has_standard_prior
 from callbacks.latent_codes import FEWEST
-from callbacks.schedule import Drawing
 from callbacks.titles import class_names, subject
+from figures import charts, grids
 from models import Model
 
 LARGEST = 256  # the longer side of an image that is kept: the largest that a figure of 600 dots per inch can show
@@ -75,9 +75,9 @@ class LatentPlane(Drawing):
             z1, z2 = (low + part * (high - low)).T
             title = f"evenly from {QUANTILES[0]:.0%} to {QUANTILES[-1]:.0%} of the codes of test images"
         # a row at a time, and large images reduced at once: the grid may be large
-        images = torch.stack([figures.reduced(model.decode(row), LARGEST) for row in grid(z1, z2)])
+        images = torch.stack([grids.reduced(model.decode(row), LARGEST) for row in grid(z1, z2)])
         title = f"z1 to the right, z2 upwards: {title}\n{subject(model, data)}"
-        return found | {"latent_plane": figures.plane(images, z1, z2, title)}
+        return found | {"latent_plane": grids.plane(images, z1, z2, title)}
 
 
 def cdf(z: Tensor, y: Tensor, classes: Sequence[str] = (), about: str = "") -> Figure:
@@ -90,5 +90,5 @@ def cdf(z: Tensor, y: Tensor, classes: Sequence[str] = (), about: str = "") -> F
         about: The model and its data, for the title.
     """
     title = f"Codes of {len(z):,} test images through the normal CDF"
-    panel = plots.Panel(torch.special.ndtr(z), title, "CDF of z1", "CDF of z2", (0, 1))
-    return plots.scatter([panel], y, classes, about)
+    panel = charts.Panel(torch.special.ndtr(z), title, "CDF of z1", "CDF of z2", (0, 1))
+    return charts.scatter([panel], y, classes, about)

@@ -3,9 +3,10 @@
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.base import Scheduled
 from callbacks.record import record_metrics
-from callbacks.schedule import Scheduled
-from models.estimators import ROWS, importance, over_processes
+from models.estimators.importance import ROWS, importance
+from runtime.collectives import over_processes
 
 IMAGES = 100  # per pass
 

@@ -17,8 +17,8 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
-from callbacks.replace import naming, replacing
 from callbacks.wandb_environment import Recorded, init_options, reasons, say_where, settings
+from runtime.atomic_write import naming, replacing
 
 # Options that do not make another experiment of a run
 APART = {"seed", "wandb", "callbacks", "num_samples", "limit", "save_every_steps", "save_every_minutes",

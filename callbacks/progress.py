@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from tqdm import tqdm
 
-from callbacks.schedule import Scheduled, finished_epochs
+from callbacks.base import Scheduled, finished_epochs
 
 REFRESH = 0.2  # seconds
 BAR = "{desc} {percentage:3.0f}%|{bar}|"

@@ -4,9 +4,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks import figures
-from callbacks.schedule import Drawing
+from callbacks.base import Drawing
 from callbacks.titles import subject
+from figures import grids
 from models import Model
 
 
@@ -26,4 +26,4 @@ class Reconstructions(Drawing):
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test", self.num_images, model.device)
         title = f"Reconstructions of test images: {subject(model, data)}"
-        return {"reconstructions": figures.reconstructions(x, model.reconstruct(x, *model.given(y)), title)}
+        return {"reconstructions": grids.reconstructions(x, model.reconstruct(x, *model.given(y)), title)}

@@ -4,9 +4,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks import figures
-from callbacks.schedule import Drawing
+from callbacks.base import Drawing
 from callbacks.titles import subject
+from figures import grids
 from models import Model
 
 
@@ -25,4 +25,4 @@ class Samples(Drawing):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         title = f"Samples from the prior: {subject(model, data)}"
-        return {"samples": figures.samples(model.sample(self.num_images), title)}
+        return {"samples": grids.samples(model.sample(self.num_images), title)}

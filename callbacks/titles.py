@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from callbacks.record import finished_epochs
-from callbacks.text import has_glyphs
+from figures.text import has_glyphs
 from models import Model
 
 

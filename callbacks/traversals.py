@@ -6,10 +6,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks import figures
+from callbacks.base import Drawing
 from callbacks.codes import QUANTILES, active, code_size, codes_of_test_images, encode, has_standard_prior
-from callbacks.schedule import Drawing
 from callbacks.titles import subject
+from figures import grids
 from models import Model
 
 REACH = 3.0  # standard deviations of the prior, to either side
@@ -70,4 +70,4 @@ class Traversals(Drawing):
         images = model.decode(moved(encode(model, x, y)[0], dims, values), *model.given(y))
         rows = [names(model)[dim] for dim in dims.tolist()]
         title = f"One dimension of the code moved, by {how}: {counted(used, many.shape[1], len(dims))}"
-        return {"traversals": figures.traversals(x[0], images, rows, labels, f"{title}\n{subject(model, data)}")}
+        return {"traversals": grids.traversals(x[0], images, rows, labels, f"{title}\n{subject(model, data)}")}

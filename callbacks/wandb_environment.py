@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from callbacks.replace import replacing
+from runtime.atomic_write import replacing
 
 PROJECT = "elbo-room"
 # Arguments of wandb.init that have a variable

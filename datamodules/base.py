@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from .batches import Batches, Draw, Split, seed_of, unit
-from .calls import Calls
+from .grouped import Calls
 
 PROTOCOLS = ("dynamic", "fixed", "threshold", "grey", "larochelle")
 

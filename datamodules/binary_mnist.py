@@ -16,7 +16,7 @@ import torch
 
 from .base import ImageData, fixed_generator
 from .batches import Split
-from .files import DAMAGED, DataError, check_md5, download, read
+from .download import DAMAGED, DataError, check_md5, download, read
 
 ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 

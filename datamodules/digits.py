@@ -4,7 +4,7 @@ import torch
 
 from .base import fixed_generator
 from .batches import Split
-from .grey import GreyData
+from .grayscale import GreyData
 
 TEST_SIZE = 250
 

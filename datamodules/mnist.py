@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .batches import Split
-from .files import DAMAGED, DataError, check_md5, download, md5_of, read
-from .grey import GreyData
+from .download import DAMAGED, DataError, check_md5, download, md5_of, read
+from .grayscale import GreyData
 
 FILES = (
     "train-images-idx3-ubyte",

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .base import fixed_generator
 from .batches import Split
-from .files import DataError
-from .grey import GreyData
+from .download import DataError
+from .grayscale import GreyData
 from .labels import as_classes, read_labels, shortened
 from .pixels import as_bytes
 

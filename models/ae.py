@@ -9,8 +9,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.base import Model
 from models.distributions import full
-from models.networks import ImageShape, lookup, make_decoder, make_encoder
-from models.paths import line
+from models.interpolation import line
+from models.networks import make_decoder, make_encoder
+from models.networks.layers import ImageShape, lookup
 
 
 def squared_error(logits: Tensor, x: Tensor) -> Tensor:

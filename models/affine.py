@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from models import classes
 from models.base import mean_where
 from models.inputs import as_size
-from models.networks import CoordinateDecoder, ImageShape
+from models.networks.coordinate import CoordinateDecoder
+from models.networks.layers import ImageShape
 from models.vae import VAE
 
 # How many latents each transform takes

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from models import inputs
+from models.multistep import take_steps
 from models.networks import start_at_mean
-from models.steps import take_steps
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from torch.nn.functional import one_hot
 from models import classes
 from models.distributions import diagonal_normal
 from models.inputs import as_count, as_labels
-from models.networks import ImageShape
-from models.paths import line
+from models.interpolation import line
+from models.networks.layers import ImageShape
 from models.vae import VAE
 
 

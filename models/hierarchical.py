@@ -9,7 +9,8 @@ from torch.distributions import Independent
 
 from models.distributions import diagonal_normal, standard_normal
 from models.inputs import as_count
-from models.networks import ImageShape, check_sizes, mlp, rows
+from models.networks import check_sizes
+from models.networks.layers import ImageShape, mlp, rows
 from models.objectives import BOUNDS
 from models.vae import VAE
 

@@ -1,6 +1,6 @@
 """The importance-weighted autoencoder."""
 
-from models.networks import ImageShape
+from models.networks.layers import ImageShape
 from models.vae import VAE
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 
 from models.distributions import SCALE_LIMIT, bernoulli_image, normal_image, unbounded
-from models.networks import lookup
+from models.networks.layers import lookup
 
 DEFAULT_SCALE = 0.5
 # The data that each likelihood is a probability (bernoulli) or a density (gaussian) of

@@ -11,8 +11,8 @@ from models.base import Model, evaluating
 from models.distributions import standard_normal
 from models.inputs import as_count, as_labels, as_latents
 from models.m2 import M2
-from models.networks import ImageShape
-from models.summed_out import SummedOut
+from models.marginal_label import SummedOut
+from models.networks.layers import ImageShape
 from models.vae import VAE
 
 LEAST_DEVIATION = 0.1  # of a latent's posterior mean over images: below it M1 does not use the latent

@@ -12,8 +12,9 @@ from models.base import Model, mean_where
 from models.distributions import diagonal_normal, full, standard_normal
 from models.inputs import as_count, as_features, as_labels
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
-from models.networks import ImageShape, make_decoder, make_encoder
-from models.summed_out import SummedOut
+from models.marginal_label import SummedOut
+from models.networks import make_decoder, make_encoder
+from models.networks.layers import ImageShape
 
 
 class M2(SummedOut, Model):

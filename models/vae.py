@@ -12,10 +12,11 @@ from torch.distributions import Independent, kl_divergence
 from models.base import Model
 from models.distributions import LATENT_LIMIT, detached, diagonal_normal, standard_normal, unbounded
 from models.inputs import as_count
+from models.interpolation import line
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
-from models.networks import INITS, ImageShape, Network, lookup, make_decoder, make_encoder
+from models.networks import INITS, make_decoder, make_encoder
+from models.networks.layers import ImageShape, Network, lookup
 from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
-from models.paths import line
 
 POSTERIOR_SCALE = 0.1  # of q(z|x) when training starts by default
 WARMUP_STEPS = 500  # of the default warm-up of beta,

@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import yaml
 
-import report
-from differences import beside
-from evaluate import Wanted, evaluate
-from launch import hasten, quieten
-from means import over_seeds
+from cli.errors import explain
+from evaluation import report
+from evaluation.comparisons import beside
+from evaluation.evaluate import Wanted, evaluate_checkpoint
+from evaluation.inputs import open_checkpoint, pick_device, prepare
+from evaluation.over_seeds import over_seeds
+from evaluation.tables import tables
 from models import read_checkpoint
-from models.ais import Settings
-from opening import open_checkpoint, pick_device, prepare
-from options import explain
-from resume import is_within_an_epoch
-from tables import tables
+from models.estimators.ais import Settings
+from runtime.processes import hasten, quieten
+from runtime.resume import is_within_an_epoch
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
@@ -91,7 +91,7 @@ def measure(row: Row, root: str, runs: Path, device: str) -> tuple[dict, dict]:
     (checkpoint, data), = prepare([open_checkpoint(str(path), {"root": root})])  # fmt: skip
     print(f"{row.recipe}: evaluating", flush=True)
     wanted = Wanted(K, ais=AIS, with_probes=True)
-    return evaluate(checkpoint, path, data, wanted, device), checkpoint
+    return evaluate_checkpoint(checkpoint, path, data, wanted, device), checkpoint
 
 
 def publish(found: list[tuple[dict, dict]], out: Path) -> None:

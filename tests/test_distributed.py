@@ -17,7 +17,7 @@ from small_runs import EVALUATE, TRAIN, assert_same, command, contents, faulty, 
 
 import evaluate
 import train
-from models.estimators import over_processes
+from runtime.collectives import over_processes
 
 ROOT = Path(train.__file__).parent
 QUIET = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--callbacks", "[]", "--trainer.enable_progress_bar",
@@ -66,7 +66,7 @@ SHARES = """
 import json, sys
 import torch
 from torch import distributed
-from models.estimators import over_processes
+from runtime.collectives import over_processes
 
 distributed.init_process_group("gloo")
 found = {}

@@ -13,14 +13,13 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 import callbacks
 import evaluate
-import evaluation_files
-import keeping
+import evaluation.evaluate
 import models
-import report
 import train
 from datamodules import DATAMODULES
-from measures import IMAGES
-from models.estimators import ROWS, importance
+from evaluation import cache, report, result_files
+from evaluation.metrics import IMAGES
+from models.estimators.importance import ROWS, importance
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
          "--trainer.enable_progress_bar", "false"]  # fmt: skip
@@ -308,9 +307,9 @@ def test_a_result_that_no_file_holds_is_printed_and_ends_in_an_error(copy, monke
     def refuse(path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    for module in (evaluation_files, keeping):
+    for module in (result_files, cache):
         monkeypatch.setattr(module, "replacing", refuse)
-    monkeypatch.setattr(evaluation_files, "try_writing", refuse)
+    monkeypatch.setattr(result_files, "try_writing", refuse)
     assert evaluate.main([VAE, AE, *FEW]) == 1
     out, err = capsys.readouterr()
     assert "NLL ± SE" in out
@@ -362,18 +361,18 @@ def test_a_figure_that_fails_costs_a_warning(copy, monkeypatch, capsys):
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError(errno.EIO, "Input/output error", "x")])
 def test_a_checkpoint_that_fails_does_not_take_the_others_with_it(copy, monkeypatch, capsys, error):
-    measure = evaluate.reconstruction
+    measure = evaluation.evaluate.reconstruction
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(evaluate, "reconstruction", fail)
+    monkeypatch.setattr(evaluation.evaluate, "reconstruction", fail)
     assert evaluate.main([AE, VAE, *FEW]) == 1
     out, err = capsys.readouterr()
     assert "NLL ± SE" in out
     assert f"error: {AE} could not be evaluated: " in err
     assert "Traceback" not in err
-    monkeypatch.setattr(evaluate, "reconstruction", measure)
+    monkeypatch.setattr(evaluation.evaluate, "reconstruction", measure)
     assert evaluate.main([AE, VAE, *FEW]) == 0
 
 

@@ -15,7 +15,6 @@ import wandb
 from small_runs import LAST, assert_same, at_steps, command, contents
 from wandb_file import read_wandb_file
 
-import evaluate
 import train
 from models import VAE
 
@@ -166,7 +165,7 @@ def test_a_row_of_metrics_that_was_cut_is_written_again(monkeypatch):
 
 
 def test_a_disk_that_fills_up_before_the_evaluation(mounts, monkeypatch, capsys):
-    disk, measured = small(mounts), evaluate.evaluate
+    disk, measured = small(mounts), train.evaluate_checkpoint
     again = command("disk/a", "VAE", "--num_samples", "3")
 
     def act(*args, **options):
@@ -174,7 +173,7 @@ def test_a_disk_that_fills_up_before_the_evaluation(mounts, monkeypatch, capsys)
         return measured(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "evaluate", act)
+        patch.setattr(train, "evaluate_checkpoint", act)
         assert train.main(again) == 1
     assert "No space left on device. Make room" in capsys.readouterr().err
     assert nothing_half_written(disk)

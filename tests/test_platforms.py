@@ -85,8 +85,8 @@ def test_nothing_needs_what_a_platform_lacks(tmp_path, system):
 
 
 def test_names_of_new_run_folders_are_allowed_everywhere(tmp_path, monkeypatch):
-    from folders import claim
-    from options import DEFAULTS, build_parser
+    from cli.train_options import DEFAULTS, build_parser
+    from runtime.run_folder import claim
 
     monkeypatch.chdir(tmp_path)
     folder, _ = claim(build_parser(DEFAULTS).parse_args([]))

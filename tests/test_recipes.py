@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import options
+from cli import train_options
 from models import MODELS
 
 FROM_DATA = {
@@ -14,14 +14,14 @@ FROM_DATA = {
     "m1_options": {"image_shape": (1, 28, 28), "z_dim": 5},
     "kept": [0, 2],
 }
-RECIPES = sorted((Path(options.__file__).parent / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_parses_and_builds_its_model(recipe):
     assert recipe.read_text().startswith("# ")
-    names, flags = options.chosen(["--config", str(recipe)])
-    args = options.build_parser(names).parse_args(flags)
+    names, flags = train_options.chosen(["--config", str(recipe)])
+    args = train_options.build_parser(names).parse_args(flags)
     kwargs = args.model.as_dict()
     protocol = args.data.as_dict().get("binarization", "larochelle")
     model = MODELS[kwargs.pop("name")]

@@ -13,11 +13,10 @@ import torch
 from filelock import FileLock, Timeout
 from small_runs import LAST, assert_same, at_steps, command, contents, killed
 
-import evaluate
-import folders
 import train
 from callbacks import RunCheckpoint
 from models import M2, VAE
+from runtime import run_folder
 
 
 @pytest.fixture(autouse=True)
@@ -250,7 +249,7 @@ def test_killed_with_rare_logs_the_rows_of_metrics_stay():
 
 
 def test_who_does_not_get_the_lock_touches_nothing(monkeypatch, capsys):
-    made = folders.make_folder
+    made = run_folder.make_folder
 
     def slowly(folder, is_default):  # another job takes the lock between the making of the folder and the locking
         found = made(folder, is_default)
@@ -259,7 +258,7 @@ def test_who_does_not_get_the_lock_touches_nothing(monkeypatch, capsys):
         return found
 
     lock = FileLock("a/.lock")
-    monkeypatch.setattr(folders, "make_folder", slowly)
+    monkeypatch.setattr(run_folder, "make_folder", slowly)
     assert train.main(command("a")) == 2
     lock.release()
     assert "Another job is writing to a" in capsys.readouterr().err
@@ -272,7 +271,7 @@ def test_the_folder_is_locked_until_the_evaluation_has_ended(monkeypatch):
             FileLock("a/.lock").acquire(timeout=0)
         return {}
 
-    monkeypatch.setattr(evaluate, "evaluate", look)
+    monkeypatch.setattr(train, "evaluate_checkpoint", look)
     assert train.main(command("a", "VAE", "--num_samples", "3")) == 0
 
 
@@ -281,7 +280,7 @@ def test_ctrl_c_outside_training(monkeypatch, capsys, when):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(*((train, "build") if when == "loading" else (evaluate, "evaluate")), stop)
+    monkeypatch.setattr(*((train, "build") if when == "loading" else (train, "evaluate_checkpoint")), stop)
     assert train.main(command("a", "VAE", "--num_samples", "3")) == 130
     said = capsys.readouterr().err
     expected = "before the first step" if when == "loading" else "after training: the same command with --resume auto"

@@ -7,10 +7,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import callbacks
 import evaluate
-import measures
 import train
 from benchmarks.jobs import Job
 from benchmarks.meter import Meter
+from evaluation import metrics
 
 RUN = "run"
 
@@ -73,13 +73,13 @@ def nll(meter: Meter, job: Job) -> None:
     """evaluate.py, on a model that was trained for 50 steps."""
     short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "50", "--num_samples", "0"]
     train.main([*short, *options(job._replace(flags=(), precision="32"))])
-    usual = measures.importance
+    usual = metrics.importance
 
     def ticking(model: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         estimate = usual(model, x, *args, **kwargs)
         meter.tick(len(x))
         return estimate
 
-    measures.importance = ticking
+    metrics.importance = ticking
     while True:
         evaluate.main([str(Path(RUN, "checkpoints", "best.ckpt")), "--num_samples", str(job.K), *job.flags])

@@ -10,7 +10,7 @@ from torchvision.datasets import MNIST
 
 from benchmarks.jobs import Job
 from benchmarks.meter import Meter
-from launch import hasten
+from runtime.processes import hasten
 
 PIXELS, CLASSES = 784, 10
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from callbacks import Attributes, Canonical, figures
+from callbacks import Attributes, Canonical
+from figures import grids
 
 
 @pytest.fixture
@@ -9,9 +10,9 @@ def drawn(monkeypatch):
     """The arguments of every figure that is drawn, by its name."""
     calls = {}
     for name in ("attributes", "canonical"):
-        draw = getattr(figures, name)
+        draw = getattr(grids, name)
         monkeypatch.setattr(
-            figures, name, lambda *args, name=name, draw=draw: calls.setdefault(name, args) and draw(*args)
+            grids, name, lambda *args, name=name, draw=draw: calls.setdefault(name, args) and draw(*args)
         )
     return calls
 
@@ -36,7 +37,7 @@ def test_the_mean_code_of_a_class_is_added_step_by_step(make_model, data, drawn,
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[:10] == rows == list("0123456789")
     assert texts[10:19] == ["original", "0.00", "0.14", "0.29", "0.43", "0.57", "0.71", "0.86", "1.00"]
-    size = 10 * 74 - 2, 9 * 74 - 2 + figures.BREAK - figures.GAP
+    size = 10 * 74 - 2, 9 * 74 - 2 + grids.BREAK - grids.GAP
     assert figure.axes[0].images[0].get_array().shape[:2] == size
 
 
@@ -56,7 +57,7 @@ def test_input_reconstruction_and_canonical_image_of_each_class_in_blocks(make_m
     torch.testing.assert_close(without, model.canonical(x))
     assert not torch.allclose(x_hat, without)
     axes = figure.axes[0]
-    assert axes.images[0].get_array().shape[:2] == (6 * 74 - 2 + figures.BREAK - figures.GAP, 10 * 74 - 2)
+    assert axes.images[0].get_array().shape[:2] == (6 * 74 - 2 + grids.BREAK - grids.GAP, 10 * 74 - 2)
     labels = [text.get_text() for text in axes.texts if text.get_text()]
     assert labels.pop() == title
     assert labels == ["input", "reconstruction", "canonical"] * 2

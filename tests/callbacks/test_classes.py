@@ -11,10 +11,9 @@ from callbacks import (
     Interpolations,
     Reconstructions,
     RunCheckpoint,
-    figures,
-    plots,
 )
 from callbacks.confusion_matrix import confusion
+from figures import charts, grids
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def drawn(monkeypatch):
     calls = {}
 
     def spy(name):
-        room = figures if hasattr(figures, name) else plots
+        room = grids if hasattr(grids, name) else charts
         draw = getattr(room, name)
         monkeypatch.setattr(
             room, name, lambda *args, **kwargs: calls.setdefault(name, []).append(args) or draw(*args, **kwargs)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from callbacks import Drawing, LatentCodes, LatentCodesTSNE, for_model, plots
+from callbacks import Drawing, LatentCodes, LatentCodesTSNE, for_model
 from callbacks.codes import active, in_plane
+from figures import charts
 from models import MODELS, evaluating
 
 SAME = r"The codes of all \d+ images are the same"
@@ -57,15 +58,15 @@ def test_a_plain_figure_of_codes_that_do_not_vary_and_none_by_tsne(make_model):
 
 
 def test_kl_that_is_zero_or_not_finite():
-    none = plots.kl_per_dimension([torch.zeros(3)], [torch.zeros(3) > 0])
+    none = charts.kl_per_dimension([torch.zeros(3)], [torch.zeros(3) > 0])
     assert none.axes[0].get_ylim() == (0, 1)
-    figure = plots.kl_per_dimension([torch.tensor([torch.nan, 1.0, torch.inf])], [torch.ones(3) > 0])
+    figure = charts.kl_per_dimension([torch.tensor([torch.nan, 1.0, torch.inf])], [torch.ones(3) > 0])
     figure.draw_without_rendering()
     assert figure.axes[0].get_title(loc="left").endswith("1.0 nats in all (2 not finite, drawn as 0)")
 
 
 def test_an_error_of_zero_has_an_axis():
-    figure = plots.error_curve({1: 0.0})
+    figure = charts.error_curve({1: 0.0})
     figure.draw_without_rendering()
     assert figure.axes[0].get_ylim() == (0, 1)
 

@@ -6,8 +6,8 @@ import torch
 from matplotlib.image import imread
 
 from callbacks import CALLBACKS, Drawing
-from callbacks.record import save_figure
 from models import MODELS, evaluating
+from runtime.figure_files import save_figure
 
 CASES = [(name, {}) for name in MODELS] + [(name, {"z_dim": 2}) for name in ("AE", "VAE", "IWAE")]
 DRAWINGS = [name for name, kind in CALLBACKS.items() if issubclass(kind, Drawing)]

@@ -3,8 +3,9 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from callbacks import LatentPlane, figures
+from callbacks import LatentPlane
 from callbacks.latent_plane import grid, prior_quantiles
+from figures import grids
 from models import AE, VAE
 
 TITLE = "z1 to the right, z2 upwards: "
@@ -43,7 +44,7 @@ def draw(make_model, data, kind, n):
 
 def halves(canvas, n, gap):
     """The values that were painted into the left and into the right half of each image, from the top row: `(n, n)`."""
-    starts = np.array(figures.starts(n, 24, gap=gap)[:-1])
+    starts = np.array(grids.starts(n, 24, gap=gap)[:-1])
     return canvas[np.ix_(starts + 12, starts + 6)], canvas[np.ix_(starts + 12, starts + 18)]
 
 
@@ -62,7 +63,7 @@ def test_z1_grows_to_the_right_and_z2_upwards(make_model, data):
     assert canvas.shape == (n * 25 - 1, n * 25 - 1)
     z1, z2 = halves(canvas, n, gap=1)
     part = (np.arange(n) + 0.5) / n
-    shade = 0.5 / (figures.SHADES - 1) + 1e-4
+    shade = 0.5 / (grids.SHADES - 1) + 1e-4
     np.testing.assert_allclose(z1, np.tile(part, (n, 1)), atol=shade)
     np.testing.assert_allclose(z2, np.tile(part[::-1, None], (1, n)), atol=shade)
     texts = [text.get_text() for text in found["latent_plane"].axes[0].texts]
@@ -75,7 +76,7 @@ def test_without_a_prior_the_grid_covers_the_codes_evenly(make_model, data):
     found, canvas = draw(make_model, data, PaintedAE, 6)
     assert list(found) == ["latent_plane"]
     z1, z2 = halves(canvas, 6, gap=1)
-    shade = 0.5 / (figures.SHADES - 1) + 1e-4
+    shade = 0.5 / (grids.SHADES - 1) + 1e-4
     np.testing.assert_allclose(z1[0], np.linspace(0.01, 0.99, 6), atol=shade)
     np.testing.assert_allclose(z2[:, 0], np.linspace(0.99, 0.01, 6), atol=shade)
     title = found["latent_plane"].axes[0].texts[-1].get_text().replace("\n", " ")
@@ -84,7 +85,7 @@ def test_without_a_prior_the_grid_covers_the_codes_evenly(make_model, data):
 
 def test_thirty_images_of_28_pixels_touch_at_their_own_size():
     z = torch.linspace(-1, 1, 30)
-    canvas = figures.plane(torch.rand(30, 30, 1, 28, 28), z, z, "title").axes[0].images[0].get_array()
+    canvas = grids.plane(torch.rand(30, 30, 1, 28, 28), z, z, "title").axes[0].images[0].get_array()
     assert canvas.shape == (30 * 28, 30 * 28, 3)
     assert LatentPlane().num_images == 30
 
@@ -101,8 +102,8 @@ def test_codes_through_the_normal_cdf(make_model, data):
 @pytest.mark.parametrize("name", ["VAE", "AE"])
 def test_decodes_what_the_model_decodes(make_model, data, monkeypatch, name):
     drawn = []
-    plane = figures.plane
-    monkeypatch.setattr(figures, "plane", lambda *args: drawn.append(args) or plane(*args))
+    plane = grids.plane
+    monkeypatch.setattr(grids, "plane", lambda *args: drawn.append(args) or plane(*args))
     model = make_model(name, z_dim=2).eval()
     LatentPlane(num_images=4).draw(model, data)
     images, z1, z2, _ = drawn[0]

@@ -1,7 +1,7 @@
 import pytest
 
 from callbacks import LogLikelihood, log_likelihood
-from models.estimators import importance
+from models.estimators.importance import importance
 
 
 def test_logs_the_estimate_beside_the_metrics_of_validation(fit, make_model, memory, data):

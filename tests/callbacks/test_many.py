@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks import Analogies, Attributes, ClassSamples, LatentPlane, Traversals, figures, plots
+from callbacks import Analogies, Attributes, ClassSamples, LatentPlane, Traversals
 from callbacks.codes import in_plane
-from callbacks.selection import one_of_each
-from callbacks.side_by_side import random_points
+from evaluation.side_by_side import random_points
+from figures import charts, grids
+from figures.subsets import one_of_each
 from models import MODELS
 
 LARGEST = 2000  # pixels along either side
@@ -38,18 +39,18 @@ class Classes:
 
 @pytest.mark.parametrize("classes", [31, 100, 300, 600])
 def test_a_confusion_matrix_of_many_classes_has_a_fixed_size_and_no_numbers(classes):
-    figure = plots.confusion_matrix(torch.eye(classes, dtype=torch.long) * 9, "test")
+    figure = charts.confusion_matrix(torch.eye(classes, dtype=torch.long) * 9, "test")
     axes = figure.axes[0]
     assert not axes.texts
-    assert size(figure) == size(plots.confusion_matrix(torch.eye(40, dtype=torch.long), "test"))
-    assert max(axes.images[0].get_array().shape) <= plots.MOST_CELLS
+    assert size(figure) == size(charts.confusion_matrix(torch.eye(40, dtype=torch.long), "test"))
+    assert max(axes.images[0].get_array().shape) <= charts.MOST_CELLS
     assert len(axes.get_xticks()) < 15
 
 
 def test_mistakes_are_seen_also_where_a_cell_is_of_several_classes():
     counts = torch.eye(600, dtype=torch.long) * 9
     counts[599, 0] = 9
-    canvas = np.asarray(plots.confusion_matrix(counts, "test").axes[0].images[0].get_array())
+    canvas = np.asarray(charts.confusion_matrix(counts, "test").axes[0].images[0].get_array())
     last = canvas[-1, 0]
     assert last[0] > last[2]  # red
     assert (canvas[0, -1] == 1).all()
@@ -57,12 +58,12 @@ def test_mistakes_are_seen_also_where_a_cell_is_of_several_classes():
 
 @pytest.mark.parametrize(("count", "text"), [(9999, "9999"), (10_400, "10k"), (123_456, "123k"), (1_230_000, "1.2M")])
 def test_large_counts_fit_into_their_cells(count, text):
-    assert plots.compact(count) == text
+    assert charts.compact(count) == text
 
 
 def test_names_of_classes_stand_at_the_axes_of_a_confusion_matrix_and_do_not_overlap():
     names = ["T-shirt/top", "Ankle boot", "$x$", "_hidden", "x" * 80, *"abcde"]
-    figure = plots.confusion_matrix(torch.eye(10, dtype=torch.long), "test", names)
+    figure = charts.confusion_matrix(torch.eye(10, dtype=torch.long), "test", names)
     figure.draw_without_rendering()
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()][:4] == names[:4]
@@ -95,7 +96,7 @@ def test_grids_of_many_classes_show_some_of_them(name):
 
 def test_labels_above_columns_do_not_overlap():
     names = ["T-shirt/top", "Trouser", "Ankle boot", "Old Church Slavonic (Cyrillic)", "W" * 50, "Bag"]
-    figure = figures.class_samples(torch.zeros(1, 6, 1, 28, 28), names)
+    figure = grids.class_samples(torch.zeros(1, 6, 1, 28, 28), names)
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[i + 1 :])
@@ -103,7 +104,7 @@ def test_labels_above_columns_do_not_overlap():
 
 def test_a_legend_of_many_classes_with_long_names_is_not_cut():
     names = Classes(200).class_names
-    figure = plots.scatter([plots.Panel(torch.rand(400, 2), "title", "x", "y")], torch.arange(400) % 200, names)
+    figure = charts.scatter([charts.Panel(torch.rand(400, 2), "title", "x", "y")], torch.arange(400) % 200, names)
     figure.draw_without_rendering()
     no_larger(figure, 900)
     box = figure.legends[0].get_window_extent()
@@ -114,7 +115,7 @@ def test_a_legend_of_many_classes_with_long_names_is_not_cut():
 
 
 def test_names_that_begin_with_an_underscore_or_hold_a_formula_are_in_the_legend():
-    figure = plots.scatter([plots.Panel(torch.rand(4, 2), "", "", "")], torch.arange(4) % 2, ["_a", "$\\frac$"])
+    figure = charts.scatter([charts.Panel(torch.rand(4, 2), "", "", "")], torch.arange(4) % 2, ["_a", "$\\frac$"])
     figure.draw_without_rendering()
     assert [text.get_text() for text in figure.legends[0].texts] == ["_a", "$\\frac$"]
 
@@ -122,8 +123,8 @@ def test_names_that_begin_with_an_underscore_or_hold_a_formula_are_in_the_legend
 @pytest.mark.parametrize("side", [256, 1000])
 def test_large_images_are_reduced(side):
     images = torch.full((2, 1, 3, side, side // 2), 0.25)
-    canvas = np.asarray(figures.image_grid(images).axes[0].images[0].get_array())
-    assert canvas.shape[0] <= 2 * figures.LARGEST + figures.GAP
+    canvas = np.asarray(grids.image_grid(images).axes[0].images[0].get_array())
+    assert canvas.shape[0] <= 2 * grids.LARGEST + grids.GAP
     assert (canvas[0] == 0.25).all()
 
 
@@ -135,14 +136,14 @@ def test_a_plane_of_large_images_is_no_larger_than_one_of_small_ones(make_model,
 
 def test_kl_of_a_thousand_dimensions_is_drawn_as_two_outlines():
     kl = torch.linspace(0, 3, 1000)
-    figure = plots.kl_per_dimension([kl], [kl > 1])
+    figure = charts.kl_per_dimension([kl], [kl > 1])
     assert len(figure.axes[0].patches) == 2
-    assert size(figure) == size(plots.kl_per_dimension([kl[:3]], [kl[:3] > 1]))
+    assert size(figure) == size(charts.kl_per_dimension([kl[:3]], [kl[:3] > 1]))
 
 
 def test_of_many_layers_the_first_are_drawn():
-    figure = no_larger(plots.kl_per_dimension([torch.ones(2)] * 40, [torch.ones(2) > 0] * 40))
-    assert len(figure.axes) == plots.MOST_LAYERS
+    figure = no_larger(charts.kl_per_dimension([torch.ones(2)] * 40, [torch.ones(2) > 0] * 40))
+    assert len(figure.axes) == charts.MOST_LAYERS
     assert figure.axes[0].get_title(loc="left").startswith("Layer 1 of 40")
 
 
@@ -164,11 +165,11 @@ def test_labels_may_be_any_numbers():
 def test_many_models_are_drawn_in_rows_below_each_other(make_model, data):
     models = {f"model {i}": make_model(z_dim=2) for i in range(5)}
     no_larger(random_points(models, data.images("test", 20)[0]))
-    figure = no_larger(plots.scatter([plots.Panel(torch.rand(5, 2), "", "", "")] * 9, torch.zeros(5).long()), 2200)
+    figure = no_larger(charts.scatter([charts.Panel(torch.rand(5, 2), "", "", "")] * 9, torch.zeros(5).long()), 2200)
     assert len(figure.axes) == 9
 
 
 def test_a_comparison_of_many_runs_is_cut():
     run = SimpleNamespace(row={"label": "run", "nll": 1.0, "num_samples": 5, "rate": 1.0, "distortion": 2.0})
-    figure = no_larger(plots.comparison([run.row] * 200, "Digits"), 2200)
+    figure = no_larger(charts.comparison([run.row] * 200, "Digits"), 2200)
     assert "the first 60 of 200 runs" in figure.get_suptitle()

@@ -12,8 +12,9 @@ from pytorch_lightning import Callback
 from pytorch_lightning.loggers import WandbLogger
 from wandb_file import read_wandb_file
 
-from callbacks import Samples, figures, for_model, plots
-from callbacks.record import FigureStyle, check_style, save_figure
+from callbacks import Samples, for_model
+from figures import charts, grids
+from runtime.figure_files import FigureStyle, check_style, save_figure
 
 FIGURES = ("attributes", "interpolations_linear", "interpolations_spherical", "kl_per_dimension", "latent_codes",
            "reconstructions", "samples", "traversals")  # fmt: skip
@@ -30,14 +31,14 @@ def wandb_history(path):
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_only_a_figure_with_colours_is_saved_in_colour(tmp_path, channels, mode):
     images = torch.randint(0, 256, (1, 1, channels, 8, 8)).float() / 255
-    figure = figures.image_grid(images, row_labels=["text"])
+    figure = grids.image_grid(images, row_labels=["text"])
     save_figure(figure, tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as saved:
         assert saved.mode == mode
         seen = np.asarray(saved.convert("RGB"))
     assert seen.shape[1::-1] == tuple(figure.bbox.size.astype(int))
-    edge = figures.MARGIN, figures.MARGIN + 4 * figures.CHARACTER + figures.INDENT
-    cell = seen[edge[0] + 4 : edge[0] + figures.CELL : 9, edge[1] + 4 : edge[1] + figures.CELL : 9]
+    edge = grids.MARGIN, grids.MARGIN + 4 * grids.CHARACTER + grids.INDENT
+    cell = seen[edge[0] + 4 : edge[0] + grids.CELL : 9, edge[1] + 4 : edge[1] + grids.CELL : 9]
     expected = images[0, 0].mul(255).round().expand(3, -1, -1).permute(1, 2, 0)
     np.testing.assert_allclose(cell, expected.numpy(), atol=1)
 
@@ -88,12 +89,12 @@ def test_wandb_gets_the_same_files_on_the_axes_of_validation(fit, make_model, tm
 @pytest.mark.parametrize("side", [8, 28])
 def test_pixels_stay_whole_at_any_resolution(tmp_path, dpi, side):
     images = torch.randint(0, 256, (2, 3, 1, side, side), generator=torch.Generator().manual_seed(0)).float() / 255
-    save_figure(figures.image_grid(images), tmp_path / "figure.png", dpi)
+    save_figure(grids.image_grid(images), tmp_path / "figure.png", dpi)
     with Image.open(tmp_path / "figure.png") as saved:
         assert saved.info["dpi"] == pytest.approx((dpi, dpi), rel=1e-3)
         seen = np.asarray(saved)
-    scale = max(1, round(figures.CELL * dpi / 100 / side))
-    margin, gap = round(figures.MARGIN * dpi / 100), round(figures.GAP * dpi / 100)
+    scale = max(1, round(grids.CELL * dpi / 100 / side))
+    margin, gap = round(grids.MARGIN * dpi / 100), round(grids.GAP * dpi / 100)
     expected = images.mul(255).round().repeat_interleave(scale, -1).repeat_interleave(scale, -2)[:, :, 0].numpy()
     for row in range(2):
         for column in range(3):
@@ -103,7 +104,7 @@ def test_pixels_stay_whole_at_any_resolution(tmp_path, dpi, side):
 
 
 def test_charts_and_grids_grow_with_the_resolution(tmp_path):
-    for name, make in {"grid": lambda: figures.samples(torch.zeros(4, 1, 8, 8)), "chart": error}.items():
+    for name, make in {"grid": lambda: grids.samples(torch.zeros(4, 1, 8, 8)), "chart": error}.items():
         sizes = {}
         for dpi in (100, 200):
             save_figure(make(), tmp_path / f"{name}{dpi}.png", dpi)
@@ -113,12 +114,12 @@ def test_charts_and_grids_grow_with_the_resolution(tmp_path):
 
 
 def error():
-    return plots.error_curve({1: 0.5, 2: 0.4}, "M2 on Digits")
+    return charts.error_curve({1: 0.5, 2: 0.4}, "M2 on Digits")
 
 
 @pytest.mark.parametrize(("kind", "begin"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_vector_files_are_the_same_again_and_hold_the_pixels(tmp_path, kind, begin):
-    for name, make in {"grid": lambda: figures.samples(torch.zeros(4, 1, 8, 8), "a title"), "chart": error}.items():
+    for name, make in {"grid": lambda: grids.samples(torch.zeros(4, 1, 8, 8), "a title"), "chart": error}.items():
         for number in (1, 2):
             save_figure(make(), tmp_path / f"{name}{number}.{kind}")
         first, second = ((tmp_path / f"{name}{number}.{kind}").read_bytes() for number in (1, 2))
@@ -137,7 +138,7 @@ def test_files_have_the_format_that_was_asked_for_and_wandb_gets_pixels(fit, mak
     assert os.listdir(tmp_path / "figures") == ["samples_epoch0001.pdf"]
     [image] = (folder / "files" / "media" / "images" / "figures").glob("*.png")
     with Image.open(image) as logged:
-        assert logged.size[0] > 2 * 2 * figures.CELL
+        assert logged.size[0] > 2 * 2 * grids.CELL
 
 
 @pytest.mark.parametrize("dpi", [-1, 0, 49, 601, 10**9])

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from callbacks import Traversals, figures, traversals
+from callbacks import Traversals, traversals
 from callbacks.codes import QUANTILES
 from callbacks.traversals import moved, names
+from figures import grids
 from models import VAE, evaluating
 
 
@@ -11,8 +12,8 @@ from models import VAE, evaluating
 def drawn(monkeypatch):
     """The arguments of the figure."""
     calls = []
-    draw = figures.traversals
-    monkeypatch.setattr(figures, "traversals", lambda *args: calls.append(args) or draw(*args))
+    draw = grids.traversals
+    monkeypatch.setattr(grids, "traversals", lambda *args: calls.append(args) or draw(*args))
     return calls
 
 
@@ -63,7 +64,7 @@ def test_without_a_prior_of_the_code_along_its_quantiles(make_model, data, drawn
 def test_at_most_sixteen_rows_and_the_image_in_the_corner(make_model, data):
     [figure] = Traversals().draw(make_model(z_dim=20).eval(), data).values()
     axes = figure.axes[0]
-    assert axes.images[0].get_array().shape[:2] == (16 * 74 - 2, 12 * 74 - 2 + figures.BREAK - figures.GAP)
+    assert axes.images[0].get_array().shape[:2] == (16 * 74 - 2, 12 * 74 - 2 + grids.BREAK - grids.GAP)
     labels = [text.get_text() for text in axes.texts]
     assert len(labels) == 16 + 12 + 1
     assert labels[16:18] == ["input", "-3.0"]
@@ -106,7 +107,7 @@ def test_dimensions_that_hardly_vary_have_no_row(make_model, data, monkeypatch):
     codes = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.2, 0.8, 0.15])
     monkeypatch.setattr(traversals, "codes_of_test_images", lambda *args: (codes, torch.zeros(200)))
     calls = []
-    monkeypatch.setattr(traversals.figures, "traversals", lambda *args: calls.append(args))
+    monkeypatch.setattr(traversals.grids, "traversals", lambda *args: calls.append(args))
     with evaluating(model):
         Traversals().draw(model, data)
     ((_, _, rows, _, title),) = calls

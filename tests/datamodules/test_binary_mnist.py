@@ -10,7 +10,7 @@ import torch
 
 from datamodules import binary_mnist
 from datamodules.binary_mnist import BinaryMNIST
-from datamodules.files import DataError
+from datamodules.download import DataError
 
 NAMES = tuple(BinaryMNIST.md5)
 PUBLISHED = dict(BinaryMNIST.md5)

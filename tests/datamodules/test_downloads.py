@@ -24,7 +24,7 @@ import hashlib, json, os, sys
 from pathlib import Path
 import torchvision.datasets
 from torchvision.datasets import utils
-from datamodules import DATAMODULES, binary_mnist, files
+from datamodules import DATAMODULES, binary_mnist, download
 name, address, packed, plain = json.loads(sys.argv[1])
 utils.USER_AGENT = str(os.getpid())
 if name == "BinaryMNIST":
@@ -34,12 +34,12 @@ else:
     published = getattr(torchvision.datasets, name)
     published.mirrors, published.resources = [address], list(packed.items())
     DATAMODULES[name].md5 = plain
-missing = files.missing
+missing = download.missing
 def looked(*args):
     found = missing(*args)
     Path(f"looked-{os.getpid()}").touch()
     return found
-files.missing = looked
+download.missing = looked
 data = DATAMODULES[name]("data", **({} if name == "BinaryMNIST" else {"val_size": 10}))
 data.prepare_data()
 data.setup()

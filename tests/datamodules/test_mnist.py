@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules import DATAMODULES, mnist
-from datamodules.files import DAMAGED, DataError
+from datamodules.download import DAMAGED, DataError
 from datamodules.mnist import FILES, MNIST, FashionMNIST, parse_idx
 
 NAMES = ["MNIST", "FashionMNIST", "KMNIST"]

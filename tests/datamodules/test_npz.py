@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules import DATAMODULES, npz
-from datamodules.files import DataError
+from datamodules.download import DataError
 
 NPZ = DATAMODULES["NPZ"]
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torchvision.transforms.functional import InterpolationMode, affine
 
-import options
+from cli import train_options
 from datamodules import DATAMODULES, Split
 from datamodules.base import fixed_generator
-from datamodules.grey import GreyData
+from datamodules.grayscale import GreyData
 from datamodules.transforms import CHUNK, Limits, draw_poses, move
 
 ALL = {"max_rotation": 20.0, "max_shift": 2.0, "max_scaling": 0.1}
@@ -269,7 +269,7 @@ def test_the_largest_limits():
 
 @pytest.mark.parametrize("name", ["Digits", "MNIST", "FashionMNIST", "KMNIST", "NPZ"])
 def test_the_options_stand_in_the_help(name):
-    parser = options.build_parser(options.chosen(["--model=VAE", f"--data={name}"])[0])
+    parser = train_options.build_parser(train_options.chosen(["--model=VAE", f"--data={name}"])[0])
     text = " ".join(parser.format_help().split())
     for option in ALL:
         assert f"--data.{option}" in text

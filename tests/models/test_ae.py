@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import AE
-from models.paths import line
+from models.interpolation import line
 
 SHAPES = [(1, 8, 8), (3, 4, 5)]
 

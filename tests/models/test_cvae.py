@@ -7,7 +7,7 @@ from torch.distributions import Bernoulli, Normal
 
 from models import MODELS
 from models.base import evaluating
-from models.estimators import importance
+from models.estimators.importance import importance
 
 
 def shaken(model):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from callbacks.noise import StepNoise
+from callbacks.step_rng import StepNoise
 from datamodules import DATAMODULES
 from models import MODELS
 

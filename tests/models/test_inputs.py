@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from models import MODELS, VAE
-from models.ais import Settings, anneal
-from models.estimators import importance
+from models.estimators.ais import Settings, anneal
+from models.estimators.importance import importance
 
 SHAPE = (2, 8, 6)  # no two sizes are alike
 OF_IMAGES = ("encode", "reconstruct", "latent_statistics", "classify", "analogies", "canonical", "pose", "content",

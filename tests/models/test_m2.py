@@ -8,7 +8,7 @@ from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 from datamodules import DATAMODULES
 from models import MODELS
 from models.base import evaluating
-from models.estimators import importance
+from models.estimators.importance import importance
 
 C = 3
 MIXED = torch.tensor([0, -1, 2, -1, -1, 1, -1])

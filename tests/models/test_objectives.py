@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models import VAE
-from models.gradients import signal_to_noise
+from models.estimators.gradient_snr import signal_to_noise
 from models.objectives import SURROGATES, ciwae, elbo, ess, iwae, make_bound, miwae
 
 LOG_W = torch.randn(50, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 3  # (K, B)

@@ -11,7 +11,8 @@ from torch.distributions import Bernoulli, Normal
 
 from models import MODELS, VAE
 from models.base import Model, evaluating
-from models.networks import DECODERS, ENCODERS, CoordinateDecoder
+from models.networks import DECODERS, ENCODERS
+from models.networks.coordinate import CoordinateDecoder
 from models.objectives import elbo, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import options
-from models.ais import Settings
+from cli import train_options
+from models.estimators.ais import Settings
 from results import __main__ as results
 
 RECIPE = """# A small VAE.
@@ -23,8 +23,8 @@ callbacks: []
 def test_every_row_has_a_recipe_whose_options_are_known():
     for row in results.ROWS:
         recipe = str(results.RECIPES / f"{row.recipe}.yaml")
-        names, flags = options.chosen(["--config", recipe])
-        options.build_parser(names).parse_args(flags)
+        names, flags = train_options.chosen(["--config", recipe])
+        train_options.build_parser(names).parse_args(flags)
         assert row.m1 is None or row.m1 in [other.recipe for other in results.ROWS]
 
 

@@ -1,0 +1,1 @@
+"""The command lines: options, error messages, and text that fits a terminal."""

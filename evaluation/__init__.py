@@ -1,0 +1,1 @@
+"""Evaluation of trained models: likelihoods, classification, latent usage, tables and reports."""

@@ -1,0 +1,84 @@
+"""What evaluate.py finds out by annealed importance sampling: a lower bound on log p(x) of test images."""
+
+import numpy as np
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+from tqdm import tqdm
+
+import models
+from evaluation.metrics import standard_error
+from models.estimators.ais import Settings, anneal, bidirectional, tune
+from models.estimators.importance import ROWS
+from runtime.collectives import over_processes, own_share
+
+PILOT_IMAGES = 10
+SIMULATED = 50  # images on which the error is bounded
+MOST = 50  # images per pass
+
+
+def images_per_pass(model: models.Model, settings: Settings) -> int:
+    """So many that their chains are about `ROWS` rows of a decoder, and that several devices have a share each."""
+    return max(1, min(MOST, ROWS // (settings.chains * model.rows_per_sample)))
+
+
+def annealed(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tensor], settings: Settings) -> dict:
+    """Per-image `ais_log_px` and `ais_acceptance`, and per simulated image its `ais_lower` and `ais_upper` bound.
+
+    Args:
+        model: A model with `prior`, `log_px` and `simulate`.
+        x: Test images `(N, C, H, W)`.
+        y: Their labels, for conditional models.
+        pilot: Other images, for the step sizes, with their labels.
+        settings: Chains and temperatures.
+    """
+    size = images_per_pass(model, settings)
+    hidden = None if rank_zero_only.rank == 0 else True  # None: where there is no terminal
+    simulated = min(SIMULATED, len(x))
+    parts, more = -(-len(x) // size), -(-simulated // size)
+    # every process computes them for itself, to the same bits
+    steps = tune(model, pilot[0], settings, *model.given(pilot[1]))
+
+    def moved() -> None:
+        bar.update()
+
+    def compute(part: int) -> dict[str, Tensor]:
+        images, labels = x[part * size : (part + 1) * size], model.given(y[part * size : (part + 1) * size])
+        found = anneal(model, images, settings, steps, *labels, seed=part, moved=moved)
+        return {"ais_log_px": found.log_px, "ais_acceptance": found.acceptance}
+
+    def bound(part: int) -> dict[str, Tensor]:
+        n = min(size, simulated - part * size)
+        # of a conditional model, with the labels of test images
+        labels = model.given(y[part * size : part * size + n])
+        found = bidirectional(model, n, settings, steps, *labels, seed=part, moved=moved)
+        return {"ais_lower": found.lower, "ais_upper": found.upper}
+
+    own_parts, own_more = (len(own_share(n)) for n in (parts, more))
+    total = settings.temperatures * (own_parts + 2 * own_more)
+    with tqdm(total=total, unit="temperature", desc="AIS", disable=hidden, leave=False) as bar:
+        found = over_processes(compute, parts) | over_processes(bound, more)
+    return {name: values.double().numpy() for name, values in found.items()}
+
+
+def summary(found: dict[str, np.ndarray], log_px: np.ndarray, settings: Settings) -> dict:
+    """The numbers of `evaluation.json`.
+
+    Args:
+        found: By `annealed`.
+        log_px: Importance-sampled, of the same images and perhaps more.
+        settings: Of the chains.
+    """
+    values, gap = found["ais_log_px"], found["ais_upper"] - found["ais_lower"]
+    lowered = values - log_px[: len(values)]
+    return {
+        "ais_nll": -values.mean(),
+        "ais_nll_se": standard_error(values),
+        "ais_lowers_nll": lowered.mean(),
+        "ais_lowers_nll_se": standard_error(lowered),
+        "ais_gap": gap.mean(),
+        "ais_gap_se": standard_error(gap),
+        "ais_acceptance": found["ais_acceptance"].mean(),
+        "ais_images": len(values),
+        "ais_simulated": len(gap),
+        **{f"ais_{name}": value for name, value in settings._asdict().items()},
+    }

@@ -1,0 +1,50 @@
+"""What simple classifiers read from the posterior mean, when they know the labels of all training images."""
+
+import torch
+from torch import Tensor
+
+from evaluation.baselines import array, error
+from models import Model, evaluating
+
+CHUNK = 1000  # images per pass
+NEIGHBOURS = 5
+
+
+def can_be_probed(model: Model, y: Tensor) -> bool:
+    """Whether the model makes codes of images alone, and the labels `y` of all training images are known and differ."""
+    return hasattr(model, "encode") and not model.is_conditional and bool((y >= 0).all()) and len(y.unique()) > 1
+
+
+def codes(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """The posterior means of the images `x`, `(N, d)`."""
+    with evaluating(model):
+        parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
+        return torch.cat([model.encode(part, *model.given(labels)) for part, labels in parts]).flatten(1).double()
+
+
+def probes(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Test errors of 5 nearest neighbours and of logistic regression on the posterior mean.
+
+    Neighbours see the codes as they are, on the one scale that the prior has put them on; for the regression each
+    dimension is standardised. Nothing where codes are not finite or no test label is known.
+
+    Args:
+        model: Anything that `can_be_probed`.
+        train: All training images and their labels.
+        test: The test images and their labels, -1 where unknown.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    known = test[1] >= 0
+    z, z_test = codes(model, *train), codes(model, test[0][known], test[1][known])
+    if not len(z_test) or not z.isfinite().all() or not z_test.isfinite().all():
+        return {}
+    fitted, tested = (array(z), array(train[1])), (array(z_test), array(test[1][known]))
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    return {
+        "knn_error": error(KNeighborsClassifier(min(NEIGHBOURS, len(z))), fitted, tested),
+        "probe_error": error(linear, fitted, tested),
+    }

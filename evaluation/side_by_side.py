@@ -1,0 +1,151 @@
+"""Several models beside each other, on the same images."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+import models
+from callbacks.codes import MOST, encode, in_plane
+from datamodules import ImageData
+from figures import charts, grids
+from figures.subsets import one_of_each, spread
+from models import Model, evaluating
+from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
+from runtime.run_folder import run_folder, run_name
+
+MOST_BLOCKS, ROW = 3, 20  # models whose random points are squares beside each other; points in the rows of more
+
+
+def check(model: Model | type[Model]) -> None:
+    """ValueError where a model, or its class, has no codes that are decoded without a label."""
+    name = model.__name__ if isinstance(model, type) else type(model).__name__
+    if not all(hasattr(model, method) for method in ("encode", "interpolate")) or model.is_conditional:
+        raise ValueError(f"{name} cannot stand beside others: its codes do not say by themselves what image to draw.")
+
+
+def check_all(models: Mapping[str, Model], x: Tensor) -> None:
+    """ValueError where one of several models does not take the images `x`."""
+    if not models:
+        raise ValueError("There is no model to draw: give one or more.")
+    for name, model in models.items():
+        check(model)
+        if (shape := tuple(model.hparams.image_shape)) != tuple(x.shape[1:]):
+            raise ValueError(f"{name} takes images {shape}, and these are {tuple(x.shape[1:])}: choose others.")
+
+
+def codes(model: Model, x: Tensor) -> Tensor:
+    """The codes `(N, d)` of images, which may be elsewhere than the model."""
+    with evaluating(model):
+        return encode(model, x.to(model.device), torch.full(x.shape[:1], -1))
+
+
+def reconstructions_side_by_side(models: Mapping[str, Model], x: Tensor) -> Figure:
+    """Images `(B, C, H, W)`, and below them their reconstructions by each model, with codes of two dimensions."""
+    check_all(models, x)
+    rows, captions = [x.cpu()], [[""] * len(x)]
+    for model in models.values():
+        z = codes(model, x)
+        with evaluating(model):
+            rows.append(model.decode(z).cpu())
+        captions.append([f"({a:z.1f}, {b:z.1f})" for a, b in z.tolist()] if z.shape[1] == 2 else [""] * len(x))
+    return grids.image_grid(rows, row_labels=["input", *models], captions=captions)
+
+
+def random_points(models: Mapping[str, Model], x: Tensor, n: int = 64) -> Figure:
+    """`n` points decoded by each model, drawn from a Gaussian with the mean and covariance of the codes of `x`.
+
+    Without a prior that is the best that one can do; the codes of a VAE follow its prior closely. Of more than three
+    models each has a row of 20 points, so that the figure does not grow wider.
+    """
+    check_all(models, x)
+    if len(models) > MOST_BLOCKS:
+        rows = []
+        for model in models.values():
+            z = codes(model, x)
+            with evaluating(model):
+                rows.append(model.decode(like(z, min(n, ROW))).cpu())
+        return grids.image_grid(rows, row_labels=list(models), title="Random points")
+    side, blocks = math.ceil(math.sqrt(n)), []
+    for model in models.values():
+        z = codes(model, x)
+        with evaluating(model):
+            blocks.append(model.decode(like(z, n)).cpu().split(side))
+    rows = [torch.cat([white(row, side) for row in parts]) for parts in zip(*blocks, strict=True)]
+    begins = [side * i for i in range(len(models))]
+    return grids.image_grid(rows, title=dict(zip(begins, models, strict=True)), column_breaks=begins)
+
+
+def like(z: Tensor, n: int) -> Tensor:
+    """`n` draws `(n, d)` from the Gaussian with the mean and covariance of `z (N, d)`."""
+    mean = z.double().mean(0)
+    covariance = z.double().T.cov(correction=0).reshape(len(mean), len(mean))
+    # an unused dimension does not vary
+    little = 1e-6 * covariance.diagonal().mean().clamp(min=1e-6) * torch.eye(len(mean), device=z.device)
+    return MultivariateNormal(mean, covariance + little).sample((n,)).to(z.dtype)
+
+
+def white(row: Tensor, length: int) -> Tensor:
+    """A row of images made as long as the others by white ones."""
+    return torch.cat([row, row.new_ones(length - len(row), *row.shape[1:])])
+
+
+def planes(models: Mapping[str, Model], x: Tensor, y: Tensor) -> Figure:
+    """Codes of the images of each model, coloured by their labels `y (B,)`: two dimensions as they are, more by PCA."""
+    check_all(models, x)
+    panels = []
+    for name, model in models.items():
+        points, axes = in_plane(codes(model, x))
+        panels.append(charts.Panel(points, name, *axes))
+    return charts.scatter(panels, y)
+
+
+def draw(models: Mapping[str, Model], data: Any, device: torch.device | str = "cpu") -> dict[str, Figure]:
+    """All of these figures by their names, of test images of `data`."""
+    x, y = data.images("test", device=device)
+    some, chosen = spread(len(y), MOST), one_of_each(y, grids.PER_ROW)
+    return {
+        "reconstructions": reconstructions_side_by_side(models, x[chosen]),
+        "random_points": random_points(models, x[some]),
+        "codes": planes(models, x[some], y[some]),
+    }
+
+
+def check_alike(opened: list[tuple[dict, ImageData]], folder: str) -> None:
+    """ValueError where models cannot stand side by side: on other images, with codes that need a label, in a file."""
+    if len(opened) < 2:
+        raise ValueError("--side_by_side needs two checkpoints or more.")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ValueError(f"--side_by_side {folder} is a file: name a folder.")
+    first = opened[0][1]
+    for checkpoint, data in opened:
+        if not torch.equal(data.test.x, first.test.x):
+            raise ValueError(
+                f"--side_by_side needs models of the same test images: {type(data).__name__} {data.variant}, protocol "
+                f"{data.protocol}, are others than {type(first).__name__} {first.variant}, protocol {first.protocol}."
+            )
+        check(models.MODELS[checkpoint["model"]])
+
+
+def compare(
+    paths: list[str],
+    opened: list[tuple[dict, ImageData]],
+    folder: Path,
+    device: str,
+    style: FigureStyle = DEFAULT_STYLE,
+) -> None:
+    """Draws the models of several checkpoints beside each other, on the same test images, into `folder`."""
+    short = [run_folder(Path(path)).name for path in paths]
+    names = short if len(set(short)) == len(short) else [run_name({"checkpoint": path}) for path in paths]
+    several = {
+        f"{name} ({checkpoint['model']})": models.from_checkpoint(checkpoint).to(device)
+        for name, (checkpoint, _) in zip(names, opened, strict=True)
+    }
+    for name, figure in draw(several, opened[0][1], device).items():
+        save_figure(figure, folder / f"{name}.{style.format}", style.dpi)
+    print(f"Figures side by side: {folder}")

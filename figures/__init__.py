@@ -1,0 +1,1 @@
+"""Figures as pure functions: tensors in, a matplotlib Figure out."""

@@ -1,0 +1,80 @@
+"""Encoders and decoders: two dictionaries from a name to a class, every entry with the same signature.
+
+An encoder maps images `(N, C, H, W)` to `(N, out_dim)`, a decoder codes `(..., in_dim)` to logits `(..., C, H, W)`.
+Networks return plain tensors; the model names the distribution. A new entry is a class that gives `Network` its first
+layer and the rest, and a line in its dictionary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.networks.conv import ConvDecoder, ConvEncoder
+from models.networks.coordinate import CoordinateDecoder
+from models.networks.layers import ACTIVATIONS, ImageShape, Network, lookup
+from models.networks.mlp import MLPDecoder, MLPEncoder
+
+INITS = ("default", "glorot")
+
+
+ENCODERS: dict[str, type[nn.Module]] = {"mlp": MLPEncoder, "conv": ConvEncoder}
+DECODERS: dict[str, type[nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder, "coordinate": CoordinateDecoder}
+
+
+def check_sizes(sizes: Sequence[int], name: str = "hidden") -> None:
+    """ValueError, in a sentence, for sizes of layers that are not positive."""
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"{name} must hold positive sizes, such as [400, 400]; got {list(sizes)}.")
+
+
+def make_encoder(
+    name: str,
+    image_shape: ImageShape,
+    out_dim: int,
+    hidden: Sequence[int] | None,
+    activation: str,
+    batch_norm: bool,
+    context_dim: int = 0,
+    init: str = "glorot",
+) -> nn.Module:
+    """The encoder called `name`; `hidden=None` takes its own default sizes, `init` is one of `INITS`."""
+    network = lookup(ENCODERS, name, "encoder")
+    lookup(ACTIVATIONS, activation, "activation")
+    check_sizes(hidden or ())
+    sizes = network.default_hidden if hidden is None else hidden
+    encoder = network(image_shape, out_dim, sizes, activation, batch_norm, context_dim)
+    if init == "default" and isinstance(encoder, Network):
+        encoder.initialise(activation)
+    return encoder
+
+
+def make_decoder(
+    name: str,
+    in_dim: int,
+    image_shape: ImageShape,
+    hidden: Sequence[int] | None,
+    activation: str,
+    batch_norm: bool,
+    context_dim: int = 0,
+    init: str = "glorot",
+) -> nn.Module:
+    """The decoder called `name`; `hidden` as the encoder reads it, from the image to the code, is mirrored.
+
+    `init` is one of `INITS`.
+    """
+    network = lookup(DECODERS, name, "decoder")
+    lookup(ACTIVATIONS, activation, "activation")
+    check_sizes(hidden or ())
+    sizes = network.default_hidden if hidden is None else hidden[::-1]
+    decoder = network(in_dim, image_shape, sizes, activation, batch_norm, context_dim)
+    if init == "default" and isinstance(decoder, Network):
+        decoder.initialise(activation)
+    return decoder
+
+
+@torch.no_grad()
+def start_at_mean(decoder: nn.Module, mean_image: Tensor) -> None:
+    """Output bias = logit(clip(`mean_image (C, H, W)`, 0.001, 0.999)), the training mean, as in Burda et al. (2015)."""
+    if hasattr(decoder, "set_output_bias"):
+        decoder.set_output_bias(mean_image.clamp(0.001, 0.999))

@@ -1,0 +1,76 @@
+"""Convolutional encoder and decoder."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+from torch import Tensor, nn
+
+from models.networks.layers import ACTIVATIONS, ImageShape, Network, glorot
+
+
+def halved(image_shape: ImageShape, times: int) -> list[tuple[int, int]]:
+    """Heights and widths of an image that `times` convolutions of stride 2 halve, rounding up: the full size first."""
+    sizes = [(image_shape[1], image_shape[2])]
+    for _ in range(times):
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
+    return sizes
+
+
+class ConvEncoder(Network):
+    """3x3 convolutions of stride 2, then one linear layer; `hidden` are channels from the image to the code."""
+
+    default_hidden = (32, 64)
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        out_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ):
+        if not hidden:
+            raise ValueError("The conv encoder needs at least one entry in hidden, for example [32, 64].")
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise([image_shape[0], *hidden]):
+            norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
+            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), *norm, ACTIVATIONS[activation]()]
+        pixels = prod(halved(image_shape, len(hidden))[-1])
+        first, *rest = [*layers, nn.Flatten(), nn.Linear(hidden[-1] * pixels, out_dim)]
+        super().__init__(first, nn.Sequential(*rest), hidden[0], 3, context_dim)
+        glorot(nn.ModuleList([self.first, self.rest]))
+
+
+class ConvDecoder(Network):
+    """One linear layer, then 3x3 transposed convolutions of stride 2; `hidden`: channels from code to image."""
+
+    default_hidden = (64, 32)
+
+    def __init__(
+        self,
+        in_dim: int,
+        image_shape: ImageShape,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ):
+        if not hidden:
+            raise ValueError("The conv decoder needs at least one entry in hidden, for example [32, 64].")
+        sizes = halved(image_shape, len(hidden))[::-1]  # smallest first
+        width = hidden[0] * prod(sizes[0])
+        layers: list[nn.Module] = [nn.Unflatten(1, (hidden[0], *sizes[0]))]
+        for n_in, n_out, (tall, wide) in zip(hidden, [*hidden[1:], image_shape[0]], sizes[1:], strict=True):
+            layers += [*([nn.BatchNorm2d(n_in)] if batch_norm else []), ACTIVATIONS[activation]()]
+            # an even size needs one row or column more than the transposed convolution gives by itself
+            even = (1 - tall % 2, 1 - wide % 2)
+            layers += [nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=even)]
+        super().__init__(nn.Linear(in_dim, width), nn.Sequential(*layers), width, 1, context_dim)
+        glorot(nn.ModuleList([self.first, self.rest]))
+
+    def set_output_bias(self, mean: Tensor) -> None:
+        """Starts the output at the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
+        self.output.bias.copy_(mean.mean((1, 2)).logit())

@@ -1,0 +1,85 @@
+"""A decoder that draws each pixel from its coordinates."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from models.networks.layers import ImageShape, Network, mlp, rows
+
+STEEPNESS = 3.0  # of a coordinate decoder when training starts: its first layer changes so much per half image
+
+
+def pixel_grid(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """Coordinates (x, y) of the centres of all pixels, `(height, width, 2)`, whatever the size of the image.
+
+    x grows to the right, y downwards; 0 is the middle, the longer side goes from edge to edge from -1 to 1, and the
+    shorter one has the same unit.
+    """
+    x, y = ((2 * torch.arange(n, device=device) + 1 - n) / max(height, width) for n in (width, height))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+
+
+class CoordinateDecoder(Network):
+    """One pixel at a time, from its coordinates and the code (Bepler et al. 2019): it draws images of any size.
+
+    The first layer is split: the code's part is computed once per image, not per pixel. `hidden` are widths from the
+    code to the pixel.
+    """
+
+    default_hidden = (64, 64)
+
+    def __init__(
+        self,
+        in_dim: int,
+        image_shape: ImageShape,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ):
+        if not hidden:
+            raise ValueError("The coordinate decoder needs at least one entry in hidden, for example [64, 64].")
+        first, *rest = mlp([in_dim, *hidden, image_shape[0]], activation, batch_norm)
+        super().__init__(first, nn.Sequential(*rest), first.out_features, 1, context_dim)
+        self.size = tuple(image_shape[1:])
+        self.rows_per_image = max(1, prod(self.size) // 8)  # a row for each pixel, but a narrow one
+        self.place = nn.Linear(2, first.out_features, bias=False)
+        nn.init.normal_(self.place.weight, std=STEEPNESS)
+        nn.init.uniform_(self.first.bias, -STEEPNESS, STEEPNESS)
+
+    def forward(
+        self,
+        z: Tensor,
+        context: Tensor | None = None,
+        transform: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """`z (..., in_dim)`, a context `(..., context_dim)` that broadcasts, to `(..., C, H, W)`.
+
+        Args:
+            z: Codes.
+            context: Such as a one-hot label.
+            transform: Affine maps `(..., 2, 3)` of the pixels' (x, y, 1) to the coordinates that are drawn there; none
+                is the identity.
+            size: Height and width; those of the data by default.
+        """
+        height, width = size or self.size
+        with torch.autocast(z.device.type, enabled=False):  # 16 bits are too few for coordinates, and gain nothing here
+            of_code = self.first(z.to(self.first.weight.dtype))  # (..., h)
+            if context is not None:
+                of_code = of_code + self.context(context.to(self.context.weight.dtype))
+            slope = self.place.weight  # (h, 2)
+            transform = torch.eye(2, 3, device=z.device) if transform is None else transform
+            of_place = slope @ transform.to(slope.dtype)  # (..., h, 3)
+            constant = of_code + of_place[..., 2]
+            of_place = of_place[..., :2].expand(*constant.shape, 2)
+            grid = pixel_grid(height, width, z.device).to(of_place.dtype).flatten(0, 1)  # (P, 2)
+            ones = torch.ones_like(grid[:, :1])
+            first = torch.cat([grid, ones], 1) @ torch.cat([of_place, constant[..., None]], -1).mT  # (..., P, h)
+        return rows(self.rest, first).mT.unflatten(-1, (height, width))
+
+    def set_output_bias(self, mean: Tensor) -> None:
+        """Starts the output at the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
+        self.output.bias.copy_(mean.mean((1, 2)).logit())

@@ -1,0 +1,56 @@
+"""Printing on any terminal, into pipes that nobody reads, and with streams that are closed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.streams import spell
+
+SAY = """
+import sys
+from cli import streams
+streams.prepare_streams()
+print("NLL \\xb1 SE, R\\xb2, 3\\xb0, caf\\xe9, \\u2014 \\u4e2d", flush=True)
+print("and \\xb1", file=sys.stderr)
+for _ in range(20_000):
+    print("more than a pipe holds")
+open("done", "w").close()
+"""
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_a_terminal_of_ascii_gets_ascii(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SAY], cwd=tmp_path, env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
+                          capture_output=True, check=True)  # fmt: skip
+    assert done.stdout.splitlines()[0] == b"NLL +- SE, R^2, 3deg, cafe, - ?"
+    assert done.stderr == b"and +-\n"
+
+
+@pytest.mark.parametrize(("encoding", "text"), [
+    ("utf-8", "± °² \u2013 é \u4e2d"), ("cp1252", "± °² \u2013 é ?"), ("latin-1", "± °² - é ?"),
+    ("ascii", "+- deg^2 - e ?"),
+])  # fmt: skip
+def test_characters_that_an_encoding_lacks_are_spelled(encoding, text):
+    assert spell("± °² \u2013 é \u4e2d", encoding) == text
+
+
+@pytest.mark.parametrize("redirection", [" | head -1", " >&-", " 2>&- | head -1", " <&- | head -1", " | true"])
+def test_a_reader_that_has_gone_ends_nothing(tmp_path, redirection):
+    if os.name == "nt":
+        pytest.skip("needs a POSIX shell")
+    done = subprocess.run(["sh", "-c", f'"$0" -c "$1"{redirection}', sys.executable, SAY], cwd=tmp_path,
+                          env=ENVIRONMENT | {"PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert (tmp_path / "done").exists()
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_bytes_of_a_file_name_are_printed_as_they_are(tmp_path):
+    say = "from cli import streams; streams.prepare_streams(); print('a\\udce9b')"
+    done = subprocess.run([sys.executable, "-c", say], cwd=tmp_path, env=ENVIRONMENT | {"PYTHONIOENCODING": "utf-8"},
+                          capture_output=True, check=True)  # fmt: skip
+    assert done.stdout == b"a\xe9b\n"

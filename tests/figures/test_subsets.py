@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from figures.subsets import one_of_each, spread
+
+
+@pytest.mark.parametrize(("y", "n", "expected"), [
+    ([2, 2, 0, 1, 0], 3, [2, 3, 0]),
+    ([2, 2, 0, 1, 0], 9, [2, 3, 0, 4, 1]),
+    ([1, 1, 0, 1], 3, [2, 0, 1]),
+    ([-1, -1, -1], 2, [0, 1]),
+])  # fmt: skip
+def test_one_image_of_each_class_then_another(y, n, expected):
+    assert one_of_each(torch.tensor(y), n).tolist() == expected
+
+
+@pytest.mark.parametrize(("total", "n", "expected"), [
+    (10, 5, [0, 2, 4, 6, 8]),
+    (7, 3, [0, 2, 4]),
+    (3, 9, [0, 1, 2]),
+])  # fmt: skip
+def test_spread_over_all_images(total, n, expected):
+    assert spread(total, n).tolist() == expected
+
+
+def test_the_number_of_classes_costs_nothing():
+    # as many as there are images: a table of images by classes would take 80 GB
+    y = torch.arange(100_000).flip(0)
+    assert one_of_each(y, 3).tolist() == [99_999, 99_998, 99_997]
+    assert one_of_each(y * 10**12, 1).tolist() == [99_999]
