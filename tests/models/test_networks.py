@@ -219,9 +219,9 @@ def test_a_context_is_added_after_the_first_layer_and_broadcasts(encoder, decode
         assert (every[0] - every[1]).abs().max() > 1e-4
 
 
-def test_the_decoder_of_the_readme_goes_with_any_model(monkeypatch):
-    readme = (Path(networks.__file__).parents[1] / "README.md").read_text()
-    [block] = re.findall(r"```python\n(class WideDecoder.*?)```", readme, re.DOTALL)
+def test_the_decoder_of_contributing_goes_with_any_model(monkeypatch):
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    [block] = re.findall(r"```python\n(class WideDecoder.*?)```", page, re.DOTALL)
     monkeypatch.setattr(networks, "DECODERS", dict(DECODERS))
     scope = dict(vars(networks))
     exec(block, scope)
