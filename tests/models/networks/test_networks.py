@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models import AE, VAE, HierarchicalVAE, networks
-from models.networks import DECODERS, ENCODERS, make_decoder, make_encoder, start_at_mean
+from models.networks import DECODERS, ENCODERS, layers, make_decoder, make_encoder, start_at_mean
 from models.networks.layers import ACTIVATIONS, mlp, rows
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 20, 31), (2, 3, 5), (1, 1, 1)]
@@ -220,11 +220,11 @@ def test_a_context_is_added_after_the_first_layer_and_broadcasts(encoder, decode
         assert (every[0] - every[1]).abs().max() > 1e-4
 
 
-def test_the_decoder_of_the_readme_goes_with_any_model(monkeypatch):
-    readme = (Path(networks.__file__).parents[2] / "README.md").read_text()
-    [block] = re.findall(r"```python\n(class WideDecoder.*?)```", readme, re.DOTALL)
+def test_the_decoder_of_contributing_goes_with_any_model(monkeypatch):
+    page = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+    [block] = re.findall(r"```python\n(class WideDecoder.*?)```", page, re.DOTALL)
     monkeypatch.setattr(networks, "DECODERS", dict(DECODERS))
-    scope = dict(vars(networks))
+    scope = {**vars(layers), "nn": nn, "prod": math.prod}
     exec(block, scope)
     for model in (VAE, HierarchicalVAE, AE):
         trained = model((1, 5, 4), decoder="wide", hidden=[7])
