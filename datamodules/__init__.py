@@ -1,11 +1,11 @@
 """Images for the models: each module reads one data set and cuts it into batches."""
 
-from .base import PROTOCOLS, ImageData
-from .batches import Batches, Split
-from .binary_mnist import BinaryMNIST
-from .digits import Digits
-from .mnist import KMNIST, MNIST, FashionMNIST
-from .npz import NPZ
+from datamodules.base import PROTOCOLS, ImageData
+from datamodules.batches import Batches, Split
+from datamodules.binary_mnist import BinaryMNIST
+from datamodules.digits import Digits
+from datamodules.mnist import KMNIST, MNIST, FashionMNIST
+from datamodules.npz import NPZ
 
 DATAMODULES: dict[str, type[ImageData]] = {
     "Digits": Digits,

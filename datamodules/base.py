@@ -10,8 +10,8 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from .batches import Batches, Draw, Split, seed_of, unit
-from .grouped import Calls
+from datamodules.batches import Batches, Draw, Split, seed_of, unit
+from datamodules.grouped import Calls
 
 PROTOCOLS = ("dynamic", "fixed", "threshold", "grey", "larochelle")
 

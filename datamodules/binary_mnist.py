@@ -14,9 +14,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .base import ImageData, fixed_generator
-from .batches import Split
-from .download import DAMAGED, DataError, check_md5, download, read
+from datamodules.base import ImageData, fixed_generator
+from datamodules.batches import Split
+from datamodules.download import DAMAGED, DataError, check_md5, download, read
 
 ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from .base import fixed_generator
-from .batches import Split
-from .grayscale import GreyData
+from datamodules.base import fixed_generator
+from datamodules.batches import Split
+from datamodules.grayscale import GreyData
 
 TEST_SIZE = 250
 

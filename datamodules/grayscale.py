@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .base import ImageData, fixed_generator
-from .batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of, unit
-from .labels import shortened
-from .transforms import Limits, draw_poses, move
+from datamodules.base import ImageData, fixed_generator
+from datamodules.batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of, unit
+from datamodules.labels import shortened
+from datamodules.transforms import Limits, draw_poses, move
 
 Binarization = Literal["dynamic", "fixed", "threshold", "grey"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .batches import Batches
+from datamodules.batches import Batches
 
 
 class Calls:

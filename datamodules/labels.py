@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .download import DataError
+from datamodules.download import DataError
 
 UNKNOWN = {int: -1, str: ""}  # the label of an image whose class is not known
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batches import Split
-from .download import DAMAGED, DataError, check_md5, download, md5_of, read
-from .grayscale import GreyData
+from datamodules.batches import Split
+from datamodules.download import DAMAGED, DataError, check_md5, download, md5_of, read
+from datamodules.grayscale import GreyData
 
 FILES = (
     "train-images-idx3-ubyte",

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import fixed_generator
-from .batches import Split
-from .download import DataError
-from .grayscale import GreyData
-from .labels import as_classes, read_labels, shortened
-from .pixels import as_bytes
+from datamodules.base import fixed_generator
+from datamodules.batches import Split
+from datamodules.download import DataError
+from datamodules.grayscale import GreyData
+from datamodules.labels import as_classes, read_labels, shortened
+from datamodules.pixels import as_bytes
 
 USUAL_CHANNELS = (1, 3, 4)
 NPY = b"\x93NUMPY"  # how a .npy file begins

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .download import DataError
+from datamodules.download import DataError
 
 REFUSED_BELOW = 64  # a largest value below a quarter of 255 is another scale, such as 0..1, 0..15 or 0..16
 DOUBTED_BELOW = 128  # images that reach no middle grey may just be dark
