@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cli.errors import explain_error
-from evaluation.evaluate import Wanted, evaluate_checkpoint
+from evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
 
 if __name__ == "__main__":
     gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
@@ -30,26 +30,32 @@ from cli.terminal import terminal
 from cli.train_options import expand_paths
 from datamodules import ImageData
 from evaluation import report
-from evaluation.comparisons import beside
-from evaluation.inputs import check, open_checkpoint, pick_device
+from evaluation.comparisons import with_comparisons
+from evaluation.inputs import open_and_validate, open_checkpoint, pick_device
 from evaluation.over_seeds import as_text, over_seeds
 from evaluation.result_files import EvaluationFiles, suffix
-from evaluation.side_by_side import compare
+from evaluation.side_by_side import save_comparison
 from evaluation.tables import tables
 from evaluation.wandb_table import mirror
 from models.estimators.ais import Settings
 from runtime.figure_files import FigureStyle
-from runtime.processes import hasten, join, leave, quieten, speaker
+from runtime.processes import (
+    configure_performance,
+    filter_warnings,
+    init_distributed,
+    rank_prefix,
+    shutdown_distributed,
+)
 from runtime.run_folder import run_folder
 from runtime.threads import check_threads
 
 __all__ = ["evaluate_checkpoint", "main", "open_checkpoint"]
 
 
-def wanted_by(args: Namespace) -> Wanted:
+def config_from_args(args: Namespace) -> EvaluationConfig:
     """What the options ask for."""
     chains = Settings(args.ais_chains, args.ais_temperatures, args.ais_leapfrogs, args.ais_start)
-    return Wanted(
+    return EvaluationConfig(
         args.num_samples,
         args.limit,
         args.precision,
@@ -68,7 +74,7 @@ def evaluate_all(
     args: Namespace, ready: list[tuple[dict, ImageData]], device: str, files: EvaluationFiles
 ) -> tuple[list[dict], list[dict], list[Exception]]:
     """The results of all checkpoints that could be evaluated, their checkpoints, and the errors of the others."""
-    wanted, results, checkpoints, errors = wanted_by(args), [], [], []
+    wanted, results, checkpoints, errors = config_from_args(args), [], [], []
     for number, (path, (checkpoint, data)) in enumerate(zip(args.checkpoints, ready, strict=True), 1):
         if len(ready) > 1 and rank_zero_only.rank == 0:
             print(f"{number}/{len(ready)} {path}", file=sys.stderr)
@@ -85,7 +91,7 @@ def evaluate_all(
     return results, checkpoints, errors
 
 
-def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> int:
+def evaluate_and_report(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> int:
     """Evaluates all checkpoints, prints their tables, and writes the report. Returns the exit status."""
     files = EvaluationFiles()
     for path in args.checkpoints:
@@ -96,7 +102,7 @@ def show(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> i
     status = 1 if errors else 0
     if results:
         screen = terminal()
-        results = beside(results, checkpoints, files.log_px)
+        results = with_comparisons(results, checkpoints, files.log_px)
         print(tables(results, screen))
         if means := over_seeds(results, checkpoints):
             print(as_text(means, screen))
@@ -118,11 +124,13 @@ def write_all(
     """Writes what lies outside of run folders, each whatever becomes of the others. Returns the exit status."""
     status, style = 0, FigureStyle(args.figure_format, args.figure_dpi)
     if args.side_by_side:
-        status |= written(
-            "side_by_side", args, lambda: compare(args.checkpoints, ready, Path(args.side_by_side), device, style)
+        status |= write_or_explain(
+            "side_by_side",
+            args,
+            lambda: save_comparison(args.checkpoints, ready, Path(args.side_by_side), device, style),
         )
     if args.report:
-        failed = written("report", args, lambda: report.write(Path(args.report), results, means, style))
+        failed = write_or_explain("report", args, lambda: report.write_report(Path(args.report), results, means, style))
         status |= failed
         if not failed:
             print(f"Report: {args.report}")
@@ -142,7 +150,7 @@ def write_all(
     return status
 
 
-def written(option: str, args: Namespace, write: Callable[[], None]) -> int:
+def write_or_explain(option: str, args: Namespace, write: Callable[[], None]) -> int:
     """Writes the files of an option, and returns 1 where that fails."""
     try:
         write()
@@ -161,23 +169,23 @@ def written(option: str, args: Namespace, write: Callable[[], None]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     prepare_streams()
-    hasten()
-    quieten()
+    configure_performance()
+    filter_warnings()
     try:
         args = expand_paths(build_evaluation_parser().parse_args(argv))
         check_threads(args.threads)
         device = pick_device(args.device)
-        ready = check(args)
-        device = join(device, args.devices)
+        ready = open_and_validate(args)
+        device = init_distributed(device, args.devices)
     except (ValueError, OSError, ArgumentError) as error:
         known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]
         said = explain_error(error) if isinstance(error, OSError) else explain(error, {}, known)
-        print(f"{speaker()}error: {said}", file=sys.stderr)
+        print(f"{rank_prefix()}error: {said}", file=sys.stderr)
         return 2
     try:
-        return show(args, ready, device)
+        return evaluate_and_report(args, ready, device)
     except OSError as error:
-        print(f"{speaker()}error: {explain_error(error)}", file=sys.stderr)
+        print(f"{rank_prefix()}error: {explain_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped. The same command goes on with the checkpoints that are left.", file=sys.stderr)
@@ -188,4 +196,4 @@ if __name__ == "__main__":
     gc.freeze()  # and thawed at once they count as old, so that the first search leaves them out too;
     gc.unfreeze()  # if they stayed frozen, libraries would report them as leaks when the process ends
     gc.enable()
-    sys.exit(leave(main()))
+    sys.exit(shutdown_distributed(main()))

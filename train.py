@@ -24,24 +24,41 @@ from callbacks.wandb_environment import mode as wandb_mode
 from cli.errors import explain
 from cli.streams import prepare_streams
 from cli.terminal import terminal
-from cli.train_options import DEFAULTS, build_parser, check_numbers, check_trainer, chosen, expand_paths, offered
+from cli.train_options import (
+    DEFAULTS,
+    build_parser,
+    check_numbers,
+    check_trainer,
+    expand_paths,
+    option_names,
+    split_component_flags,
+)
 from datamodules import DATAMODULES, ImageData
-from evaluation.comparisons import beside
-from evaluation.evaluate import Wanted, evaluate_checkpoint
-from evaluation.result_files import EvaluationFiles, evaluated
+from evaluation.comparisons import with_comparisons
+from evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
+from evaluation.result_files import EvaluationFiles, existing_result
 from evaluation.tables import tables
 from models import MODELS, Model, read_checkpoint
-from runtime.atomic_write import replacing
+from runtime.atomic_write import atomic_write
 from runtime.failures import check_batch_norm, check_compiler, explain_failure
 from runtime.figure_files import FigureStyle, check_style
 from runtime.model_size import check_model_size
-from runtime.processes import check_tasks, cluster_plugins, hasten, is_lost, leave, quieten, show, speaker
+from runtime.processes import (
+    check_tasks,
+    cluster_plugins,
+    configure_performance,
+    filter_warnings,
+    is_peer_failure,
+    rank_prefix,
+    show_lightning_output,
+    shutdown_distributed,
+)
 from runtime.resume import check_resumed
-from runtime.run_folder import claim, owned
+from runtime.run_folder import locked_run_dir, resolve_run_dir
 from runtime.threads import check_threads, counted, set_for_training
 
 # Options that say nothing about the run
-OF_THIS_START = ("config", "run_dir", "resume", "allow_changes")
+LAUNCH_ONLY_OPTIONS = ("config", "run_dir", "resume", "allow_changes")
 
 
 def build(args: Namespace) -> tuple[ImageData, Model]:
@@ -110,7 +127,7 @@ def make_trainer(
     return trainer
 
 
-def set_calls(trainer: Trainer, data: ImageData, model: Model, size: int) -> None:
+def configure_steps_per_call(trainer: Trainer, data: ImageData, model: Model, size: int) -> None:
     """Lets each call of the trainer take so many steps, where nothing is asked for that needs a call for each.
 
     Raises:
@@ -153,7 +170,7 @@ def write_records(
     if wandb is not None:
         wandb.open()
     folder = Path(trainer.default_root_dir)
-    with replacing(folder / "config.yaml") as file:
+    with atomic_write(folder / "config.yaml") as file:
         file.write(yaml.safe_dump(config, sort_keys=False).encode())
     facts = {"protocol": data.protocol, "labels_hash": data.labels_hash, "parameters": count_parameters(model)}
     for logger in trainer.loggers:
@@ -175,7 +192,7 @@ def announce(trainer: Trainer, data: ImageData, model: Model, config: dict) -> N
     )
 
 
-def report(trainer: Trainer, args: Namespace, data: ImageData, start: callbacks.RunStart) -> int:
+def evaluate_best(trainer: Trainer, args: Namespace, data: ImageData, start: callbacks.RunStart) -> int:
     """Evaluates the best checkpoint on the test images, for the table and W&B, and returns the exit status.
 
     Where it has been evaluated already, by the same command that was given again, the result stands.
@@ -189,17 +206,19 @@ def report(trainer: Trainer, args: Namespace, data: ImageData, start: callbacks.
     checkpoints = trainer.checkpoint_callback
     path = checkpoints.best_model_path or checkpoints.last_model_path  # without validation there is no best
     path = Path(trainer.strategy.broadcast(path))
-    result = trainer.strategy.broadcast(evaluated(path, args.num_samples, args.limit, data))
+    result = trainer.strategy.broadcast(existing_result(path, args.num_samples, args.limit, data))
     files = EvaluationFiles()
     if args.num_samples and not result:
         device, samples = str(trainer.strategy.root_device), args.num_samples
         checkpoint = read_checkpoint(path)
-        wanted = Wanted(samples, args.limit, figures=args.callbacks, style=trainer.figure_style, threads=args.threads)
+        wanted = EvaluationConfig(
+            samples, args.limit, figures=args.callbacks, style=trainer.figure_style, threads=args.threads
+        )
         result = evaluate_checkpoint(checkpoint, path, data, wanted, device, files)
     if not trainer.is_global_zero:
         return 0
     if result:
-        print(f"\n{tables(beside([result], [read_checkpoint(path)], files.log_px), terminal())}")
+        print(f"\n{tables(with_comparisons([result], [read_checkpoint(path)], files.log_px), terminal())}")
     close_wandb(trainer, {f"test/{key}": value for key, value in result.items()})
     print(f"Run folder: {trainer.default_root_dir}")
     for error in files.unsaved.values():
@@ -220,23 +239,23 @@ def has_begun(trainer: Trainer | None) -> bool:
     return trainer is not None and trainer.checkpoint_callback.began
 
 
-def stopped(error: Exception, trainer: Trainer | None, argv: list[str]) -> int:
+def report_stop(error: Exception, trainer: Trainer | None, argv: list[str]) -> int:
     """Says why training has ended and how to go on, and returns the exit status: 128 + the signal's number, or 1."""
-    lost, failure = is_lost(error), explain_failure(error)
+    lost, failure = is_peer_failure(error), explain_failure(error)
     if not lost and not failure and not isinstance(error, Interrupted | Diverged | OSError):
         raise error  # no mistake in the options
     if trainer is None:
-        print(f"{speaker()}error: {failure or error}", file=sys.stderr)
+        print(f"{rank_prefix()}error: {failure or error}", file=sys.stderr)
         return 2
     folder, last = trainer.default_root_dir, trainer.checkpoint_callback.last_model_path
     if isinstance(error, Interrupted | Diverged) and not trainer.is_global_zero:
         return 0  # all processes stop together, and the first one speaks for them
     if lost:
-        print(f"{speaker()}error: Another process of this run has ended: see what it has said.", file=sys.stderr)
+        print(f"{rank_prefix()}error: Another process of this run has ended: see what it has said.", file=sys.stderr)
     elif failure:
-        print(f"{speaker()}error: {failure}", file=sys.stderr)
+        print(f"{rank_prefix()}error: {failure}", file=sys.stderr)
     elif isinstance(error, OSError):
-        print(f"{speaker()}error: {explain(error, {}, [])} The checkpoints are as they were.", file=sys.stderr)
+        print(f"{rank_prefix()}error: {explain(error, {}, [])} The checkpoints are as they were.", file=sys.stderr)
     elif isinstance(error, Diverged):
         kept = f"; {last} holds the last finite state" if last else ""
         print(f"error: {error}: the model has diverged. Try a lower --model.lr{kept}.", file=sys.stderr)
@@ -256,34 +275,34 @@ def stopped(error: Exception, trainer: Trainer | None, argv: list[str]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     prepare_streams()
-    hasten()
-    quieten()
+    configure_performance()
+    filter_warnings()
     argv = sys.argv[1:] if argv is None else argv
     names, known, trainer = DEFAULTS, [], None
     try:
-        names, flags = chosen(argv)
+        names, flags = split_component_flags(argv)
         parser = build_parser(names)
-        known = offered(parser)
+        known = option_names(parser)
         args = expand_paths(parser.parse_args(flags))
         check_numbers(args.num_samples, args.limit, least=0)
         style = check_style(FigureStyle(args.figure_format, args.figure_dpi))
         check_tasks(args.trainer.devices, args.trainer.num_nodes)
         check_trainer(args.trainer)
-        show(args.trainer.profiler is not None, args.trainer.enable_model_summary is True)
+        show_lightning_output(args.trainer.profiler is not None, args.trainer.enable_model_summary is True)
         check_threads(args.threads)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
-        config = {key: value for key, value in config.items() if key not in OF_THIS_START}
-        folder, resume = claim(args)
+        config = {key: value for key, value in config.items() if key not in LAUNCH_ONLY_OPTIONS}
+        folder, resume = resolve_run_dir(args)
         data, model = build(args)
         is_default = args.run_dir is None and resume is None
-        with owned(folder, is_default, lambda: has_begun(trainer)) as folder:
+        with locked_run_dir(folder, is_default, lambda: has_begun(trainer)) as folder:
             mode = wandb_mode(args.wandb)
             wandb = WandbRun(config, folder, offline=mode == "offline") if mode != "off" else None
             start = callbacks.RunStart(lambda trainer: write_records(trainer, data, model, config, resume, wandb))
             trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, folder, start)
             trainer.figure_style = style
             check_batch_norm(model, data, trainer.world_size)
-            set_calls(trainer, data, model, args.steps_per_call)
+            configure_steps_per_call(trainer, data, model, args.steps_per_call)
             if args.early_stopping is not None:
                 check_validation(trainer, len(data.val.y))
             if resume:
@@ -293,12 +312,12 @@ def main(argv: list[str] | None = None) -> int:
             config["threads"] = set_for_training(args.threads, recorded, model, data, processes)
             announce(trainer, data, model, config)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-            return report(trainer, args, data, start)
+            return evaluate_best(trainer, args, data, start)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if has_begun(trainer):
-            return stopped(error, trainer, argv)
+            return report_stop(error, trainer, argv)
         close_wandb(trainer, status=2)
-        print(f"{speaker()}error: {explain(error, names, known)}", file=sys.stderr)
+        print(f"{rank_prefix()}error: {explain(error, names, known)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemExit) as error:  # with which Lightning ends after a Ctrl-C before the first step
         if isinstance(error, SystemExit) and (trainer is None or not trainer.interrupted):
@@ -311,11 +330,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Stopped {when}.", file=sys.stderr)
         return 130
     except (Interrupted, Diverged, RuntimeError, MemoryError) as error:
-        return stopped(error, trainer, argv)
+        return report_stop(error, trainer, argv)
 
 
 if __name__ == "__main__":
     gc.freeze()  # and thawed at once they count as old, so that the first search leaves them out too;
     gc.unfreeze()  # if they stayed frozen, libraries would report them as leaks when the process ends
     gc.enable()
-    sys.exit(leave(main()))
+    sys.exit(shutdown_distributed(main()))

@@ -21,7 +21,7 @@ from benchmarks.rounds import Elsewhere
 from datamodules.batches import Batches, Split, bernoulli
 from evaluation.metrics import likelihoods
 from models import VAE
-from runtime.processes import hasten
+from runtime.processes import configure_performance
 
 Work = Callable[[], object]
 
@@ -89,7 +89,7 @@ def peak(K: int) -> float:
 
 
 def _peak(K: int) -> float:
-    hasten()
+    configure_performance()
     likelihood(K)()
     # of this process alone: ru_maxrss begins with what the process had that started it
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="how often each is measured")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the table and figure")
     args = parser.parse_args()
-    hasten()
+    configure_performance()
     elsewhere = Elsewhere([psutil.Process()])
     measured = {
         name: seconds({size: make(size) for size in sizes}, args.rounds) for name, (make, sizes) in GROWTH.items()

@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.report import about, publish
 from benchmarks.rounds import Elsewhere
 from models import M2, VAE, Model
-from models.estimators.importance import ROWS, importance
-from runtime.processes import hasten
+from models.estimators.importance import MAX_DECODER_ROWS, importance
+from runtime.processes import configure_performance
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
@@ -61,7 +61,7 @@ def works() -> dict[str, Callable[[], object]]:
         found[f"M2, batch 200, {precision}"] = stepping(m2, binary(200), y, precision)
         model, x = VAE((1, 28, 28)), binary(50)
         found[f"NLL, K = 1000, 50 images, {precision}"] = lambda model=model, x=x, precision=precision: importance(
-            model, x, 1000, ROWS // 50, precision=precision
+            model, x, 1000, MAX_DECODER_ROWS // 50, precision=precision
         )
     return found
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30, help="calls of each")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the table")
     args = parser.parse_args()
-    hasten()
+    configure_performance()
     elsewhere, lines = Elsewhere([psutil.Process()]), []
     for name, work in works().items():
         spent, parts = shares(work, args.repeats)

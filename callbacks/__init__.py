@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from callbacks.active_units import LatentSpace
 from callbacks.analogies import Analogies
 from callbacks.attributes import Attributes
-from callbacks.base import Drawing, Scheduled
+from callbacks.base import FigureCallback, PowersOfTwoCallback
 from callbacks.canonical import Canonical
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.class_samples import ClassSamples
@@ -29,12 +29,37 @@ from callbacks.traversals import Traversals
 from models import Model
 from runtime.checkpoint_io import FileIO
 
-__all__ = ["CALLBACKS", "Analogies", "Attributes", "Canonical", "ClassSamples", "ConfusionMatrix", "Divergence",
-           "Drawing", "EarlyStopping", "ErrorCurve", "FileIO", "Interpolations", "Interruption", "LatentCodes",
-           "LatentCodesTSNE", "LatentPlane", "LatentSpace", "LogLikelihood", "Progress", "Reconstructions",
-           "RunCheckpoint", "RunStart", "Samples", "Scheduled", "StepNoise", "Traversals", "for_model"]  # fmt: skip
+__all__ = [
+    "CALLBACKS",
+    "Analogies",
+    "Attributes",
+    "Canonical",
+    "ClassSamples",
+    "ConfusionMatrix",
+    "Divergence",
+    "EarlyStopping",
+    "ErrorCurve",
+    "FigureCallback",
+    "FileIO",
+    "Interpolations",
+    "Interruption",
+    "LatentCodes",
+    "LatentCodesTSNE",
+    "LatentPlane",
+    "LatentSpace",
+    "LogLikelihood",
+    "PowersOfTwoCallback",
+    "Progress",
+    "Reconstructions",
+    "RunCheckpoint",
+    "RunStart",
+    "Samples",
+    "StepNoise",
+    "Traversals",
+    "for_model",
+]  # fmt: skip
 
-CALLBACKS: dict[str, type[Scheduled]] = {
+CALLBACKS: dict[str, type[PowersOfTwoCallback]] = {
     callback.name: callback
     for callback in (Reconstructions, Samples, Interpolations, LatentSpace, LogLikelihood, LatentCodes, LatentCodesTSNE,
                      LatentPlane, Traversals, Attributes, Canonical, Analogies, ClassSamples, ConfusionMatrix,
@@ -42,17 +67,17 @@ CALLBACKS: dict[str, type[Scheduled]] = {
 }  # fmt: skip
 
 
-def for_model(model: Model, names: Sequence[str] | None = None) -> list[Scheduled]:
+def for_model(model: Model, names: Sequence[str] | None = None) -> list[PowersOfTwoCallback]:
     """The callbacks called `names`; without names, every one that the model supports and that is one by default.
 
     Raises:
         ValueError: A name is unknown, or its callback cannot serve the model.
     """
     if names is None:
-        return [kind() for kind in CALLBACKS.values() if kind.by_default and kind.objection(model) is None]
+        return [kind() for kind in CALLBACKS.values() if kind.by_default and kind.unsupported_reason(model) is None]
     for name in names:
         if name not in CALLBACKS:
             raise ValueError(f"Unknown callback '{name}': choose from {', '.join(CALLBACKS)}.")
-        if objection := CALLBACKS[name].objection(model):
+        if objection := CALLBACKS[name].unsupported_reason(model):
             raise ValueError(objection)
     return [CALLBACKS[name]() for name in names]

@@ -7,7 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.base import Scheduled
+from callbacks.base import PowersOfTwoCallback
 from callbacks.record import finished_epochs, record_figure, record_metrics
 from callbacks.titles import subject
 from figures import charts
@@ -56,7 +56,7 @@ def remedy(model: LightningModule, epochs: float) -> str:
     return "Try a lower --model.lr."
 
 
-class LatentSpace(Scheduled):
+class LatentSpace(PowersOfTwoCallback):
     """Logs the active units over the validation set as `val/active_units` (`val/active_units_2`, ... for layers above
     the first), draws the KL of each dimension, and warns of a posterior that has collapsed as soon as that is certain.
 
@@ -64,7 +64,7 @@ class LatentSpace(Scheduled):
     """
 
     name = "latent_statistics"
-    needs = "latent_statistics"
+    required_method = "latent_statistics"
 
     def __init__(self):
         self.low: tuple[int, float] | None = None  # step and variance of the first look that found an unused latent

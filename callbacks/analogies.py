@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.titles import class_names, many_classes, subject
 from figures import grids
-from figures.subsets import one_of_each, spread
+from figures.subsets import evenly_spaced, round_robin_by_class
 from models import Model
 
 
-class Analogies(Drawing):
+class Analogies(FigureCallback):
     """Draws every label in the style of test images of different classes (Kingma et al. 2014, figure 1).
 
     Args:
@@ -20,20 +20,20 @@ class Analogies(Drawing):
     """
 
     name = "analogies"
-    needs = "analogies"
+    required_method = "analogies"
 
     def __init__(self, num_images: int = 10):
         self.num_images = num_images
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test")
-        chosen = one_of_each(y, self.num_images)
+        chosen = round_robin_by_class(y, self.num_images)
         x, y, count = x[chosen].to(model.device), y[chosen].tolist(), model.hparams.num_classes
         classes = class_names(data, max(count, *y) + 1)
         if count <= grids.MOST_CLASSES:
             images, shown = model.analogies(x), range(count)
         else:  # an image at a time: with every label there are many
-            shown = spread(count, grids.MOST_CLASSES).tolist()
+            shown = evenly_spaced(count, grids.MOST_CLASSES).tolist()
             images = torch.cat([model.analogies(part)[:, shown] for part in x.split(1)])
         title = f"Labels in the style of test images{many_classes(count, shown)}: {subject(model, data)}"
         rows = [classes[label] if label >= 0 else "" for label in y]

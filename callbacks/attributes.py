@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from callbacks.base import Drawing
-from callbacks.codes import MOST, encode
+from callbacks.base import FigureCallback
+from callbacks.codes import MAX_POINTS, encode
 from callbacks.titles import class_name, class_names, subject
 from figures import grids
-from figures.subsets import one_of_each, spread
+from figures.subsets import evenly_spaced, round_robin_by_class
 from models import Model
 
 
-class Attributes(Drawing):
+class Attributes(FigureCallback):
     """Draws what becomes of test images of each class as the mean code of one class is added to their codes.
 
     Args:
@@ -23,7 +23,7 @@ class Attributes(Drawing):
     """
 
     name = "attributes"
-    needs = "shifted"
+    required_method = "shifted"
 
     def __init__(self, label: int = 0, num_images: int = 10, num_steps: int = 8):
         self.label, self.num_images, self.num_steps = label, num_images, num_steps
@@ -33,9 +33,9 @@ class Attributes(Drawing):
         of_class = (y == self.label).nonzero()[:, 0]
         if not len(of_class):
             return {}
-        of_class = of_class[spread(len(of_class), MOST)]
+        of_class = of_class[evenly_spaced(len(of_class), MAX_POINTS)]
         direction = encode(model, x[of_class], y[of_class]).mean(0)
-        chosen = one_of_each(y, self.num_images)
+        chosen = round_robin_by_class(y, self.num_images)
         x, y, weights = x[chosen], y[chosen], torch.linspace(0, 1, self.num_steps).tolist()
         images = model.shifted(x, direction, weights, *model.given(y))
         what = f"Codes of test images + w * (mean code of {class_name(data, self.label)}), decoded, by w"

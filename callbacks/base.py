@@ -17,7 +17,7 @@ def between_steps(trainer: Trainer, batch_idx: int) -> bool:
     return batch_idx + 1 < trainer.num_training_batches and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
-class Scheduled(Callback):
+class PowersOfTwoCallback(Callback):
     """Calls `act` after epochs 1, 2, 4, 8, ... and the last, also when training stops early.
 
     An epoch can take two seconds, so looking after each would take longer than training. `act` runs on rank 0 alone,
@@ -25,19 +25,19 @@ class Scheduled(Callback):
     """
 
     name = ""  # in `CALLBACKS`
-    needs = ""  # the method of the model that it cannot do without
+    required_method = ""  # the method of the model that it cannot do without
     by_default = True  # whether it is taken where nobody chooses
     seed = 0
     on_all_ranks = False  # whether all processes take part
     acted_after = 0  # epochs
 
     @classmethod
-    def objection(cls, model: Model) -> str | None:
+    def unsupported_reason(cls, model: Model) -> str | None:
         """Why this callback cannot serve a model, a sentence that says what to do; none where it can."""
-        if hasattr(model, cls.needs):
+        if hasattr(model, cls.required_method):
             return None
         return (
-            f"{type(model).__name__} has no {cls.name.replace('_', ' ')}: it defines no {cls.needs}(); "
+            f"{type(model).__name__} has no {cls.name.replace('_', ' ')}: it defines no {cls.required_method}(); "
             f"leave {cls.name} out, or choose another model."
         )
 
@@ -60,7 +60,7 @@ class Scheduled(Callback):
                 self.act(trainer, model)
 
 
-class Drawing(Scheduled):
+class FigureCallback(PowersOfTwoCallback):
     """Records figures on the schedule. `draw` needs no trainer: with `models.evaluating(model)` around it, it draws the
     same from a checkpoint."""
 

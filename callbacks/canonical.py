@@ -4,14 +4,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.titles import subject
 from figures import grids
-from figures.subsets import one_of_each
+from figures.subsets import round_robin_by_class
 from models import Model
 
 
-class Canonical(Drawing):
+class Canonical(FigureCallback):
     """Draws test images of mixed classes, their reconstructions, and these without their transform.
 
     Args:
@@ -19,13 +19,13 @@ class Canonical(Drawing):
     """
 
     name = "canonical"
-    needs = "canonical"
+    required_method = "canonical"
 
     def __init__(self, num_images: int = 20):
         self.num_images = num_images
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test")
-        x = x[one_of_each(y, self.num_images)].to(model.device)
+        x = x[round_robin_by_class(y, self.num_images)].to(model.device)
         title = f"Test images, and their reconstructions without the transform: {subject(model, data)}"
         return {"canonical": grids.canonical(x, model.reconstruct(x), model.canonical(x), title)}

@@ -14,8 +14,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from callbacks.base import between_steps
 from callbacks.nan_guard import check_weights
 from runtime.checkpoint_io import keep_as
-from runtime.collectives import Late, over_ranks
-from runtime.hparams import training
+from runtime.collectives import DelayedReader, all_reduce
+from runtime.hparams import training_options
 from runtime.provenance import commit, machine
 
 
@@ -45,7 +45,7 @@ class RunCheckpoint(Checkpoint):
         names = ("best.ckpt", "last.ckpt", "previous.ckpt")
         self.best, self.last, self.previous = (Path(folder, "checkpoints", name) for name in names)
         self.seed, self.every_steps, self.every_minutes = seed, every_steps, every_minutes
-        self.best_bound, self.saved_when, self.late = -math.inf, time.monotonic(), Late()
+        self.best_bound, self.saved_when, self.late = -math.inf, time.monotonic(), DelayedReader()
         self.looked_at = 0  # the step at which it was last looked whether one is due
         self.began = False  # whether nothing stands in the way of training
         self.started, self.before = time.monotonic(), {}  # what earlier starts of this run have noted
@@ -99,7 +99,7 @@ class RunCheckpoint(Checkpoint):
         if trainer.world_size == 1:
             return late
         # the clocks of several processes differ
-        known = self.late(over_ranks(torch.full((), float(late), device=trainer.strategy.root_device), "MAX"))
+        known = self.late(all_reduce(torch.full((), float(late), device=trainer.strategy.root_device), "MAX"))
         return bool(known and known[0])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,7 +134,7 @@ class RunCheckpoint(Checkpoint):
             "labels_hash": data.labels_hash,
             "processes": trainer.world_size,
         }
-        checkpoint["training"] = training(trainer, data)
+        checkpoint["training"] = training_options(trainer, data)
         checkpoint["threads"] = torch.get_num_threads()  # those of this run, whose last digits depend on them
         checkpoint["made"] = self.made(trainer)
 

@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.titles import class_names, many_classes, subject
 from figures import grids
-from figures.subsets import spread
+from figures.subsets import evenly_spaced
 from models import Model
 
 
-class ClassSamples(Drawing):
+class ClassSamples(FigureCallback):
     """Draws samples from the prior with every label, from the same noise each time: what changes is the model.
 
     Args:
@@ -20,7 +20,7 @@ class ClassSamples(Drawing):
     """
 
     name = "class_samples"
-    needs = "sample_classes"
+    required_method = "sample_classes"
 
     def __init__(self, num_images: int = 10):
         self.num_images = num_images
@@ -30,7 +30,7 @@ class ClassSamples(Drawing):
         if count <= grids.MOST_CLASSES:
             images, shown = model.sample_classes(self.num_images), range(count)
         else:  # a draw at a time: with every label there are many images
-            shown = spread(count, grids.MOST_CLASSES).tolist()
+            shown = evenly_spaced(count, grids.MOST_CLASSES).tolist()
             images = torch.cat([model.sample_classes(1)[:, shown] for _ in range(self.num_images)])
         classes = class_names(data, count)
         title = f"Samples of each class{many_classes(count, shown)}, a draw of z in each row: {subject(model, data)}"

@@ -7,10 +7,10 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import pad
 
-from figures.subsets import spread
+from figures.subsets import evenly_spaced
 from models import Model
 
-MOST = 2000  # points of a scatter plot, and images that quantiles are taken from
+MAX_POINTS = 2000  # points of a scatter plot, and images that quantiles are taken from
 CHUNK = 500  # images per pass
 WIDE = 500  # dimensions above which the principal components are found by a randomized method
 THRESHOLD = 0.01  # least variance over images of a dimension in use (Burda et al. 2015, section 5.2)
@@ -35,9 +35,9 @@ def encode(model: Model, x: Tensor, y: Tensor) -> Tensor:
 
 
 def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
-    """Codes `(N, d)` and labels of at most `MOST` test images; images whose code is not finite are left out."""
+    """Codes `(N, d)` and labels of at most `MAX_POINTS` test images; images whose code is not finite are left out."""
     x, y = data.images("test")
-    index = spread(len(y), MOST)
+    index = evenly_spaced(len(y), MAX_POINTS)
     z, y = encode(model, x[index].to(model.device), y[index].to(model.device)), y[index].to(model.device)
     finite = z.isfinite().all(1)
     return z[finite], y[finite]

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.titles import class_names, subject
 from figures import charts
 from models import Model
@@ -22,11 +22,11 @@ def confusion(model: Model, x: Tensor, y: Tensor) -> Tensor:
     return multiclass_confusion_matrix(qy, y, qy.shape[1], ignore_index=-1)
 
 
-class ConfusionMatrix(Drawing):
+class ConfusionMatrix(FigureCallback):
     """Draws the confusion matrix of the validation images. Their labels select nothing."""
 
     name = "confusion_matrix"
-    needs = "classify"
+    required_method = "classify"
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         counts = confusion(model, *data.images("val", device=model.device))

@@ -4,17 +4,17 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
-from callbacks.base import Scheduled
+from callbacks.base import PowersOfTwoCallback
 from callbacks.record import record_figure
 from callbacks.titles import subject
 from figures import charts
 
 
-class ErrorCurve(Scheduled):
+class ErrorCurve(PowersOfTwoCallback):
     """Draws the model's `val/error` of all epochs so far, also of those before the run was resumed."""
 
     name = "error"
-    needs = "classify"
+    required_method = "classify"
 
     def __init__(self):
         self.errors: dict[int, float] = {}  # by epoch, from 1

@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.base import between_steps
-from runtime.collectives import Late, over_ranks
+from runtime.collectives import DelayedReader, all_reduce
 
 # Of a cluster, of Ctrl-C, of SLURM's --signal, of Ctrl-Break; those that this platform has
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK")
@@ -38,7 +38,7 @@ class Interruption(Callback):
     saved_for = 0  # the one for which the last checkpoint was written
 
     def __init__(self):
-        self.late = Late()
+        self.late = DelayedReader()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # in place of Lightning's handlers, which save where they are; after training it puts back what there was before
@@ -56,7 +56,7 @@ class Interruption(Callback):
         """The number of the signal that all processes are to stop for, or 0."""
         if trainer.world_size == 1:
             return self.received
-        known = self.late(over_ranks(self._flag(trainer), "MAX"))
+        known = self.late(all_reduce(self._flag(trainer), "MAX"))
         return int(known[0]) if known else 0
 
     def _flag(self, trainer: Trainer) -> torch.Tensor:
@@ -76,5 +76,5 @@ class Interruption(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # what follows, the evaluation, is not training: the same command makes it up
-        if number := int(over_ranks(self._flag(trainer), "MAX")):
+        if number := int(all_reduce(self._flag(trainer), "MAX")):
             raise Interrupted(number)

@@ -4,13 +4,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.titles import subject
 from figures import grids
 from models import Model
 
 
-class Interpolations(Drawing):
+class Interpolations(FigureCallback):
     """Draws the way between the codes of fixed pairs of test images, once straight and once along a sphere.
 
     Args:
@@ -19,7 +19,7 @@ class Interpolations(Drawing):
     """
 
     name = "interpolations"
-    needs = "interpolate"
+    required_method = "interpolate"
 
     def __init__(self, num_pairs: int = 5, num_steps: int = 10):
         self.num_pairs, self.num_steps = num_pairs, num_steps

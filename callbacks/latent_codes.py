@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.codes import codes_of_test_images, in_plane
 from callbacks.titles import class_names, subject
 from figures import charts
@@ -13,11 +13,11 @@ from models import Model
 FEWEST = 3  # points that make a picture
 
 
-class LatentCodes(Drawing):
+class LatentCodes(FigureCallback):
     """Draws the codes of up to 2000 test images, coloured by label: one or two dimensions as they are, more by PCA."""
 
     name = "latent_codes"
-    needs = "encode"
+    required_method = "encode"
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.codes import code_size, codes_of_test_images, do_not_vary
 from callbacks.latent_codes import FEWEST
 from callbacks.titles import class_names, subject
@@ -13,17 +13,17 @@ from figures import charts
 from models import Model
 
 
-class LatentCodesTSNE(Drawing):
+class LatentCodesTSNE(FigureCallback):
     """Draws the codes of up to 2000 test images, coloured by label, by t-SNE (van der Maaten & Hinton 2008), which
     keeps neighbours and no distances. It takes longer than all other figures: only on request."""
 
     name = "latent_codes_tsne"
-    needs = "encode"
+    required_method = "encode"
     by_default = False
 
     @classmethod
-    def objection(cls, model: Model) -> str | None:
-        if (found := super().objection(model)) or code_size(model) > 2:
+    def unsupported_reason(cls, model: Model) -> str | None:
+        if (found := super().unsupported_reason(model)) or code_size(model) > 2:
             return found
         return (
             f"t-SNE is for codes of more than 2 dimensions, and this {type(model).__name__} has {code_size(model)}: "

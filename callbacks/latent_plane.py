@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.codes import QUANTILES, codes_of_test_images, has_standard_prior
 from callbacks.latent_codes import FEWEST
 from callbacks.titles import class_names, subject
@@ -27,7 +27,7 @@ def grid(z1: Tensor, z2: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(z1, z2, indexing="xy"), -1)
 
 
-class LatentPlane(Drawing):
+class LatentPlane(FigureCallback):
     """Draws the decoded plane of a code of two dimensions: by quantiles of the prior, as in Kingma & Welling (2013),
     figure 4, or, without a prior, evenly over the codes of test images. With a prior also these codes through the
     normal CDF: if they follow the prior, they fill the unit square evenly.
@@ -37,14 +37,14 @@ class LatentPlane(Drawing):
     """
 
     name = "latent_plane"
-    needs = "encode"
+    required_method = "encode"
 
     def __init__(self, num_images: int = 30):
         self.num_images = num_images
 
     @classmethod
-    def objection(cls, model: Model) -> str | None:
-        if found := super().objection(model):
+    def unsupported_reason(cls, model: Model) -> str | None:
+        if found := super().unsupported_reason(model):
             return found
         kind = type(model).__name__
         if model.is_conditional or not hasattr(model, "interpolate"):

@@ -3,15 +3,15 @@
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.base import Scheduled
+from callbacks.base import PowersOfTwoCallback
 from callbacks.record import record_metrics
-from models.estimators.importance import ROWS, importance
-from runtime.collectives import over_processes
+from models.estimators.importance import MAX_DECODER_ROWS, importance
+from runtime.collectives import map_across_ranks
 
 IMAGES = 100  # per pass
 
 
-class LogLikelihood(Scheduled):
+class LogLikelihood(PowersOfTwoCallback):
     """Logs `val/nll`, the importance-sampled -log p(x) (of a conditional model -log p(x|y)) of the first validation
     images in nats per image, and `val/ess`, the median effective sample size.
 
@@ -21,7 +21,7 @@ class LogLikelihood(Scheduled):
     """
 
     name = "log_likelihood"
-    needs = "log_weights"
+    required_method = "log_weights"
     on_all_ranks = True
 
     def __init__(self, num_images: int = 500, num_samples: int = 100):
@@ -30,12 +30,12 @@ class LogLikelihood(Scheduled):
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         x, y = trainer.datamodule.images("val", self.num_images, model.device)
         parts = list(zip(x.split(IMAGES), y.split(IMAGES), strict=True))
-        chunk = max(1, ROWS // IMAGES // model.rows_per_sample)
+        chunk = max(1, MAX_DECODER_ROWS // IMAGES // model.rows_per_sample)
 
         def estimate(part: int) -> dict[str, Tensor]:
             images, labels = parts[part]
             # a seed for each part, or all parts would share their noise
             return importance(model, images, self.num_samples, chunk, *model.given(labels), seed=part)._asdict()
 
-        found = over_processes(estimate, len(parts))
+        found = map_across_ranks(estimate, len(parts))
         record_metrics(trainer, {"val/nll": -found["log_px"].mean().item(), "val/ess": found["ess"].median().item()})

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.wandb_environment import Recorded, init_options, reasons, say_where, settings
-from runtime.atomic_write import naming, replacing
+from runtime.atomic_write import atomic_write, with_filename
 
 # Options that do not make another experiment of a run
 APART = {"seed", "wandb", "callbacks", "num_samples", "limit", "save_every_steps", "save_every_minutes",
@@ -202,7 +202,7 @@ class MetricsCSV(Logger):
         writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
         writer.writerows(rows)
-        with replacing(self.path) as file:
+        with atomic_write(self.path) as file:
             file.write(text.getvalue().encode())
 
     @rank_zero_only
@@ -216,7 +216,7 @@ class MetricsCSV(Logger):
             return
         text = io.StringIO(newline="")
         csv.DictWriter(text, self.columns).writerow(self.row)
-        with naming(self.path), self.path.open("r+b") as file:
+        with with_filename(self.path), self.path.open("r+b") as file:
             self.start = file.seek(0, os.SEEK_END) if self.start is None else file.seek(self.start)
             file.truncate()
             file.write(text.getvalue().encode())

@@ -4,7 +4,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from runtime.collectives import Late, over_ranks
+from runtime.collectives import DelayedReader, all_reduce
 
 
 class Diverged(Exception):
@@ -24,12 +24,12 @@ class Divergence(Callback):
     """
 
     def __init__(self):
-        self.late = Late()
+        self.late = DelayedReader()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        looked_at = self.late(over_ranks(outputs["loss"].detach(), "SUM"), trainer.global_step)
+        looked_at = self.late(all_reduce(outputs["loss"].detach(), "SUM"), trainer.global_step)
         if looked_at and not looked_at[0].isfinite():
             raise Diverged(
                 f"The loss is {looked_at[0].item()} at step {looked_at[1]}, in epoch {trainer.current_epoch + 1}"

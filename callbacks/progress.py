@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from tqdm import tqdm
 
-from callbacks.base import Scheduled, finished_epochs
+from callbacks.base import PowersOfTwoCallback, finished_epochs
 
 REFRESH = 0.2  # seconds
 BAR = "{desc} {percentage:3.0f}%|{bar}|"
@@ -90,7 +90,7 @@ class Pace:
         return (steps * self.seconds_per_step if steps else 0.0) + rounds * self.seconds_per_round
 
 
-class Progress(Scheduled):
+class Progress(PowersOfTwoCallback):
     """One bar for the whole run, with the time left; without a terminal, a line after epochs 1, 2, 4, 8, ... and the
     last, because a bar would fill a log file."""
 

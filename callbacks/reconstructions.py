@@ -4,13 +4,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.titles import subject
 from figures import grids
 from models import Model
 
 
-class Reconstructions(Drawing):
+class Reconstructions(FigureCallback):
     """Draws the first test images beside their reconstructions.
 
     Args:
@@ -18,7 +18,7 @@ class Reconstructions(Drawing):
     """
 
     name = "reconstructions"
-    needs = "reconstruct"
+    required_method = "reconstruct"
 
     def __init__(self, num_images: int = 20):
         self.num_images = num_images

@@ -4,13 +4,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.titles import subject
 from figures import grids
 from models import Model
 
 
-class Samples(Drawing):
+class Samples(FigureCallback):
     """Draws samples from the prior, from the same noise each time: what changes is the model.
 
     Args:
@@ -18,7 +18,7 @@ class Samples(Drawing):
     """
 
     name = "samples"
-    needs = "sample"
+    required_method = "sample"
 
     def __init__(self, num_images: int = 64):
         self.num_images = num_images

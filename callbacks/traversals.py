@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.codes import QUANTILES, active, code_size, codes_of_test_images, encode, has_standard_prior
 from callbacks.titles import subject
 from figures import grids
@@ -35,7 +35,7 @@ def counted(used: int, size: int, rows: int) -> str:
     return f"{text}, {rows} shown" if used > rows else text
 
 
-class Traversals(Drawing):
+class Traversals(FigureCallback):
     """Draws the first test image with one dimension of its code moved at a time: from -3 to 3 standard deviations of
     the prior, or, without a prior of the code, along the quantiles of the codes of test images. Only active dimensions
     are drawn, at least one, and of them those that matter: that vary at least a tenth as much over test images as the
@@ -46,7 +46,7 @@ class Traversals(Drawing):
     """
 
     name = "traversals"
-    needs = "interpolate"
+    required_method = "interpolate"
 
     def __init__(self, num_dims: int = 16):
         self.num_dims = num_dims

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from runtime.atomic_write import replacing
+from runtime.atomic_write import atomic_write
 
 PROJECT = "elbo-room"
 # Arguments of wandb.init that have a variable
@@ -146,8 +146,8 @@ class Recorded:
         project = os.environ.get("WANDB_PROJECT", "").strip() or place["project"]
         entity = os.environ.get("WANDB_ENTITY", "").strip() or place.get("entity", "")
         if run_id != self.id:
-            with replacing(self.id_file) as file:
+            with atomic_write(self.id_file) as file:
                 file.write(run_id.encode())
         if {"project": project, **({"entity": entity} if entity else {})} != place:
-            with replacing(self.project_file) as file:
+            with atomic_write(self.project_file) as file:
                 file.write("/".join(filter(None, (entity, project))).encode())

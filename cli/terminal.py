@@ -93,7 +93,7 @@ def lay_out(
         table = by_column(header, cells, screen)
         if fits(table, screen) or len(cells) == 1:
             return table
-    parent, short = below(names)
+    parent, short = split_common_parent(names)
     tried = [(parent, short)] if parent else []
     tried += [(parent, shortened(short, width)) for width in (NAME_WIDTH, LEAST_NAME)]
     for parent, short in tried:
@@ -102,7 +102,7 @@ def lay_out(
             return [*table, *remarks(parent, [], screen)]
     for _, short in tried[-2:]:  # with names that can be read, if that leaves room for two columns more
         some = [[name, *line[1:]] for name, line in zip(short, cells, strict=True)]
-        kept = chosen(columns, [header, *some], screen, importance)
+        kept = columns_that_fit(columns, [header, *some], screen, importance)
         if len(kept) > min(2, len(columns) - 1):
             break
     if len(kept) < min(2, len(columns)):
@@ -117,7 +117,7 @@ def fits(lines: Sequence[str], screen: Screen) -> bool:
     return screen.width is None or max(map(len, lines)) <= screen.width
 
 
-def chosen(
+def columns_that_fit(
     columns: Sequence[str], lines: Sequence[Sequence[str]], screen: Screen, importance: Sequence[str]
 ) -> list[int]:
     """Positions of the columns that fit beside each other, the most important ones first to be taken."""
@@ -147,7 +147,7 @@ def by_column(header: Sequence[str], cells: Sequence[Sequence[str]], screen: Scr
     return lines
 
 
-def below(names: Sequence[str]) -> tuple[str, list[str]]:
+def split_common_parent(names: Sequence[str]) -> tuple[str, list[str]]:
     """The folder that all of several paths lie in, if there is one, and the paths from there."""
     parts = [name.split(os.sep) for name in names]
     common = []

@@ -18,13 +18,13 @@ from datamodules import DATAMODULES
 from models import MODELS
 from models.networks.layers import lookup
 from runtime.figure_files import FigureStyle
-from runtime.processes import launched
+from runtime.processes import launcher_world
 
-MOST_SAMPLES = 10_000_000  # of one image, which take minutes; all of MNIST takes weeks by then
+MAX_SAMPLES = 10_000_000  # of one image, which take minutes; all of MNIST takes weeks by then
 PROFILERS = ("simple", "advanced", "pytorch")  # of Lightning, by their names
 DEFAULTS = {"model": "VAE", "data": "Digits"}
-WHAT = {"model": "model", "data": "data set"}
-TABLES = {"model": MODELS, "data": DATAMODULES}
+COMPONENT_TITLES = {"model": "model", "data": "data set"}
+REGISTRIES = {"model": MODELS, "data": DATAMODULES}
 # Options of the Trainer that train.py sets itself, or that do nothing to data that bring their own batches
 NOT_OFFERED = {
     "barebones",
@@ -42,7 +42,7 @@ NOT_OFFERED = {
     "use_distributed_sampler",
 }
 # Options of the Trainer that do nothing here: files of earlier runs may name them, at these values
-IDLE = {
+NO_EFFECT = {
     "limit_test_batches": (None, "tests are the work of --num_samples and --limit"),
     "limit_predict_batches": (None, "train.py predicts nothing"),
     "inference_mode": (True, "validation computes no gradients in either mode"),
@@ -86,12 +86,12 @@ def names_in(config: str) -> dict[str, str]:
         raise ValueError(f"{config} cannot be read as a YAML file of options: {why}") from error
     if not isinstance(options, dict):
         raise ValueError(f"{config} is no YAML file of options such as 'seed: 0'.")
-    for key in TABLES.keys() & options.keys():
+    for key in REGISTRIES.keys() & options.keys():
         if not isinstance(options[key], dict):
             raise ValueError(
                 f"In {config}, {key} must be a section with a name: write '{key}: {{name: {options[key]}}}'."
             )
-    return {key: options[key]["name"] for key in TABLES if "name" in options.get(key, {})}
+    return {key: options[key]["name"] for key in REGISTRIES if "name" in options.get(key, {})}
 
 
 def named_by_flag(flags: argparse.Namespace, key: str) -> str | None:
@@ -118,15 +118,17 @@ def warn_of_other_names(config: str, names: dict[str, str], flags: list[str]) ->
             continue
         kept = [f"{k}={v}" for k, v in section.items() if k != "name" and f"--{key}.{k}" not in given]
         stay = (
-            f"its options of the {WHAT[key]} stay in force: {', '.join(kept)}" if kept else "none of its options stay"
+            f"its options of the {COMPONENT_TITLES[key]} stay in force: {', '.join(kept)}"
+            if kept
+            else "none of its options stay"
         )
         print(f"warning: {config} is made for {section['name']}, and {name} is used; {stay}.", file=sys.stderr)
 
 
-def chosen(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+def split_component_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     """The names of model and data, and the arguments with all --config files first, so that flags win over them."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for key in TABLES:
+    for key in REGISTRIES:
         first.add_argument(f"--{key}")
         first.add_argument(f"--{key}.name", dest=f"{key}_name")
     first.add_argument("--config", action="append", default=[])
@@ -135,11 +137,11 @@ def chosen(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     known.config = [expand_user(config) for config in known.config]
     for config in known.config:
         names |= names_in(config)
-    names |= {key: value for key in TABLES if (value := named_by_flag(known, key)) is not None}
-    for key, what in WHAT.items():
-        if names[key] not in TABLES[key] and (meant := in_other_letters(TABLES[key], names[key])):
+    names |= {key: value for key in REGISTRIES if (value := named_by_flag(known, key)) is not None}
+    for key, what in COMPONENT_TITLES.items():
+        if names[key] not in REGISTRIES[key] and (meant := in_other_letters(REGISTRIES[key], names[key])):
             raise ValueError(f"Unknown {what} '{names[key]}', did you mean {meant}?")
-        lookup(TABLES[key], names[key], what)
+        lookup(REGISTRIES[key], names[key], what)
     for config in known.config:
         warn_of_other_names(config, names, flags)
     configs = [f"--config={config}" for config in known.config]
@@ -159,7 +161,7 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
         prog="train.py", usage=usage, description=description, exit_on_error=False, allow_abbrev=False
     )
     add_run_options(parser)
-    for key, table in TABLES.items():
+    for key, table in REGISTRIES.items():
         parser.add_argument(f"--{key}.name", type=str, help=f"What --{key} gives.")
         chosen_class = table[names[key]]
         skip = {*getattr(chosen_class, "from_data", ()), *getattr(chosen_class, "from_m1", ())}
@@ -169,22 +171,22 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
         {
             # Lightning's own choice would take Apple's mps, which has no float64, and all GPUs of a machine
             "trainer.accelerator": "cuda" if torch.cuda.is_available() else "cpu",
-            "trainer.devices": launched()[0],
-            "trainer.num_nodes": launched()[1],
-            "trainer.max_epochs": min(table[names[key]].default_epochs for key, table in TABLES.items()),
+            "trainer.devices": launcher_world()[0],
+            "trainer.num_nodes": launcher_world()[1],
+            "trainer.max_epochs": min(table[names[key]].default_epochs for key, table in REGISTRIES.items()),
             "trainer.num_sanity_val_steps": 0,
             "trainer.enable_model_summary": False,
         }
     )
     for action in parser._actions:
-        if action.dest.removeprefix("trainer.") in IDLE:
+        if action.dest.removeprefix("trainer.") in NO_EFFECT:
             action.help = argparse.SUPPRESS
     return parser
 
 
-def offered(parser: ArgumentParser) -> list[str]:
+def option_names(parser: ArgumentParser) -> list[str]:
     """All options that train.py offers, without dashes."""
-    idle = [f"trainer.{name}" for name in IDLE]
+    idle = [f"trainer.{name}" for name in NO_EFFECT]
     keys = parser.get_defaults().keys(branches=False)
     return [key for key in keys if not key.endswith(".name") and key not in idle]
 
@@ -241,7 +243,7 @@ def add_figure_options(parser: ArgumentParser) -> None:
 
 def check_trainer(trainer: Namespace) -> None:
     """ValueError, in a sentence, for options of the Trainer that would do nothing or mean nothing."""
-    for name, (idle, why) in IDLE.items():
+    for name, (idle, why) in NO_EFFECT.items():
         if trainer[name] != idle:
             raise ValueError(f"--trainer.{name} would do nothing: {why}. Leave it out.")
     if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
@@ -262,9 +264,9 @@ def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
     """ValueError, in a sentence, for numbers of samples or images that mean nothing."""
     if num_samples < least:
         raise ValueError(f"--num_samples must be at least {least}; got {num_samples}.")
-    if num_samples > MOST_SAMPLES:
+    if num_samples > MAX_SAMPLES:
         raise ValueError(
-            f"--num_samples must be at most {MOST_SAMPLES:,}; got {num_samples:,}, which would not end; 5000 is usual."
+            f"--num_samples must be at most {MAX_SAMPLES:,}; got {num_samples:,}, which would not end; 5000 is usual."
         )
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1; got {limit}.")

@@ -10,8 +10,8 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from datamodules.batches import Batches, Draw, Split, seed_of, unit
-from datamodules.grouped import Calls
+from datamodules.batches import Batches, Draw, Split, seed_of, to_unit_interval
+from datamodules.grouped import BatchGroups
 
 PROTOCOLS = ("dynamic", "fixed", "threshold", "grey", "larochelle")
 
@@ -121,7 +121,7 @@ class ImageData(LightningDataModule):
         x, y = getattr(self, split).take(slice(n))
         if split == "train" and self.train_draw:
             x = self.train_draw(x, fixed_generator("training images")).float()
-        return unit(x).to(device), y.to(device)
+        return to_unit_interval(x).to(device), y.to(device)
 
     def train_dataloader(self) -> Batches:
         """Shuffled batches; order and draws follow `run_seed`."""
@@ -148,5 +148,5 @@ class ImageData(LightningDataModule):
         batches = kind(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)
         if split is self.train and self.steps_per_call > 1:
             self.batches_per_epoch = len(batches)
-            return Calls(batches, self.steps_per_call)
+            return BatchGroups(batches, self.steps_per_call)
         return batches

@@ -42,7 +42,7 @@ def dequantise(x: Tensor, generator: torch.Generator) -> Tensor:
     return u.random_(0, 2**16, generator=generator).div_(2**16).add_(x).div_(256)
 
 
-def unit(x: Tensor) -> Tensor:
+def to_unit_interval(x: Tensor) -> Tensor:
     """Pixels as float32 in [0, 1]: bytes are divided by 255, other values are only cast."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
@@ -124,7 +124,9 @@ class Batches:
 
     def _batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x = self.split.x.index_select(0, index)  # (B, C, H, W)
-        return self.draw(x, generator).float() if self.draw else unit(x), self.split.y.index_select(0, index)
+        return self.draw(x, generator).float() if self.draw else to_unit_interval(x), self.split.y.index_select(
+            0, index
+        )
 
     @property
     def sampler(self) -> "Batches":

@@ -99,7 +99,7 @@ def download(folder: Path, names: Sequence[str], fetch: Callable[[Path], None]) 
     lock = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock), impatient():
+        with FileLock(lock), socket_timeout():
             if missing(folder, names):
                 rank_zero_info(f"Downloading to {folder}")
                 with TemporaryDirectory(dir=folder, prefix=".download-") as fresh:
@@ -117,7 +117,7 @@ def download(folder: Path, names: Sequence[str], fetch: Callable[[Path], None]) 
 
 
 @contextmanager
-def impatient(seconds: float = 20) -> Iterator[None]:
+def socket_timeout(seconds: float = 20) -> Iterator[None]:
     """Connections give up after `seconds`: a machine cut off from the network might wait for minutes."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

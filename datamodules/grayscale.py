@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageData, fixed_generator
-from datamodules.batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of, unit
+from datamodules.batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of, to_unit_interval
 from datamodules.labels import shortened
-from datamodules.transforms import Limits, draw_poses, move
+from datamodules.transforms import PoseLimits, apply_pose, draw_poses
 
 Binarization = Literal["dynamic", "fixed", "threshold", "grey"]
 
@@ -57,7 +57,7 @@ class GreyData(ImageData):
             raise ValueError(f"val_size must be at least 1, not {val_size}.")
         if labels_per_batch is not None and not 1 <= labels_per_batch < batch_size:
             raise ValueError(f"labels_per_batch must be between 1 and batch_size - 1; {labels_per_batch} is not.")
-        self.limits = Limits(max_rotation, max_shift, max_scaling)
+        self.limits = PoseLimits(max_rotation, max_shift, max_scaling)
         if not (0 <= max_rotation <= 180 and 0 <= max_shift < math.inf and 0 <= max_scaling < 1):
             raise ValueError(
                 "max_rotation must be between 0 and 180, max_shift finite and at least 0, max_scaling at least 0 and "
@@ -159,7 +159,7 @@ class GreyData(ImageData):
             named = f"class {single[0]} has" if len(single) == 1 else f"classes {shortened(single)} have"
             self.note(f"warning: {named} a single training image in {self.source}.")
 
-    def moved_test(self, limits: Limits, draw: str = "test images") -> tuple[Tensor, Tensor]:
+    def moved_test(self, limits: PoseLimits, draw: str = "test images") -> tuple[Tensor, Tensor]:
         """The test images as evaluation sees them, float32 (N, C, H, W), but moved within `limits`; and their poses.
 
         Args:
@@ -167,12 +167,12 @@ class GreyData(ImageData):
             draw: Name of the draw; that of the data themselves by default.
         """
         x, poses = self._moved(self.fetch()[1].x, limits, draw)
-        return unit(self._fix(x, "test images")), poses
+        return to_unit_interval(self._fix(x, "test images")), poses
 
-    def _moved(self, x: Tensor, limits: Limits, draw: str) -> tuple[Tensor, Tensor]:
+    def _moved(self, x: Tensor, limits: PoseLimits, draw: str) -> tuple[Tensor, Tensor]:
         """Images moved by the draw of this name, and their poses (N, 4): angle, shift and factor."""
         poses = draw_poses(len(x), limits, fixed_generator(f"poses of {draw}"))
-        return (move(x, poses) if any(limits) else x), poses
+        return (apply_pose(x, poses) if any(limits) else x), poses
 
     def _split(self, size: int) -> tuple[Tensor, Tensor]:
         val_size = self.val_size or max(1, size // 10)

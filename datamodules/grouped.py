@@ -9,7 +9,7 @@ from torch import Tensor
 from datamodules.batches import Batches
 
 
-class Calls:
+class BatchGroups:
     """An iterable of tuples of `size` batches, the last of an epoch perhaps of fewer; otherwise as `batches`.
 
     Args:

@@ -9,7 +9,7 @@ from torch.nn.functional import grid_sample
 CHUNK = 4_000_000  # pixels per pass
 
 
-class Limits(NamedTuple):
+class PoseLimits(NamedTuple):
     """How far images are moved at most."""
 
     rotation: float = 0.0  # degrees
@@ -25,14 +25,14 @@ class Limits(NamedTuple):
         return ", ".join(part for part in parts if part)
 
 
-def draw_poses(n: int, limits: Limits, generator: torch.Generator) -> Tensor:
+def draw_poses(n: int, limits: PoseLimits, generator: torch.Generator) -> Tensor:
     """Angle (degrees, clockwise), shift (pixels to the right, then down) and factor of n images, uniform within the
     limits: `(n, 4)`."""
     u = torch.rand(n, 4, generator=generator, dtype=torch.float64) * 2 - 1
     return u * torch.tensor([limits.rotation, limits.shift, limits.shift, limits.scaling]) + torch.tensor([0, 0, 0, 1])
 
 
-def move(x: Tensor, poses: Tensor) -> Tensor:
+def apply_pose(x: Tensor, poses: Tensor) -> Tensor:
     """Images as bytes `(N, C, H, W)`, each turned and scaled about its middle, then shifted, as `poses (N, 4)` say.
 
     What torchvision's `affine` does with one image, bilinear and black beyond the border.

@@ -8,20 +8,20 @@ from tqdm import tqdm
 import models
 from evaluation.metrics import standard_error
 from models.estimators.ais import Settings, anneal, bidirectional, tune
-from models.estimators.importance import ROWS
-from runtime.collectives import over_processes, own_share
+from models.estimators.importance import MAX_DECODER_ROWS
+from runtime.collectives import map_across_ranks, rank_indices
 
 PILOT_IMAGES = 10
 SIMULATED = 50  # images on which the error is bounded
-MOST = 50  # images per pass
+MAX_IMAGES_PER_PASS = 50  # images per pass
 
 
 def images_per_pass(model: models.Model, settings: Settings) -> int:
-    """So many that their chains are about `ROWS` rows of a decoder, and that several devices have a share each."""
-    return max(1, min(MOST, ROWS // (settings.chains * model.rows_per_sample)))
+    """Return how many images one pass of AIS takes: their chains fill about `MAX_DECODER_ROWS` rows of a decoder."""
+    return max(1, min(MAX_IMAGES_PER_PASS, MAX_DECODER_ROWS // (settings.chains * model.rows_per_sample)))
 
 
-def annealed(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tensor], settings: Settings) -> dict:
+def run_ais(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tensor], settings: Settings) -> dict:
     """Per-image `ais_log_px` and `ais_acceptance`, and per simulated image its `ais_lower` and `ais_upper` bound.
 
     Args:
@@ -53,14 +53,14 @@ def annealed(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Ten
         found = bidirectional(model, n, settings, steps, *labels, seed=part, moved=moved)
         return {"ais_lower": found.lower, "ais_upper": found.upper}
 
-    own_parts, own_more = (len(own_share(n)) for n in (parts, more))
+    own_parts, own_more = (len(rank_indices(n)) for n in (parts, more))
     total = settings.temperatures * (own_parts + 2 * own_more)
     with tqdm(total=total, unit="temperature", desc="AIS", disable=hidden, leave=False) as bar:
-        found = over_processes(compute, parts) | over_processes(bound, more)
+        found = map_across_ranks(compute, parts) | map_across_ranks(bound, more)
     return {name: values.double().numpy() for name, values in found.items()}
 
 
-def summary(found: dict[str, np.ndarray], log_px: np.ndarray, settings: Settings) -> dict:
+def ais_summary(found: dict[str, np.ndarray], log_px: np.ndarray, settings: Settings) -> dict:
     """The numbers of `evaluation.json`.
 
     Args:

@@ -14,8 +14,8 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from runtime.atomic_write import replacing
-from runtime.collectives import agreed
+from runtime.atomic_write import atomic_write
+from runtime.collectives import broadcast_from_rank0
 from runtime.run_folder import run_folder
 
 SOURCES = (
@@ -30,7 +30,7 @@ NOTHING = nullcontext()
 
 
 @cache
-def code() -> str:
+def source_hash() -> str:
     """A hash of what per-image results depend on besides the checkpoint and options: these sources, and torch."""
     root, found = Path(__file__).parents[1], hashlib.sha256(f"{torch.__version__} {version('arviz-stats')}".encode())
     for path in sorted(path for pattern in SOURCES for path in root.glob(pattern)):
@@ -38,7 +38,7 @@ def code() -> str:
     return found.hexdigest()[:12]
 
 
-def per_image(checkpoint: Path, what: str, options: dict | None = None) -> Path:
+def cache_path(checkpoint: Path, what: str, options: dict | None = None) -> Path:
     """The file of per-image results of a checkpoint: each setting has one of its own.
 
     Args:
@@ -55,7 +55,7 @@ def per_image(checkpoint: Path, what: str, options: dict | None = None) -> Path:
     return run_folder(checkpoint) / "per_image" / f"{name}.npz"
 
 
-def kept(path: Path, about: str) -> dict[str, np.ndarray] | None:
+def load_if_current(path: Path, about: str) -> dict[str, np.ndarray] | None:
     """The arrays in `path` if they are about just this and all there; else none."""
     try:
         content = BytesIO(path.read_bytes())  # numpy leaves a damaged file open
@@ -67,7 +67,7 @@ def kept(path: Path, about: str) -> dict[str, np.ndarray] | None:
     return found if said == about and names == sorted(found) else None  # a flipped bit can hide arrays
 
 
-def digest(*tensors: Tensor) -> str:
+def tensor_hash(*tensors: Tensor) -> str:
     """A hash of the numbers in tensors, and of their types and shapes."""
     found = hashlib.sha256()
     for tensor in tensors:
@@ -80,10 +80,10 @@ def digest(*tensors: Tensor) -> str:
 def weights_hash(checkpoint: dict) -> str:
     """A hash of the weights in a checkpoint, by which results know them whatever their file is called."""
     weights = checkpoint["state_dict"]
-    return hashlib.sha256(f"{list(weights)} {digest(*weights.values())}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{list(weights)} {tensor_hash(*weights.values())}".encode()).hexdigest()[:12]
 
 
-def once(
+def cached(
     path: Path,
     checkpoint: dict,
     options: dict,
@@ -104,15 +104,17 @@ def once(
         attempt: Entered to write the file; it decides what becomes of errors.
     """
     weights = checkpoint["state_dict"]
-    model = [checkpoint["model"], checkpoint["hyper_parameters"], list(weights), digest(*weights.values())]
-    about = json.dumps({"model": model, "code": code(), **options}, sort_keys=True)
-    found = agreed(next((found for file in (path, older) if file and (found := kept(file, about))), None))
+    model = [checkpoint["model"], checkpoint["hyper_parameters"], list(weights), tensor_hash(*weights.values())]
+    about = json.dumps({"model": model, "code": source_hash(), **options}, sort_keys=True)
+    found = broadcast_from_rank0(
+        next((found for file in (path, older) if file and (found := load_if_current(file, about))), None)
+    )
     if found is None:
         found = compute()
         if rank_zero_only.rank == 0:
-            with attempt, replacing(path) as file:
+            with attempt, atomic_write(path) as file:
                 np.savez(file, about=np.array(about), names=np.array(sorted(found)), **found)
     return found
 
 
-code()  # now: files may change while this process works with what it has imported
+source_hash()  # now: files may change while this process works with what it has imported

@@ -7,17 +7,17 @@ from types import MappingProxyType
 
 import numpy as np
 
-from evaluation.cache import per_image
+from evaluation.cache import cache_path
 from evaluation.metrics import standard_error
 from evaluation.published import TEST_IMAGES, Reported, reported
-from evaluation.tables import kind, plus_minus
-from runtime.hparams import chosen, options
+from evaluation.tables import comparison_key, plus_minus
+from runtime.hparams import non_default_options, run_options
 from runtime.run_folder import run_name
 
 NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
-def beside(
+def with_comparisons(
     results: Sequence[dict], checkpoints: Sequence[dict], computed: Mapping[str, np.ndarray] = NOTHING
 ) -> list[dict]:
     """Results with what they are compared with: the runs of their kind before them, image by image, and papers.
@@ -33,12 +33,14 @@ def beside(
     """
     found, before = [], {}
     for result, checkpoint in zip(results, checkpoints, strict=True):
-        more = of_paper(result, checkpoint) | {"options": chosen(checkpoint)}
+        more = published_reference(result, checkpoint) | {"options": non_default_options(checkpoint)}
         if result["nll"] is not None:
-            alike = before.setdefault((kind(result), result["num_samples"]), [])
+            alike = before.setdefault((comparison_key(result), result["num_samples"]), [])
             values = computed.get(result["checkpoint"])
             values = log_px(result) if values is None else values
-            versus = {run_name(other): minus(values, theirs) for other, theirs in alike if values is not None}
+            versus = {
+                run_name(other): paired_difference(values, theirs) for other, theirs in alike if values is not None
+            }
             if first := next(iter(versus.values()), None):
                 more |= {"versus": versus, "versus_first": first["nll"], "versus_first_se": first["se"]}
             alike += [(result, values)] if values is not None else []
@@ -50,7 +52,7 @@ def log_px(result: dict) -> np.ndarray | None:
     """The per-image values of a result, `(N,)`, if there is a file of them that is still its own."""
     path = Path(result["checkpoint"])
     options = {"K": result["num_samples"], "images": result.get("images_hash"), "precision": result.get("precision")}
-    for file in (per_image(path, "likelihoods", options), per_image(path, "likelihoods")):
+    for file in (cache_path(path, "likelihoods", options), cache_path(path, "likelihoods")):
         try:
             with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as content:
                 values = content["log_px"]
@@ -62,13 +64,13 @@ def log_px(result: dict) -> np.ndarray | None:
     return None
 
 
-def minus(values: np.ndarray, others: np.ndarray) -> dict[str, float | None]:
+def paired_difference(values: np.ndarray, others: np.ndarray) -> dict[str, float | None]:
     """The NLL of values log p(x) minus that of others of the same images, with its standard error."""
     less = others - values
     return {"nll": less.mean().item(), "se": standard_error(less)}
 
 
-def of_paper(result: dict, checkpoint: dict) -> dict:
+def published_reference(result: dict, checkpoint: dict) -> dict:
     """What a paper reports for such a run, and how far the result is from it; or how the nearest experiment differs.
 
     A published number is called `paper_nll` or `paper_error` where all that decides its comparability agrees with the
@@ -85,7 +87,7 @@ def of_paper(result: dict, checkpoint: dict) -> dict:
         found = {name: paper.value, f"{name}_se": paper.se, "paper_source": source, "paper_epochs": paper.epochs}
         made = conditions(result, checkpoint, paper)
         if not paper.differences:
-            return found | {"paper_remark": f"{source}; {made}", "words": in_words(result, key, paper, made)}
+            return found | {"paper_remark": f"{source}; {made}", "words": describe(result, key, paper, made)}
         differs = "; ".join(paper.differences)
         value = f"{paper.value:.2f}" if key == "nll" else plus_minus(paper.value, paper.se, ".2%")
         nearest = f"no published number agrees in all; nearest: {value} ({source})"
@@ -102,7 +104,7 @@ def conditions(result: dict, checkpoint: dict, paper: Reported) -> str:
 
     The test errors of papers are means over draws of labels, and a run has one.
     """
-    trained = options(checkpoint)
+    trained = run_options(checkpoint)
     size = trained["data.batch_size"] * trained["trainer.accumulate_grad_batches"]
     size *= checkpoint["run"].get("processes", 1)  # each has batches of its own
     epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
@@ -114,7 +116,7 @@ def conditions(result: dict, checkpoint: dict, paper: Reported) -> str:
     return said + (f"; on {result['num_images']} images" if result["num_images"] < TEST_IMAGES else "")
 
 
-def in_words(result: dict, key: str, paper: Reported, made: str) -> str:
+def describe(result: dict, key: str, paper: Reported, made: str) -> str:
     """How far a result is from a paper's, and how it was made, from `conditions`."""
     difference = result[key] - paper.value
     amount = f"{abs(difference):.2f} nats" if key == "nll" else f"{abs(difference):.2%}"

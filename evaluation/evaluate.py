@@ -15,23 +15,23 @@ from cli.evaluate_options import AIS_IMAGES
 from datamodules import ImageData
 from evaluation import ais
 from evaluation.baselines import baselines, wants_baselines
-from evaluation.cache import digest, once, per_image, weights_hash
+from evaluation.cache import cache_path, cached, tensor_hash, weights_hash
 from evaluation.disentanglement import disentanglement, is_measured, moves
 from evaluation.metrics import (
     bias_of_bf16,
     classification,
-    draw,
     independent_pixels,
+    latent_usage,
+    likelihood_summary,
     likelihoods,
-    reconstruction,
-    summary,
-    units,
+    reconstruction_loss,
+    save_figures,
 )
 from evaluation.probes import can_be_probed, probes
 from evaluation.result_files import EvaluationFiles, suffix
 from models.estimators.ais import Settings
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle
-from runtime.processes import launched
+from runtime.processes import launcher_world
 from runtime.run_folder import run_folder
 from runtime.threads import set_for_evaluation
 
@@ -47,7 +47,7 @@ KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_
         "seconds", "checkpoint")  # fmt: skip
 
 
-class Wanted(NamedTuple):
+class EvaluationConfig(NamedTuple):
     """What to find out of each checkpoint.
 
     Args:
@@ -81,7 +81,7 @@ def evaluate_checkpoint(
     checkpoint: dict,
     path: Path,
     data: ImageData,
-    wanted: Wanted,
+    wanted: EvaluationConfig,
     device: str = "cpu",
     files: EvaluationFiles | None = None,
 ) -> dict:
@@ -101,14 +101,14 @@ def evaluate_checkpoint(
     files = EvaluationFiles() if files is None else files
     model = models.from_checkpoint(checkpoint, path).to(device)
     test = data.images("test", device=device)
-    set_for_evaluation(wanted.threads, model, *test, launched()[0])
+    set_for_evaluation(wanted.threads, model, *test, launcher_world()[0])
     weights = weights_hash(checkpoint)
-    result = dict.fromkeys(KEYS) | origin(checkpoint, path, data) | {"weights_hash": weights}
+    result = dict.fromkeys(KEYS) | provenance(checkpoint, path, data) | {"weights_hash": weights}
     has_likelihoods = hasattr(model, "log_weights")
     measured = measured_likelihoods(model, test, data, checkpoint, path, wanted, files) if has_likelihoods else {}
     if rank_zero_only.rank != 0:
         return {}
-    result |= measured or reconstruction(model, *test) | {"images_hash": digest(test[0])}
+    result |= measured or reconstruction_loss(model, *test) | {"images_hash": tensor_hash(test[0])}
     if hasattr(model, "classify"):
         result |= classification(model, *test)
     train_labels = data.train.y
@@ -121,17 +121,17 @@ def evaluate_checkpoint(
         result["baselines"] = baselines(model, data.images("train", device=device), test)
     if any(result[key] is not None for key in ("test_error", "knn_error")) or result["baselines"]:
         result["test_error_images"] = int((test[1] >= 0).sum())
-    result = {key: plain(value) for key, value in result.items()}
+    result = {key: to_json(value) for key, value in result.items()}
     files.save(path, result, weights, wanted.overwrite)
     return result
 
 
 def draw_figures(
-    model: models.Model, data: ImageData, result: dict, wanted: Wanted, path: Path, files: EvaluationFiles
+    model: models.Model, data: ImageData, result: dict, wanted: EvaluationConfig, path: Path, files: EvaluationFiles
 ) -> None:
     """Draws the figures of a checkpoint; one that fails costs a warning."""
     folder = run_folder(path) / "figures"
-    failed = draw(model, data, result, wanted.figures, folder, suffix(path), wanted.style)
+    failed = save_figures(model, data, result, wanted.figures, folder, suffix(path), wanted.style)
     for name, error in failed.items():
         if isinstance(error, OSError):
             with files.attempt(path):
@@ -141,7 +141,7 @@ def draw_figures(
             print(f"warning: the figure {name} of {path} could not be drawn: {said}", file=sys.stderr)
 
 
-def origin(checkpoint: dict, path: Path, data: ImageData) -> dict:
+def provenance(checkpoint: dict, path: Path, data: ImageData) -> dict:
     """Where a checkpoint comes from."""
     return {
         "model": checkpoint["model"],
@@ -160,17 +160,17 @@ def measured_likelihoods(
     data: ImageData,
     checkpoint: dict,
     path: Path,
-    wanted: Wanted,
+    wanted: EvaluationConfig,
     files: EvaluationFiles,
 ) -> dict:
     """The results of importance sampling and of AIS; per-image values that stand from an earlier start are taken."""
     K = wanted.num_samples
     x, y = (part[: wanted.limit or model.default_limit] for part in test)
-    images = digest(x, *model.given(y))
+    images = tensor_hash(x, *model.given(y))
 
     def kept(what: str, options: dict, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        file, older = per_image(path, what, options), per_image(path, what)
-        return once(file, checkpoint, options, compute, older, files.attempt(path))
+        file, older = cache_path(path, what, options), cache_path(path, what)
+        return cached(file, checkpoint, options, compute, older, files.attempt(path))
 
     options = {"K": K, "images": images, "precision": wanted.precision}
     values = kept("likelihoods", options, lambda: likelihoods(model, x, y, K, wanted.precision))
@@ -181,20 +181,20 @@ def measured_likelihoods(
     if wanted.ais is not None:
         n, pilot = wanted.ais_images, data.images("val", ais.PILOT_IMAGES, model.device)
         x, y = x[:n], y[:n]
-        options = {**wanted.ais._asdict(), "images": digest(x, *model.given(y)), "pilot": digest(*pilot)}
-        chains = kept("ais", options, lambda: ais.annealed(model, x, y, pilot, wanted.ais))
-        found |= ais.summary(chains, values["log_px"], wanted.ais)
+        options = {**wanted.ais._asdict(), "images": tensor_hash(x, *model.given(y)), "pilot": tensor_hash(*pilot)}
+        chains = kept("ais", options, lambda: ais.run_ais(model, x, y, pilot, wanted.ais))
+        found |= ais.ais_summary(chains, values["log_px"], wanted.ais)
     files.log_px[str(path)] = values["log_px"]
     if rank_zero_only.rank == 0 and hasattr(model, "latent_statistics"):
-        found |= units(model, *test)
-    return found | summary(values)
+        found |= latent_usage(model, *test)
+    return found | likelihood_summary(values)
 
 
-def plain(value):
+def to_json(value):
     """A value as JSON has it: numpy's numbers as Python's, and None for what is not finite."""
     if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
+        return {key: to_json(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [to_json(part) for part in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

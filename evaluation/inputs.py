@@ -10,16 +10,16 @@ from jsonargparse import Namespace
 
 import models
 from callbacks import for_model
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from cli.evaluate_options import check_ais
 from cli.train_options import check_numbers
 from datamodules import DATAMODULES, ImageData
 from datamodules.labels import shortened
 from evaluation.baselines import can_have_baselines
 from evaluation.result_files import try_writing
-from evaluation.side_by_side import check_alike
+from evaluation.side_by_side import check_same_images
 from models.checkpoints import find, require
-from models.estimators.ais import path_of
+from models.estimators.ais import annealing_path
 from runtime.figure_files import FigureStyle, check_style
 
 
@@ -94,7 +94,7 @@ def data_key(data: ImageData) -> str:
     return f"{type(data).__name__} {options}"
 
 
-def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]]:
+def load_data(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]]:
     """Reads the data of all checkpoints, once for those that share it: a missing file is known before the work."""
     ready: dict[str, ImageData] = {}
     for checkpoint, data in opened:
@@ -119,7 +119,7 @@ def prepare(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]
 def check_figures(model: models.Model, names: Sequence[str] | None) -> None:
     """ValueError where the model cannot draw one of these figures, or a name is that of no figure."""
     for callback in for_model(model, names) if names else ():
-        if not isinstance(callback, Drawing):
+        if not isinstance(callback, FigureCallback):
             raise ValueError(f"{callback.name} draws nothing from a checkpoint: leave it out of --figures.")
 
 
@@ -142,7 +142,7 @@ def check_folder(args: Namespace, option: str) -> None:
         ) from error
 
 
-def check(args: Namespace) -> list[tuple[dict, ImageData]]:
+def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
     """The checkpoints that the options name, each with its data, ready for all that is asked for.
 
     Raises:
@@ -163,17 +163,17 @@ def check(args: Namespace) -> list[tuple[dict, ImageData]]:
         raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
     if args.precision != "fp32" and not any(hasattr(kind, "log_weights") for kind in kinds):
         raise ValueError("--precision is that of likelihoods, which an AE does not have: leave it out.")
-    ready = prepare(opened)
+    ready = load_data(opened)
     for checkpoint, data in ready:
         model = models.from_checkpoint(checkpoint)
         check_figures(model, args.figures)
         if args.ais and hasattr(model, "log_px"):  # the others are evaluated without
             x, y = data.images("test", 2)
-            path_of(model, x, *(model.given(y) or (None,)), args.ais_start)
+            annealing_path(model, x, *(model.given(y) or (None,)), args.ais_start)
     if args.ais and not any(hasattr(kind, "log_px") for kind in kinds):
         raise ValueError("--ais needs a density of x given its latents, which an AE does not have: leave it out.")
     if args.side_by_side:
-        check_alike(ready, args.side_by_side)
+        check_same_images(ready, args.side_by_side)
     for option in ("report", "side_by_side"):
         check_folder(args, option)
     return ready

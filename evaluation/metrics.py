@@ -14,28 +14,28 @@ from tqdm import tqdm
 import models
 from callbacks import ConfusionMatrix, LatentSpace, for_model
 from callbacks.active_units import LEAST_IMAGES, is_active
-from callbacks.base import Drawing
+from callbacks.base import FigureCallback
 from callbacks.confusion_matrix import confusion
 from callbacks.titles import class_names, subject
 from figures import charts
-from models.estimators.importance import ROWS, importance, pareto_k
+from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
 from models.likelihoods import PixelLikelihood
-from runtime.collectives import over_processes
+from runtime.collectives import map_across_ranks
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 
-IMAGES = 50  # per pass
+IMAGES_PER_PASS = 50  # per pass
 TRUSTED = 0.7  # Pareto k-hat up to which an importance-sampled likelihood is to be trusted
-COMPARED = 100  # images whose likelihood is computed in both precisions
+BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
 
 
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str = "fp32") -> dict[str, np.ndarray]:
     """Per-image `log_px`, `ess` and `k_hat` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
-    parts, chunk = -(-len(x) // IMAGES), max(1, ROWS // IMAGES // model.rows_per_sample)
+    parts, chunk = -(-len(x) // IMAGES_PER_PASS), max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.rows_per_sample)
     hidden = None if rank_zero_only.rank == 0 else True  # None: where there is no terminal
 
     def compute(part: int) -> dict[str, Tensor]:
-        start = part * IMAGES
-        images, labels = x[start : start + IMAGES], model.given(y[start : start + IMAGES])
+        start = part * IMAGES_PER_PASS
+        images, labels = x[start : start + IMAGES_PER_PASS], model.given(y[start : start + IMAGES_PER_PASS])
         estimate = importance(model, images, K, chunk, *labels, seed=start, precision=precision)
         values = {"log_px": estimate.log_px, "ess": estimate.ess, "k_hat": pareto_k(estimate.largest, K)}
         if hasattr(model, "rate_distortion"):
@@ -45,7 +45,7 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
         return values
 
     with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=hidden, leave=False) as bar:
-        return {name: values.double().numpy() for name, values in over_processes(compute, parts).items()}
+        return {name: values.double().numpy() for name, values in map_across_ranks(compute, parts).items()}
 
 
 def bias_of_bf16(model: models.Model, x: Tensor, y: Tensor, K: int, log_px: np.ndarray) -> dict:
@@ -58,8 +58,8 @@ def bias_of_bf16(model: models.Model, x: Tensor, y: Tensor, K: int, log_px: np.n
         K: Importance samples, as for `log_px`.
         log_px: What `likelihoods` has found in bf16.
     """
-    exact = likelihoods(model, x[:COMPARED], y[:COMPARED], K)["log_px"]
-    raised = exact - log_px[:COMPARED]
+    exact = likelihoods(model, x[:BF16_IMAGES], y[:BF16_IMAGES], K)["log_px"]
+    raised = exact - log_px[:BF16_IMAGES]
     return {"bf16_bias": raised.mean(), "bf16_bias_se": standard_error(raised)}
 
 
@@ -68,7 +68,7 @@ def standard_error(values: np.ndarray) -> float | None:
     return values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
 
 
-def summary(values: dict[str, np.ndarray]) -> dict:
+def likelihood_summary(values: dict[str, np.ndarray]) -> dict:
     """The numbers of `evaluation.json` from per-image values: means over images, in nats."""
     log_px = values["log_px"]
     result = {
@@ -110,7 +110,7 @@ def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:
         return -torch.cat([density.log_prob(part) for part in x.split(500)]).double().mean().item()
 
 
-def units(model: models.Model, x: Tensor, y: Tensor) -> dict:
+def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict:
     """Active units over the images `x`, in all and in each layer, and which they are; the mean KL of each dimension.
 
     Nothing of fewer than `LEAST_IMAGES`, whose variance says little.
@@ -128,7 +128,7 @@ def units(model: models.Model, x: Tensor, y: Tensor) -> dict:
     return found | {"active_dimensions": active, "kl_per_dimension": kl}
 
 
-def reconstruction(model: models.Model, x: Tensor, y: Tensor) -> dict:
+def reconstruction_loss(model: models.Model, x: Tensor, y: Tensor) -> dict:
     """The mean loss of a model without a likelihood, and what it is."""
     with models.evaluating(model):
         losses = [model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
@@ -146,7 +146,7 @@ def classification(model: models.Model, x: Tensor, y: Tensor) -> dict:
     return {"test_error": (images - right) / images, "confusion": counts.tolist()}
 
 
-def draw(
+def save_figures(
     model: models.Model,
     data,
     result: dict,
@@ -190,7 +190,7 @@ def figures(callback, model: models.Model, data, result: dict) -> dict[str, Figu
         counts = torch.tensor(result["confusion"])
         classes = class_names(data, len(counts))
         return {"confusion_matrix": charts.confusion_matrix(counts, "test", classes, subject(model, data))}
-    if isinstance(callback, Drawing) and not isinstance(callback, ConfusionMatrix):
+    if isinstance(callback, FigureCallback) and not isinstance(callback, ConfusionMatrix):
         with models.evaluating(model, callback.seed):
             return callback.draw(model, data)
     return {}

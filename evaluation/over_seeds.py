@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from cli.terminal import FILE, Screen, lay_out, wrapped
-from evaluation.tables import data_name, kind, plus_minus, rows
-from runtime.hparams import options
+from evaluation.tables import comparison_key, data_name, plus_minus, rows
+from runtime.hparams import run_options
 from runtime.run_folder import run_name
 
 # Draws, and how many steps one call takes, which are the same steps
-NO_SETTINGS = ("data.seed", "steps_per_call")
+SEED_OPTIONS = ("data.seed", "steps_per_call")
 COLUMNS = ("group", "n", "NLL", "K", "test error")
 IMPORTANCE = ("group", "NLL", "test error", "n", "K")  # of columns where not all fit the terminal
 
@@ -26,14 +26,14 @@ def seeds(checkpoint: dict) -> tuple:
 
 def settings(checkpoint: dict, path: str) -> dict[str, str]:
     """What runs have in common that differ in their seeds alone. Each label draw of M1+M2 has an M1 of its own."""
-    found = {name: value for name, value in options(checkpoint).items() if name not in NO_SETTINGS}
+    found = {name: value for name, value in run_options(checkpoint).items() if name not in SEED_OPTIONS}
     found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
     if (processes := checkpoint["run"].get("processes", 1)) > 1:  # each has batches of its own
         found["processes"] = processes
     return {name: str(value) for name, value in found.items()}
 
 
-def mean(values: list[list[float | None]]) -> tuple[float | None, float | None]:
+def mean_and_se(values: list[list[float | None]]) -> tuple[float | None, float | None]:
     """Mean and standard error over at least two parts, each the mean of its values; nothing where one is missing."""
     if any(None in part for part in values):
         return None, None
@@ -41,7 +41,7 @@ def mean(values: list[list[float | None]]) -> tuple[float | None, float | None]:
     return fmean(parts), stdev(parts) / len(parts) ** 0.5
 
 
-def by_draw(drawn: Sequence[tuple]) -> list[list[int]]:
+def group_by_label_seed(drawn: Sequence[tuple]) -> list[list[int]]:
     """Positions of the runs of each `--data.seed`, or each run by itself where all share one.
 
     Runs on the same labels are not independent: over several draws, each draw counts once.
@@ -71,7 +71,7 @@ def over_seeds(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dic
     groups = defaultdict(list)
     for result, checkpoint in zip(results, checkpoints, strict=True):
         same = settings(checkpoint, result["checkpoint"])
-        groups[kind(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
+        groups[comparison_key(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
     found = []
     for of, keys in groupby(sorted(groups), key=lambda key: key[0]):
         keys = list(keys)
@@ -84,16 +84,17 @@ def over_seeds(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dic
                     "protocol": of.protocol,
                     "num_images": of.num_images,
                 }
-                found += [shared | row for row in of_group(name, runs, by_draw(drawn))]
+                found += [shared | row for row in group_rows(name, runs, group_by_label_seed(drawn))]
     return found
 
 
-def of_group(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[dict]:
+def group_rows(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[dict]:
     """The means of a group, in independent parts: of its model, and of each classifier beside it."""
     found = []
     for same in zip(*map(rows, runs), strict=True):
         (nll, nll_se), (error, error_se) = (
-            mean([[same[position].get(key) for position in part] for part in parts]) for key in ("nll", "test_error")
+            mean_and_se([[same[position].get(key) for position in part] for part in parts])
+            for key in ("nll", "test_error")
         )
         samples = sorted({run["num_samples"] for run in same if run.get("nll") is not None})
         group = name if same[0] in runs else f"{same[0]['model']} of {name}"

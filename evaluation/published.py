@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from runtime.hparams import chosen, options
+from runtime.hparams import non_default_options, run_options
 
 BURDA = "Burda et al. (2015), Table 1"
 STATIC = "Burda et al. (2015), appendix D"
@@ -161,7 +161,7 @@ def run_settings(checkpoint: dict) -> dict[str, Any]:
     Args:
         checkpoint: Of one of `MODELS` on MNIST or BinaryMNIST.
     """
-    found, run, model = options(checkpoint), checkpoint["run"], checkpoint["model"]
+    found, run, model = run_options(checkpoint), checkpoint["run"], checkpoint["model"]
     binary = run["data"] == "BinaryMNIST"
     found |= {
         "images": f"MNIST, {run['protocol']}",
@@ -194,7 +194,9 @@ def reported(checkpoint: dict) -> dict[str, Reported]:
         for paper in (*LIKELIHOODS, *ERRORS)
         if not moved and all(run.get(name) == paper.settings[name] for name in KINDRED if name in paper.settings)
     ]
-    compared = [paper._replace(differences=differences(paper, run, chosen(checkpoint))) for paper in kindred]
+    compared = [
+        paper._replace(differences=differences(paper, run, non_default_options(checkpoint))) for paper in kindred
+    ]
     nearest = min(compared, key=lambda paper: len(paper.differences), default=None)
     return {} if nearest is None else {nearest.quantity: nearest}
 

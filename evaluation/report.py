@@ -9,15 +9,17 @@ from itertools import groupby
 from pathlib import Path
 
 from evaluation.over_seeds import as_text
-from evaluation.tables import by_kind, data_name, kind, plus_minus
+from evaluation.tables import comparison_key, data_name, plus_minus, tables_by_key
 from figures import charts
-from runtime.atomic_write import replacing
+from runtime.atomic_write import atomic_write
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.run_folder import run_folder, run_name
 
-WRITTEN = r"results(_\d+)?\.(png|pdf|svg)|over_seeds\.(json|csv)"  # in the folder of a report, besides what always is
+GENERATED_FILES = (
+    r"results(_\d+)?\.(png|pdf|svg)|over_seeds\.(json|csv)"  # in the folder of a report, besides what always is
+)
 # How a run was made: a table of a report
-MADE = ("run", "model", "commit", "seed", "epochs", "time", "machine", "beside the paper", "options")
+PROVENANCE_COLUMNS = ("run", "model", "commit", "seed", "epochs", "time", "machine", "beside the paper", "options")
 
 
 def duration(seconds: float | None) -> str:
@@ -27,7 +29,7 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def made(result: dict) -> list[str]:
+def provenance_cells(result: dict) -> list[str]:
     """The cells of the table of how runs were made."""
     commits, machines = (", ".join(result[key] or []) or "-" for key in ("commit", "machine"))
     return [run_name(result), result["model"], commits, str(result["seed"]), str(result["epochs"]),
@@ -40,11 +42,11 @@ def in_short(options: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def paired(results: Sequence[dict]) -> list[str]:
+def difference_tables(results: Sequence[dict]) -> list[str]:
     """The tables of differences between the NLL of runs, one for each kind of result and K."""
 
     def alike(result: dict) -> tuple:
-        return kind(result), result["num_samples"]
+        return comparison_key(result), result["num_samples"]
 
     parts = []
     for (of, K), group in groupby(sorted((r for r in results if "versus" in r), key=alike), key=alike):
@@ -65,11 +67,16 @@ def signed(difference: dict | None) -> str:
 def markdown(results: Sequence[dict], means: Sequence[dict]) -> str:
     """All tables as Markdown."""
     parts = []
-    for table in by_kind(results):
+    for table in tables_by_key(results):
         parts += [f"**{table.title}**", "", *grid(table.columns, table.lines), ""]
         parts += [line for remark in table.remarks for line in (remark, "")]
-    parts += paired(results)
-    parts += ["**How the runs were made**", "", *grid(MADE, [made(result) for result in results]), ""]
+    parts += difference_tables(results)
+    parts += [
+        "**How the runs were made**",
+        "",
+        *grid(PROVENANCE_COLUMNS, [provenance_cells(result) for result in results]),
+        "",
+    ]
     if means:
         parts += ["```", as_text(means).rstrip(), "```", ""]
     return "\n".join(parts)
@@ -82,7 +89,7 @@ def grid(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     return [first, f"|{'---|' * len(columns)}", *rest]
 
 
-def flat(results: Sequence[dict]) -> str:
+def to_csv(results: Sequence[dict]) -> str:
     """One row per result, with its numbers and words, as CSV."""
     results = [result | ({"options": in_short(result["options"])} if "options" in result else {}) for result in results]
     keys = list(dict.fromkeys(key for result in results for key in result))
@@ -102,7 +109,9 @@ def is_flat(value) -> bool:
     return not isinstance(value, dict) and not (isinstance(value, list) and value and isinstance(value[0], list))
 
 
-def write(folder: Path, results: Sequence[dict], means: Sequence[dict], style: FigureStyle = DEFAULT_STYLE) -> None:
+def write_report(
+    folder: Path, results: Sequence[dict], means: Sequence[dict], style: FigureStyle = DEFAULT_STYLE
+) -> None:
     """Writes `results.json`, `.csv`, `.md` and, where there are likelihoods, a figure for each kind of result.
 
     Means over seeds, where there are any, are in `results.md` and in `over_seeds.json` and `.csv`.
@@ -117,19 +126,19 @@ def write(folder: Path, results: Sequence[dict], means: Sequence[dict], style: F
     shown = [{key: value for key, value in result.items() if key != "data_root"} for result in results]
     contents = {"results.md": markdown(results, means)}
     for name, found in {"results": shown, **({"over_seeds": means} if means else {})}.items():
-        contents |= {f"{name}.json": json.dumps(found, indent=2, allow_nan=False), f"{name}.csv": flat(found)}
+        contents |= {f"{name}.json": json.dumps(found, indent=2, allow_nan=False), f"{name}.csv": to_csv(found)}
     for name, text in contents.items():
-        with replacing(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(text.encode())
-    kinds = sorted({kind(result) for result in results if result["nll"] is not None})
+    kinds = sorted({comparison_key(result) for result in results if result["nll"] is not None})
     stems = ["results"] if len(kinds) == 1 else [f"results_{number}" for number, _ in enumerate(kinds, 1)]
     figures = [f"{stem}.{style.format}" for stem in stems]
     for about, name in zip(kinds, figures, strict=True):
-        same = [result for result in results if kind(result) == about]
-        figure = charts.comparison([labelled(result) for result in same], by_kind(same)[0].title)
+        same = [result for result in results if comparison_key(result) == about]
+        figure = charts.comparison([labelled(result) for result in same], tables_by_key(same)[0].title)
         save_figure(figure, folder / name, style.dpi)
     for file in folder.iterdir():  # of a report of other runs
-        if file.name not in {*contents, *figures} and re.fullmatch(WRITTEN, file.name):
+        if file.name not in {*contents, *figures} and re.fullmatch(GENERATED_FILES, file.name):
             file.unlink()
 
 

@@ -19,10 +19,10 @@ import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules import ImageData
-from evaluation.cache import digest, weights_hash
+from evaluation.cache import tensor_hash, weights_hash
 from models import from_checkpoint, read_checkpoint
 from models.checkpoints import BEST, LAST
-from runtime.atomic_write import replacing
+from runtime.atomic_write import atomic_write
 from runtime.run_folder import run_folder
 
 # What a result may have been asked for besides the likelihood
@@ -188,7 +188,7 @@ class EvaluationFiles:
                 self.make_way(path, before, file)
             saved.append(self.write(path, file, result))
             if (log_px := self.log_px.get(str(path))) is not None:
-                with self.attempt(path), replacing(values_file(path)) as opened:
+                with self.attempt(path), atomic_write(values_file(path)) as opened:
                     np.save(opened, log_px)
         if None not in saved:
             self.unsaved[str(path)] = saved[-1]
@@ -198,7 +198,7 @@ class EvaluationFiles:
         failed = None
         with self.attempt(path):
             try:
-                with replacing(file) as opened:
+                with atomic_write(file) as opened:
                     opened.write(json.dumps(result, indent=2, allow_nan=False).encode())
             except OSError as error:
                 failed = error
@@ -218,11 +218,11 @@ class EvaluationFiles:
                 os.replace(values, values_file(of))
         for target in targets:
             if not target.exists():
-                with replacing(target) as opened:
+                with atomic_write(target) as opened:
                     opened.write(json.dumps(before, indent=2).encode())
 
 
-def evaluated(path: Path, num_samples: int, limit: int | None, data: ImageData) -> dict:
+def existing_result(path: Path, num_samples: int, limit: int | None, data: ImageData) -> dict:
     """The result that is kept of just this checkpoint with these options; an empty one where there is none.
 
     Without the file of its largest result a checkpoint has not been evaluated to the end.
@@ -241,7 +241,7 @@ def evaluated(path: Path, num_samples: int, limit: int | None, data: ImageData) 
     x, y = data.images("test")
     if hasattr(model, "log_weights"):
         x, y = (part[: limit or model.default_limit] for part in (x, y))
-    images = digest(x, *model.given(y)) if hasattr(model, "log_weights") else digest(x)
+    images = tensor_hash(x, *model.given(y)) if hasattr(model, "log_weights") else tensor_hash(x)
     for file in (largest, *sorted((largest.parent / "evaluations").glob(f"{glob.escape(path.stem)}_*.json"))):
         result = read_result(file)
         if (

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import models
-from callbacks.codes import MOST, encode, in_plane
+from callbacks.codes import MAX_POINTS, encode, in_plane
 from datamodules import ImageData
 from figures import charts, grids
-from figures.subsets import one_of_each, spread
+from figures.subsets import evenly_spaced, round_robin_by_class
 from models import Model, evaluating
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.run_folder import run_folder, run_name
@@ -22,7 +22,7 @@ from runtime.run_folder import run_folder, run_name
 MOST_BLOCKS, ROW = 3, 20  # models whose random points are squares beside each other; points in the rows of more
 
 
-def check(model: Model | type[Model]) -> None:
+def check_comparable(model: Model | type[Model]) -> None:
     """ValueError where a model, or its class, has no codes that are decoded without a label."""
     name = model.__name__ if isinstance(model, type) else type(model).__name__
     if not all(hasattr(model, method) for method in ("encode", "interpolate")) or model.is_conditional:
@@ -34,7 +34,7 @@ def check_all(models: Mapping[str, Model], x: Tensor) -> None:
     if not models:
         raise ValueError("There is no model to draw: give one or more.")
     for name, model in models.items():
-        check(model)
+        check_comparable(model)
         if (shape := tuple(model.hparams.image_shape)) != tuple(x.shape[1:]):
             raise ValueError(f"{name} takes images {shape}, and these are {tuple(x.shape[1:])}: choose others.")
 
@@ -108,7 +108,7 @@ def planes(models: Mapping[str, Model], x: Tensor, y: Tensor) -> Figure:
 def draw(models: Mapping[str, Model], data: Any, device: torch.device | str = "cpu") -> dict[str, Figure]:
     """All of these figures by their names, of test images of `data`."""
     x, y = data.images("test", device=device)
-    some, chosen = spread(len(y), MOST), one_of_each(y, grids.PER_ROW)
+    some, chosen = evenly_spaced(len(y), MAX_POINTS), round_robin_by_class(y, grids.PER_ROW)
     return {
         "reconstructions": reconstructions_side_by_side(models, x[chosen]),
         "random_points": random_points(models, x[some]),
@@ -116,7 +116,7 @@ def draw(models: Mapping[str, Model], data: Any, device: torch.device | str = "c
     }
 
 
-def check_alike(opened: list[tuple[dict, ImageData]], folder: str) -> None:
+def check_same_images(opened: list[tuple[dict, ImageData]], folder: str) -> None:
     """ValueError where models cannot stand side by side: on other images, with codes that need a label, in a file."""
     if len(opened) < 2:
         raise ValueError("--side_by_side needs two checkpoints or more.")
@@ -129,10 +129,10 @@ def check_alike(opened: list[tuple[dict, ImageData]], folder: str) -> None:
                 f"--side_by_side needs models of the same test images: {type(data).__name__} {data.variant}, protocol "
                 f"{data.protocol}, are others than {type(first).__name__} {first.variant}, protocol {first.protocol}."
             )
-        check(models.MODELS[checkpoint["model"]])
+        check_comparable(models.MODELS[checkpoint["model"]])
 
 
-def compare(
+def save_comparison(
     paths: list[str],
     opened: list[tuple[dict, ImageData]],
     folder: Path,

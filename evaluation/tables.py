@@ -59,7 +59,7 @@ IMPORTANCE = ("run", "NLL ± SE", "loss", "test error", "model", "K", "to the fi
               "distortion", "ESS", "bf16 - fp32", "AIS gap")  # fmt: skip
 
 
-class Kind(NamedTuple):
+class ComparisonKey(NamedTuple):
     """What a result is about. Results of different kinds are never compared in one table.
 
     Args:
@@ -78,13 +78,13 @@ class Kind(NamedTuple):
     images: str
 
 
-def kind(result: dict) -> Kind:
+def comparison_key(result: dict) -> ComparisonKey:
     """The kind of a result."""
     # results of older versions have no hash where there is no likelihood
     images = result.get("images_hash") or (str(result.get("data_root")) if result["data"] == "NPZ" else "")
     data = " ".join(filter(None, [result["data"], result["variant"]]))
     about = result["quantity"] or f"{result['criterion']}, summed over pixels,"
-    return Kind(about, data, result["protocol"], result["num_images"] or 0, images)
+    return ComparisonKey(about, data, result["protocol"], result["num_images"] or 0, images)
 
 
 def data_name(results: Sequence[dict]) -> str:
@@ -109,7 +109,7 @@ def rows(result: dict) -> list[dict]:
 
 def title(results: Sequence[dict]) -> str:
     """What the numbers of a table are, from results of one kind."""
-    about, _, protocol, num_images, _ = kind(results[0])
+    about, _, protocol, num_images, _ = comparison_key(results[0])
     classified = max(result["test_error_images"] or 0 for result in results)
     error = f"; errors of {classified} test images" if classified else ""
     unit = "; nats per image" if results[0]["quantity"] else " (no likelihood)"
@@ -125,10 +125,10 @@ class Table(NamedTuple):
     remarks: list[str]
 
 
-def by_kind(results: Sequence[dict]) -> list[Table]:
+def tables_by_key(results: Sequence[dict]) -> list[Table]:
     """One table for each quantity, data set, protocol and number of images."""
     found = []
-    for _, group in groupby(sorted(results, key=kind), key=kind):
+    for _, group in groupby(sorted(results, key=comparison_key), key=comparison_key):
         group = list(group)
         notes = list(dict.fromkeys(note for result in group if (note := result.get("paper_remark"))))
         listed = [row | paper_cell(row, notes) for result in group for row in rows(result)]
@@ -211,7 +211,7 @@ def found_by_ais(result: dict) -> str:
 def tables(results: Sequence[dict], screen: Screen = FILE) -> str:
     """All results as text for a screen: their tables, and those of content and pose."""
     parts = []
-    for table in by_kind(results):
+    for table in tables_by_key(results):
         parts += wrapped(table.title, screen)
         parts += lay_out(table.columns, table.lines, screen, IMPORTANCE)
         parts += [line for remark in table.remarks for line in wrapped(remark, screen)]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def one_of_each(y: Tensor, n: int) -> Tensor:
+def round_robin_by_class(y: Tensor, n: int) -> Tensor:
     """Positions of n images, by their labels `y (N,)`: the first of each class, then the second, ...; without labels
     the first n."""
     # Sorted by label, so that time and memory do not grow with the number of classes.
@@ -15,6 +15,6 @@ def one_of_each(y: Tensor, n: int) -> Tensor:
     return by_label[seen.argsort(stable=True)][:n]
 
 
-def spread(total: int, n: int) -> Tensor:
+def evenly_spaced(total: int, n: int) -> Tensor:
     """Positions of n of `total` images, or of all if they are fewer, evenly spread: data may be sorted by class."""
     return torch.arange(min(n, total)) * total // min(n, total)

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.base import Model
-from models.distributions import full
-from models.interpolation import line
+from models.distributions import at_least_float32
+from models.interpolation import interpolate_latents
 from models.networks import make_decoder, make_encoder
 from models.networks.layers import ImageShape, lookup
 
@@ -61,7 +61,7 @@ class AE(Model):
 
     def error(self, x: Tensor) -> Tensor:
         """Squared error or cross-entropy, summed over pixels: `(B,)`."""
-        return CRITERIA[self.hparams.criterion](full(self.decoder(self.encoder(x))), x).flatten(1).sum(1)
+        return CRITERIA[self.hparams.criterion](at_least_float32(self.decoder(self.encoder(x))), x).flatten(1).sum(1)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return self.error(x).mean()
@@ -86,4 +86,4 @@ class AE(Model):
 
     def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
         """`n` decoded steps between the codes of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
-        return self.decode(line(self.encode(x0), self.encode(x1), n, path))
+        return self.decode(interpolate_latents(self.encode(x0), self.encode(x1), n, path))

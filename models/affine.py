@@ -154,9 +154,9 @@ class AffineVAE(VAE):
         logits = self.head(qz_x.mean[..., : self.code_dim])
         return mean_where(y >= 0, cross_entropy(logits, y.clamp(min=0), reduction="none"))
 
-    def loss_under(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
+    def loss_from_posterior(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a VAE, and that of the classifier where there is one."""
-        loss = super().loss_under(qz_x, x, y)
+        loss = super().loss_from_posterior(qz_x, x, y)
         return loss + self.hparams.label_weight * self.label_loss(qz_x, y) if self.hparams.label_weight else loss
 
     def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:

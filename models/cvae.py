@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 from models import classes
 from models.distributions import diagonal_normal
 from models.inputs import as_count, as_labels
-from models.interpolation import line
+from models.interpolation import interpolate_latents
 from models.networks.layers import ImageShape
 from models.vae import VAE
 
@@ -95,7 +95,7 @@ class CVAE(VAE):
         y1: Tensor | None = None,
     ) -> Tensor:
         """`n` decoded steps from x0 to x1: `(n, B, C, H, W)`; the label turns from y0 to y1 half-way."""
-        z = line(self.encode(x0, y0), self.encode(x1, y1), n, path)
+        z = interpolate_latents(self.encode(x0, y0), self.encode(x1, y1), n, path)
         y0, y1 = (self.as_labels(y, (z.shape[1],)) for y in (y0, y1))
         first = torch.arange(n, device=z.device)[:, None] < n / 2  # (n, 1)
         return self.decode(z, torch.where(first, y0, y1))

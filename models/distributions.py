@@ -16,23 +16,23 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal, re
 Distribution.set_default_validate_args(False)
 
 LATENT_LIMIT = 7.0  # sigma of a latent stays within e^-7 ... e^7
-MOST_FACTORS = 120  # between 1 and 2 whose product float32 holds
-PIECE = 2**19  # numbers that are worked on at a time: two megabytes
-MANY = 2**19  # pixels from which on products and pieces pay
+MAX_FACTORS = 120  # between 1 and 2 whose product float32 holds
+CHUNK_SIZE = 2**19  # numbers that are worked on at a time: two megabytes
+LARGE_SIZE = 2**19  # pixels from which on products and pieces pay
 SCALE_LIMIT = math.log(256)  # a learned observation scale stays within 1/256 ... 256: one grey level at the least
 
 
-def bounded(raw: Tensor, limit: float) -> Tensor:
+def soft_clip(raw: Tensor, limit: float) -> Tensor:
     """A smooth bound: close to `raw` near 0, never beyond +-`limit`; its exponential cannot vanish or overflow."""
     return limit * torch.tanh(raw / limit)
 
 
-def unbounded(value: float, limit: float) -> float:
+def inverse_soft_clip(value: float, limit: float) -> float:
     """The raw number whose `bounded` is `value`."""
     return limit * math.atanh(value / limit)
 
 
-def full(outputs: Tensor) -> Tensor:
+def at_least_float32(outputs: Tensor) -> Tensor:
     """Outputs of a network at no less than float32: densities need more than 16 bits."""
     return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
@@ -43,8 +43,8 @@ class DiagonalNormal(Independent):
 
 def diagonal_normal(parameters: Tensor) -> Independent:
     """N(mu, diag(sigma^2)) from `(..., 2 d)` network outputs: mu, then the unbounded log sigma."""
-    mu, raw = full(parameters).chunk(2, -1)  # (..., d)
-    return DiagonalNormal(Normal(mu, bounded(raw, LATENT_LIMIT).exp()), 1)
+    mu, raw = at_least_float32(parameters).chunk(2, -1)  # (..., d)
+    return DiagonalNormal(Normal(mu, soft_clip(raw, LATENT_LIMIT).exp()), 1)
 
 
 def detached(q: Independent) -> Independent:
@@ -58,7 +58,7 @@ class StandardNormal(Independent):
 
 def standard_normal(dim: int, like: Tensor) -> Independent:
     """N(0, I) in `dim` dimensions, on the device of `like`."""
-    zero = full(torch.zeros(dim, device=like.device, dtype=like.dtype))
+    zero = at_least_float32(torch.zeros(dim, device=like.device, dtype=like.dtype))
     return StandardNormal(Normal(zero, torch.ones_like(zero)), 1)
 
 
@@ -78,16 +78,16 @@ def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:
     positive = logits.relu()
     factors = torch.sub(logits, positive, alpha=2).exp_().add_(1)  # 1 + e^-|l|
     P = logits.shape[-1]
-    size = next(size for size in range(min(P, MOST_FACTORS), 0, -1) if P % size == 0)
+    size = next(size for size in range(min(P, MAX_FACTORS), 0, -1) if P % size == 0)
     logs = factors.unflatten(-1, (-1, size)).prod(-1).log_()
     return -(positive.addcmul_(x, logits, value=-1).sum(-1) + logs.sum(-1))
 
 
-def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def cache_sized_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Parts of tensors `(..., P)`, all cut alike along a dimension before the last, of about `PIECE` numbers each."""
     batch = tensors[0].shape[:-1]
     dim = next((dim for dim, size in enumerate(batch) if size > 1), 0)  # the first that can be cut
-    size = max(1, PIECE * batch[dim] // max(1, tensors[0].numel()))
+    size = max(1, CHUNK_SIZE * batch[dim] // max(1, tensors[0].numel()))
     return zip(*(tensor.split(size, dim) for tensor in tensors), strict=True)
 
 
@@ -98,7 +98,7 @@ class LogBernoulli(Function):
     def forward(ctx, logits: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(logits, x)
         log_p = torch.empty(logits.shape[:-1], dtype=logits.dtype)
-        for piece, pixels, out in pieces(logits, x, log_p[..., None]):
+        for piece, pixels, out in cache_sized_chunks(logits, x, log_p[..., None]):
             out[..., 0] = log_bernoulli(piece, pixels)
         return log_p
 
@@ -107,7 +107,7 @@ class LogBernoulli(Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         logits, x = ctx.saved_tensors
         of_logits = torch.empty_like(logits)
-        for piece, pixels, g, out in pieces(logits, x, grad[..., None], of_logits):
+        for piece, pixels, g, out in cache_sized_chunks(logits, x, grad[..., None], of_logits):
             torch.sub(pixels, torch.sigmoid(piece, out=out), out=out).mul_(g)
         return of_logits, None
 
@@ -117,7 +117,7 @@ class BernoulliImage(Independent):
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.base_dist.logits
-        few = max(logits.numel(), value.numel()) < MANY or max(logits.ndim, value.ndim) == 3
+        few = max(logits.numel(), value.numel()) < LARGE_SIZE or max(logits.ndim, value.ndim) == 3
         if few or value.requires_grad or logits.device.type != "cpu" or torch.compiler.is_compiling():
             return super().log_prob(value)
         shape = torch.broadcast_shapes(logits.shape, value.shape)  # a slow function
@@ -126,9 +126,9 @@ class BernoulliImage(Independent):
 
 def bernoulli_image(logits: Tensor) -> Independent:
     """Independent Bernoulli pixels, from `(..., C, H, W)` logits."""
-    return BernoulliImage(Bernoulli(logits=full(logits)), 3)
+    return BernoulliImage(Bernoulli(logits=at_least_float32(logits)), 3)
 
 
 def normal_image(logits: Tensor, raw_scale: Tensor) -> Independent:
     """Independent Gaussian pixels with mean sigmoid(logits) in (0, 1) and one scale, exp(bounded), for all of them."""
-    return Independent(Normal(full(logits).sigmoid(), bounded(raw_scale, SCALE_LIMIT).exp()), 3)
+    return Independent(Normal(at_least_float32(logits).sigmoid(), soft_clip(raw_scale, SCALE_LIMIT).exp()), 3)

@@ -10,14 +10,14 @@ from torch.distributions import Independent
 from models.distributions import diagonal_normal, standard_normal
 from models.inputs import as_count
 from models.networks import check_sizes
-from models.networks.layers import ImageShape, mlp, rows
+from models.networks.layers import ImageShape, apply_rowwise, mlp
 from models.objectives import BOUNDS
 from models.vae import VAE
 
 
 def conditional(network: nn.Sequential, z: Tensor) -> Independent:
     """The diagonal Gaussian that a network makes of the layer `z (..., d)` beside it."""
-    return diagonal_normal(rows(network, z.to(network[0].weight.dtype)))
+    return diagonal_normal(apply_rowwise(network, z.to(network[0].weight.dtype)))
 
 
 class HierarchicalVAE(VAE):

@@ -6,7 +6,7 @@ from torch import Tensor
 from models.inputs import as_count
 
 
-def line(z0: Tensor, z1: Tensor, n: int, path: str) -> Tensor:
+def interpolate_latents(z0: Tensor, z1: Tensor, n: int, path: str) -> Tensor:
     """`n` codes from `z0` to `z1 (..., d)`, both included: `(n, ..., d)`.
 
     `linear` is the straight line; `spherical` turns the direction evenly and blends the lengths, so that points between

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from models.distributions import SCALE_LIMIT, bernoulli_image, normal_image, unbounded
+from models.distributions import SCALE_LIMIT, bernoulli_image, inverse_soft_clip, normal_image
 from models.networks.layers import lookup
 
 DEFAULT_SCALE = 0.5
@@ -32,7 +32,7 @@ class PixelLikelihood(nn.Module):
             raise ValueError("scale and learn_scale belong to likelihood gaussian: leave them out with bernoulli.")
         self.likelihood = likelihood
         if likelihood == "gaussian":
-            raw_scale = torch.tensor(unbounded(math.log(scale), SCALE_LIMIT))
+            raw_scale = torch.tensor(inverse_soft_clip(math.log(scale), SCALE_LIMIT))
             self.raw_scale = nn.Parameter(raw_scale) if learn_scale else nn.Buffer(raw_scale)
 
     def forward(self, logits: Tensor) -> Independent:

@@ -11,7 +11,7 @@ from models.base import Model, evaluating
 from models.distributions import standard_normal
 from models.inputs import as_count, as_labels, as_latents
 from models.m2 import M2
-from models.marginal_label import SummedOut
+from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape
 from models.vae import VAE
 
@@ -63,7 +63,7 @@ def open_m1(path: str, data) -> VAE:
     return m1
 
 
-class M1M2(SummedOut, Model):
+class M1M2(MarginalLabel, Model):
     """Stacked semi-supervised model M1+M2 of Kingma et al. (2014): an M2 on the latent z1 of a trained VAE, the M1.
 
     p(x, y, z1, z2) = p(y) p(z2) p(z1|y,z2) p(x|z1), where the latents that M1 does not use are pruned as in the paper's

@@ -9,15 +9,15 @@ from torch.nn.functional import one_hot
 
 from models import classes
 from models.base import Model, mean_where
-from models.distributions import diagonal_normal, full, standard_normal
+from models.distributions import at_least_float32, diagonal_normal, standard_normal
 from models.inputs import as_count, as_features, as_labels
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
-from models.marginal_label import SummedOut
+from models.marginal_label import MarginalLabel
 from models.networks import make_decoder, make_encoder
 from models.networks.layers import ImageShape
 
 
-class M2(SummedOut, Model):
+class M2(MarginalLabel, Model):
     """Semi-supervised VAE, model M2 of Kingma et al. (2014): p(y) p(z) p(x|y,z) with q(y|x) q(z|x,y).
 
     For an image with label y, and for one without (eqs. 6 and 7, here as bounds: higher is better)
@@ -86,10 +86,10 @@ class M2(SummedOut, Model):
             self.likelihood, output = PixelLikelihood(likelihood, scale, learn_scale), image_shape
         self.decoder = make_decoder(decoder, z_dim, output, hidden, **networks, context_dim=num_classes)
         self.register_buffer("labels", torch.eye(num_classes)[:, None], persistent=False)  # (C, 1, C), one-hot
-        self.start_alike()
+        self.init_near_uniform()
 
     @torch.no_grad()
-    def start_alike(self) -> None:
+    def init_near_uniform(self) -> None:
         """Starts with q(y|x) all but uniform and classes all but alike.
 
         Else chance tells them apart before the labels do: the bounds of two classes differ by many nats under random
@@ -133,7 +133,7 @@ class M2(SummedOut, Model):
 
     def log_qy(self, x: Tensor) -> Tensor:
         """log q(y|x) of every class, `(C, B)`."""
-        return full(self.classifier(x)).log_softmax(-1).T
+        return at_least_float32(self.classifier(x)).log_softmax(-1).T
 
     def qz(self, x: Tensor, context: Tensor | None = None) -> Independent:
         """q(z|x,y), batch shape `(C, B)` for all classes."""

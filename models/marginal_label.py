@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 
-class SummedOut:
+class MarginalLabel:
     """p(x|z) = sum_y p(y) p(x|y,z) with p(y) uniform, for annealed importance sampling.
 
     A subclass defines `px_classes(z)`, p(x|y,z) of every class for latents `(..., B, d)`, with batch shape

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from models.base import Model
-from models.distributions import LATENT_LIMIT, detached, diagonal_normal, standard_normal, unbounded
+from models.distributions import LATENT_LIMIT, detached, diagonal_normal, inverse_soft_clip, standard_normal
 from models.inputs import as_count
-from models.interpolation import line
+from models.interpolation import interpolate_latents
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.networks import INITS, make_decoder, make_encoder
 from models.networks.layers import ImageShape, Network, lookup
@@ -111,7 +111,7 @@ class VAE(Model):
         A posterior as wide as the prior says little about an image: the decoder learns to ignore it, and the KL then
         keeps it there. From a narrow one the decoder learns at once in what images differ.
         """
-        self.encoder.output.bias.chunk(2)[1].fill_(unbounded(math.log(POSTERIOR_SCALE), LATENT_LIMIT))
+        self.encoder.output.bias.chunk(2)[1].fill_(inverse_soft_clip(math.log(POSTERIOR_SCALE), LATENT_LIMIT))
 
     @property
     def context_dim(self) -> int:
@@ -248,9 +248,9 @@ class VAE(Model):
             )
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.loss_under(self.posterior(x, y), x, y)
+        return self.loss_from_posterior(self.posterior(x, y), x, y)
 
-    def loss_under(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
+    def loss_from_posterior(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a batch whose posterior has been computed."""
         K, objective = self.hparams.num_samples, self.hparams.objective
         if objective == "elbo":
@@ -318,7 +318,7 @@ class VAE(Model):
     @torch.no_grad()
     def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
         """`n` decoded steps between posterior means of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
-        return self.px(line(self.encode(x0), self.encode(x1), n, path)).mean
+        return self.px(interpolate_latents(self.encode(x0), self.encode(x1), n, path)).mean
 
     @torch.no_grad()
     def shifted(self, x: Tensor, direction: Tensor, weights: Sequence[float], y: Tensor | None = None) -> Tensor:

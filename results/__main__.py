@@ -14,15 +14,15 @@ import yaml
 
 from cli.errors import explain
 from evaluation import report
-from evaluation.comparisons import beside
-from evaluation.evaluate import Wanted, evaluate_checkpoint
-from evaluation.inputs import open_checkpoint, pick_device, prepare
+from evaluation.comparisons import with_comparisons
+from evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
+from evaluation.inputs import load_data, open_checkpoint, pick_device
 from evaluation.over_seeds import over_seeds
 from evaluation.tables import tables
 from models import read_checkpoint
 from models.estimators.ais import Settings
-from runtime.processes import hasten, quieten
-from runtime.resume import is_within_an_epoch
+from runtime.processes import configure_performance, filter_warnings
+from runtime.resume import is_mid_epoch
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
@@ -76,7 +76,7 @@ def is_trained(row: Row, runs: Path) -> bool:
         return False
     epochs = yaml.safe_load((RECIPES / f"{row.recipe}.yaml").read_text())["trainer"]["max_epochs"]
     checkpoint = read_checkpoint(last)
-    return checkpoint["epoch"] + 1 == epochs and not is_within_an_epoch(checkpoint)
+    return checkpoint["epoch"] + 1 == epochs and not is_mid_epoch(checkpoint)
 
 
 def finished(runs: Path) -> list[Row]:
@@ -88,17 +88,17 @@ def finished(runs: Path) -> list[Row]:
 def measure(row: Row, root: str, runs: Path, device: str) -> tuple[dict, dict]:
     """The result of a trained row, and its checkpoint."""
     path = runs / row.recipe / "checkpoints" / "best.ckpt"
-    (checkpoint, data), = prepare([open_checkpoint(str(path), {"root": root})])  # fmt: skip
+    (checkpoint, data), = load_data([open_checkpoint(str(path), {"root": root})])  # fmt: skip
     print(f"{row.recipe}: evaluating", flush=True)
-    wanted = Wanted(K, ais=AIS, with_probes=True)
+    wanted = EvaluationConfig(K, ais=AIS, with_probes=True)
     return evaluate_checkpoint(checkpoint, path, data, wanted, device), checkpoint
 
 
 def publish(found: list[tuple[dict, dict]], out: Path) -> None:
     """Writes and prints the tables of all rows."""
     results, checkpoints = ([part[place] for part in found] for place in (0, 1))
-    results = beside(results, checkpoints)
-    report.write(out, results, over_seeds(results, checkpoints))
+    results = with_comparisons(results, checkpoints)
+    report.write_report(out, results, over_seeds(results, checkpoints))
     print(tables(results))
 
 
@@ -134,8 +134,8 @@ def run(args: argparse.Namespace) -> None:
     if not rows:
         do = "leave --trained out" if args.trained else "an M1 is a step of m1m2_100, train that too"
         raise ValueError(f"No row of the table is trained to its end in {args.runs}: {do}.")
-    hasten()
-    quieten()
+    configure_performance()
+    filter_warnings()
     publish([measure(row, root, args.runs, device) for row in rows], args.out)
 
 

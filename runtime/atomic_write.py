@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def with_filename(path: Path) -> Iterator[None]:
     """Errors of the system within name the file: those of a full disk do not."""
     try:
         yield
@@ -17,10 +17,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def durable_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write, with its folder, on the disk when the block ends; after an error there is none."""
     try:
-        with naming(path):
+        with with_filename(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 yield file
@@ -33,10 +33,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` once it is complete; after an error `path` is as it was."""
     partial = path.with_name(path.name + ".partial")
-    with naming(path):
-        with writing(partial) as file:
+    with with_filename(path):
+        with durable_write(partial) as file:
             yield file
         os.replace(partial, path)

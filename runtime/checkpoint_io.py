@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from runtime.atomic_write import naming, writing
+from runtime.atomic_write import durable_write, with_filename
 
 
 class FileIO(TorchCheckpointIO):
@@ -22,7 +22,7 @@ class FileIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         content = io.BytesIO()  # to a file itself torch reports a full disk as an error of its own kind
         torch.save(checkpoint, content)
-        with writing(Path(path)) as file:
+        with durable_write(Path(path)) as file:
             file.write(content.getbuffer())
 
 
@@ -32,5 +32,5 @@ def keep_as(path: Path, keep: Path) -> None:
     try:
         os.link(path, keep)
     except OSError:
-        with naming(keep):
+        with with_filename(keep):
             shutil.copyfile(path, keep)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed
 
 
-class Late:
+class DelayedReader:
     """Hands back a number of a GPU at the next call, when it has long been computed; one of the CPU at once."""
 
     def __init__(self):
@@ -32,7 +32,7 @@ class Late:
         return before[:2]
 
 
-def over_ranks(value: Tensor, op: str) -> Tensor:
+def all_reduce(value: Tensor, op: str) -> Tensor:
     """The SUM or MAX of `value` over all processes of a run, known to each; itself where there is but one."""
     if distributed.is_available() and distributed.is_initialized():
         value = value.clone()
@@ -40,7 +40,7 @@ def over_ranks(value: Tensor, op: str) -> Tensor:
     return value
 
 
-def agreed(value):
+def broadcast_from_rank0(value):
     """The value that the first process of a distributed run has."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return value
@@ -49,13 +49,13 @@ def agreed(value):
     return values[0]
 
 
-def own_share(parts: int) -> range:
+def rank_indices(parts: int) -> range:
     """Which of so many parts are the work of this process."""
     several = distributed.is_available() and distributed.is_initialized()
     return range(distributed.get_rank(), parts, distributed.get_world_size()) if several else range(parts)
 
 
-def over_processes(compute: Callable[[int], dict[str, Tensor]], parts: int) -> dict[str, Tensor]:
+def map_across_ranks(compute: Callable[[int], dict[str, Tensor]], parts: int) -> dict[str, Tensor]:
     """The results of `compute(0), ..., compute(parts - 1)`, joined in this order, on the CPU.
 
     The processes of a distributed run share the parts, each of which is computed exactly once, and all of them get all
@@ -65,7 +65,7 @@ def over_processes(compute: Callable[[int], dict[str, Tensor]], parts: int) -> d
         compute: Results of a part by their names, each with the part's images as first dimension.
         parts: How many there are, at least 1.
     """
-    own = {part: {name: values.cpu() for name, values in compute(part).items()} for part in own_share(parts)}
+    own = {part: {name: values.cpu() for name, values in compute(part).items()} for part in rank_indices(parts)}
     shares = [own]
     if distributed.is_available() and distributed.is_initialized():
         shares = [{} for _ in range(distributed.get_world_size())]

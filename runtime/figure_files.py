@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from figures.grids import DPI
-from runtime.atomic_write import replacing
+from runtime.atomic_write import atomic_write
 
 # Text as TrueType fonts in PDF, which publishers ask for, and as outlines in SVG; the same ids in each SVG
 VECTOR = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "figure"}
@@ -62,7 +62,7 @@ def picture(figure: Figure) -> Image.Image:
 def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
     """Writes a figure at its own size, in the format that the suffix of the path names: .png, .pdf or .svg."""
     figure, kind = at_dpi(figure, dpi), path.suffix[1:]
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         if kind == "png":
             picture(figure).save(file, format="png", dpi=(dpi, dpi))
             return

@@ -15,8 +15,8 @@ TRAINING = {"steps_per_call": 1, "early_stopping": None, "trainer.accumulate_gra
 # Shown even at their default, which is not the papers'
 ALWAYS_SHOWN = ("alpha",)
 # Options that are newer than some checkpoints, and what those had
-BEFORE = {"init": "glorot", "beta_warmup": 0}
-PLACES = ("root", "m1", "m1_options", "kept")  # where things lie, and what an M1 has brought along
+OLDER_DEFAULTS = {"init": "glorot", "beta_warmup": 0}
+PATH_OPTIONS = ("root", "m1", "m1_options", "kept")  # where things lie, and what an M1 has brought along
 
 
 def defaults(kind: type) -> dict:
@@ -31,19 +31,19 @@ def defaults(kind: type) -> dict:
     return found
 
 
-def given_options(kind: type, given: dict) -> dict:
+def fill_options(kind: type, given: dict) -> dict:
     """All options of a model or data module in a checkpoint that names `given`, which may be older than an option."""
     usual = defaults(kind)
-    return usual | {name: value for name, value in BEFORE.items() if name in usual} | given
+    return usual | {name: value for name, value in OLDER_DEFAULTS.items() if name in usual} | given
 
 
-def options(checkpoint: dict) -> dict[str, Any]:
+def run_options(checkpoint: dict) -> dict[str, Any]:
     """All options of a run, those of its M1 as `m1.name` and of its data as `data.name`.
 
     Left out are what the data say, where things lie, and the training of an M1. What the checkpoint does not say counts
     as the default, or as what all had before there was such an option.
     """
-    return collect(checkpoint, given_options)
+    return collect(checkpoint, fill_options)
 
 
 def collect(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dict[str, Any]:
@@ -57,21 +57,21 @@ def collect(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dict[str, A
         f"{part}{name}": list(value) if isinstance(value, tuple) else value
         for part, kind, given in parts
         for name, value in fill(kind, given).items()
-        if name not in (*PLACES, *getattr(kind, "from_data", ()))
+        if name not in (*PATH_OPTIONS, *getattr(kind, "from_data", ()))
     }
     return found | TRAINING | checkpoint.get("training", {})
 
 
-def chosen(checkpoint: dict) -> dict[str, Any]:
+def non_default_options(checkpoint: dict) -> dict[str, Any]:
     """Of the options of a run those that are not as they are by default, and those that are always shown."""
     none = {"m1_options": {}} if "m1_options" in checkpoint["hyper_parameters"] else {}
     bare = checkpoint | {"hyper_parameters": none, "datamodule_hyper_parameters": {}, "training": {}}
     usual = collect(bare, lambda kind, given: defaults(kind) | given)
-    all_options = options(checkpoint).items()
+    all_options = run_options(checkpoint).items()
     return {name: value for name, value in all_options if value != usual.get(name) or name in ALWAYS_SHOWN}
 
 
-def training(trainer: Trainer, data: Any) -> dict[str, Any]:
+def training_options(trainer: Trainer, data: Any) -> dict[str, Any]:
     """The options of training that make another run of it, or that count its batches otherwise, by their names."""
     names = ("accumulate_grad_batches", "gradient_clip_val", "precision")
     stopping = trainer.early_stopping_callback

@@ -20,11 +20,11 @@ from torch import distributed
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 # Exit statuses of runs that all processes end at one step; Windows has no SIGUSR1
-TOGETHER = (0, *(128 + getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(signal, name)))
+COORDINATED_EXIT_CODES = (0, *(128 + getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(signal, name)))
 INTERACTIVE_STEP = str(2**32 - 6)  # of the shell that salloc opens on some clusters
 
 
-def is_step() -> bool:
+def is_srun_task() -> bool:
     """Whether srun has started this process as one of the tasks of a job step, and not a person's shell."""
     if "SLURM_STEP_ID" not in os.environ or os.environ["SLURM_STEP_ID"] == INTERACTIVE_STEP:
         return False
@@ -75,7 +75,7 @@ def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
         return
     tasks, nodes = number("SLURM_NTASKS"), number("SLURM_NNODES")
     has = f"{count(tasks, 'task')} on {count(nodes, 'node')}"
-    if not is_step():
+    if not is_srun_task():
         # a batch script is told to be a task itself; the shell of salloc is not, and may do what it likes
         in_script = "SLURM_PROCID" in os.environ and "SLURM_STEP_ID" not in os.environ
         if num_nodes > 1 or (in_script and tasks > 1):
@@ -106,37 +106,37 @@ def cluster_plugins() -> list[ClusterEnvironment]:
     """What tells the Trainer which of the run's processes this is; nothing where it finds out by itself."""
     if "SLURM_JOB_ID" not in os.environ or TorchElasticEnvironment.detect():
         return []
-    if is_step():
+    if is_srun_task():
         # on SIGUSR1 Lightning would save in the middle of a step, and requeue: callbacks.Interruption waits for its end
         return [SLURMEnvironment(auto_requeue=False)]
     # in the shell of salloc, where Lightning would wait for tasks that nobody starts
     return [LightningEnvironment()]
 
 
-def launched() -> tuple[int, int]:
+def launcher_world() -> tuple[int, int]:
     """How many processes torchrun or srun has started on each machine, and on how many machines; one without them."""
     if TorchElasticEnvironment.detect():
         processes = number("LOCAL_WORLD_SIZE")
         return processes, number("WORLD_SIZE") // processes
-    if "SLURM_JOB_ID" in os.environ and is_step():
+    if "SLURM_JOB_ID" in os.environ and is_srun_task():
         return number("SLURM_NTASKS_PER_NODE"), number("SLURM_NNODES")
     return 1, 1
 
 
-def speaker() -> str:
+def rank_prefix() -> str:
     """What begins an error of this process where it is not the first of several, which may have another one."""
     return f"rank {rank_zero_only.rank}: " if rank_zero_only.rank else ""
 
 
-def is_lost(error: Exception) -> bool:
+def is_peer_failure(error: Exception) -> bool:
     """Whether this is what the end of another process looks like from here."""
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def join(device: str, devices: int) -> str:
+def init_distributed(device: str, devices: int) -> str:
     """Makes this process one of several that share the work, those of a launcher or `devices` new ones, and says which
     device is its own."""
-    processes, nodes = launched()
+    processes, nodes = launcher_world()
     devices = devices or processes
     if devices * nodes == 1:
         return device
@@ -148,19 +148,19 @@ def join(device: str, devices: int) -> str:
     return str(fabric.device)
 
 
-def leave(status: int) -> int:
+def shutdown_distributed(status: int) -> int:
     """Ends the group of processes of a run that all of them leave: its threads would outlive the interpreter and abort.
 
     Args:
         status: Of this process. With others than `TOGETHER`, as an error or Ctrl-C has them, some processes may be lost
             or still at work, and nobody waits for them.
     """
-    if status in TOGETHER and distributed.is_available() and distributed.is_initialized():
+    if status in COORDINATED_EXIT_CODES and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
     return status
 
 
-def hasten() -> None:
+def configure_performance() -> None:
     """Saves this process needless work; to be called before its first tensor. Changes its environment for good."""
     # numbers too small for a normal float slow Adam and large K down several times
     torch.set_flush_denormal(True)
@@ -183,8 +183,8 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
-def show(profiler: bool, summary: bool) -> None:
-    """Lets Lightning print what was asked for, which `quieten` would hide: its profiler's times, the model's layers."""
+def show_lightning_output(profiler: bool, summary: bool) -> None:
+    """Let Lightning print its profiler's times or the model's layers, which `filter_warnings` would hide."""
     names = {"pytorch_lightning.profilers.profiler": profiler, "pytorch_lightning.callbacks.model_summary": summary}
     for name in [name for name, is_wanted in names.items() if is_wanted]:
         logger = logging.getLogger(name)
@@ -194,7 +194,7 @@ def show(profiler: bool, summary: bool) -> None:
         logger.propagate = False
 
 
-def quieten() -> None:
+def filter_warnings() -> None:
     """Leaves warnings one line each, and of Lightning's messages only warnings."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -9,22 +9,24 @@ from pytorch_lightning import Trainer
 
 from datamodules import ImageData
 from models import Model, from_checkpoint, read_checkpoint
-from runtime.hparams import TRAINING, defaults, training
+from runtime.hparams import TRAINING, defaults, training_options
 
 # What the place of a checkpoint within an epoch counts in
-WITHIN_AN_EPOCH = ("protocol", "seed", "labels_hash", "processes", "--trainer.accumulate_grad_batches",
+BATCH_OPTIONS = ("protocol", "seed", "labels_hash", "processes", "--trainer.accumulate_grad_batches",
                    "--steps_per_call")  # fmt: skip
 NAMES = {"processes": "number of processes", "labels_hash": "choice of labels"}
 
 
-def differences(checkpoint: dict, args: Namespace, data: ImageData, model: Model, trainer: Trainer) -> dict[str, tuple]:
+def changed_options(
+    checkpoint: dict, args: Namespace, data: ImageData, model: Model, trainer: Trainer
+) -> dict[str, tuple]:
     """What a checkpoint remembers otherwise than these options have it: `{name: (then, now)}`."""
     then = {"model": checkpoint["model"], "processes": trainer.world_size, **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
     now |= {"labels_hash": data.labels_hash, "processes": trainer.world_size}
     if options := checkpoint.get("training"):
         then |= {f"--{key}": value for key, value in (TRAINING | options).items()}  # an option may be newer than it
-    now |= {f"--{key}": value for key, value in training(trainer, data).items()}
+    now |= {f"--{key}": value for key, value in training_options(trainer, data).items()}
     for section, built, old, new in (
         ("model", model, checkpoint["hyper_parameters"], model.hparams),
         ("data", data, checkpoint.get("datamodule_hyper_parameters", {}), data.hparams),
@@ -36,13 +38,13 @@ def differences(checkpoint: dict, args: Namespace, data: ImageData, model: Model
     return {key: (old, now.get(key)) for key, old in then.items() if json.dumps(old) != json.dumps(now.get(key))}
 
 
-def weights_fit(checkpoint: dict, model: Model) -> bool:
+def weights_match(checkpoint: dict, model: Model) -> bool:
     """Whether the weights of a checkpoint are those of this network."""
     old, new = checkpoint["state_dict"], model.state_dict()
     return old.keys() == new.keys() and all(old[key].shape == value.shape for key, value in new.items())
 
 
-def is_within_an_epoch(checkpoint: dict) -> bool:
+def is_mid_epoch(checkpoint: dict) -> bool:
     """Whether training batches of the checkpoint's epoch are still to come."""
     return not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
 
@@ -53,7 +55,7 @@ def position(checkpoint: dict) -> tuple[int, int, bool]:
     Raises:
         KeyError, TypeError, AttributeError: It holds no such record.
     """
-    within = is_within_an_epoch(checkpoint)
+    within = is_mid_epoch(checkpoint)
     finished = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     return finished + within, checkpoint["global_step"] + 0, within
 
@@ -91,7 +93,7 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{resume} cannot be resumed: its record of epochs and steps is damaged.") from error
     check_limits(resume, epochs, steps, trainer)
-    changes = differences(checkpoint, args, data, model, trainer)
+    changes = changed_options(checkpoint, args, data, model, trainer)
     calls = changes.get("--steps_per_call")
     if calls and 1 in calls:
         raise ValueError(
@@ -103,9 +105,9 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
     if not changes:
         return
     said = "; ".join(f"its {NAMES.get(key, key)} is {then}, not {now}" for key, (then, now) in changes.items())
-    if {"model", "data"} & changes.keys() or not weights_fit(checkpoint, model):
+    if {"model", "data"} & changes.keys() or not weights_match(checkpoint, model):
         raise ValueError(f"{resume} cannot be resumed: {said}. Its weights are those of another model.")
-    batches = [key for key in changes if key in WITHIN_AN_EPOCH or key.startswith("--data.")]
+    batches = [key for key in changes if key in BATCH_OPTIONS or key.startswith("--data.")]
     if batches and is_within:
         raise ValueError(
             f"{resume} cannot be resumed: {said}. It was written within an epoch, whose batches would be others: "

@@ -16,10 +16,10 @@ from models.checkpoints import find
 from runtime.lock import locked
 
 # What a run puts into its folder before its first step
-OF_A_RUN = ("config.yaml", "wandb_id", "wandb", "checkpoints")
+RUN_FILES = ("config.yaml", "wandb_id", "wandb", "checkpoints")
 
 
-def claim(args: Namespace) -> tuple[Path, Path | None]:
+def resolve_run_dir(args: Namespace) -> tuple[Path, Path | None]:
     """The run folder and the checkpoint to resume from, if any. Refuses a folder that holds a run already."""
     if not 0 <= args.seed < 2**32:
         raise ValueError(f"--seed must be between 0 and {2**32 - 1}; got {args.seed}.")
@@ -30,7 +30,7 @@ def claim(args: Namespace) -> tuple[Path, Path | None]:
         raise ValueError(f"--run_dir {args.run_dir} is a file: name a folder.")
     if args.resume == "auto" and args.run_dir is None:
         raise ValueError("--resume auto needs --run_dir, the folder of the run to go on with.")
-    resume = None if args.resume in (None, "auto") else newest(Path(args.resume))
+    resume = None if args.resume in (None, "auto") else checkpoint_to_resume(Path(args.resume))
     if resume and not resume.is_file():
         raise ValueError(f"There is no checkpoint {resume} to resume from.")
     if args.run_dir:
@@ -40,26 +40,26 @@ def claim(args: Namespace) -> tuple[Path, Path | None]:
     else:
         folder = Path("runs", f"{args.data.name}-{args.model.name}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     if args.resume == "auto":
-        resume = latest(folder / "checkpoints")
+        resume = newest_readable_checkpoint(folder / "checkpoints")
     # the other processes of a run find what the first has written
     if rank_zero_only.rank == 0 and args.run_dir and not args.resume and (folder / "config.yaml").exists():
         raise ValueError(f"{folder} holds a run already: choose another --run_dir, or go on with it by --resume auto.")
     return folder, resume
 
 
-def newest(path: Path) -> Path:
+def checkpoint_to_resume(path: Path) -> Path:
     """The checkpoint to resume from: of a run folder its newest, for the best one may be many epochs behind."""
     path = path.expanduser()
     if not path.is_dir():
         return path
     for folder in (path / "checkpoints", path):
-        if found := latest(folder):
+        if found := newest_readable_checkpoint(folder):
             print(f"Going on from {found}.", file=sys.stderr)
             return found
     return find(path)
 
 
-def latest(checkpoints: Path) -> Path | None:
+def newest_readable_checkpoint(checkpoints: Path) -> Path | None:
     """The newest checkpoint of a run that can be read; none where the run has written none yet.
 
     Raises:
@@ -100,7 +100,7 @@ def make_folder(folder: Path, is_default: bool) -> tuple[Path, list[Path]]:
 
 
 @contextmanager
-def owned(folder: Path, is_default: bool, began: Callable[[], bool]) -> Iterator[Path]:
+def locked_run_dir(folder: Path, is_default: bool, began: Callable[[], bool]) -> Iterator[Path]:
     """Makes and locks the run folder. After an error all that is new there goes again, unless something was trained.
 
     Args:
@@ -113,17 +113,17 @@ def owned(folder: Path, is_default: bool, began: Callable[[], bool]) -> Iterator
     """
     folder, new = make_folder(folder, is_default)
     with locked(folder):  # nobody else's folder is touched
-        absent = [path for name in OF_A_RUN if not (path := folder / name).exists()]
+        absent = [path for name in RUN_FILES if not (path := folder / name).exists()]
         try:
             yield folder
         except BaseException:
             is_empty = not (folder / "metrics.csv").exists() and not any(folder.glob("checkpoints/*.ckpt"))
             if is_empty or not began():
-                remove(absent, new)
+                remove_new_files(absent, new)
             raise
 
 
-def remove(absent: list[Path], new: list[Path]) -> None:
+def remove_new_files(absent: list[Path], new: list[Path]) -> None:
     """Removes what a run that was refused has made, on a disk that may have become read-only.
 
     Args:

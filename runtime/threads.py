@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Model, evaluating
-from models.estimators.importance import ROWS
+from models.estimators.importance import MAX_DECODER_ROWS
 
 # Multiply-adds of the forward pass of one step for which another thread pays. Measured on two idle cores, the second
 # thread makes steps of 20 to 100 million (8x8 images; 28x28, batch 100) 1.2 times as fast, steps of 300 to 500 million
@@ -72,7 +72,7 @@ def evaluation_work(model: Model, x: Tensor, y: Tensor) -> float:
         return 500 * multiply_adds(model, lambda: model.measure(x, y))
     samples = 10
     once = multiply_adds(model, lambda: model.log_weights(x, samples, *model.given(y)))
-    return once / samples * ROWS / model.rows_per_sample
+    return once / samples * MAX_DECODER_ROWS / model.rows_per_sample
 
 
 def by_size(work: float, processes: int = 1) -> int:

@@ -102,7 +102,7 @@ def test_there_is_something_to_look_at():
     ("callbacks", "import models\nimport wandb\nfrom datamodules import MNIST", []),
     ("callbacks", "def f():\n    from evaluation import tables", ["imports evaluation"]),
     ("figures", "import matplotlib\nimport models", ["imports models"]),
-    ("runtime", "from callbacks.base import Drawing", ["imports callbacks"]),
+    ("runtime", "from callbacks.base import FigureCallback", ["imports callbacks"]),
     ("evaluation", "import evaluate\nfrom cli import terminal", ["imports evaluate"]),
     ("results", "import evaluate, evaluation.tables\nimport benchmarks", ["imports benchmarks"]),
     ("datamodules", "import gzip\nimport torchvision.datasets\nfrom datamodules.base import Data", []),

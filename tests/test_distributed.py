@@ -17,7 +17,7 @@ from small_runs import EVALUATE, TRAIN, assert_same, command, contents, faulty, 
 
 import evaluate
 import train
-from runtime.collectives import over_processes
+from runtime.collectives import map_across_ranks
 
 ROOT = Path(train.__file__).parent
 QUIET = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--callbacks", "[]", "--trainer.enable_progress_bar",
@@ -66,7 +66,7 @@ SHARES = """
 import json, sys
 import torch
 from torch import distributed
-from runtime.collectives import over_processes
+from runtime.collectives import map_across_ranks
 
 distributed.init_process_group("gloo")
 found = {}
@@ -75,7 +75,7 @@ for parts in (1, 2, 3, 7):
     def compute(part):
         done.append(part)
         return {"value": torch.tensor([10.0 * part, 10.0 * part + 1], dtype=torch.float64)}
-    found[parts] = over_processes(compute, parts)["value"].tolist(), done
+    found[parts] = map_across_ranks(compute, parts)["value"].tolist(), done
 print(json.dumps(found))
 """
 
@@ -121,7 +121,7 @@ def test_each_part_is_computed_once_and_known_to_all(world):
 
 
 def test_alone_there_is_nothing_to_share():
-    alone = over_processes(lambda part: {"value": torch.tensor([part])}, 3)
+    alone = map_across_ranks(lambda part: {"value": torch.tensor([part])}, 3)
     assert alone["value"].tolist() == [0, 1, 2]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.evaluate_options import build_evaluation_parser
-from cli.train_options import build_parser, chosen
+from cli.train_options import build_parser, split_component_flags
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,7 +52,7 @@ def parse(program, arguments):
     if program == "evaluate":
         build_evaluation_parser().parse_args(arguments)
         return
-    names, flags = chosen(arguments)
+    names, flags = split_component_flags(arguments)
     build_parser(names).parse_args(flags)
 
 

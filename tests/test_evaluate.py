@@ -18,8 +18,8 @@ import models
 import train
 from datamodules import DATAMODULES
 from evaluation import cache, report, result_files
-from evaluation.metrics import IMAGES
-from models.estimators.importance import ROWS, importance
+from evaluation.metrics import IMAGES_PER_PASS
+from models.estimators.importance import MAX_DECODER_ROWS, importance
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
          "--trainer.enable_progress_bar", "false"]  # fmt: skip
@@ -176,7 +176,9 @@ def test_labels_go_to_conditional_models_alone():
         path = f"{run}/checkpoints/best.ckpt"
         assert overwrite([path, "--num_samples", "30", "--limit", "50", "--no_baselines"]) == 0
         model = models.load(path)
-        expected = importance(model, x, 30, max(1, ROWS // IMAGES // model.rows_per_sample), labels)
+        expected = importance(
+            model, x, 30, max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.rows_per_sample), labels
+        )
         np.testing.assert_array_equal(np.load(f"{run}/log_px.npy"), expected.log_px.numpy())
     assert read("cvae")["quantity"] == "log p(x|y)"
 
@@ -308,7 +310,7 @@ def test_a_result_that_no_file_holds_is_printed_and_ends_in_an_error(copy, monke
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     for module in (result_files, cache):
-        monkeypatch.setattr(module, "replacing", refuse)
+        monkeypatch.setattr(module, "atomic_write", refuse)
     monkeypatch.setattr(result_files, "try_writing", refuse)
     assert evaluate.main([VAE, AE, *FEW]) == 1
     out, err = capsys.readouterr()
@@ -338,7 +340,7 @@ def test_a_report_that_fails_does_not_take_the_table_with_it(copy, monkeypatch, 
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "r/results.json")
 
-    monkeypatch.setattr(report, "write", fail)
+    monkeypatch.setattr(report, "write_report", fail)
     assert evaluate.main([VAE, *FEW, "--report", "r"]) == 1
     out, err = capsys.readouterr()
     assert "NLL ± SE" in out

@@ -86,8 +86,8 @@ def test_nothing_needs_what_a_platform_lacks(tmp_path, system):
 
 def test_names_of_new_run_folders_are_allowed_everywhere(tmp_path, monkeypatch):
     from cli.train_options import DEFAULTS, build_parser
-    from runtime.run_folder import claim
+    from runtime.run_folder import resolve_run_dir
 
     monkeypatch.chdir(tmp_path)
-    folder, _ = claim(build_parser(DEFAULTS).parse_args([]))
+    folder, _ = resolve_run_dir(build_parser(DEFAULTS).parse_args([]))
     assert not set('<>:"\\|?*') & set("".join(folder.parts))

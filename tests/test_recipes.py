@@ -20,7 +20,7 @@ RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_parses_and_builds_its_model(recipe):
     assert recipe.read_text().startswith("# ")
-    names, flags = train_options.chosen(["--config", str(recipe)])
+    names, flags = train_options.split_component_flags(["--config", str(recipe)])
     args = train_options.build_parser(names).parse_args(flags)
     kwargs = args.model.as_dict()
     protocol = args.data.as_dict().get("binarization", "larochelle")

@@ -66,14 +66,14 @@ def test_defaults_are_those_of_the_signature(key):
 )
 def test_flag_wins_over_config_in_either_position(order):
     Path("c.yaml").write_text("seed: 3\nmodel: {name: IWAE, z_dim: 5, num_samples: 9}\n")
-    names, flags = train_options.chosen(order)
+    names, flags = train_options.split_component_flags(order)
     args = train_options.build_parser(names).parse_args(flags)
     assert (args.model.name, args.model.z_dim, args.model.num_samples, args.seed) == ("IWAE", 7, 9, 3)
 
 
 def test_flag_names_another_model_than_config():
     Path("c.yaml").write_text("model: {name: IWAE, z_dim: 5}\n")
-    names, flags = train_options.chosen(["--config=c.yaml", "--model=VAE"])
+    names, flags = train_options.split_component_flags(["--config=c.yaml", "--model=VAE"])
     args = train_options.build_parser(names).parse_args(flags)
     assert (args.model.name, args.model.z_dim, args.model.objective) == ("VAE", 5, "elbo")
 
@@ -81,7 +81,7 @@ def test_flag_names_another_model_than_config():
 def test_later_config_wins():
     Path("a.yaml").write_text("model: {name: VAE, z_dim: 5, lr: 0.5}\n")
     Path("b.yaml").write_text("model: {name: VAE, z_dim: 6}\n")
-    names, flags = train_options.chosen(["--config", "a.yaml", "--config", "b.yaml"])
+    names, flags = train_options.split_component_flags(["--config", "a.yaml", "--config", "b.yaml"])
     args = train_options.build_parser(names).parse_args(flags)
     assert (args.model.z_dim, args.model.lr) == (6, 0.5)
 
@@ -412,7 +412,7 @@ def test_data_with_few_test_images(size):
 
 
 def test_untrained_model_starts_at_the_training_mean():
-    names, flags = train_options.chosen(["--model.hidden", "[]"])
+    names, flags = train_options.split_component_flags(["--model.hidden", "[]"])
     data, model = train.build(train_options.build_parser(names).parse_args(flags))
     torch.nn.init.zeros_(model.decoder.first.weight)
     torch.testing.assert_close(model.sample(1)[0], data.train_mean().clamp(0.001, 0.999))
@@ -475,23 +475,23 @@ def test_an_unknown_home_folder_is_no_name_of_a_folder(capsys):
 
 def test_a_file_for_another_model_is_said(capsys):
     Path("c.yaml").write_text("model: {name: IWAE, num_samples: 50, z_dim: 5}\ndata: {name: Digits, val_size: 100}\n")
-    names, _ = train_options.chosen(["--model", "VAE", "--config", "c.yaml", "--model.z_dim", "7"])
+    names, _ = train_options.split_component_flags(["--model", "VAE", "--config", "c.yaml", "--model.z_dim", "7"])
     assert names == {"model": "VAE", "data": "Digits"}
     assert capsys.readouterr().err == (
         "warning: c.yaml is made for IWAE, and VAE is used; its options of the model stay in force: num_samples=50.\n"
     )
-    train_options.chosen(["--data", "MNIST", "--config", "c.yaml"])
+    train_options.split_component_flags(["--data", "MNIST", "--config", "c.yaml"])
     assert "is made for Digits, and MNIST is used; its options of the data set stay" in capsys.readouterr().err
     Path("d.yaml").write_text("model: {name: VAE}\n")
-    train_options.chosen(["--config", "c.yaml", "--config", "d.yaml"])  # the later file wins
+    train_options.split_component_flags(["--config", "c.yaml", "--config", "d.yaml"])  # the later file wins
     assert "c.yaml is made for IWAE, and VAE is used" in capsys.readouterr().err
-    train_options.chosen(["--model", "IWAE", "--config", "c.yaml"])
+    train_options.split_component_flags(["--model", "IWAE", "--config", "c.yaml"])
     assert capsys.readouterr().err == ""
 
 
 def test_two_names_of_a_model_are_one(capsys):
-    assert train_options.chosen(["--model.name", "IWAE"])[0]["model"] == "IWAE"
-    assert train_options.chosen(["--model.name=IWAE", "--model", "IWAE"])[0]["model"] == "IWAE"
+    assert train_options.split_component_flags(["--model.name", "IWAE"])[0]["model"] == "IWAE"
+    assert train_options.split_component_flags(["--model.name=IWAE", "--model", "IWAE"])[0]["model"] == "IWAE"
     assert train.main(["--model", "IWAE", "--model.name", "VAE"]) == 2
     assert capsys.readouterr().err == "error: --model IWAE and --model.name VAE disagree: give one of them.\n"
 
@@ -528,13 +528,13 @@ SHOWN = {
 
 
 def test_every_option_of_the_trainer_that_is_offered_is_known_to_do_something(capsys):
-    offered = train_options.offered(train_options.build_parser(train_options.DEFAULTS))
+    offered = train_options.option_names(train_options.build_parser(train_options.DEFAULTS))
     assert {name.removeprefix("trainer.") for name in offered if name.startswith("trainer.")} == SHOWN.keys()
     with pytest.raises(SystemExit):
         train.main(["--help"])
     shown = capsys.readouterr().out
     assert "--trainer.max_time" in shown
-    assert not [name for name in train_options.IDLE if f"--trainer.{name}" in shown]
+    assert not [name for name in train_options.NO_EFFECT if f"--trainer.{name}" in shown]
 
 
 def steps(folder: str) -> int:

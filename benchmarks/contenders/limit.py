@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.jobs import Job
 from benchmarks.meter import Meter
-from models.estimators.importance import ROWS
+from models.estimators.importance import MAX_DECODER_ROWS
 
 PIXELS, CLASSES = 784, 10
 Product = tuple[Tensor, Tensor]
@@ -71,6 +71,6 @@ def m2(meter: Meter, job: Job) -> None:
 
 def nll(meter: Meter, job: Job) -> None:
     """K samples of z through the decoder, as many rows at a time as evaluate.py takes, for one image after another."""
-    rows = ROWS
+    rows = MAX_DECODER_ROWS
     decoder = forward(rows, [job.z_dim, *job.hidden[::-1], PIXELS], number_type(job))
     repeat(meter, decoder * (job.K // rows), 1)

@@ -10,7 +10,7 @@ from torchvision.datasets import MNIST
 
 from benchmarks.jobs import Job
 from benchmarks.meter import Meter
-from runtime.processes import hasten
+from runtime.processes import configure_performance
 
 PIXELS, CLASSES = 784, 10
 
@@ -83,7 +83,7 @@ def vae(meter: Meter, job: Job) -> None:
 
 def vae_hastened(meter: Meter, job: Job) -> None:
     """The same in a process with this project's settings: no search for GPUs, memory that is kept."""
-    hasten()
+    configure_performance()
     train(meter, job)
 
 

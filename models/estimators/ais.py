@@ -38,7 +38,7 @@ class Settings(NamedTuple):
     start: str = "prior"
 
 
-class Annealed(NamedTuple):
+class AISEstimate(NamedTuple):
     """What chains have found, per image `(B,)` in float64, in nats."""
 
     log_px: Tensor  # log of the mean weight over chains
@@ -76,7 +76,7 @@ def schedule(temperatures: int, rad: float = 4.0) -> list[float]:
     return ((s - s[0]) / (s[-1] - s[0])).tolist()
 
 
-def path_of(model, x: Tensor, y: Tensor | None, start: str) -> Path:
+def annealing_path(model, x: Tensor, y: Tensor | None, start: str) -> Path:
     """The path from the prior, or from q(z|x), to the posterior of images `(B, ...)`.
 
     Raises:
@@ -94,7 +94,7 @@ def path_of(model, x: Tensor, y: Tensor | None, start: str) -> Path:
     return Path(q, lambda z: model.log_px(x, z, y) + prior.log_prob(z) - q.log_prob(z))
 
 
-def move(path: Path, point: Point, b: float, step: float, leapfrogs: int) -> tuple[Point, Tensor]:
+def hmc_step(path: Path, point: Point, b: float, step: float, leapfrogs: int) -> tuple[Point, Tensor]:
     """One Hamiltonian trajectory at f_b, with the probability `(C, B)` at which it was accepted (Neal 2011)."""
     p = torch.randn_like(point.z)
     before = point.log_base + b * point.log_ratio - p.square().sum(-1) / 2
@@ -128,11 +128,11 @@ def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: in
     moves = -(-PILOT_MOVES // settings.temperatures)
     log_step, found = math.log(0.5), []
     with evaluating(model, seed):
-        path = path_of(model, x, y, settings.start)
+        path = annealing_path(model, x, y, settings.start)
         point = path.at(path.base.sample((settings.chains,)))
         for t in [1] * 20 + list(range(1, settings.temperatures)):  # the first ones to find the scale
             for _ in range(moves):
-                point, acceptance = move(path, point, b[t], math.exp(log_step), settings.leapfrogs)
+                point, acceptance = hmc_step(path, point, b[t], math.exp(log_step), settings.leapfrogs)
                 log_step += RATE * (acceptance.mean().item() - TARGET)
             found.append(math.exp(log_step))
     return found[20:]
@@ -141,7 +141,7 @@ def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: in
 def anneal(
     model, x: Tensor, settings: Settings, steps: list[float], y: Tensor | None = None, seed: int = 0,
     moved: Callable[[], None] = lambda: None,
-) -> Annealed:  # fmt: skip
+) -> AISEstimate:  # fmt: skip
     """log p(x) by annealed importance sampling (Neal 2001; Wu et al. 2017).
 
     The exponential is an unbiased estimate of p(x), so in the mean its logarithm is a lower bound on log p(x).
@@ -158,21 +158,21 @@ def anneal(
     Raises:
         ValueError: The model has no such estimate, or refuses the images or labels.
     """
-    return chains_of(model, *evidence_of(model, x, y), settings, steps, seed, moved)
+    return anneal_to_posterior(model, *evidence_of(model, x, y), settings, steps, seed, moved)
 
 
-def chains_of(
+def anneal_to_posterior(
     model, x: Tensor, y: Tensor | None, settings: Settings, steps: list[float], seed: int, moved: Callable[[], None]
-) -> Annealed:
+) -> AISEstimate:
     """The chains of `anneal`, for images that need no check: simulated ones under Gaussian pixels leave [0, 1]."""
     with evaluating(model, seed):
-        path = path_of(model, x, y, settings.start)
+        path = annealing_path(model, x, y, settings.start)
         z = path.base.sample((settings.chains,))  # (C, B, d)
-        log_w, acceptance = run(path, z, range(1, settings.temperatures + 1), settings, steps, moved)
-    return Annealed(log_w.logsumexp(0) - math.log(settings.chains), acceptance)
+        log_w, acceptance = run_chains(path, z, range(1, settings.temperatures + 1), settings, steps, moved)
+    return AISEstimate(log_w.logsumexp(0) - math.log(settings.chains), acceptance)
 
 
-def run(
+def run_chains(
     path: Path, z: Tensor, order: range, settings: Settings, steps: list[float], moved: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
     """The sum of (b_t - b_t-1) log ratio(z) along chains from `z`, `(C, B)`, and the mean acceptance `(B,)`.
@@ -184,11 +184,11 @@ def run(
     upwards = order.step > 0
     for t in order:
         if not upwards and t < settings.temperatures:
-            point, acceptance = move(path, point, b[t], steps[t - 1], settings.leapfrogs)
+            point, acceptance = hmc_step(path, point, b[t], steps[t - 1], settings.leapfrogs)
             accepted = accepted + acceptance.mean(0)
         log_w = log_w + (b[t] - b[t - 1]) * point.log_ratio.double()
         if upwards and t < settings.temperatures:
-            point, acceptance = move(path, point, b[t], steps[t - 1], settings.leapfrogs)
+            point, acceptance = hmc_step(path, point, b[t], steps[t - 1], settings.leapfrogs)
             accepted = accepted + acceptance.mean(0)
         moved()
     return log_w, accepted / max(1, settings.temperatures - 1)
@@ -223,9 +223,9 @@ def bidirectional(
     with evaluating(model, seed):
         z = model.prior().sample((n,))  # (B, d)
         x = model.simulate(z, y)
-        path = path_of(model, x, y, settings.start)
+        path = annealing_path(model, x, y, settings.start)
         start = z.expand(settings.chains, *z.shape)
         order = range(settings.temperatures, 0, -1)
-        log_w, _ = run(path, start, order, settings, steps, moved)
+        log_w, _ = run_chains(path, start, order, settings, steps, moved)
     upper = math.log(settings.chains) - (-log_w).logsumexp(0)
-    return Bounds(chains_of(model, x, y, settings, steps, seed + 1, moved).log_px, upper)
+    return Bounds(anneal_to_posterior(model, x, y, settings, steps, seed + 1, moved).log_px, upper)

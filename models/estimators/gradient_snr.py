@@ -23,7 +23,7 @@ class Gradient(NamedTuple):
         return self.signal / self.noise if self.noise else math.inf
 
 
-class Moments:
+class RunningMoments:
     """Mean and variance of vectors that come one by one (Welford 1962), in float64."""
 
     def __init__(self):
@@ -77,8 +77,8 @@ def signal_to_noise(
     """
     if n < 2:
         raise ValueError(f"Noise takes at least 2 draws to be seen; got n {n}.")
-    parameters = {part: trained(model, part) for part in parts}
-    moments = {part: Moments() for part in parts}
+    parameters = {part: trained_parameters(model, part) for part in parts}
+    moments = {part: RunningMoments() for part in parts}
     together = [parameter for own in parameters.values() for parameter in own]
     with evaluating(model, seed), torch.enable_grad():
         for _ in range(n):
@@ -88,7 +88,7 @@ def signal_to_noise(
     return {part: found.gradient() for part, found in moments.items()}
 
 
-def trained(model: Model, part: str) -> list[nn.Parameter]:
+def trained_parameters(model: Model, part: str) -> list[nn.Parameter]:
     """The parameters of a part that are trained; ValueError where there are none."""
     module = getattr(model, part, None)
     found = [p for p in module.parameters() if p.requires_grad] if isinstance(module, nn.Module) else []

@@ -10,8 +10,10 @@ from models.base import evaluating
 from models.inputs import evidence_of
 from models.networks.layers import lookup
 
-ROWS = 2500  # of a fully connected decoder in one pass: memory does not grow with K, and more rows are slower
-ALIKE = 1e-3  # nats between log weights that differ by no more than rounding
+MAX_DECODER_ROWS = (
+    2500  # of a fully connected decoder in one pass: memory does not grow with K, and more rows are slower
+)
+EQUAL_WEIGHTS = 1e-3  # nats between log weights that differ by no more than rounding
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # of matrix products, where they are not that of the weights
 
 
@@ -89,7 +91,7 @@ def pareto_k(largest: Tensor, K: int) -> Tensor:
         return torch.full((len(largest),), math.nan, dtype=torch.float64)
     found = []
     for tail in largest.cpu().double():
-        if tail[0] - tail[-1] < ALIKE:
+        if tail[0] - tail[-1] < EQUAL_WEIGHTS:
             found.append(0.0)
             continue
         # of all others only their number counts, and that they are smaller

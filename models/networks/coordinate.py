@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from models.networks.layers import ImageShape, Network, mlp, rows
+from models.networks.layers import ImageShape, Network, apply_rowwise, mlp
 
 STEEPNESS = 3.0  # of a coordinate decoder when training starts: its first layer changes so much per half image
 
@@ -78,7 +78,7 @@ class CoordinateDecoder(Network):
             grid = pixel_grid(height, width, z.device).to(of_place.dtype).flatten(0, 1)  # (P, 2)
             ones = torch.ones_like(grid[:, :1])
             first = torch.cat([grid, ones], 1) @ torch.cat([of_place, constant[..., None]], -1).mT  # (..., P, h)
-        return rows(self.rest, first).mT.unflatten(-1, (height, width))
+        return apply_rowwise(self.rest, first).mT.unflatten(-1, (height, width))
 
     def set_output_bias(self, mean: Tensor) -> None:
         """Starts the output at the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""

@@ -60,7 +60,7 @@ def mlp(sizes: Sequence[int], activation: str, batch_norm: bool) -> nn.Sequentia
     return network
 
 
-def rows(network: nn.Module, h: Tensor, dims: int = 1) -> Tensor:
+def apply_rowwise(network: nn.Module, h: Tensor, dims: int = 1) -> Tensor:
     """Applies a network that knows rows, `(N, ...)`, to any leading dimensions; a row has `dims` dimensions."""
     out = network(h.reshape(-1, *h.shape[h.ndim - dims :]))
     return out.view(*h.shape[: h.ndim - dims], *out.shape[1:])
@@ -108,4 +108,4 @@ class Network(nn.Module):
         if context is not None:
             shift = self.context(context.to(self.context.weight.dtype))
             h = h + shift.reshape(*shift.shape, *[1] * (self.dims - 1))
-        return rows(self.rest, h, self.dims)
+        return apply_rowwise(self.rest, h, self.dims)

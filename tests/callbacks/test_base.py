@@ -2,11 +2,11 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from callbacks import RunCheckpoint, Scheduled
+from callbacks import PowersOfTwoCallback, RunCheckpoint
 from callbacks.base import finished_epochs
 
 
-class Diary(Scheduled):
+class Diary(PowersOfTwoCallback):
     """Writes down after which epochs it acts, and in what state it finds the model."""
 
     def __init__(self):

@@ -46,7 +46,7 @@ def test_size_and_prior_of_codes(make_model, name, size, prior):
 
 @pytest.mark.parametrize("name", ["VAE", "CVAE"])
 def test_codes_of_spread_images_with_their_labels(make_model, data, monkeypatch, name):
-    monkeypatch.setattr(codes, "MOST", 50)
+    monkeypatch.setattr(codes, "MAX_POINTS", 50)
     monkeypatch.setattr(codes, "CHUNK", 20)
     model = make_model(name).eval()
     z, y = codes_of_test_images(model, data)

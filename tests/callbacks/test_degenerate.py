@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from callbacks import Drawing, LatentCodes, LatentCodesTSNE, for_model
+from callbacks import FigureCallback, LatentCodes, LatentCodesTSNE, for_model
 from callbacks.codes import active, in_plane
 from figures import charts
 from models import MODELS, evaluating
@@ -29,7 +29,7 @@ def test_every_figure_of_few_images_that_are_the_same(make_model, name, count, l
     model = make_model(name)
     data = Few(count, max(label, 0) if model.is_conditional else label)
     for callback in for_model(model):
-        if isinstance(callback, Drawing):
+        if isinstance(callback, FigureCallback):
             with evaluating(model):
                 for figure in callback.draw(model, data).values():
                     figure.draw_without_rendering()

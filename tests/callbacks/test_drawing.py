@@ -5,12 +5,12 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from callbacks import CALLBACKS, Drawing
+from callbacks import CALLBACKS, FigureCallback
 from models import MODELS, evaluating
 from runtime.figure_files import save_figure
 
 CASES = [(name, {}) for name in MODELS] + [(name, {"z_dim": 2}) for name in ("AE", "VAE", "IWAE")]
-DRAWINGS = [name for name, kind in CALLBACKS.items() if issubclass(kind, Drawing)]
+DRAWINGS = [name for name, kind in CALLBACKS.items() if issubclass(kind, FigureCallback)]
 
 
 def test_names_are_those_of_the_table():
@@ -21,7 +21,7 @@ def test_names_are_those_of_the_table():
 def test_every_supported_figure_is_drawn(make_model, data, name, options):
     model, drawn = make_model(name, **options), 0
     for callback in set(DRAWINGS) - {"latent_codes_tsne"}:
-        if CALLBACKS[callback].objection(model) is None:
+        if CALLBACKS[callback].unsupported_reason(model) is None:
             with evaluating(model):
                 found = CALLBACKS[callback]().draw(model, data)
             assert any(key.startswith(callback) for key in found), callback
@@ -34,7 +34,7 @@ def test_every_supported_figure_is_drawn(make_model, data, name, options):
 def test_models_of_other_precision(make_model, data, name, dtype):
     model = make_model(name, z_dim=2).to(dtype)
     for callback in ("latent_codes", "latent_plane", "traversals", "attributes"):
-        if CALLBACKS[callback].objection(model) is None:
+        if CALLBACKS[callback].unsupported_reason(model) is None:
             with evaluating(model):
                 assert CALLBACKS[callback]().draw(model, data)
 
@@ -64,6 +64,6 @@ class Bare:
 def test_data_without_labels(make_model, name):
     model = make_model(name)
     for callback in ("latent_codes", "latent_codes_tsne", "traversals", "canonical", "attributes"):
-        if CALLBACKS[callback].objection(model) is None:
+        if CALLBACKS[callback].unsupported_reason(model) is None:
             with evaluating(model):
                 assert bool(CALLBACKS[callback]().draw(model, Bare())) == (callback != "attributes")

@@ -56,7 +56,7 @@ def test_what_is_not_by_default_comes_by_its_name(make_model):
 
 def test_a_callback_without_objection_has_none(make_model):
     model = make_model()
-    assert [kind.objection(model) for kind in map(type, for_model(model))] == [None] * len(WITH_LATENT)
+    assert [kind.unsupported_reason(model) for kind in map(type, for_model(model))] == [None] * len(WITH_LATENT)
 
 
 @pytest.mark.parametrize(("name", "z_dim", "callback", "sentence"), [

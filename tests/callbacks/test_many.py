@@ -11,7 +11,7 @@ from callbacks import Analogies, Attributes, ClassSamples, LatentPlane, Traversa
 from callbacks.codes import in_plane
 from evaluation.side_by_side import random_points
 from figures import charts, grids
-from figures.subsets import one_of_each
+from figures.subsets import round_robin_by_class
 from models import MODELS
 
 LARGEST = 2000  # pixels along either side
@@ -159,7 +159,7 @@ def test_quantiles_and_components_of_codes_of_many_dimensions(make_model, data, 
 
 
 def test_labels_may_be_any_numbers():
-    assert one_of_each(torch.tensor([10**9, 0, 10**9, -1]), 3).tolist() == [3, 1, 0]
+    assert round_robin_by_class(torch.tensor([10**9, 0, 10**9, -1]), 3).tolist() == [3, 1, 0]
 
 
 def test_many_models_are_drawn_in_rows_below_each_other(make_model, data):

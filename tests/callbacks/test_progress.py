@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from callbacks import Progress, RunCheckpoint, Scheduled
+from callbacks import PowersOfTwoCallback, Progress, RunCheckpoint
 from callbacks.progress import Pace, duration, rounds_between
 from callbacks.record import finished_epochs
 from models import VAE
@@ -125,7 +125,7 @@ def test_the_estimate_holds_from_the_second_epoch_on(
         def on_validation_end(self):
             clock.now += validation
 
-    class Figures(Scheduled):
+    class Figures(PowersOfTwoCallback):
         def act(self, trainer, model):
             clock.now += figures + 10 * (self.acted_after == 1)
 

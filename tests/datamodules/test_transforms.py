@@ -9,10 +9,10 @@ from cli import train_options
 from datamodules import DATAMODULES, Split
 from datamodules.base import fixed_generator
 from datamodules.grayscale import GreyData
-from datamodules.transforms import CHUNK, Limits, draw_poses, move
+from datamodules.transforms import CHUNK, PoseLimits, apply_pose, draw_poses
 
 ALL = {"max_rotation": 20.0, "max_shift": 2.0, "max_scaling": 0.1}
-LIMITS = Limits(20.0, 2.0, 0.1)
+LIMITS = PoseLimits(20.0, 2.0, 0.1)
 binarizations = pytest.mark.parametrize("binarization", ["dynamic", "fixed", "threshold", "grey"])
 
 
@@ -62,12 +62,12 @@ def grey_levels(a, b):
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 20, 31), (2, 7, 4), (1, 1, 1)])
 @pytest.mark.parametrize(
-    "limits", [LIMITS, Limits(180, 0, 0), Limits(0, 6.5, 0), Limits(0, 0, 0.9), Limits(90, 3, 0.5)]
+    "limits", [LIMITS, PoseLimits(180, 0, 0), PoseLimits(0, 6.5, 0), PoseLimits(0, 0, 0.9), PoseLimits(90, 3, 0.5)]
 )
 def test_each_image_moves_as_torchvision_would_move_it(shape, limits):
     x = torch.randint(0, 256, (20, *shape), dtype=torch.uint8)
     poses = draw_poses(20, limits, torch.Generator().manual_seed(3))
-    moved = move(x, poses)
+    moved = apply_pose(x, poses)
     assert moved.dtype == torch.uint8
     expected = by_torchvision(x, poses)
     assert grey_levels(moved, expected).max() <= 1  # rounded from numbers that differ in the last digits
@@ -87,7 +87,7 @@ def test_each_image_moves_as_torchvision_would_move_it(shape, limits):
 def test_where_one_pixel_goes(pose, row, column):
     x = torch.zeros(1, 1, 7, 7, dtype=torch.uint8)
     x[0, 0, 2, 5] = 255
-    moved = move(x, torch.tensor([pose], dtype=torch.float64))
+    moved = apply_pose(x, torch.tensor([pose], dtype=torch.float64))
     assert moved[0, 0].nonzero().tolist() == [[row, column]]
 
 
@@ -95,16 +95,16 @@ def test_more_images_than_fit_in_a_pass():
     n = CHUNK + 7
     x = torch.randint(0, 256, (n, 1, 3, 4), dtype=torch.uint8)
     poses = draw_poses(n, LIMITS, torch.Generator().manual_seed(3))
-    moved = move(x, poses)
+    moved = apply_pose(x, poses)
     assert moved.shape == x.shape
     for part in (slice(0, 9), slice(CHUNK - 3, CHUNK + 3), slice(n - 3, n)):
-        assert torch.equal(moved[part], move(x[part], poses[part]))
+        assert torch.equal(moved[part], apply_pose(x[part], poses[part]))
 
 
 # Poses
 
 
-@pytest.mark.parametrize("limits", [LIMITS, Limits(180, 0, 0.5), Limits(0, 3, 0)])
+@pytest.mark.parametrize("limits", [LIMITS, PoseLimits(180, 0, 0.5), PoseLimits(0, 3, 0)])
 def test_poses_are_uniform_within_the_limits(limits):
     n = 20_000
     poses = draw_poses(n, limits, torch.Generator().manual_seed(3))
@@ -163,7 +163,7 @@ def test_limits_of_zero_leave_every_byte(binarization):
     if binarization == "threshold":
         assert torch.equal(zero.test.x, ((zero.fetch()[1].x >= 128) * 255).byte())
     x = plain.fetch()[0].x
-    moved, poses = plain._moved(x, Limits(), "training images")
+    moved, poses = plain._moved(x, PoseLimits(), "training images")
     assert torch.equal(moved, x)
     assert poses.unique(dim=0).tolist() == [[0, 0, 0, 1]]
 
@@ -210,8 +210,8 @@ def test_moved_by_their_own_limits_they_are_the_test_images(binarization):
     assert x.dtype == torch.float32
     assert torch.equal(poses, poses_of("test images", 30))
     plain = ready(binarization=binarization)
-    assert torch.equal(plain.moved_test(Limits())[0], plain.images("test")[0])
-    assert torch.equal(plain.moved_test(Limits(), "again")[0], plain.images("test")[0])  # a draw of poses alone
+    assert torch.equal(plain.moved_test(PoseLimits())[0], plain.images("test")[0])
+    assert torch.equal(plain.moved_test(PoseLimits(), "again")[0], plain.images("test")[0])  # a draw of poses alone
     assert torch.equal(plain.moved_test(LIMITS)[0], x)  # whether or not the data themselves are moved
 
 
@@ -269,7 +269,7 @@ def test_the_largest_limits():
 
 @pytest.mark.parametrize("name", ["Digits", "MNIST", "FashionMNIST", "KMNIST", "NPZ"])
 def test_the_options_stand_in_the_help(name):
-    parser = train_options.build_parser(train_options.chosen(["--model=VAE", f"--data={name}"])[0])
+    parser = train_options.build_parser(train_options.split_component_flags(["--model=VAE", f"--data={name}"])[0])
     text = " ".join(parser.format_help().split())
     for option in ALL:
         assert f"--data.{option}" in text
@@ -278,7 +278,7 @@ def test_the_options_stand_in_the_help(name):
 
 def test_digits_are_moved():
     data = ready(DATAMODULES["Digits"], binarization="threshold", max_rotation=30.0)
-    expected = by_torchvision(data.fetch()[1].x, poses_of("test images", 250, Limits(rotation=30.0)))
+    expected = by_torchvision(data.fetch()[1].x, poses_of("test images", 250, PoseLimits(rotation=30.0)))
     sure = grey_levels(expected, torch.tensor(128)) > 1
     assert sure.double().mean() > 0.9
     assert torch.equal(data.test.x[sure], ((expected >= 128) * 255).byte()[sure])

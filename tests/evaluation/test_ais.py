@@ -6,7 +6,7 @@ import torch
 from exact_models import LinearGaussian
 
 from evaluation import ais
-from evaluation.ais import annealed, images_per_pass, summary
+from evaluation.ais import ais_summary, images_per_pass, run_ais
 from models import CVAE
 from models.estimators.ais import Settings, anneal, bidirectional, tune
 
@@ -31,7 +31,7 @@ def pilot():
 @pytest.fixture
 def small(monkeypatch):
     """Four images per pass."""
-    monkeypatch.setattr(ais, "ROWS", 4 * SETTINGS.chains)
+    monkeypatch.setattr(ais, "MAX_DECODER_ROWS", 4 * SETTINGS.chains)
 
 
 def test_parts_have_as_many_images_as_their_chains_fill_rows(model, small, monkeypatch):
@@ -43,11 +43,11 @@ def test_parts_have_as_many_images_as_their_chains_fill_rows(model, small, monke
 
 
 def test_a_value_per_image_and_bounds_of_as_many_simulated_ones(model, pilot, monkeypatch, small):
-    found = annealed(model, *images(10), pilot, SETTINGS)
+    found = run_ais(model, *images(10), pilot, SETTINGS)
     assert sorted(found) == NAMES
     assert {(values.shape, values.dtype) for values in found.values()} == {((10,), np.dtype(float))}
     monkeypatch.setattr(ais, "SIMULATED", 7)  # no multiple of a part
-    found = annealed(model, *images(10), pilot, SETTINGS)
+    found = run_ais(model, *images(10), pilot, SETTINGS)
     assert [found[name].shape for name in NAMES] == [(10,), (10,), (7,), (7,)]
     assert ((found["ais_acceptance"] > 0) & (found["ais_acceptance"] <= 1)).all()
 
@@ -55,21 +55,21 @@ def test_a_value_per_image_and_bounds_of_as_many_simulated_ones(model, pilot, mo
 def test_each_part_is_that_of_the_model(model, pilot, small):
     """The steps are those of the pilot, and each part has noise of its own."""
     x, y = images(10)
-    found, steps = annealed(model, x, y, pilot, SETTINGS), tune(model, pilot[0], SETTINGS)
+    found, steps = run_ais(model, x, y, pilot, SETTINGS), tune(model, pilot[0], SETTINGS)
     parts = [anneal(model, x[start : start + 4], SETTINGS, steps, seed=start // 4) for start in (0, 4, 8)]
     np.testing.assert_array_equal(found["ais_log_px"], torch.cat([part.log_px for part in parts]).numpy())
     bounds = [bidirectional(model, n, SETTINGS, steps, seed=seed) for seed, n in enumerate((4, 4, 2))]
     np.testing.assert_array_equal(found["ais_upper"], torch.cat([part.upper for part in bounds]).numpy())
     np.testing.assert_array_equal(found["ais_lower"], torch.cat([part.lower for part in bounds]).numpy())
     same = images(1)[0].expand(8, -1, -1, -1)
-    again = annealed(model, same, y[:8], pilot, SETTINGS)["ais_log_px"]
+    again = run_ais(model, same, y[:8], pilot, SETTINGS)["ais_log_px"]
     assert len(set(again.tolist())) == 8
 
 
 def test_images_of_whole_parts_have_the_same_value_however_many_follow(model, pilot, small):
     """A part that is cut has noise of another shape: its images are as good, and not the same to the bit."""
     x, y = images(11)
-    found = {n: annealed(model, x[:n], y[:n], pilot, SETTINGS) for n in (4, 6, 8, 11)}
+    found = {n: run_ais(model, x[:n], y[:n], pilot, SETTINGS) for n in (4, 6, 8, 11)}
     for name in ("ais_log_px", "ais_acceptance"):
         for n, whole in ((4, 4), (6, 4), (8, 8)):
             np.testing.assert_array_equal(found[n][name][:whole], found[11][name][:whole])
@@ -85,19 +85,19 @@ def test_steps_come_from_other_images(model, pilot, monkeypatch):
 
     monkeypatch.setattr(ais, "tune", watched)
     x, y = images(5)
-    annealed(model, x, y, pilot, SETTINGS)
+    run_ais(model, x, y, pilot, SETTINGS)
     assert [torch.equal(tuned, pilot[0]) for tuned in seen] == [True]
-    first = annealed(model, x, y, pilot, SETTINGS)["ais_log_px"]
-    assert (first != annealed(model, x, y, images(10, seed=5), SETTINGS)["ais_log_px"]).any()
+    first = run_ais(model, x, y, pilot, SETTINGS)["ais_log_px"]
+    assert (first != run_ais(model, x, y, images(10, seed=5), SETTINGS)["ais_log_px"]).any()
 
 
 def test_bounds_are_those_of_the_chains_that_are_run(model, pilot):
     """Chains from the exact posterior are there already: upper and lower bound are log p(x) itself, as the value is."""
     x, y = images(5)
-    found = annealed(model, x, y, pilot, SETTINGS._replace(start="posterior"))
+    found = run_ais(model, x, y, pilot, SETTINGS._replace(start="posterior"))
     np.testing.assert_allclose(found["ais_log_px"], model.log_p(x), atol=1e-4)
     np.testing.assert_allclose(found["ais_upper"], found["ais_lower"], atol=1e-4)
-    from_prior = annealed(model, x, y, pilot, SETTINGS)
+    from_prior = run_ais(model, x, y, pilot, SETTINGS)
     assert np.abs(from_prior["ais_log_px"] - model.log_p(x).numpy()).max() > 1e-2
     assert np.abs(from_prior["ais_upper"] - from_prior["ais_lower"]).max() > 1e-2
 
@@ -114,7 +114,7 @@ def test_a_conditional_model_gets_the_labels_of_each_part(monkeypatch, small):
             return of_labels(*args, **kwargs)
 
         monkeypatch.setattr(ais, name, watched)
-    annealed(model, x, y, (x[:2], y[1:3]), SETTINGS)
+    run_ais(model, x, y, (x[:2], y[1:3]), SETTINGS)
     assert torch.equal(torch.cat(given["anneal"]), y)
     assert torch.equal(torch.cat(given["bidirectional"]), y)
     assert torch.equal(torch.cat(given["tune"]), y[1:3])
@@ -123,7 +123,7 @@ def test_a_conditional_model_gets_the_labels_of_each_part(monkeypatch, small):
 def test_the_bar_counts_all_temperatures(model, pilot, small, monkeypatch):
     bars, bar = [], ais.tqdm
     monkeypatch.setattr(ais, "tqdm", lambda **options: bars.append(bar(**options | {"disable": False})) or bars[-1])
-    annealed(model, *images(10), pilot, SETTINGS)
+    run_ais(model, *images(10), pilot, SETTINGS)
     assert [made.n for made in bars] == [made.total for made in bars] == [6 * (3 + 2 * 3)]
 
 
@@ -135,7 +135,7 @@ def test_signs_and_means_of_the_summary():
         "ais_acceptance": np.array([0.5, 0.6, 0.7]),
     }
     log_px = np.array([-81.0, -82.5, -90.0, -1000.0, -1000.0])  # of more images than AIS was run on
-    said = summary(found, log_px, SETTINGS)
+    said = ais_summary(found, log_px, SETTINGS)
     assert said["ais_nll"] == 84.0
     assert said["ais_nll_se"] == pytest.approx(np.std([80, 82, 90], ddof=1) / 3**0.5)
     assert said["ais_lowers_nll"] == pytest.approx(0.5)  # AIS - IS of log p(x), which is above 0 where AIS is better
@@ -150,4 +150,4 @@ def test_signs_and_means_of_the_summary():
 
 def test_one_image_has_no_standard_error():
     found = dict.fromkeys(NAMES, np.array([1.0]))
-    assert summary(found, np.array([0.5]), SETTINGS)["ais_lowers_nll_se"] is None
+    assert ais_summary(found, np.array([0.5]), SETTINGS)["ais_lowers_nll_se"] is None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evaluation import cache
-from evaluation.cache import code, kept, once, per_image
+from evaluation.cache import cache_path, cached, load_if_current, source_hash
 
 CONTENTS = {"model": "VAE", "hyper_parameters": {"z_dim": 2, "hidden": (8,)}, "state_dict": {"w": torch.ones(3)}}
 OPTIONS = {"K": 5, "images": "abc"}
@@ -35,7 +35,7 @@ def compute():
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch):
-    monkeypatch.setattr(cache, "code", lambda: "abc")
+    monkeypatch.setattr(cache, "source_hash", lambda: "abc")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def assert_right(found):
 
 def test_the_same_again_is_not_computed_again(path, compute):
     for _ in range(3):
-        assert_right(once(path, CONTENTS, OPTIONS, compute))
+        assert_right(cached(path, CONTENTS, OPTIONS, compute))
     assert compute.times == 1
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -72,24 +72,24 @@ OTHERS = {
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_anything_else_is_computed_anew_and_takes_its_place(path, compute, other):
-    once(path, CONTENTS, OPTIONS, compute)
+    cached(path, CONTENTS, OPTIONS, compute)
     for times in (2, 2):
-        once(path, *OTHERS[other], compute)
+        cached(path, *OTHERS[other], compute)
         assert compute.times == times
-    once(path, CONTENTS, OPTIONS, compute)
+    cached(path, CONTENTS, OPTIONS, compute)
     assert compute.times == 3
 
 
 def test_what_results_do_not_depend_on_does_not_matter(path, compute):
-    once(path, CONTENTS, OPTIONS, compute)
-    once(path, CONTENTS | {"optimizer_states": [1], "epoch": 7}, dict(reversed(OPTIONS.items())), compute)
+    cached(path, CONTENTS, OPTIONS, compute)
+    cached(path, CONTENTS | {"optimizer_states": [1], "epoch": 7}, dict(reversed(OPTIONS.items())), compute)
     assert compute.times == 1
 
 
 def test_results_of_other_code_are_not_taken(path, compute, monkeypatch):
-    once(path, CONTENTS, OPTIONS, compute)
-    monkeypatch.setattr(cache, "code", lambda: "abd")
-    once(path, CONTENTS, OPTIONS, compute)
+    cached(path, CONTENTS, OPTIONS, compute)
+    monkeypatch.setattr(cache, "source_hash", lambda: "abd")
+    cached(path, CONTENTS, OPTIONS, compute)
     assert compute.times == 2
 
 
@@ -107,28 +107,28 @@ def test_the_code_is_all_that_results_depend_on(tmp_path, monkeypatch):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-        hashes.append(code.__wrapped__())
+        hashes.append(source_hash.__wrapped__())
     assert len(set(hashes)) == 7
     (tmp_path / "evaluation" / "tables.py").write_text("how numbers are shown")
-    assert code.__wrapped__() == hashes[-1]
+    assert source_hash.__wrapped__() == hashes[-1]
     monkeypatch.setattr(torch, "__version__", "99")
-    assert code.__wrapped__() != hashes[-1]
+    assert source_hash.__wrapped__() != hashes[-1]
 
 
 def test_of_a_damaged_file_nothing_is_taken_but_what_is_right(path, compute):
     """Every byte changed in two ways, and every length: what is read is right, or nothing."""
-    once(path, CONTENTS, OPTIONS, compute)
+    cached(path, CONTENTS, OPTIONS, compute)
     content, taken = path.read_bytes(), 0
     with np.load(path) as file:
         about = str(file["about"])
-    assert_right(kept(path, about))
+    assert_right(load_if_current(path, about))
     spoilt = [content[:n] for n in range(len(content))]
     spoilt += [
         content[:n] + bytes([content[n] ^ bits]) + content[n + 1 :] for n in range(len(content)) for bits in (1, 32)
     ]
     for damaged in spoilt:
         path.write_bytes(damaged)
-        if (found := kept(path, about)) is not None:
+        if (found := load_if_current(path, about)) is not None:
             assert_right(found)
             taken += 1
     assert taken < len(spoilt) / 3  # bits of the time in the archive mean nothing to the arrays
@@ -136,27 +136,27 @@ def test_of_a_damaged_file_nothing_is_taken_but_what_is_right(path, compute):
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"half"])
 def test_a_damaged_file_is_replaced(path, compute, content):
-    once(path, CONTENTS, OPTIONS, compute)
+    cached(path, CONTENTS, OPTIONS, compute)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == b"half" else content)
     for _ in range(2):
-        assert_right(once(path, CONTENTS, OPTIONS, compute))
+        assert_right(cached(path, CONTENTS, OPTIONS, compute))
     assert compute.times == 2
 
 
 def test_another_kind_of_file_is_nothing(path, tmp_path):
     np.save(tmp_path / "a.npy", np.arange(3))
-    assert kept(tmp_path / "a.npy", "") is None
-    assert kept(tmp_path, "") is None
-    assert kept(tmp_path / "nowhere.npz", "") is None
+    assert load_if_current(tmp_path / "a.npy", "") is None
+    assert load_if_current(tmp_path, "") is None
+    assert load_if_current(tmp_path / "nowhere.npz", "") is None
 
 
 def test_each_checkpoint_of_a_run_has_files_of_its_own():
     folder = Path("runs/a")
-    paths = [per_image(folder / "checkpoints" / name, what)
+    paths = [cache_path(folder / "checkpoints" / name, what)
              for name in ("best.ckpt", "last.ckpt", "epoch=1.5.ckpt") for what in ("likelihoods", "ais")]  # fmt: skip
     assert len(set(paths)) == 6
     assert {path.parent for path in paths} == {folder / "per_image"}
-    assert per_image(folder / "best.ckpt", "ais") == folder / "per_image" / "best_ais.npz"
+    assert cache_path(folder / "best.ckpt", "ais") == folder / "per_image" / "best_ais.npz"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -165,7 +165,7 @@ def test_what_fails_leaves_no_file(path, error):
         raise error
 
     with pytest.raises(error):
-        once(path, CONTENTS, OPTIONS, fail)
+        cached(path, CONTENTS, OPTIONS, fail)
     assert not path.parent.exists() or not list(path.parent.iterdir())
 
 
@@ -173,10 +173,10 @@ def test_a_failure_leaves_what_was_there(path, compute):
     def fail():
         raise ValueError
 
-    once(path, CONTENTS, OPTIONS, compute)
+    cached(path, CONTENTS, OPTIONS, compute)
     with pytest.raises(ValueError, match=r"^$"):
-        once(path, CONTENTS, OPTIONS | {"K": 6}, fail)
-    once(path, CONTENTS, OPTIONS, compute)
+        cached(path, CONTENTS, OPTIONS | {"K": 6}, fail)
+    cached(path, CONTENTS, OPTIONS, compute)
     assert compute.times == 1
 
 
@@ -189,10 +189,10 @@ from test_cache import ARRAYS, CONTENTS, OPTIONS
 path, when = sys.argv[1:]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
-cache.code = lambda: "abc"
+cache.source_hash = lambda: "abc"
 if when == "replacing":
     os.replace = die
-cache.once(Path(path), CONTENTS, OPTIONS, die if when == "computing" else lambda: dict(ARRAYS))
+cache.cached(Path(path), CONTENTS, OPTIONS, die if when == "computing" else lambda: dict(ARRAYS))
 """
 
 
@@ -204,6 +204,6 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_taken(path, compute, wh
     done = subprocess.run([sys.executable, "-c", KILLED, path, when], env=environment, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not path.exists()
-    assert_right(once(path, CONTENTS, OPTIONS, compute))
+    assert_right(cached(path, CONTENTS, OPTIONS, compute))
     assert compute.times == 1
     assert [file.name for file in path.parent.iterdir()] == [path.name]

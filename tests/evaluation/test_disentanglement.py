@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from datamodules import Digits
-from datamodules.transforms import Limits, draw_poses
+from datamodules.transforms import PoseLimits, draw_poses
 from evaluation import disentanglement as measured
 from models import AE, VAE, AffineVAE
 
-LIMITS = Limits(20, 2, 0.1)
+LIMITS = PoseLimits(20, 2, 0.1)
 
 
 class Told(nn.Module):
@@ -82,14 +82,14 @@ def test_an_angle_in_the_content_is_found():
 
 def test_data_that_are_not_moved_are_moved_for_it():
     data = Data()
-    data.limits = Limits()
-    assert measured.moves(data) == Limits(20, 0.6, 0.1)  # a fourteenth of 8 pixels
+    data.limits = PoseLimits()
+    assert measured.moves(data) == PoseLimits(20, 0.6, 0.1)  # a fourteenth of 8 pixels
     assert measured.disentanglement(Told(), data)["angle_correlation"] == pytest.approx(1, abs=1e-4)
 
 
 def test_what_was_not_applied_is_not_measured():
     data = Data()
-    data.limits = Limits(shift=2)
+    data.limits = PoseLimits(shift=2)
     result = measured.disentanglement(Told(), data)
     assert {"angle_correlation", "scale_correlation", "angle_r2", "equivariance_error"}.isdisjoint(result)
     assert result["shift_correlation"] == pytest.approx(1, abs=1e-4)

@@ -227,7 +227,7 @@ RECIPES = {
 def test_a_recipe_has_the_number_that_it_names(recipe):
     """With the options that a checkpoint of it would hold: they are the model's own."""
     config = Path(__file__).parents[2] / "recipes" / f"{recipe}.yaml"
-    names, flags = train_options.chosen(["--config", str(config)])
+    names, flags = train_options.split_component_flags(["--config", str(config)])
     args = train_options.build_parser(names).parse_args(flags)
     own = {**vars(args.model)}
     own.pop("name")
@@ -251,7 +251,7 @@ def test_a_recipe_has_the_number_that_it_names(recipe):
 
 def words_of(run, **changes):
     result = {"nll": 87.25, "num_samples": 5000, "num_images": 10_000, "epochs": 24, "test_error": None} | changes
-    return comparisons.of_paper(result, run)
+    return comparisons.published_reference(result, run)
 
 
 def test_in_words_says_how_far_a_result_is_from_an_agreeing_number():

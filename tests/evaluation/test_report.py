@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from evaluation import comparisons, report
-from evaluation.cache import per_image
+from evaluation.cache import cache_path
 from evaluation.evaluate import KEYS
 from evaluation.over_seeds import over_seeds
-from evaluation.tables import by_kind, tables
+from evaluation.tables import tables, tables_by_key
 from figures import charts
 
 PER_IMAGE = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def result(run="a", log_px=HARD, stem="best", **more):
         "commit": ["0123456789"], "machine": ["some CPU, 1 thread", "another"], "seconds": 600.0,
         "checkpoint": f"{run}/checkpoints/{stem}.ckpt",
     }  # fmt: skip
-    file = per_image(Path(found["checkpoint"]), "likelihoods")
+    file = cache_path(Path(found["checkpoint"]), "likelihoods")
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(file, log_px=log_px)
     return found | more
@@ -61,7 +61,7 @@ def _there(tmp_path, monkeypatch):
 
 
 def beside(*results):
-    return comparisons.beside(results, [CHECKPOINT] * len(results))
+    return comparisons.with_comparisons(results, [CHECKPOINT] * len(results))
 
 
 # Differences to the first run
@@ -84,7 +84,7 @@ def test_best_and_last_of_a_run_are_two_runs():
     assert last["versus_first"] == pytest.approx(0.25)
     _, best = beside(result("a", HARD - 0.25, stem="last"), result("a"))
     assert best["versus_first"] == pytest.approx(-0.25)
-    assert [line[0] for line in by_kind([last, best])[0].lines] == ["a (last)", "a"]
+    assert [line[0] for line in tables_by_key([last, best])[0].lines] == ["a (last)", "a"]
 
 
 UNLIKE = {
@@ -113,7 +113,7 @@ def test_fewer_images_have_no_difference_to_all():
 def test_one_image_has_a_difference_without_an_error():
     _, other = beside(result("a", HARD[:1]), result("b", HARD[:1] + 1))
     assert (other["versus_first"], other["versus_first_se"]) == (pytest.approx(-1), None)
-    report.write(Path("r"), beside(result("a", HARD[:1]), result("b", HARD[:1] + 1)), [])
+    report.write_report(Path("r"), beside(result("a", HARD[:1]), result("b", HARD[:1] + 1)), [])
 
 
 def test_what_has_no_likelihood_is_beside_nothing():
@@ -130,14 +130,16 @@ def test_the_paper_stands_beside_its_run_alone():
     run = {"data": "MNIST", "protocol": "dynamic", "seed": 0}
     papers = CHECKPOINT | {"hyper_parameters": BURDA, "run": run, "datamodule_hyper_parameters": {"val_size": 400}}
     mnist = {"data": "MNIST", "nll": 88.0}
-    found = comparisons.beside([result("a") | mnist, result("b") | mnist], [papers, CHECKPOINT | {"run": run}])
+    found = comparisons.with_comparisons(
+        [result("a") | mnist, result("b") | mnist], [papers, CHECKPOINT | {"run": run}]
+    )
     assert found[0]["paper_nll"] == 86.76
     assert found[0]["words"].startswith(
         "1.24 nats above, after 3 epochs of the paper's 3280, in batches of 100, not 20"
     )
     assert found[0]["words"].endswith("; K = 50, not 5000; on 500 images")
     assert "paper_remark" not in found[1]
-    (table,) = by_kind(found)
+    (table,) = tables_by_key(found)
     place = table.columns.index("paper")
     assert [line[place] for line in table.lines] == ["86.76 [1]", "-"]
     assert table.remarks[0] == (
@@ -150,8 +152,8 @@ def test_a_number_of_another_experiment_stands_in_a_note_that_says_what_differs(
     run = {"data": "MNIST", "protocol": "dynamic", "seed": 0}
     papers = CHECKPOINT | {"hyper_parameters": BURDA | {"batch_norm": True}, "run": run}
     mnist = {"data": "MNIST", "nll": 88.0}
-    found = comparisons.beside([result("a") | mnist, result("b") | mnist | {"epochs": 4}], [papers, papers])
-    (table,) = by_kind(found)
+    found = comparisons.with_comparisons([result("a") | mnist, result("b") | mnist | {"epochs": 4}], [papers, papers])
+    (table,) = tables_by_key(found)
     place = table.columns.index("paper")
     assert [line[place] for line in table.lines] == ["- [1]", "- [2]"]
     assert table.remarks[0] == (
@@ -162,7 +164,7 @@ def test_a_number_of_another_experiment_stands_in_a_note_that_says_what_differs(
     assert table.remarks[1].endswith(
         "; 4 epochs of the paper's 3280, in batches of 100, not 20; K = 50, not 5000; on 500 images"
     )
-    report.write(Path("r"), found, [])
+    report.write_report(Path("r"), found, [])
     text = Path("r/results.md").read_text()
     assert "nearest: 86.76, with no batch norm; 59,600 training images, not 55,000; 3 epochs" in text
     drawn = [report.labelled(row) for row in found]
@@ -174,17 +176,17 @@ def test_errors_of_a_paper_are_fractions_with_their_spread():
     papers = CHECKPOINT | {"model": "M2", "hyper_parameters": network, "run": {"data": "MNIST", "protocol": "dynamic"},
                            "datamodule_hyper_parameters": {"num_labels": 100}}  # fmt: skip
     wrong = {"model": "M2", "test_error": 0.15, "test_error_images": 10_000}
-    (found,) = comparisons.beside([result("a") | wrong], [papers])
+    (found,) = comparisons.with_comparisons([result("a") | wrong], [papers])
     assert (found["nearest_error"], found["nearest_error_se"], found["paper_epochs"]) == (0.1197, 0.0171, None)
     assert "paper_error" not in found
     assert found["words"].startswith("nearest: 11.97% ± 1.71%, with ")
     assert found["options"]["alpha"] == 5.0
-    (table,) = by_kind([found])
+    (table,) = tables_by_key([found])
     assert table.lines[0][table.columns.index("paper's")] == "- [1]"
     assert "alpha 0.1, not 5.0" in table.remarks[0]
     agreeing = found | {"paper_error": 0.1197, "paper_error_se": 0.0171}
     assert "11.97% ± 1.71% [1]" in tables([agreeing])
-    without = comparisons.beside([result("a") | {"model": "M2"}], [papers])
+    without = comparisons.with_comparisons([result("a") | {"model": "M2"}], [papers])
     assert "paper_remark" not in without[0]
 
 
@@ -221,14 +223,14 @@ def several():
 
 
 def test_json_holds_everything_but_where_the_data_lie(several):
-    report.write(Path("r"), several, [])
+    report.write_report(Path("r"), several, [])
     expected = [{key: value for key, value in run.items() if key != "data_root"} for run in several]
     assert json.loads(Path("r/results.json").read_text()) == expected
     assert "data_root" not in Path("r/results.csv").read_text()
 
 
 def test_csv_holds_the_numbers_of_each_run_in_a_row(several):
-    report.write(Path("r"), several, [])
+    report.write_report(Path("r"), several, [])
     with Path("r/results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["checkpoint"] for row in rows] == [run["checkpoint"] for run in several]
@@ -249,21 +251,21 @@ def test_csv_holds_the_numbers_of_each_run_in_a_row(several):
 
 
 def test_markdown_holds_all_runs_in_whole_lines(several):
-    report.write(Path("r"), several, MEANS)
+    report.write_report(Path("r"), several, MEANS)
     text = Path("r/results.md").read_text()
     found = sections(text)
     *kinds, differ, made = found.values()
     assert all(len(line) == len(table[0]) for table in (*kinds, differ, made) for line in table)
     assert [line[0] for line in made[1:]] == ["a", "b|c", "grey", "ae", "a (last)"]
     assert sorted(line[0] for table in kinds for line in table[1:]) == ["a", "a (last)", "ae", "b|c", "grey"]
-    assert made[0] == list(report.MADE)
+    assert made[0] == list(report.PROVENANCE_COLUMNS)
     assert made[1] == ["a", "VAE", "0123456789", "0", "3", "10 min", "some CPU, 1 thread, another", "-", "-"]
     assert "```\nDigits, protocol dynamic: log p(x) of 500 test images, mean ± standard error over seeds\n" in text
     assert "VAE    2  90.00 ± 0.50  50  -" in text
 
 
 def test_means_over_seeds_are_files_of_their_own(several):
-    report.write(Path("r"), several, MEANS)
+    report.write_report(Path("r"), several, MEANS)
     assert json.loads(Path("r/over_seeds.json").read_text()) == MEANS
     with Path("r/over_seeds.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -272,7 +274,7 @@ def test_means_over_seeds_are_files_of_their_own(several):
 
 
 def test_runs_beside_all_before_them(several):
-    report.write(Path("r"), several, [])
+    report.write_report(Path("r"), several, [])
     a, b, grey, _, last = several
     assert ["versus" in run for run in (a, grey)] == [False, False]
     assert {name: round(of["nll"], 6) for name, of in b["versus"].items()} == {"a": -1}
@@ -286,7 +288,7 @@ def test_runs_beside_all_before_them(several):
 def test_differences_of_kinds_and_of_K_share_no_table():
     grey = {"protocol": "grey", "quantity": "log p(x), a density of grey values"}
     more = [result(run, HARD + 1) | {"num_samples": 5} for run in "cd"]
-    report.write(Path("r"), beside(result("a"), result("g") | grey, result("b"), result("h") | grey, *more), [])
+    report.write_report(Path("r"), beside(result("a"), result("g") | grey, result("b"), result("h") | grey, *more), [])
     all_tables = sections(Path("r/results.md").read_text())
     found = {title: lines for title, lines in all_tables.items() if "differences" in title}
     runs = [sorted({line[0] for line in lines[1:]} | set(lines[0][1:])) for lines in found.values()]
@@ -303,9 +305,9 @@ def test_values_that_another_evaluation_has_replaced_make_no_difference():
 
 
 def test_files_of_another_report_do_not_stay(several):
-    report.write(Path("r"), several, MEANS)
+    report.write_report(Path("r"), several, MEANS)
     Path("r/results_of_mine.png").touch()
-    report.write(Path("r"), beside(result("a")), [])
+    report.write_report(Path("r"), beside(result("a")), [])
     names = ["results.csv", "results.json", "results.md", "results.png", "results_of_mine.png"]
     assert sorted(path.name for path in Path("r").iterdir()) == names
 
@@ -314,7 +316,7 @@ def test_where_data_lie_is_in_no_file():
     lie = {"data": "NPZ", "data_root": "/home/me/secret/digits.npz"}
     other = {"data": "NPZ", "data_root": "/home/you/digits.npz", "images_hash": "abd"}
     found = beside(result("a") | lie, result("b", HARD + 1) | lie, result("c") | other)
-    report.write(
+    report.write_report(
         Path("r"),
         found,
         over_seeds(found, [CHECKPOINT, CHECKPOINT | {"run": {"data": "Digits", "seed": 1}}, CHECKPOINT]),
@@ -328,10 +330,10 @@ def test_where_data_lie_is_in_no_file():
 def test_chosen_options_are_in_the_tables():
     options = DEFAULT_START | {"hidden": (200, 200), "z_dim": 9}
     made = CHECKPOINT | {"hyper_parameters": options, "training": {"steps_per_call": 5}}
-    (found,) = comparisons.beside([result("a")], [made])
+    (found,) = comparisons.with_comparisons([result("a")], [made])
     said = "z_dim 9, hidden [200, 200], steps_per_call 5"
-    assert report.made(found)[-1] == said
-    report.write(Path("r"), [found], [])
+    assert report.provenance_cells(found)[-1] == said
+    report.write_report(Path("r"), [found], [])
     with Path("r/results.csv").open(newline="") as file:
         assert [row["options"] for row in csv.DictReader(file)] == [said]
 
@@ -342,7 +344,7 @@ def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatc
     monkeypatch.setattr(
         charts, "comparison", lambda runs, title: drawn.append([run["label"] for run in runs]) or draw(runs, title)
     )
-    report.write(Path("r"), several, [])
+    report.write_report(Path("r"), several, [])
     *kinds, _, _ = sections(Path("r/results.md").read_text()).values()
     together = [{line[0] for line in table[1:]} for table in kinds]
     assert sorted(map(sorted, together)) == [["a", "a (last)", "b|c"], ["ae"], ["grey"]]
@@ -355,10 +357,10 @@ def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatc
 
 
 def test_one_kind_has_one_figure_and_none_has_none():
-    report.write(Path("one"), beside(result("a"), result("b", HARD + 1)), [])
+    report.write_report(Path("one"), beside(result("a"), result("b", HARD + 1)), [])
     names = sorted(path.name for path in Path("one").iterdir())
     assert names == ["results.csv", "results.json", "results.md", "results.png"]
-    report.write(Path("none"), beside(autoencoder()), [])
+    report.write_report(Path("none"), beside(autoencoder()), [])
     assert sorted(path.name for path in Path("none").iterdir()) == names[:3]
 
 
@@ -375,8 +377,8 @@ def test_durations(seconds, said):
 
 
 def test_a_report_that_fails_leaves_the_one_before(several):
-    report.write(Path("r"), several, [])
+    report.write_report(Path("r"), several, [])
     before = {path: path.read_bytes() for path in Path("r").iterdir()}
     with pytest.raises(ValueError, match="JSON"):
-        report.write(Path("r"), [several[0] | {"nll": float("nan")}], [])
+        report.write_report(Path("r"), [several[0] | {"nll": float("nan")}], [])
     assert {path: path.read_bytes() for path in Path("r").iterdir()} == before

@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_written_to_costs_one_warning(monkeypatch, capsy
     def refuse(path):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(result_files, "replacing", refuse)
+    monkeypatch.setattr(result_files, "atomic_write", refuse)
     _, files = save()
     assert files.unsaved[str(BEST)].errno == number
     said = capsys.readouterr().err

@@ -43,7 +43,7 @@ def _there(trained, tmp_path, monkeypatch):
     """A copy of the runs for each test, evaluated by code of a clean commit."""
     shutil.copytree(trained, tmp_path / "runs")
     monkeypatch.chdir(tmp_path / "runs")
-    monkeypatch.setattr(cache, "code", lambda: "abc")
+    monkeypatch.setattr(cache, "source_hash", lambda: "abc")
     monkeypatch.setattr("models.estimators.ais.PILOT_MOVES", 20)  # most of the time otherwise
     monkeypatch.setenv("WANDB_SILENT", "true")
     yield
@@ -123,19 +123,19 @@ def test_what_is_left_is_all_that_is_computed(computed, monkeypatch, capsys):
     """Stopped within the AIS of the second model: the first model and the second's likelihoods stand."""
     vae, _, cvae, m2 = ALL
     command = [vae, cvae, m2, *COMMON, *AIS]
-    annealed = ais.annealed
+    annealed = ais.run_ais
 
     def stop(model, *args):
         if type(model).__name__ == "CVAE":
             raise KeyboardInterrupt
         return annealed(model, *args)
 
-    monkeypatch.setattr(ais, "annealed", stop)
+    monkeypatch.setattr(ais, "run_ais", stop)
     assert evaluate.main(command) == 130
     assert "The same command goes on" in capsys.readouterr().err
     assert not Path("cvae/evaluation.json").exists()
     assert computed == {"likelihoods": 2, "annealed": 1}
-    monkeypatch.setattr(ais, "annealed", annealed)
+    monkeypatch.setattr(ais, "run_ais", annealed)
     assert evaluate.main(command) == 0
     assert computed == {"likelihoods": 3, "annealed": 3}
     stopped = [(run, read(run)["nll"], read(run)["ais_nll"]) for run in ("vae", "cvae", "m2")]
@@ -165,17 +165,17 @@ def test_only_what_other_options_change_is_computed_anew(computed):
 def test_a_checkpoint_that_training_replaces_meanwhile_is_evaluated_again(computed, monkeypatch):
     """What is kept is of the weights that were read, whatever the file has become before their turn."""
     vae, checkpoint = ALL[0], torch.load(ALL[0], weights_only=True)
-    show = evaluate.show
+    show = evaluate.evaluate_and_report
 
     def replaced(*args):
         checkpoint["state_dict"] = {key: value + 0.1 for key, value in checkpoint["state_dict"].items()}
         torch.save(checkpoint, vae)
         return show(*args)
 
-    monkeypatch.setattr(evaluate, "show", replaced)
+    monkeypatch.setattr(evaluate, "evaluate_and_report", replaced)
     assert evaluate.main([vae, *COMMON]) == 0
     of_old = read("vae")["nll"]
-    monkeypatch.setattr(evaluate, "show", show)
+    monkeypatch.setattr(evaluate, "evaluate_and_report", show)
     assert evaluate.main([vae, *COMMON]) == 0
     assert computed["likelihoods"] == 2
     assert read("vae")["nll"] != of_old

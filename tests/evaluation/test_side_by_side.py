@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from evaluation import side_by_side
-from evaluation.side_by_side import check, like, planes, random_points, reconstructions_side_by_side
+from evaluation.side_by_side import check_comparable, like, planes, random_points, reconstructions_side_by_side
 from figures import grids
 from models import MODELS
 
@@ -100,13 +100,13 @@ def test_models_whose_codes_need_a_label_are_refused(make_model, x, name):
     with pytest.raises(ValueError, match=sentence):
         planes({"any": make_model(name)}, x, torch.zeros(10))
     with pytest.raises(ValueError, match=sentence):
-        check(MODELS[name])
+        check_comparable(MODELS[name])
 
 
 def test_models_that_can_are_not_refused(make_model):
     for name in ("AE", "VAE", "IWAE", "AffineVAE", "HierarchicalVAE"):
-        check(MODELS[name])
-        check(make_model(name))
+        check_comparable(MODELS[name])
+        check_comparable(make_model(name))
 
 
 def test_images_of_another_shape_and_no_model(pair):

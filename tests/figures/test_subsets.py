@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from figures.subsets import one_of_each, spread
+from figures.subsets import evenly_spaced, round_robin_by_class
 
 
 @pytest.mark.parametrize(("y", "n", "expected"), [
@@ -11,7 +11,7 @@ from figures.subsets import one_of_each, spread
     ([-1, -1, -1], 2, [0, 1]),
 ])  # fmt: skip
 def test_one_image_of_each_class_then_another(y, n, expected):
-    assert one_of_each(torch.tensor(y), n).tolist() == expected
+    assert round_robin_by_class(torch.tensor(y), n).tolist() == expected
 
 
 @pytest.mark.parametrize(("total", "n", "expected"), [
@@ -20,11 +20,11 @@ def test_one_image_of_each_class_then_another(y, n, expected):
     (3, 9, [0, 1, 2]),
 ])  # fmt: skip
 def test_spread_over_all_images(total, n, expected):
-    assert spread(total, n).tolist() == expected
+    assert evenly_spaced(total, n).tolist() == expected
 
 
 def test_the_number_of_classes_costs_nothing():
     # as many as there are images: a table of images by classes would take 80 GB
     y = torch.arange(100_000).flip(0)
-    assert one_of_each(y, 3).tolist() == [99_999, 99_998, 99_997]
-    assert one_of_each(y * 10**12, 1).tolist() == [99_999]
+    assert round_robin_by_class(y, 3).tolist() == [99_999, 99_998, 99_997]
+    assert round_robin_by_class(y * 10**12, 1).tolist() == [99_999]

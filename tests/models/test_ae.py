@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import AE
-from models.interpolation import line
+from models.interpolation import interpolate_latents
 
 SHAPES = [(1, 8, 8), (3, 4, 5)]
 
@@ -100,7 +100,7 @@ def test_interpolations_start_and_end_at_the_reconstructions(make, binary, path)
 
 def test_a_straight_line():
     z0, z1 = torch.randn(2, 4, 3)
-    z = line(z0, z1, 5, "linear")
+    z = interpolate_latents(z0, z1, 5, "linear")
     for i, t in enumerate((0, 0.25, 0.5, 0.75, 1)):
         torch.testing.assert_close(z[i], (1 - t) * z0 + t * z1)
 
@@ -109,14 +109,14 @@ def test_an_arc_turns_evenly_and_blends_the_lengths():
     z0, z1 = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
     degrees = torch.tensor([0.0, 30.0, 60.0, 90.0]).deg2rad()
     expected = torch.stack([degrees.cos(), degrees.sin()], -1) * torch.tensor([2, 8 / 3, 10 / 3, 4])[:, None]
-    torch.testing.assert_close(line(z0, z1, 4, "spherical")[:, 0], expected)
+    torch.testing.assert_close(interpolate_latents(z0, z1, 4, "spherical")[:, 0], expected)
 
 
 @pytest.mark.parametrize("z1", [[1.0, 2.0], [3.0, 6.0], [-1.0, -2.0], [0.0, 0.0]])
 def test_an_arc_without_an_angle_is_a_straight_line(z1):
     z0, z1 = torch.tensor([[1.0, 2.0]]), torch.tensor([z1])
     for a, b in ((z0, z1), (z1, z0)):
-        torch.testing.assert_close(line(a, b, 5, "spherical"), line(a, b, 5, "linear"))
+        torch.testing.assert_close(interpolate_latents(a, b, 5, "spherical"), interpolate_latents(a, b, 5, "linear"))
 
 
 def test_an_unknown_path_is_refused(make, binary):

@@ -105,7 +105,7 @@ def test_every_public_method_that_is_given_images_or_latents_is_in_the_table():
         "log_qy",
         "log_terms",
         "loss",
-        "loss_under",
+        "loss_from_posterior",
         "measure",
         "posterior",
         "px",

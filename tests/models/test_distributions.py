@@ -8,10 +8,10 @@ from models.distributions import (
     LATENT_LIMIT,
     SCALE_LIMIT,
     bernoulli_image,
-    bounded,
+    cache_sized_chunks,
     diagonal_normal,
     normal_image,
-    pieces,
+    soft_clip,
     standard_normal,
 )
 
@@ -22,10 +22,10 @@ def log_normal(x, mu, sigma):
 
 def test_bounded_is_the_identity_near_zero_and_never_beyond_its_limit():
     near = torch.linspace(-0.1, 0.1, 11)
-    torch.testing.assert_close(bounded(near, 7.0), near, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(soft_clip(near, 7.0), near, rtol=1e-3, atol=1e-6)
     far = torch.tensor([-math.inf, -1e30, -100.0, 100.0, 1e30, math.inf])
-    torch.testing.assert_close(bounded(far, 7.0), 7.0 * far.sign())
-    grid = bounded(torch.linspace(-20, 20, 101), 7.0)
+    torch.testing.assert_close(soft_clip(far, 7.0), 7.0 * far.sign())
+    grid = soft_clip(torch.linspace(-20, 20, 101), 7.0)
     assert (grid.diff() > 0).all()
 
 
@@ -123,8 +123,8 @@ def test_many_pixels_have_the_same_log_prob_and_gradient(monkeypatch, shape, x_s
     expected = Independent(Bernoulli(logits=exact), 3).log_prob(x.double())
     weights = torch.randn(expected.shape, dtype=torch.float64)
     (weights * expected).sum().backward()
-    monkeypatch.setattr("models.distributions.PIECE", piece)
-    monkeypatch.setattr("models.distributions.MANY", 0)
+    monkeypatch.setattr("models.distributions.CHUNK_SIZE", piece)
+    monkeypatch.setattr("models.distributions.LARGE_SIZE", 0)
     value = bernoulli_image(logits).log_prob(x)
     assert value.shape == expected.shape
     torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-3)
@@ -134,15 +134,15 @@ def test_many_pixels_have_the_same_log_prob_and_gradient(monkeypatch, shape, x_s
 
 @pytest.mark.parametrize("shape", [(7, 5, 784), (1, 35, 784), (1, 1, 35, 784), (35, 784)])
 def test_pieces_hold_no_more_than_asked_for(monkeypatch, shape):
-    monkeypatch.setattr("models.distributions.PIECE", 5 * 784)
+    monkeypatch.setattr("models.distributions.CHUNK_SIZE", 5 * 784)
     values = torch.randn(shape)
-    parts = [part for part, _ in pieces(values, torch.zeros(*shape[:-1], 1))]
+    parts = [part for part, _ in cache_sized_chunks(values, torch.zeros(*shape[:-1], 1))]
     assert [part.numel() for part in parts] == 7 * [5 * 784]
     assert torch.equal(torch.cat([part.flatten() for part in parts]), values.flatten())
 
 
 def test_a_gradient_of_the_pixels_is_not_lost(monkeypatch):
-    monkeypatch.setattr("models.distributions.MANY", 0)
+    monkeypatch.setattr("models.distributions.LARGE_SIZE", 0)
     x = torch.rand(2, 1, 8, 8, requires_grad=True)
     logits = torch.randn(2, 1, 8, 8)
     bernoulli_image(logits).log_prob(x).sum().backward()
@@ -154,7 +154,7 @@ def test_a_bernoulli_image_expands_as_others_do():
 
 
 def test_a_product_of_factors_never_overflows(monkeypatch):
-    monkeypatch.setattr("models.distributions.MANY", 0)
+    monkeypatch.setattr("models.distributions.LARGE_SIZE", 0)
     logits, x = torch.zeros(2, 1, 28, 28), torch.ones(2, 1, 28, 28)  # each factor is 2, the largest
     torch.testing.assert_close(bernoulli_image(logits).log_prob(x), torch.full((2,), -784 * math.log(2)))
     far = torch.full((2, 1, 28, 28), 1e30)

@@ -23,7 +23,7 @@ callbacks: []
 def test_every_row_has_a_recipe_whose_options_are_known():
     for row in results.ROWS:
         recipe = str(results.RECIPES / f"{row.recipe}.yaml")
-        names, flags = train_options.chosen(["--config", recipe])
+        names, flags = train_options.split_component_flags(["--config", recipe])
         train_options.build_parser(names).parse_args(flags)
         assert row.m1 is None or row.m1 in [other.recipe for other in results.ROWS]
 

@@ -6,7 +6,7 @@ import pytest
 from pytorch_lightning import Trainer
 
 from models import MODELS
-from runtime.hparams import BEFORE, TRAINING, chosen, options, training
+from runtime.hparams import OLDER_DEFAULTS, TRAINING, non_default_options, run_options, training_options
 
 CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits"}}
 M1M2 = CHECKPOINT | {
@@ -27,29 +27,37 @@ def test_chosen_options_are_those_that_differ_from_the_defaults():
         "datamodule_hyper_parameters": {"root": "/somewhere", "batch_size": 20, "val_size": 5000, "seed": 3},
         "training": {"steps_per_call": 1, "trainer.precision": "bf16-mixed", "trainer.accumulate_grad_batches": 1},
     }  # fmt: skip
-    assert chosen(made) == {"hidden": [200, 200], "inner_hidden": [99, 100], "data.batch_size": 20, "data.seed": 3,
-                            "trainer.precision": "bf16-mixed", **BEFORE}  # fmt: skip
+    assert non_default_options(made) == {
+        "hidden": [200, 200],
+        "inner_hidden": [99, 100],
+        "data.batch_size": 20,
+        "data.seed": 3,
+        "trainer.precision": "bf16-mixed",
+        **OLDER_DEFAULTS,
+    }
 
 
 def test_options_of_an_m1_are_those_of_its_vae():
-    assert chosen(M1M2) == {"alpha": 5.0, "m1.z_dim": 50, "m1.init": "glorot", "m1.beta_warmup": 0}
-    assert options(M1M2)["m1.z_dim"] == 50
+    assert non_default_options(M1M2) == {"alpha": 5.0, "m1.z_dim": 50, "m1.init": "glorot", "m1.beta_warmup": 0}
+    assert run_options(M1M2)["m1.z_dim"] == 50
 
 
 def test_a_default_that_was_written_down_is_one_that_was_not():
     """Older checkpoints lack options that are newer."""
-    plain = options(CHECKPOINT)
+    plain = run_options(CHECKPOINT)
     assert plain["z_dim"] == 20
     said = CHECKPOINT | {"hyper_parameters": {"z_dim": 20, "hidden": None}, "training": {"steps_per_call": 1}}
-    assert options(said) == plain
-    assert chosen(said) == BEFORE  # what is not written down is as it was before there was such an option
+    assert run_options(said) == plain
+    assert (
+        non_default_options(said) == OLDER_DEFAULTS
+    )  # what is not written down is as it was before there was such an option
 
 
 @pytest.mark.parametrize("alpha", [5.0, 0.1])
 def test_alpha_is_shown_at_its_default_too(alpha):
     """It is far from the paper's."""
-    assert chosen(CHECKPOINT | {"model": "M2", "hyper_parameters": {"alpha": alpha}}) == {"alpha": alpha}
-    assert chosen(CHECKPOINT | {"model": "M2"}) == {"alpha": 5.0}
+    assert non_default_options(CHECKPOINT | {"model": "M2", "hyper_parameters": {"alpha": alpha}}) == {"alpha": alpha}
+    assert non_default_options(CHECKPOINT | {"model": "M2"}) == {"alpha": 5.0}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -57,10 +65,10 @@ def test_where_things_lie_and_what_data_say_is_no_option(model):
     made = M1M2 if model == "M1M2" else CHECKPOINT | {"model": model}
     there = made | {"datamodule_hyper_parameters": {"root": "/secret"}}
     assert not {"data.root", "m1", "m1_options", "kept", "image_shape", "num_classes", "labelled_fraction"} & set(
-        options(there)
+        run_options(there)
     )
 
 
 def test_training_that_nobody_chose_is_what_checkpoints_note_of_it(tmp_path):
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert training(trainer, SimpleNamespace(steps_per_call=1)) == TRAINING
+    assert training_options(trainer, SimpleNamespace(steps_per_call=1)) == TRAINING

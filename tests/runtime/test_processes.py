@@ -13,7 +13,15 @@ from torch import distributed
 
 import train
 from cli.train_options import DEFAULTS, build_parser
-from runtime.processes import INTERACTIVE_STEP, check_tasks, cluster_plugins, hasten, keep_memory, launched, leave
+from runtime.processes import (
+    INTERACTIVE_STEP,
+    check_tasks,
+    cluster_plugins,
+    configure_performance,
+    keep_memory,
+    launcher_world,
+    shutdown_distributed,
+)
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "elbo-room", "SLURM_NNODES": "1", "SLURM_NTASKS": "1"}
 SALLOC = JOB | {"SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "4"}
@@ -142,7 +150,7 @@ def test_a_mismatch_ends_train_py_before_anything_is_written(variables, tmp_path
 @pytest.mark.parametrize("devices", [1, 2])
 def test_as_many_devices_as_tasks_by_default(variables, devices):
     variables(TWO if devices == 2 else {})
-    assert launched() == (devices, 1)
+    assert launcher_world() == (devices, 1)
     assert int(build_parser(DEFAULTS).get_defaults().trainer.devices) == devices
 
 
@@ -154,7 +162,7 @@ def test_gpus_are_hidden_where_there_are_none_to_be_seen(monkeypatch, available)
     monkeypatch.setattr("runtime.processes.keep_memory", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    hasten()
+    configure_performance()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ("3" if available else "")
 
 
@@ -162,7 +170,7 @@ def test_numbers_too_small_for_a_normal_float_are_zero(monkeypatch):
     monkeypatch.setattr("runtime.processes.keep_memory", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     torch.set_flush_denormal(False)
-    hasten()
+    configure_performance()
     assert (torch.full((64,), 1e-38) / 1e4).count_nonzero() == 0
 
 
@@ -194,7 +202,7 @@ def test_a_run_that_all_processes_end_leaves_its_group(monkeypatch, status, left
     done = []
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "destroy_process_group", lambda: done.append(True))
-    assert leave(status) == status
+    assert shutdown_distributed(status) == status
     assert done == [True] * left
 
 
@@ -202,7 +210,7 @@ LEAVES = """
 import os
 from pathlib import Path
 from torch import distributed
-from runtime.processes import leave
+from runtime.processes import shutdown_distributed
 
 def gloo():
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
@@ -211,7 +219,7 @@ def gloo():
 distributed.init_process_group("gloo", init_method=f"file://{os.getcwd()}/store", rank=0, world_size=1)
 distributed.barrier()
 before = gloo()
-leave(0)
+shutdown_distributed(0)
 print(before, gloo())
 """
 

@@ -7,7 +7,17 @@ from torch import nn
 
 from datamodules import Digits
 from models import AE, MODELS, evaluating
-from models.estimators.ais import Path, Settings, anneal, bidirectional, move, path_of, run, schedule, tune
+from models.estimators.ais import (
+    Path,
+    Settings,
+    anneal,
+    annealing_path,
+    bidirectional,
+    hmc_step,
+    run_chains,
+    schedule,
+    tune,
+)
 from models.estimators.importance import importance
 
 ANNEALED = [name for name, model in MODELS.items() if hasattr(model, "log_px")]
@@ -98,10 +108,10 @@ def test_weights_are_unbiased_both_ways_however_few_and_bad_the_moves(step):
     x, steps = images(1).expand(n, -1, -1, -1), [step] * 3
     truth = model.log_p(x[:1])
     with evaluating(model, seed=1):
-        path = path_of(model, x, None, "prior")
-        up, accepted = run(path, path.base.sample((1,)), range(1, 5), settings, steps, lambda: None)
+        path = annealing_path(model, x, None, "prior")
+        up, accepted = run_chains(path, path.base.sample((1,)), range(1, 5), settings, steps, lambda: None)
         exact = model.true_posterior(x).sample((1,))
-        down, _ = run(path, exact, range(4, 0, -1), settings, steps, lambda: None)
+        down, _ = run_chains(path, exact, range(4, 0, -1), settings, steps, lambda: None)
     assert 0.2 < accepted.mean() < 0.999  # some moves are refused
     for ratio in ((up[0] - truth).exp(), (truth - down[0]).exp()):
         assert abs(ratio.mean() - 1) < 4.5 * ratio.std() / n**0.5
@@ -132,10 +142,10 @@ def test_a_move_keeps_the_distribution_it_is_made_for():
     model, n = LinearGaussian(exact=True), 20_000
     x = images(1).expand(n, -1, -1, -1)
     with evaluating(model, seed=2):
-        path, posterior = path_of(model, x, None, "prior"), model.true_posterior(x)
+        path, posterior = annealing_path(model, x, None, "prior"), model.true_posterior(x)
         point = path.at(posterior.sample((1,)))
         for _ in range(5):
-            point, acceptance = move(path, point, 1.0, 0.5, 3)
+            point, acceptance = hmc_step(path, point, 1.0, 0.5, 3)
     assert 0.3 < acceptance.mean() < 0.95
     z, scale = point.z[0], posterior.stddev[0]
     assert ((z.mean(0) - posterior.mean[0]) / scale).abs().max() < 0.04
@@ -236,9 +246,9 @@ def test_it_evaluates_and_leaves_no_trace(make, binary, name):
 def test_a_trajectory_that_leaves_the_numbers_is_not_taken():
     model, x = LinearGaussian(exact=True), images(3)
     with evaluating(model, seed=0):
-        path = path_of(model, x, None, "prior")
+        path = annealing_path(model, x, None, "prior")
         point = path.at(path.base.sample((2,)))
-        far, acceptance = move(path, point, 1.0, 1e20, 10)
+        far, acceptance = hmc_step(path, point, 1.0, 1e20, 10)
     assert (acceptance == 0).all()
     assert torch.equal(far.z, point.z)
     assert isinstance(path, Path)

@@ -8,7 +8,7 @@ from torch import nn
 
 from models import AE, VAE, HierarchicalVAE, networks
 from models.networks import DECODERS, ENCODERS, layers, make_decoder, make_encoder, start_at_mean
-from models.networks.layers import ACTIVATIONS, mlp, rows
+from models.networks.layers import ACTIVATIONS, apply_rowwise, mlp
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 20, 31), (2, 3, 5), (1, 1, 1)]
 HIDDEN = [6, 5]
@@ -180,7 +180,7 @@ def test_a_decoder_that_needs_a_hidden_layer_refuses_to_go_without(decoder):
 @pytest.mark.parametrize("leading", [(), (5,), (3, 5), (2, 3, 5)])
 def test_rows_applies_a_network_to_the_last_dimension(leading):
     network, z = make_decoder("mlp", 4, (1, 2, 3), HIDDEN, "tanh", False), torch.randn(*leading, 4)
-    y = rows(network, z)
+    y = apply_rowwise(network, z)
     assert y.shape == (*leading, 1, 2, 3)
     for index in torch.cartesian_prod(*map(torch.arange, leading)).view(-1, len(leading)).tolist() if leading else [[]]:
         torch.testing.assert_close(y[tuple(index)], network(z[tuple(index)][None])[0])
