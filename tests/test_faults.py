@@ -242,7 +242,7 @@ def test_damaged_data_are_refused_before_there_is_a_run_folder(capsys, damage):
         path.unlink()
     assert train.main(["--data", "NPZ", "--data.root", "mine.npz", "--run_dir", "a", "--resume", "auto"]) == 2
     said = capsys.readouterr().err
-    assert re.match(r"error: mine\.npz (is not a whole \.npz file|was not found)", said)
+    assert re.match(r"error: mine\.npz (is not a complete \.npz file|was not found)", said)
     assert said.count("\n") == 1
     assert not Path("a").exists()
 
