@@ -4,12 +4,12 @@ import torch
 
 from datamodules.base import fixed_generator
 from datamodules.batches import Split
-from datamodules.grayscale import GreyData
+from datamodules.grayscale import GrayscaleData
 
 TEST_SIZE = 250
 
 
-class Digits(GreyData):
+class Digits(GrayscaleData):
     """1797 handwritten digits of 8x8 pixels, bundled with scikit-learn. The 250 test images are the same in every run.
 
     Args:

@@ -15,7 +15,7 @@ from datamodules.transforms import PoseLimits, apply_pose, draw_poses
 Binarization = Literal["dynamic", "fixed", "threshold", "grey"]
 
 
-class GreyData(ImageData):
+class GrayscaleData(ImageData):
     """Images of intensities 0..255 with a validation set split off the training images. Subclasses define `fetch`.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.batches import Split
 from datamodules.download import DAMAGED, DataError, check_md5, download_missing, md5_of, read_file
-from datamodules.grayscale import GreyData
+from datamodules.grayscale import GrayscaleData
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -24,7 +24,7 @@ FILES = (
 SIZES = {"train": 60_000, "test": 10_000}
 
 
-class MNIST(GreyData):
+class MNIST(GrayscaleData):
     """Handwritten digits, 1x28x28: 60,000 training and 10,000 test images, downloaded if missing.
 
     Args:

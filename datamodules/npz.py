@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.base import fixed_generator
 from datamodules.batches import Split
 from datamodules.download import DataError
-from datamodules.grayscale import GreyData
+from datamodules.grayscale import GrayscaleData
 from datamodules.labels import as_classes, list_names, read_labels
 from datamodules.pixels import as_uint8
 
@@ -21,7 +21,7 @@ NPY_MAGIC = b"\x93NUMPY"  # first bytes of a .npy file
 EXPECTED_FILE = "save it with numpy.savez(path, x=images), and y=labels if there are any"
 
 
-class NPZ(GreyData):
+class NPZ(GrayscaleData):
     """Your own images, in one .npz file of arrays named x and, if you have them, y, x_test, y_test.
 
     x and x_test are uint8 from 0 to 255, or boolean, of shape (N, H, W), (N, C, H, W) or (N, H, W, C). In four

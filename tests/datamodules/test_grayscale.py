@@ -6,10 +6,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 
 from datamodules import DATAMODULES, PROTOCOLS, Split
-from datamodules.grayscale import GreyData
+from datamodules.grayscale import GrayscaleData
 
 
-class Patches(GreyData):
+class Patches(GrayscaleData):
     """600 training and 90 test images of random grey values; classes in turn. Image i has the mark i."""
 
     size, tests, shape, classes = 600, 90, (1, 5, 6), 3

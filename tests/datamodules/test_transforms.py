@@ -8,7 +8,7 @@ from torchvision.transforms.functional import InterpolationMode, affine
 from cli import train_options
 from datamodules import DATAMODULES, Split
 from datamodules.base import fixed_generator
-from datamodules.grayscale import GreyData
+from datamodules.grayscale import GrayscaleData
 from datamodules.transforms import CHUNK, PoseLimits, apply_pose, draw_poses
 
 ALL = {"max_rotation": 20.0, "max_shift": 2.0, "max_scaling": 0.1}
@@ -16,7 +16,7 @@ LIMITS = PoseLimits(20.0, 2.0, 0.1)
 binarizations = pytest.mark.parametrize("binarization", ["dynamic", "fixed", "threshold", "grey"])
 
 
-class Blobs(GreyData):
+class Blobs(GrayscaleData):
     """40 training and 30 test images of 9x12 pixels: a few bright rectangles, no two alike."""
 
     size, tests, shape = 40, 30, (1, 9, 12)
