@@ -102,7 +102,7 @@ def what_stops(act, monkeypatch, capsys):
         at_steps(patch, VAE, act)
         assert train.main(command("disk/a")) == 1
     said = capsys.readouterr().err
-    assert "The checkpoints are as they were." in said
+    assert "The checkpoints are unchanged." in said
     return said
 
 
@@ -194,7 +194,7 @@ def test_a_read_only_disk_is_refused(mounts, capsys):
     for folder in ("disk/a", "disk/new"):
         assert train.main(command(folder, "VAE", "--trainer.max_epochs", "4")) == 2
         said = capsys.readouterr().err
-        assert "Read-only file system. Make room or permit writing there, or choose another --run_dir." in said
+        assert "Read-only file system. Free disk space, change the permissions, or choose another --run_dir." in said
         assert said.count("\n") == 1
     assert files("disk") == before
 
@@ -203,7 +203,7 @@ def test_a_read_only_disk_is_refused(mounts, capsys):
 def test_a_folder_without_permission_is_refused(capsys):
     Path("a").mkdir(mode=0o555)
     assert train.main(command("a")) == 2
-    assert "Permission denied. Make room or permit writing there" in capsys.readouterr().err
+    assert "Permission denied. Free disk space, change the permissions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", [2, 18])
@@ -216,7 +216,7 @@ def test_a_disk_that_turns_read_only_costs_no_checkpoint(mounts, monkeypatch, ca
             mounts.add("disk", "--bind", "disk")
             mounts.turn_read_only("bind")
 
-    assert "Read-only file system. Make room or permit writing" in what_stops(act, monkeypatch, capsys)
+    assert "Read-only file system. Free disk space" in what_stops(act, monkeypatch, capsys)
     mounts.undo()
     assert nothing_half_written("disk")
     goes_on()

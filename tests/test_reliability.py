@@ -48,8 +48,8 @@ def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(monkeypatch
         assert train.main(command("cut", kind)) == 128 + number
         assert contents("cut")["global_step"] == step + 1
         said = capsys.readouterr().err
-        assert f"Stopped by {number.name} after step {step + 1}. Go on with: " in said
-        assert shlex.split(said.split("Go on with: ")[1])[2:] == command("cut", kind)
+        assert f"Stopped by {number.name} after step {step + 1}. Resume with: " in said
+        assert shlex.split(said.split("Resume with: ")[1])[2:] == command("cut", kind)
     assert train.main(command("cut", kind)) == 0
     assert_same("whole", "cut")
     assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
@@ -232,7 +232,7 @@ def test_a_signal_at_the_end_of_training_leaves_the_evaluation_to_the_next_start
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 38 and os.kill(os.getpid(), signal.SIGUSR1))
         assert train.main(with_result) == 138
-    assert "Stopped by SIGUSR1 after step 39. Go on with: " in capsys.readouterr().err
+    assert "Stopped by SIGUSR1 after step 39. Resume with: " in capsys.readouterr().err
     assert not Path("a/evaluation.json").exists()
     assert train.main(with_result) == 0
     assert Path("a/evaluation.json").exists()

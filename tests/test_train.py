@@ -102,13 +102,13 @@ MISTAKES = {
     "--Seed 3": "did you mean --seed?",
     "--batch-size 3": "did you mean --data.batch_size?",
     "--latent_dim 3": "did you mean --model.z_dim?",
-    "--num_workers 3": "Unknown option --num_workers: batches are cut from images in memory, without workers.",
+    "--num_workers 3": "Unknown option --num_workers: batches are sliced from images in memory, without workers.",
     "--qwertz 3": "Unknown option --qwertz. There are --config, --seed",
     "--model vae": "Unknown model 'vae', did you mean VAE?",
     "--data fashion-mnist": "Unknown data set 'fashion-mnist', did you mean FashionMNIST?",
-    "--trainer.limit_test_batches 3": "--trainer.limit_test_batches would do nothing",
-    "--trainer.inference_mode false": "--trainer.inference_mode would do nothing",
-    "--trainer.gradient_clip_algorithm norm": "would do nothing without --trainer.gradient_clip_val",
+    "--trainer.limit_test_batches 3": "--trainer.limit_test_batches has no effect",
+    "--trainer.inference_mode false": "--trainer.inference_mode has no effect",
+    "--trainer.gradient_clip_algorithm norm": "has no effect without --trainer.gradient_clip_val",
     "--trainer.accumulate_grad_batches 0": "--trainer.accumulate_grad_batches must be above 0; got 0.",
     "--trainer.check_val_every_n_epoch 0": "--trainer.check_val_every_n_epoch must be above 0; got 0.",
     "--trainer.profiler fast": "--trainer.profiler must be one of simple, advanced, pytorch; got fast.",
@@ -117,8 +117,8 @@ MISTAKES = {
     "--model.hidden [1000000000]": "Training this model's weights takes",
     "--model HierarchicalVAE --model.z_dim [1000000000,4]": "Training this model's weights takes",
     "--model IWAE --model.num_samples 1000000000": "A batch of 100 images with 1,000,000,000 samples each takes",
-    "--num_samples 1000000000": "--num_samples must be at most 10,000,000; got 1,000,000,000, which would not end",
-    "--trainer.max_epochs -5": "--trainer.max_epochs must be -1, for no limit, or more; got -5.",
+    "--num_samples 1000000000": "--num_samples must be at most 10,000,000; got 1,000,000,000. 5000",
+    "--trainer.max_epochs -5": "--trainer.max_epochs must be -1 (no limit) or at least 0; got -5.",
     "--model.batch_norm true --data.batch_size 1": "Batch norm needs two images or more in each batch",
     "train": "Unexpected argument train",
     "--model.encoder resnet": "Unknown encoder 'resnet': choose one of mlp, conv.",
@@ -464,7 +464,7 @@ def test_a_home_folder_is_expanded_once_for_all_options(tmp_path, monkeypatch, c
 
 def test_an_unknown_home_folder_is_no_name_of_a_folder(capsys):
     assert train.main(["--run_dir", "~nobody-of-this-name/a"]) == 2
-    assert "no home folder of that user is known" in capsys.readouterr().err
+    assert "that user has no home folder" in capsys.readouterr().err
     assert train.main(["--run_dir", ""]) == 2
     assert capsys.readouterr().err == "error: --run_dir is empty: name a path, or leave it out.\n"
     assert not list(Path().iterdir())
@@ -478,13 +478,13 @@ def test_a_file_for_another_model_is_said(capsys):
     names, _ = train_options.split_component_flags(["--model", "VAE", "--config", "c.yaml", "--model.z_dim", "7"])
     assert names == {"model": "VAE", "data": "Digits"}
     assert capsys.readouterr().err == (
-        "warning: c.yaml is made for IWAE, and VAE is used; its options of the model stay in force: num_samples=50.\n"
+        "warning: c.yaml was written for IWAE, but VAE is used; its options of the model still apply: num_samples=50.\n"
     )
     train_options.split_component_flags(["--data", "MNIST", "--config", "c.yaml"])
-    assert "is made for Digits, and MNIST is used; its options of the data set stay" in capsys.readouterr().err
+    assert "was written for Digits, but MNIST is used; its options of the data set still apply" in capsys.readouterr().err
     Path("d.yaml").write_text("model: {name: VAE}\n")
     train_options.split_component_flags(["--config", "c.yaml", "--config", "d.yaml"])  # the later file wins
-    assert "c.yaml is made for IWAE, and VAE is used" in capsys.readouterr().err
+    assert "c.yaml was written for IWAE, but VAE is used" in capsys.readouterr().err
     train_options.split_component_flags(["--model", "IWAE", "--config", "c.yaml"])
     assert capsys.readouterr().err == ""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.streams import spell
+from cli.streams import transliterate
 
 SAY = """
 import sys
@@ -34,7 +34,7 @@ def test_an_ascii_terminal_gets_ascii(tmp_path):
     ("ascii", "+- deg^2 - e ?"),
 ])  # fmt: skip
 def test_unencodable_characters_are_transliterated(encoding, text):
-    assert spell("± °² \u2013 é \u4e2d", encoding) == text
+    assert transliterate("± °² \u2013 é \u4e2d", encoding) == text
 
 
 @pytest.mark.parametrize("redirection", [" | head -1", " >&-", " 2>&- | head -1", " <&- | head -1", " | true"])

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from cli.terminal import FILE, Screen, from_the_right, lay_out, number, terminal, wrapped
+from cli.terminal import FILE, Screen, keep_end, lay_out, number, terminal, wrapped
 from evaluation.tables import tables
 
 COLUMNS = ("run", "model", "NLL ± SE", "K", "ELBO", "equivariance (°)")
@@ -60,7 +60,7 @@ def test_shortened_names_are_unique():
     table = lay_out(("run", "K"), [[name, "5"] for name in names], Screen(40))
     assert [line[:10] for line in table[1:]] == ["one/a-rath", "two/a-rath"]
     assert all(line.split()[0].endswith("on-and-on") and len(line) <= 40 for line in table[1:])
-    assert from_the_right("abcdefgh", 6) == "...fgh"
+    assert keep_end("abcdefgh", 6) == "...fgh"
 
 
 def test_column_widths_fit_ascii_text():
