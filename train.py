@@ -246,7 +246,8 @@ def evaluate_best(trainer: Trainer, args: Namespace, data: ImageData, start: cal
     for error in files.unsaved.values():
         message = explain_option_error(error, {}, [])
         print(
-            f"error: the result is printed above, but not saved: {message} The same command with --resume auto saves it.",
+            f"error: the result is printed above, but not saved: {message} "
+            "The same command with --resume auto saves it.",
             file=sys.stderr,
         )
         return 1

@@ -481,7 +481,8 @@ def test_a_file_for_another_model_is_said(capsys):
         "warning: c.yaml was written for IWAE, but VAE is used; its options of the model still apply: num_samples=50.\n"
     )
     train_options.split_component_flags(["--data", "MNIST", "--config", "c.yaml"])
-    assert "was written for Digits, but MNIST is used; its options of the data set still apply" in capsys.readouterr().err
+    warning = capsys.readouterr().err
+    assert "was written for Digits, but MNIST is used; its options of the data set still apply" in warning
     Path("d.yaml").write_text("model: {name: VAE}\n")
     train_options.split_component_flags(["--config", "c.yaml", "--config", "d.yaml"])  # the later file wins
     assert "c.yaml was written for IWAE, but VAE is used" in capsys.readouterr().err
