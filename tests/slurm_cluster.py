@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-# Partition `high` preempts `low` immediately and `grace` after a notice of two minutes. Ports of multi-device runs derive
-# from job ids, so the first job id is a free port.
+# Partition `high` preempts `low` immediately and `grace` after a notice of two minutes. Multi-device runs derive their
+# ports from job ids, so the first job id is a free port.
 CONFIG = """
 ClusterName=test
 FirstJobId={controller}
