@@ -128,7 +128,7 @@ def test_a_full_disk_is_detected_before_the_first_step(mounts, monkeypatch, caps
     at_steps(monkeypatch, VAE, lambda step: pytest.fail("it trained"))
     assert train.main(command("disk/a")) == 2
     said = capsys.readouterr().err
-    assert re.search(r"No space left on device\. Make room|too few for four checkpoints: make room", said)
+    assert re.search(r"No space left on device\. Free disk space|too few for four checkpoints: make room", said)
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     assert not Path("disk/a").exists()
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_destroys_no_checkpoint(mounts, monkeypatch, capsys
             fill(disk)
             saved.update(files("disk/a/checkpoints"))
 
-    assert "No space left on device. Make room" in what_stops(act, monkeypatch, capsys)
+    assert "No space left on device. Free disk space" in what_stops(act, monkeypatch, capsys)
     assert files("disk/a/checkpoints") == saved
     assert nothing_half_written(disk)
     assert train.main(command("disk/a")) == 2  # still full
@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_before_the_evaluation(mounts, monkeypatch, capsys)
     with monkeypatch.context() as patch:
         patch.setattr(train, "evaluate_checkpoint", act)
         assert train.main(again) == 1
-    assert "No space left on device. Make room" in capsys.readouterr().err
+    assert "No space left on device. Free disk space" in capsys.readouterr().err
     assert nothing_half_written(disk)
     assert not Path("disk/a/evaluation.json").exists()
     before = files("disk/a/checkpoints")

@@ -133,7 +133,7 @@ MISTAKES = {
     "--model.likelihood gaussian": "A gaussian likelihood gives dynamic images no probability: use --data.binarization",
     "--data.binarization grey": "A bernoulli likelihood gives grey images no probability",
     "--data.batch_size 0": "batch_size must be at least 1",
-    "--data.num_labels 7": "num_labels must be a multiple of the 10 classes",
+    "--data.num_labels 7": "num_labels must be a multiple of the number of classes (10)",
     "--data MNIST --data.root nowhere": "nowhere",
     "--data NPZ --data.root my.npz": "my.npz",
     "--data NPZ": "NPZ needs --data.root.",
