@@ -54,7 +54,7 @@ def likelihood(K: int) -> Work:
 
 def epoch(n: int) -> Work:
     """All batches of n images."""
-    batches = Batches(Split(images(n), torch.zeros(n, dtype=torch.long)), 100, draw=bernoulli, shuffle=True)
+    batches = Batches(Split(images(n), torch.zeros(n, dtype=torch.long)), 100, pixel_sampler=bernoulli, shuffle=True)
     return lambda: [None for _ in batches]
 
 

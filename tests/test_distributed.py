@@ -182,7 +182,7 @@ def test_without_a_name_there_is_one_folder():
 def test_batch_norm_is_refused_on_the_cpu():
     found = processes(2, TRAIN, *QUIET, "--model.batch_norm", "true", "--run_dir", "a")
     assert [status for status, _, _ in found] == [2, 2]
-    sentence = "error: Batch norm on several processes needs GPUs, to see all of a batch: "
+    sentence = "error: Batch norm on several processes requires GPUs, to synchronise its statistics: "
     assert found[0][2].startswith(sentence)
     assert found[1][2].startswith("rank 1: " + sentence)
     assert not Path("a").exists()
@@ -196,7 +196,7 @@ def test_killed_twice_on_two_processes(whole, kind, seed):
         found = faulty({"rank": rank, "step": step, "signal": signal.SIGKILL}, *cut, world=2)
         assert found[rank][0] == -signal.SIGKILL
         assert found[1 - rank][0] == 1  # and it did not wait for ever
-        assert "error: Another process of this run has ended: see what it has said." in found[1 - rank][2]
+        assert "error: Another process of this run has ended: see its messages." in found[1 - rank][2]
         assert step - 4 < contents("cut")["global_step"] <= step
     done(faulty({}, *cut, world=2))
     assert_same(whole(kind), "cut")
@@ -212,7 +212,7 @@ def test_killed_during_a_save_of_two_processes(whole):
 def test_a_signal_to_one_process_stops_both_after_the_same_batch(whole, rank):
     found = faulty({"rank": rank, "step": 9, "signal": signal.SIGTERM}, *command("cut"), world=2)
     assert [status for status, _, _ in found] == [143, 0]
-    assert "Stopped by SIGTERM after step 10. Go on with: " in found[0][2]
+    assert "Stopped by SIGTERM after step 10. Resume with: " in found[0][2]
     assert contents("cut")["global_step"] == 10
     done(faulty({}, *command("cut"), world=2))
     assert_same(whole(), "cut")

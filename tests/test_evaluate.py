@@ -437,7 +437,7 @@ MISTAKES = {
     f"{VAE} --precision half": "--precision takes one of fp32, bf16; got half.",
     f"{AE} --ais": "--ais needs a density of x given its latents, which an AE does not have: leave it out.",
     f"{M2} --ais --ais_start posterior": "cannot start at 'posterior': start them at the prior.",
-    f"{VAE} --ais_images 10": "--ais_images would do nothing without --ais: add it.",
+    f"{VAE} --ais_images 10": "--ais_images has no effect without --ais: add it.",
     f"{VAE} --ais --ais_chains 0": "--ais_chains must be at least 1; got 0.",
     "nowhere/*.ckpt": "No checkpoint matches nowhere/*.ckpt: give the path of a .ckpt file, or a pattern",
     f"{VAE} --report vae/config.yaml": "--report vae/config.yaml is a file: name a folder.",

@@ -89,14 +89,14 @@ def test_three_starts_in_a_row_that_save_nothing_are_enough(job):
     assert len(job.said("scontrol").splitlines()) == 5
     found = job(status=138)
     assert found.returncode == 138
-    assert "Three starts have saved nothing new: ask for a longer --time" in found.stderr
+    assert "Three starts made no progress: request a longer --time" in found.stderr
     assert len(job.said("scontrol").splitlines()) == 5
 
 
 def test_a_cluster_that_does_not_requeue_says_how_to_go_on(job):
     found = job(status=138, saves=LAST, REQUEUES="1")
     assert found.returncode == 138
-    assert "go on by --run_dir runs/slurm/7" in found.stderr
+    assert "resume with --run_dir runs/slurm/7" in found.stderr
 
 
 def test_the_options_of_train_py_follow_from_the_job(job):

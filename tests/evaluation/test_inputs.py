@@ -65,7 +65,7 @@ def test_ais_counts_from_1(name):
     ],
 )
 def test_options_of_ais_do_nothing_without_it(flags, named):
-    with pytest.raises(ValueError, match=f"^{named} would do nothing without --ais: add it"):
+    with pytest.raises(ValueError, match=f"^{named} has no effect without --ais: add it"):
         check_ais(options(*flags))
 
 

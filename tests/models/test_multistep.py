@@ -108,7 +108,7 @@ def test_steps_end_where_they_are_to_end():
 def test_what_needs_a_call_for_each_step_gets_it(capsys, options):
     assert train.main(command("a", "VAE", *options)) == 0
     assert train.main(command("b", "VAE", *options, "--steps_per_call", "5")) == 0
-    assert f"warning: one step per call, for the sake of {options[0]}." in capsys.readouterr().err
+    assert f"warning: --steps_per_call is set to 1, as {options[0]} requires." in capsys.readouterr().err
     assert_same("a", "b")
 
 
