@@ -118,7 +118,7 @@ WRONG = {
     "NaN": (torch.rand(2, *SHAPE).index_fill(0, torch.tensor([1]), torch.nan), "must be finite"),
     "infinite": (torch.rand(2, *SHAPE).index_fill(0, torch.tensor([1]), -torch.inf), "must be finite"),
     "whole numbers": (torch.ones(2, *SHAPE, dtype=torch.long), r"floats in \[0, 1\], uint8 .* booleans; got int64"),
-    "0 and 1 in bytes": (torch.ones(2, *SHAPE, dtype=torch.uint8), "the largest of these is 1"),
+    "0 and 1 in bytes": (torch.ones(2, *SHAPE, dtype=torch.uint8), "the largest value here is 1"),
     "complex": (torch.ones(2, *SHAPE, dtype=torch.complex64), "got complex64"),
     "a list": ([[0.0]], "a tensor or a NumPy array; got list"),
     "nothing": (None, "a tensor or a NumPy array; got NoneType"),
@@ -182,8 +182,8 @@ def test_a_model_with_another_likelihood_may_have_data_of_another_range(build):
 def test_the_posterior_knows_types_and_shapes_without_a_look_at_values(build, grey, name):
     model = build(name)
     y = model.given(torch.tensor([0, 1, 2]))
-    refused(model.posterior, grey, *y, sentence="takes a tensor of floats")
-    refused(model.posterior, grey.numpy(), *y, sentence="takes a tensor of floats")
+    refused(model.posterior, grey, *y, sentence="needs a tensor of floats")
+    refused(model.posterior, grey.numpy(), *y, sentence="needs a tensor of floats")
     refused(model.posterior, grey.float()[0], *y, sentence="must have shape")
 
 
@@ -216,7 +216,7 @@ def test_numbers_of_images_and_samples_are_whole_and_positive(build, name, n):
     }
     for method, call in calls.items():
         if hasattr(model, method):
-            refused(call, sentence="must be a whole number of at least 1")
+            refused(call, sentence="must be an integer of at least 1")
 
 
 def test_numbers_may_be_those_of_numpy(build):
@@ -282,8 +282,8 @@ NO_LABELS = {
     "fewer": (torch.tensor([1]), r"have shape \(2,\).*got \(1,\)"),
     "more": (torch.tensor([1, 0, 1]), r"have shape \(2,\).*got \(3,\)"),
     "one-hot": (torch.eye(3, dtype=torch.long)[:2], r"have shape \(2,\).*got \(2, 3\)"),
-    "too large": (torch.tensor([0, 3]), "must lie between 0 and 2; got labels from 0 to 3"),
-    "unlabelled": (torch.tensor([0, -1]), "must lie between 0 and 2; got labels from -1 to 0"),
+    "too large": (torch.tensor([0, 3]), "must be from 0 to 2; got labels from 0 to 3"),
+    "unlabelled": (torch.tensor([0, -1]), "must be from 0 to 2; got labels from -1 to 0"),
     "floats": (torch.tensor([0.0, 1.0]), "integers from 0 to 2; got float32"),
     "booleans": (torch.tensor([False, True]), "integers from 0 to 2; got bool"),
     "text": (np.array(["a", "b"]), "must be numbers"),

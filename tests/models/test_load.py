@@ -149,14 +149,14 @@ def test_nothing_in_a_file_is_executed(tmp_path, place, old_format):
 def test_a_class_that_is_no_model_of_ours(tmp_path, name):
     path = tmp_path / "foreign.ckpt"
     torch.save({"model": name, "hyper_parameters": {}, "state_dict": {}}, path)
-    assert ", ".join(MODELS) in refused(path, "is no checkpoint of this project")
+    assert ", ".join(MODELS) in refused(path, "is not a checkpoint of this project")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"state_dict": {}}, torch.zeros(2)])
 def test_a_file_of_somebody_else(tmp_path, content):
     path = tmp_path / "foreign.ckpt"
     torch.save(content, path)
-    refused(path, "is no checkpoint of this project")
+    refused(path, "is not a checkpoint of this project")
 
 
 @pytest.mark.parametrize("change", [

@@ -99,11 +99,11 @@ def test_frozen_parameters_are_left_out():
     model.encoder.bias.requires_grad_(False)
     assert signal_to_noise(model, X, Y, n=5, parts=("encoder",))["encoder"].noise > 0
     model.encoder.requires_grad_(False)
-    with pytest.raises(ValueError, match="Known trains no part 'encoder'"):
+    with pytest.raises(ValueError, match="Known has no trained part 'encoder'"):
         signal_to_noise(model, X, Y)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"n": 1}, "at least 2 draws"), ({"parts": ("head",)}, "'head'")])
+@pytest.mark.parametrize(("options", "words"), [({"n": 1}, "needs n of at least 2"), ({"parts": ("head",)}, "'head'")])
 def test_what_makes_no_sense_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
         signal_to_noise(Known(1.0, 1.0), X, Y, **options)
