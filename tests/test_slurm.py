@@ -114,7 +114,7 @@ def test_a_job_trains_and_evaluates(slurm, whole):
 
 
 @pytest.mark.parametrize("partition", ["low", "grace"])
-def test_a_preempted_job_goes_on(slurm, whole, partition):
+def test_a_preempted_job_resumes(slurm, whole, partition):
     # `low` kills after seconds, in the middle of a step; `grace` leaves the time to save
     how = {"HOLD_AT": "18", "HOLD_UNTIL": {"low": "killed", "grace": "noted"}[partition]}
     job = submit(slurm, sbatch=[f"--partition={partition}"], **how)
@@ -127,7 +127,7 @@ def test_a_preempted_job_goes_on(slurm, whole, partition):
     assert_same(whole[1], run_dir(slurm, job))
 
 
-def test_a_job_near_its_time_limit_goes_on(slurm, whole):
+def test_a_job_near_its_time_limit_resumes(slurm, whole):
     job = submit(slurm, HOLD_AT="18", HOLD_UNTIL="noted")
     reached(slurm, job)
     slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")  # of which --signal leaves nothing
@@ -137,7 +137,7 @@ def test_a_job_near_its_time_limit_goes_on(slurm, whole):
     assert_same(whole[1], run_dir(slurm, job))
 
 
-def test_an_array_is_a_run_for_each_seed_and_one_of_them_starts_again(slurm, whole):
+def test_an_array_has_one_run_per_seed_and_each_can_restart(slurm, whole):
     array = submit(slurm, sbatch=["--array=0-1"], HOLD_AT="18", HOLD_UNTIL="noted")
     jobs = [f"{array}_{seed}" for seed in (0, 1)]
     for job in jobs:
@@ -160,7 +160,7 @@ def test_an_array_is_a_run_for_each_seed_and_one_of_them_starts_again(slurm, who
     assert any(not torch.equal(value, one[key]) for key, value in zero.items())
 
 
-def test_two_tasks_share_a_run_and_go_on(slurm, whole):
+def test_a_run_of_two_tasks_resumes(slurm, whole):
     job = submit(slurm, sbatch=["--ntasks-per-node=2"], HOLD_AT="8", HOLD_UNTIL="noted")
     for process in (0, 1):
         reached(slurm, job, process)
@@ -170,13 +170,13 @@ def test_two_tasks_share_a_run_and_go_on(slurm, whole):
     assert_same(whole[2], run_dir(slurm, job))
 
 
-def test_two_nodes_share_a_run(slurm, whole):
+def test_a_run_on_two_nodes(slurm, whole):
     job = submit(slurm, sbatch=["--nodes=2"])
     ended_well(slurm, job, restarts=0)
     assert_same(whole[2], run_dir(slurm, job))
 
 
-def test_a_job_whose_node_is_lost_goes_on(slurm, whole):
+def test_a_job_whose_node_fails_resumes(slurm, whole):
     job = submit(slurm, HOLD_AT="18", HOLD_UNTIL="killed")
     process = Path("/proc", reached(slurm, job))
     node = slurm.show(job)["NodeList"]
@@ -190,7 +190,7 @@ def test_a_job_whose_node_is_lost_goes_on(slurm, whole):
     assert_same(whole[1], run_dir(slurm, job))
 
 
-def test_a_cancelled_job_stays_so_and_another_goes_on_in_its_folder(slurm, whole):
+def test_a_cancelled_job_is_not_requeued_and_another_job_can_resume_its_run(slurm, whole):
     job = submit(slurm, HOLD_AT="18", HOLD_UNTIL="noted")
     reached(slurm, job)
     slurm.run("scancel", job)
@@ -210,7 +210,7 @@ def test_a_cancelled_job_stays_so_and_another_goes_on_in_its_folder(slurm, whole
         (["--array=0"], ["--run_dir=runs/mine"], "leave --run_dir out"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_sentence(slurm, sbatch, words, said):
+def test_inconsistent_options_are_refused(slurm, sbatch, words, said):
     job = submit(slurm, *words, sbatch=sbatch)
     job += "_0" if "--array=0" in sbatch else ""
     assert slurm.end(job)["ExitCode"] in ("2:0", "143:0")  # 143 where srun has ended the other task

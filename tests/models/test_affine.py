@@ -95,7 +95,7 @@ def centre(image):
     (pose_of(0, (0, 0), 1.5, 41), (32, 20)),
     (pose_of(90, (3, 5), 1.5, 41), (23, 37)),  # turned and scaled about the middle, then shifted
 ])  # fmt: skip
-def test_where_the_bright_blob_goes(pose, expected):
+def test_the_transform_has_the_sign_convention_of_torchvision(pose, expected):
     model = painted((1, 41, 41))
     model.decoder.rest.forward = lambda h: 40 * (0.1 - ((h[:, :1] - 16 / 41) ** 2 + h[:, 1:2] ** 2).sqrt())
     assert centre(model.decode(code_of(pose))) == pytest.approx(expected, abs=0.3)
@@ -107,7 +107,7 @@ MOVES = [(20, (0, 0), 1), (0, (3, -2), 1), (0, (0, 0), 0.85), (-35, (0, 0), 1), 
 @pytest.mark.parametrize("shape", [(1, 40, 40), (1, 32, 48), (1, 48, 32), (1, 41, 37)])
 @pytest.mark.parametrize(("degrees", "shift", "scale"), MOVES)
 @pytest.mark.parametrize("transforms", [("affine",), ("rotation", "scale", "shift"), ("shift", "scale", "rotation")])
-def test_a_known_move_of_a_known_image_comes_back(monkeypatch, shape, degrees, shift, scale, transforms):
+def test_a_known_transform_is_recovered_by_the_canonical_image(monkeypatch, shape, degrees, shift, scale, transforms):
     model, side = painted(shape, transforms), max(shape)
     before = pose_of(-12, (1.0, 0.5), 1.05, side)
     T = pose_of(degrees, shift, scale, side)
@@ -148,7 +148,7 @@ def test_affine_is_the_identity_plus_the_scaled_latents():
 
 @subsets
 @pytest.mark.parametrize("leading", [(), (3, 50)])
-def test_each_part_does_what_its_name_says_whatever_the_order(transforms, leading):
+def test_each_transform_moves_points_as_named_in_any_order(transforms, leading):
     p, s = torch.randn(*leading, latents(transforms)), 0.4
     A = affine_map(p, transforms, s)
     assert A.shape == (*leading, 2, 3)
@@ -205,7 +205,7 @@ def test_the_inverse(leading):
 
 
 @any_transforms
-def test_without_a_transform_it_draws_the_canonical_image(make, binary, transforms):
+def test_without_a_transform_decode_returns_the_canonical_image(make, binary, transforms):
     model, (x, _) = make("AffineVAE", transforms=list(transforms)).eval(), binary(5)
     z = model.encode(x)
     at_zero = torch.cat([z[:, : model.code_dim], torch.zeros(5, latents(transforms))], 1)
@@ -228,7 +228,7 @@ def test_render_at_the_trained_size_is_decode(make, binary, shape):
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 20, 31)])
-def test_four_times_the_size_shows_the_same_picture(shape):
+def test_rendering_at_four_times_the_size_shows_the_same_image(shape):
     model, z = painted(shape), torch.cat([torch.zeros(3, 2), torch.randn(3, 6)], 1)
     large = model.render(z, (4 * shape[1], 4 * shape[2]))
     assert large.shape == (3, 1, 4 * shape[1], 4 * shape[2])
@@ -239,7 +239,7 @@ def test_four_times_the_size_shows_the_same_picture(shape):
     assert (canonical - model.canonical(torch.rand(1, *shape))).abs().max() < 0.05
 
 
-def test_a_gaussian_likelihood_draws_its_mean(make, binary):
+def test_a_gaussian_likelihood_renders_its_mean(make, binary):
     model, (x, _) = make("AffineVAE", likelihood="gaussian").eval(), binary(4)
     z = model.encode(x)
     torch.testing.assert_close(model.render(z), model.px(z).mean)
@@ -301,7 +301,7 @@ def loss_and_gradients(model, x, y):
     return loss.item(), [parameter.grad.clone() for parameter in model.encoder.parameters()]
 
 
-def test_without_weight_there_is_no_head_and_labels_do_not_matter(make, binary):
+def test_with_label_weight_0_there_is_no_label_head(make, binary):
     model, (x, y) = make("AffineVAE"), binary(8)
     assert not any("head" in key for key in model.state_dict())
     assert "error" not in model.measures
@@ -311,7 +311,7 @@ def test_without_weight_there_is_no_head_and_labels_do_not_matter(make, binary):
     assert all(torch.equal(a, b) for a, b in zip(gradients, other_gradients, strict=True))
 
 
-def test_the_head_adds_its_cross_entropy_to_the_loss_and_nothing_to_a_bound(make, binary):
+def test_the_label_head_adds_its_cross_entropy_to_the_loss_only(make, binary):
     x, y = binary(8)
     y[::3] = -1
     plain, headed = make("AffineVAE").eval(), make("AffineVAE", label_weight=0.7).eval()
@@ -330,7 +330,7 @@ def test_the_head_adds_its_cross_entropy_to_the_loss_and_nothing_to_a_bound(make
     assert torch.equal(measured[0][1], measured[1][1])
 
 
-def test_images_without_a_label_do_not_count(make, binary):
+def test_unlabelled_images_do_not_contribute_to_the_label_loss(make, binary):
     model, (x, y) = make("AffineVAE", label_weight=1.0), binary(8)
     y[3:] = -1
     other = x.clone()
@@ -359,7 +359,7 @@ def test_the_error_is_the_share_of_wrong_classes(make, binary, validate):
     assert validate(model, [(x[:4], y[:4]), (x[4:], y[4:])])["val/error"].item() == pytest.approx(3 / 7)
 
 
-def test_the_head_sees_the_content_alone(make, binary):
+def test_the_label_head_gets_only_the_content(make, binary):
     model, (x, y) = make("AffineVAE", label_weight=1.0), binary(8)
     assert model.head.in_features == model.code_dim == 4
     model.label_loss(model.posterior(x), y).backward()
@@ -404,13 +404,13 @@ def test_the_head_learns_from_the_data_it_is_given(fit):
     ({"label_weight": 1.0, "num_classes": 0}, r"label_weight needs labels of two classes or more: .*\."),
     ({"label_weight": 1.0, "num_classes": 1}, r"label_weight needs labels of two classes or more: .*\."),
 ])  # fmt: skip
-def test_wrong_options_are_refused_in_a_sentence(make, options, sentence):
+def test_invalid_options_are_refused(make, options, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         make("AffineVAE", **options)
 
 
 @any_transforms
-def test_the_smallest_latent_that_leaves_a_content(make, binary, transforms):
+def test_the_smallest_z_dim_with_content(make, binary, transforms):
     model = make("AffineVAE", transforms=list(transforms), z_dim=latents(transforms) + 1)
     assert model.code_dim == 1
     assert model.loss(*binary(3)).isfinite()

@@ -60,7 +60,7 @@ def argument(model, name):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("method", "by_model", "returned"), TABLE, ids=[method for method, *_ in TABLE])
-def test_the_table_of_methods(make, name, method, by_model, returned):
+def test_methods_have_the_documented_arguments_and_shapes(make, name, method, by_model, returned):
     model, taken = make(name, SHAPE).eval(), by_model[name]
     assert hasattr(model, method) == bool(taken)
     if not taken:
@@ -87,7 +87,7 @@ def test_the_table_of_methods(make, name, method, by_model, returned):
             getattr(model, method)(**{key: value for key, value in required.items() if key != "y"})
 
 
-def test_every_public_method_that_is_given_images_or_latents_is_in_the_table():
+def test_every_public_method_is_documented():
     low_level = {
         "as_evidence",
         "as_images",
@@ -127,7 +127,7 @@ def test_every_public_method_that_is_given_images_or_latents_is_in_the_table():
                 assert not parameters & {"x", "x0", "z", "features", "n"}, f"{kind.__name__}.{name}"
 
 
-def test_the_code_runs(make, fit, binary, tmp_path, monkeypatch):
+def test_the_documented_code_runs(make, fit, binary, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = Path("runs/my-run/checkpoints/best.ckpt")
     path.parent.mkdir(parents=True)

@@ -45,7 +45,7 @@ def test_m2_needs_labelled_images_of_every_class(tmp_path):
 
 @pytest.mark.parametrize("name", LEARNING)
 @pytest.mark.parametrize("values", [100, 46])
-def test_labels_that_are_no_classes(tmp_path, name, values):
+def test_labels_with_too_many_values_are_refused(tmp_path, name, values):
     # 90 training images
     with pytest.raises(
         ValueError, match=f"cannot learn {values} classes from 90 training images: check that the labels"
@@ -54,7 +54,7 @@ def test_labels_that_are_no_classes(tmp_path, name, values):
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_too_many_classes_are_refused_before_networks_are_made(name):
+def test_too_many_classes_are_refused_before_networks_are_built(name):
     options = {"hidden": [4], **LEARNING[name]} | ({"labelled_fraction": 1.0} if name == "M2" else {})
     MODELS[name]((1, 6, 6), num_classes=MAX_CLASSES, **options)
     with pytest.raises(ValueError, match=f"^{name} .*takes at most {MAX_CLASSES} classes"):

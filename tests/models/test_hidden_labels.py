@@ -79,14 +79,14 @@ def test_flipping_every_hidden_label_leaves_training_bit_identical(trainer, refe
 
 
 @pytest.mark.parametrize("name", ["M2", "AffineVAE"])
-def test_the_control_a_shown_label_matters(trainer, reference, name):
+def test_control_changing_a_visible_label_changes_training(trainer, reference, name):
     expected, _ = run(trainer, Digits(num_labels=50, batch_size=200), name)
     data = flipped(reference, reference.label_indices[1:], lambda y: (y + 3) % 10)
     state, _ = run(trainer, data, name)
     assert any(not torch.equal(value, expected[key]) for key, value in state.items())
 
 
-def test_flips_that_come_after_the_shown_labels_do_not_change_the_choice(reference, monkeypatch):
+def test_the_choice_of_visible_labels_does_not_depend_on_hidden_ones(reference, monkeypatch):
     # end to end, the choice of labels included: hidden images take the class of which all shown ones came earlier
     train, test = reference.fetch()
     hidden = torch.ones(len(train.y), dtype=torch.bool)

@@ -148,7 +148,7 @@ def options_of(name):
 @pytest.mark.parametrize(
     ("name", "knob"), [(name, knob) for name in DENSITIES for knob in sorted(options_of(name) - TESTED_ELSEWHERE)]
 )
-def test_every_knob_changes_the_loss(make, binary, monkeypatch, name, knob):
+def test_every_option_changes_the_loss(make, binary, monkeypatch, name, knob):
     monkeypatch.setitem(DECODERS, "wavy", Wavy)
     before, after = OWN_KNOBS.get((name, knob)) or KNOBS[knob]
     losses = [under(3, make(name, **options).loss, *binary(8)).item() for options in (before, after)]
@@ -167,7 +167,7 @@ def test_learn_scale_learns_the_scale(fit, make, binary):
 
 @pytest.mark.parametrize("learn_scale", [False, True])
 @pytest.mark.parametrize("scale", [0.01, 0.1, 0.5, 2**-0.5, 3.0])
-def test_the_scale_is_the_one_asked_for(make, scale, learn_scale):
+def test_the_scale_has_the_given_value(make, scale, learn_scale):
     model = make("VAE", scale=scale, learn_scale=learn_scale, **GAUSSIAN)
     assert model.px(torch.zeros(1, 20)).base_dist.scale.unique().item() == pytest.approx(scale, rel=1e-5)
 
@@ -200,7 +200,7 @@ def test_beta_grows_from_0_over_its_warm_up(fit, binary, warmup, accumulate, bet
     ({"max_epochs": 4}, None, None),
     ({"max_epochs": 9, "max_steps": 8}, None, None),
 ])  # fmt: skip
-def test_a_warm_up_that_the_run_does_not_finish_is_named(fit, binary, limits, after, last):
+def test_an_unfinished_warm_up_is_reported(fit, binary, limits, after, last):
     model = VAE((1, 8, 8), hidden=[4], beta_warmup=4)
     said = f"beta_warmup is 4 epochs and the run ends after {after}: beta ends at {last} and never reaches 1\\."
     with pytest.warns(UserWarning, match=said) if after else nullcontext():
@@ -239,14 +239,14 @@ def test_a_warm_up_that_the_run_does_not_finish_is_named(fit, binary, limits, af
     ({"learn_scale": True}, "are only for likelihood gaussian"),
     ({"lr": 0.0}, "must be positive"),
 ])  # fmt: skip
-def test_wrong_options_are_refused_in_a_sentence(make, options, sentence):
+def test_invalid_options_are_refused(make, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         make("VAE", **options)
 
 
 @pytest.mark.parametrize("options", [{}, GAUSSIAN])
 @densities
-def test_a_likelihood_refuses_data_that_it_gives_no_probability(make, name, options):
+def test_a_likelihood_refuses_data_that_it_is_not_defined_for(make, name, options):
     model = make(name, **options)
     accepted = {"grey"} if options else {"dynamic", "fixed", "threshold", "larochelle"}
     for protocol in ("dynamic", "fixed", "threshold", "larochelle", "grey"):
@@ -338,7 +338,7 @@ def test_rate_and_distortion_add_up_to_the_mean_log_weight(make, squares, name):
 
 
 @densities
-def test_validation_is_blind_to_beta(make, binary, name):
+def test_validation_does_not_depend_on_beta(make, binary, name):
     plain = under(3, make(name, objective="elbo").measure, *binary(5))
     weighted = under(3, make(name, objective="elbo", beta=4.0).measure, *binary(5))
     for key, values in plain.items():
@@ -348,7 +348,7 @@ def test_validation_is_blind_to_beta(make, binary, name):
 
 
 @densities
-def test_the_metric_that_picks_the_checkpoint_is_the_bound_that_training_raises(make, squares, name):
+def test_the_monitored_metric_is_the_bound_that_training_maximizes(make, squares, name):
     needed = {"miwae": {"num_groups": 2}, "piwae": {"num_groups": 2}, "ciwae": {"ciwae_beta": 0.5}}
     for objective in MODELS[name].objectives:
         options = {"objective": objective, "num_samples": 6, **needed.get(objective, {})}
@@ -360,7 +360,7 @@ def test_the_metric_that_picks_the_checkpoint_is_the_bound_that_training_raises(
         assert abs(bound.mean() + loss) < 6 * bound.std() / math.sqrt(len(images))
 
 
-def test_validation_draws_z_and_does_not_take_the_mean(make, binary):
+def test_validation_samples_z_instead_of_using_the_mean(make, binary):
     model, (x, y) = make("VAE"), binary(5)
     assert not torch.equal(model.measure(x, y)["elbo"], model.measure(x, y)["elbo"])
 
@@ -410,7 +410,7 @@ def test_attribute_arithmetic_by_hand(make, binary, name):
 
 
 @densities
-def test_samples_are_images_drawn_anew(make, name):
+def test_each_call_of_sample_returns_new_images(make, name):
     model = make(name)
     x = under(3, model.sample, 6)
     assert x.shape == (6, 1, 8, 8)
@@ -447,7 +447,7 @@ def fresh(init, **options):
     return VAE((1, 16, 16), z_dim=10, init=init, **options)
 
 
-def test_the_default_start_has_a_narrow_posterior(binary):
+def test_the_posterior_is_narrow_at_initialization(binary):
     x, _ = binary(20, (1, 16, 16))
     for options in ({}, {"encoder": "conv"}, {"activation": "tanh"}):
         narrow, wide = (fresh(init, **options) for init in ("default", "glorot"))
@@ -455,7 +455,7 @@ def test_the_default_start_has_a_narrow_posterior(binary):
         assert wide.posterior(x).stddev.log().mean().item() == pytest.approx(0, abs=0.5)
 
 
-def test_activations_keep_their_size_from_layer_to_layer_by_default(binary):
+def test_activations_keep_their_scale_across_layers_at_initialization(binary):
     x, _ = binary(200, (1, 16, 16))
     model = fresh("default", hidden=[400] * 6)
     hidden = model.encoder.first(x)
@@ -466,7 +466,7 @@ def test_activations_keep_their_size_from_layer_to_layer_by_default(binary):
     assert 0.5 < sizes[-1] / sizes[0] < 2
 
 
-def test_an_encoder_of_ones_own_is_left_as_it_is(monkeypatch):
+def test_a_custom_encoder_is_not_reinitialized(monkeypatch):
     class Own(nn.Module):
         default_hidden = ()
 
@@ -482,7 +482,7 @@ def test_an_encoder_of_ones_own_is_left_as_it_is(monkeypatch):
     assert (fresh("default", encoder="own").encoder.output.bias == 7).all()
 
 
-def test_an_unknown_start_is_refused():
+def test_an_unknown_initialization_is_refused():
     with pytest.raises(ValueError, match="Unknown init 'he': choose one of default, glorot"):
         fresh("he")
 
@@ -500,7 +500,7 @@ def sparse_strokes(n, generator):
 
 
 @pytest.mark.parametrize("objective", ["elbo", "iwae"])
-def test_the_default_start_learns_sparse_images_and_uses_its_latent(objective):
+def test_the_default_initialization_avoids_collapse_on_sparse_images(objective):
     generator = torch.Generator().manual_seed(0)
     images = sparse_strokes(2000, generator)
     torch.manual_seed(0)
@@ -527,7 +527,7 @@ def test_the_default_start_learns_sparse_images_and_uses_its_latent(objective):
     ({"beta_warmup": 0}, 10, 0),
     ({"objective": "iwae"}, 10, 0),
 ])  # fmt: skip
-def test_the_warm_up_lasts_as_long_as_it_says(make, options, epochs, steps):
+def test_the_warm_up_has_the_given_length(make, options, epochs, steps):
     model = make("VAE", **options)
     model._trainer = SimpleNamespace(num_training_batches=10, accumulate_grad_batches=1, max_epochs=epochs,
                                      max_steps=-1, global_step=0)  # fmt: skip

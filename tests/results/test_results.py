@@ -20,7 +20,7 @@ callbacks: []
 """
 
 
-def test_every_row_has_a_recipe_whose_options_are_known():
+def test_every_row_has_a_recipe_with_valid_options():
     for row in results.ROWS:
         recipe = str(results.RECIPES / f"{row.recipe}.yaml")
         names, flags = train_options.split_component_flags(["--config", recipe])
@@ -43,7 +43,7 @@ def small(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_rows_are_trained_evaluated_and_published(small, tmp_path, capsys, monkeypatch):
+def test_experiments_are_trained_evaluated_and_published(small, tmp_path, capsys, monkeypatch):
     rows, root, runs = small
     for row in rows:
         results.train(row, root, runs)
@@ -63,7 +63,7 @@ def test_rows_are_trained_evaluated_and_published(small, tmp_path, capsys, monke
     assert [(runs / row.recipe / "checkpoints" / "last.ckpt").stat().st_mtime_ns for row in rows] == trained
 
 
-def test_what_is_half_trained_and_what_is_a_step_to_another_is_not_published(small, monkeypatch):
+def test_unfinished_runs_and_m1_runs_are_not_published(small, monkeypatch):
     rows, _, runs = small
     one, two = rows
     monkeypatch.setattr(results, "ROWS", [one, two, results.Row("three", m1="one")])
@@ -71,7 +71,7 @@ def test_what_is_half_trained_and_what_is_a_step_to_another_is_not_published(sma
     assert results.finished(runs) == [two]
 
 
-def test_a_training_that_fails_ends_it(small, monkeypatch):
+def test_a_failed_training_ends_the_program(small, monkeypatch):
     (row, _), _, runs = small
     with pytest.raises(SystemExit) as ended:
         results.train(row, "missing.npz", runs)
@@ -79,7 +79,7 @@ def test_a_training_that_fails_ends_it(small, monkeypatch):
 
 
 @pytest.mark.parametrize(("argv", "said"), [(["--trained"], "leave --trained out"), (["m1_mnist"], "train that too")])
-def test_no_row_to_publish_ends_in_a_sentence(tmp_path, monkeypatch, capsys, argv, said):
+def test_nothing_to_publish_is_an_error(tmp_path, monkeypatch, capsys, argv, said):
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     monkeypatch.setattr(results, "train", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["results", "--data.root", str(tmp_path), "--runs", str(tmp_path), *argv])
@@ -90,7 +90,7 @@ def test_no_row_to_publish_ends_in_a_sentence(tmp_path, monkeypatch, capsys, arg
 @pytest.mark.parametrize(("argv", "said"), [
     (["--data.root", "nowhere"], "there is no folder nowhere/MNIST/raw"), (["vea_mnist"], "unknown recipe vea_mnist"),
 ])  # fmt: skip
-def test_mistakes_end_in_a_sentence(monkeypatch, capsys, argv, said):
+def test_invalid_arguments_are_refused(monkeypatch, capsys, argv, said):
     monkeypatch.setattr(sys, "argv", ["results", *argv])
     with pytest.raises(SystemExit):
         results.main()

@@ -80,7 +80,7 @@ def trained_on_digits(name, **options):
 @pytest.mark.parametrize(("name", "options"), [
     ("VAE", {"z_dim": 5}), ("IWAE", {"z_dim": 5}), ("HierarchicalVAE", {"z_dim": [5, 2], "inner_hidden": [16]}),
 ])  # fmt: skip
-def test_as_importance_sampling_with_100000_samples_finds_of_a_trained_model(name, options):
+def test_ais_agrees_with_100000_importance_samples_on_a_trained_model(name, options):
     """Which is close to the truth here: the latents are few. Image by image the chains have an error of 0.2 nats."""
     model, pilot, x = trained_on_digits(name, **options)
     settings = Settings(chains=8, temperatures=500, leapfrogs=5)
@@ -91,7 +91,7 @@ def test_as_importance_sampling_with_100000_samples_finds_of_a_trained_model(nam
     assert difference.abs().max() < 0.8
 
 
-def test_bounds_on_simulated_images_hold_the_truth_and_close_with_more_temperatures():
+def test_bdmc_bounds_contain_the_truth_and_tighten_with_more_temperatures():
     model, gaps = LinearGaussian(exact=False), []
     for temperatures in (4, 20, 100):
         settings = Settings(chains=4, temperatures=temperatures, leapfrogs=4)
@@ -102,7 +102,7 @@ def test_bounds_on_simulated_images_hold_the_truth_and_close_with_more_temperatu
 
 
 @pytest.mark.parametrize("step", [0.3, 1.0])
-def test_weights_are_unbiased_both_ways_however_few_and_bad_the_moves(step):
+def test_forward_and_reverse_weights_are_unbiased_for_any_moves(step):
     """A mistake in what is accepted, in the order of moves and weights or in the end points shows here."""
     model, n, settings = LinearGaussian(exact=True), 40_000, Settings(chains=1, temperatures=4, leapfrogs=2)
     x, steps = images(1).expand(n, -1, -1, -1), [step] * 3
@@ -118,7 +118,7 @@ def test_weights_are_unbiased_both_ways_however_few_and_bad_the_moves(step):
         assert ratio.std() / n**0.5 < 0.05
 
 
-def test_of_simulated_images_the_bounds_are_of_the_same_images():
+def test_both_bdmc_bounds_are_of_the_same_images():
     """With one temperature the lower bound is simple Monte Carlo from the prior; both hold the truth in the mean."""
     model, settings = LinearGaussian(exact=True), Settings(chains=500, temperatures=1)
     bounds = bidirectional(model, 400, settings, [])
@@ -130,7 +130,7 @@ def test_of_simulated_images_the_bounds_are_of_the_same_images():
     assert (bounds.lower - truth).abs().mean() < 0.1
 
 
-def test_chains_from_the_exact_posterior_are_there_already():
+def test_chains_that_start_at_the_exact_posterior_are_exact():
     model, x = LinearGaussian(exact=True), images(5)
     settings = QUICK._replace(start="posterior")
     for temperatures in (1, 20):
@@ -138,7 +138,7 @@ def test_chains_from_the_exact_posterior_are_there_already():
         torch.testing.assert_close(found.log_px, model.log_p(x), atol=1e-4, rtol=0)
 
 
-def test_a_move_keeps_the_distribution_it_is_made_for():
+def test_an_hmc_step_leaves_its_target_invariant():
     model, n = LinearGaussian(exact=True), 20_000
     x = images(1).expand(n, -1, -1, -1)
     with evaluating(model, seed=2):
@@ -170,7 +170,7 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, name):
     assert -0.05 < (bounds.upper - bounds.lower).mean() < 0.3
 
 
-def test_of_a_conditional_model_it_is_given_the_label(make, squares):
+def test_conditional_models_get_the_label(make, squares):
     model, settings = shaken(make("CVAE", (1, 2, 2), z_dim=2)), Settings(chains=300, temperatures=10, leapfrogs=3)
     for label in range(3):
         y = torch.full((16,), label)
@@ -182,7 +182,7 @@ def test_of_a_conditional_model_it_is_given_the_label(make, squares):
 
 
 @pytest.mark.parametrize("name", ANNEALED)
-def test_images_that_a_model_simulates_follow_it(make, name):
+def test_simulated_images_have_the_distribution_of_the_model(make, name):
     """The mean of simulated pixels is that of p(x|z) over the prior, which is known from chains that do not move."""
     model, n = shaken(make(name, (1, 2, 2), batch_norm=False)), 20_000
     y = torch.arange(n) % 3 if MODELS[name].is_conditional else None
@@ -202,7 +202,7 @@ def test_images_that_a_model_simulates_follow_it(make, name):
 # The pilot
 
 
-def test_the_pilot_finds_steps_that_are_accepted_as_often_as_it_aims_at():
+def test_the_pilot_run_reaches_the_target_acceptance_rate():
     model, settings = LinearGaussian(exact=True), Settings(chains=10, temperatures=100)
     steps = tune(model, images(20), settings)
     assert len(steps) == 99
@@ -211,7 +211,7 @@ def test_the_pilot_finds_steps_that_are_accepted_as_often_as_it_aims_at():
     assert steps[-1] < steps[0]  # the posterior is narrower than the prior
 
 
-def test_steps_stay_as_they_are():
+def test_step_sizes_are_fixed_after_the_pilot_run():
     model, x, settings = LinearGaussian(exact=True), images(6), QUICK
     steps = [0.4] * 19
     alone = anneal(model, x, settings, steps)
@@ -225,7 +225,7 @@ def test_steps_stay_as_they_are():
 
 
 @pytest.mark.parametrize("name", ANNEALED)
-def test_it_evaluates_and_leaves_no_trace(make, binary, name):
+def test_mode_random_state_and_gradients_are_restored(make, binary, name):
     model, (x, y) = make(name, batch_norm=True), binary(4)
     model.log_weights(x, 2, y)  # batch statistics of its own
     y = y if MODELS[name].is_conditional else None
@@ -243,7 +243,7 @@ def test_it_evaluates_and_leaves_no_trace(make, binary, name):
     assert not found.log_px.requires_grad
 
 
-def test_a_trajectory_that_leaves_the_numbers_is_not_taken():
+def test_a_trajectory_that_overflows_is_rejected():
     model, x = LinearGaussian(exact=True), images(3)
     with evaluating(model, seed=0):
         path = annealing_path(model, x, None, "prior")
@@ -254,7 +254,7 @@ def test_a_trajectory_that_leaves_the_numbers_is_not_taken():
     assert isinstance(path, Path)
 
 
-def test_one_temperature_moves_nothing():
+def test_one_temperature_makes_no_moves():
     found = anneal(LinearGaussian(exact=True), images(3), QUICK._replace(temperatures=1), [])
     assert torch.equal(found.acceptance, torch.zeros(3))
 
@@ -273,14 +273,14 @@ def test_models_without_a_density_are_refused(binary):
 
 
 @pytest.mark.parametrize("name", ["HierarchicalVAE", "M2", "M1M2"])
-def test_chains_start_at_q_only_where_it_is_of_all_latents(make, binary, name):
+def test_chains_may_start_at_q_only_if_it_covers_all_latents(make, binary, name):
     with pytest.raises(ValueError, match=f"Chains of {name} cannot start at 'posterior'"):
         anneal(make(name), binary(2)[0], QUICK._replace(start="posterior"), [0.5] * 19)
     with pytest.raises(ValueError, match="cannot start at 'top'"):
         anneal(make("VAE"), binary(2)[0], QUICK._replace(start="top"), [0.5] * 19)
 
 
-def test_more_temperatures_come_closer():
+def test_more_temperatures_give_a_tighter_bound():
     model, x, errors = LinearGaussian(exact=True), images(200), []
     for temperatures in (2, 8, 64):
         settings = Settings(chains=1, temperatures=temperatures, leapfrogs=3)

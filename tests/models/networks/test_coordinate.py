@@ -69,7 +69,7 @@ def test_centres_of_pixels_in_one_unit_for_both_axes(height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 8), (20, 31), (5, 2)])
 @pytest.mark.parametrize("times", [2, 4])
-def test_a_finer_grid_covers_the_same_field(height, width, times):
+def test_a_finer_grid_covers_the_same_range(height, width, times):
     fine = pixel_grid(times * height, times * width).permute(2, 0, 1)
     coarse = nn.functional.avg_pool2d(fine[None], times)[0]
     torch.testing.assert_close(coarse.permute(1, 2, 0), pixel_grid(height, width))
@@ -139,7 +139,7 @@ def test_the_part_of_the_code_is_computed_once_per_image():
 
 @pytest.mark.parametrize("size", [(1, 1), (6, 5), (12, 10), (9, 40)])
 @torch.no_grad()
-def test_any_size_shows_the_same_picture(size):
+def test_any_size_shows_the_same_image(size):
     decoder, z = coordinate((3, 6, 5)), torch.randn(2, 4)
     drawn = decoder(z, transform=ROTATION, size=size)
     assert drawn.shape == (2, 3, *size)
@@ -199,7 +199,7 @@ def test_autocast_places_pixels_in_32_bits():
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @shapes
-def test_it_goes_with_any_encoder(encoder, shape):
+def test_it_works_with_any_encoder(encoder, shape):
     network = nn.Sequential(make_encoder(encoder, shape, 4, None, "relu", False), coordinate(shape, hidden=None))
     x = torch.rand(2, *shape)
     y = network(x)
@@ -211,7 +211,7 @@ def test_it_goes_with_any_encoder(encoder, shape):
 # Where it starts
 
 
-def test_it_starts_with_slopes_that_draw_strokes_and_lie_all_over_the_image():
+def test_initial_units_have_steep_slopes_spread_over_the_image():
     decoder = make_decoder("coordinate", 4, (1, 28, 28), [10, 4000], "tanh", False)
     slope, bias = decoder.place.weight.detach(), decoder.first.bias.detach()
     assert slope.shape == (4000, 2)
