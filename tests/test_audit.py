@@ -1,4 +1,4 @@
-"""The report on known vulnerabilities in .ci/run."""
+"""The report of .ci/run on known vulnerabilities of the installed packages."""
 
 import importlib.util
 import json

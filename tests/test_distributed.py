@@ -1,4 +1,4 @@
-"""Runs of several processes, as torchrun starts them: gloo on the CPU."""
+"""Training and evaluation on several processes, started as by torchrun, with gloo on the CPU."""
 
 import csv
 import json
@@ -32,14 +32,14 @@ from torch import distributed
 import train
 from models import MODELS, Model
 
-drawn = {}
+seen = {}
 step = Model.training_step
-def drawing(self, batch, batch_idx):
-    drawn[type(self).__name__] = torch.get_rng_state()
-    drawn["model"] = self
-    drawn["labelled"] = int((batch[1] >= 0).sum())
+def recording(self, batch, batch_idx):
+    seen[type(self).__name__] = torch.get_rng_state()
+    seen["model"] = self
+    seen["labelled"] = int((batch[1] >= 0).sum())
     return step(self, batch, batch_idx)
-Model.training_step = drawing
+Model.training_step = recording
 
 OF_MODEL = {"M2": ["--data.num_labels", "50"], 
             "M1M2": ["--data.num_labels", "50", "--model.m1", "VAE/checkpoints/last.ckpt"],
@@ -50,15 +50,15 @@ for name in [name for name in MODELS if name != "M1M2"] + ["M1M2"]:
     argv = ["--model", name, "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "3", "--callbacks",
             "[log_likelihood]" if name != "AE" else "[]", "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
     assert train.main(argv + (["--model.batch_norm", "false"] if name in norm else [])) == 0, name
-    weights = torch.cat([parameter.detach().flatten() for parameter in drawn["model"].parameters()])
+    weights = torch.cat([parameter.detach().flatten() for parameter in seen["model"].parameters()])
     everywhere = [torch.empty_like(weights) for _ in range(2)]
     distributed.all_gather(everywhere, weights)
     assert torch.equal(*everywhere), name
-    noise = [torch.empty_like(drawn[name]) for _ in range(2)]
-    distributed.all_gather(noise, drawn[name])
+    noise = [torch.empty_like(seen[name]) for _ in range(2)]
+    distributed.all_gather(noise, seen[name])
     assert not torch.equal(*noise), name
     if name in norm:
-        assert drawn["labelled"] == 10, drawn
+        assert seen["labelled"] == 10, seen
     print("trained", name)
 """
 
@@ -82,7 +82,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The run folder of a model on two processes that nothing interrupts, by the model's name."""
+    """Return a function that returns the run folder of an uninterrupted run of a model on two processes."""
     folders = {}
 
     def run(kind="VAE"):
@@ -100,7 +100,7 @@ def _there(tmp_path, monkeypatch):
 
 
 def done(found):
-    """The output of the first of `processes`, all of which have ended well."""
+    """Assert that all processes exited with status 0, and return the output of rank 0."""
     assert [status for status, _, _ in found] == [0] * len(found), found
     return found[0][1]
 
@@ -132,16 +132,16 @@ def test_the_test_likelihood_does_not_depend_on_the_number_of_processes(kind):
     options += ["--ais", "--ais_images", "120", "--ais_temperatures", "3", "--ais_leapfrogs", "2"]
     assert evaluate.main(["a/checkpoints/best.ckpt", *options]) == 0
     alone = np.load("a/log_px.npy"), json.loads(Path("a/evaluation.json").read_text())
-    assert len(alone[0]) == 250  # five parts of 50, which neither 2 nor 3 divides
+    assert len(alone[0]) == 250  # five parts of 50 images, a number that neither 2 nor 3 divides
     for world in (2, 3):
-        shutil.rmtree("a/per_image")  # or nothing would be computed
+        shutil.rmtree("a/per_image")  # otherwise the cache would be used
         done(processes(world, EVALUATE, "a/checkpoints/best.ckpt", *options))
         np.testing.assert_array_equal(np.load("a/log_px.npy"), alone[0])
         assert json.loads(Path("a/evaluation.json").read_text()) == alone[1]
 
 
 def test_validation_counts_each_image_once():
-    # without noise, and at a rate that changes nothing, 1, 2 and 3 processes have the same loss on 250 images
+    # Without noise and with a negligible learning rate, 1, 2 and 3 processes have the same loss on 250 images.
     options = ["--model", "AE", *QUIET, "--model.lr", "1e-12", "--num_samples", "0"]
     found = []
     for world in (1, 2, 3):
@@ -153,7 +153,7 @@ def test_validation_counts_each_image_once():
 
 
 def starting(script, *argv):
-    """The output of a script that starts the second process itself."""
+    """Return the output of a script that starts the second process itself."""
     found = subprocess.run([sys.executable, str(ROOT / script), *argv], capture_output=True, text=True, check=False,
                            env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     assert found.returncode == 0, found.stderr
@@ -195,7 +195,7 @@ def test_a_run_killed_twice_on_two_processes_resumes_bit_identically(whole, kind
     for rank, step in enumerate(sorted(random.Random(seed).sample(range(7, 21), 2))):  # in epochs 2 and 3
         found = faulty({"rank": rank, "step": step, "signal": signal.SIGKILL}, *cut, world=2)
         assert found[rank][0] == -signal.SIGKILL
-        assert found[1 - rank][0] == 1  # and it did not wait for ever
+        assert found[1 - rank][0] == 1  # it noticed that the other rank had exited
         assert "error: Another process of this run has ended: see what it has said." in found[1 - rank][2]
         assert step - 4 < contents("cut")["global_step"] <= step
     done(faulty({}, *cut, world=2))

@@ -1,4 +1,4 @@
-"""evaluate.py: what it writes, what it prints, what it refuses."""
+"""evaluate.py: result files, printed tables, error messages."""
 
 import errno
 import json
@@ -57,7 +57,7 @@ def read(run: str) -> dict:
 
 
 def overwrite(argv: list[str]) -> int:
-    """evaluate.py where the result of each test takes the place of those before it, be they larger."""
+    """Run evaluate.py with --overwrite, so that larger results of earlier tests are replaced."""
     return evaluate.main([*argv, "--overwrite"])
 
 
@@ -283,7 +283,7 @@ FEW = ["--num_samples", "5", "--limit", "20", "--figures", "[]", "--no_baselines
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """A copy of the run `vae` that other tests do not see, without what they have written."""
+    """A copy of the checkpoints of the runs `vae` and `ae`, without the results of other tests."""
     shutil.copytree("vae/checkpoints", tmp_path / "vae/checkpoints")
     shutil.copytree("ae/checkpoints", tmp_path / "ae/checkpoints")
     monkeypatch.chdir(tmp_path)
@@ -292,12 +292,12 @@ def copy(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("blocked", ["per_image", "evaluations", "figures", "evaluation.json", "log_px.npy"])
 def test_the_table_is_printed_if_a_file_cannot_be_written(copy, blocked, capsys):
-    """A file lies where a folder is to be, or the other way round: that stops root too."""
+    """A file in place of a folder, or a folder in place of a file, makes writing fail even for root."""
     if "." in blocked:
         (copy / blocked / "full").mkdir(parents=True)
     else:
         (copy / blocked).touch()
-    assert evaluate.main([VAE, *FEW[:4], "--figures", "[samples]"]) == 0  # another file holds the result
+    assert evaluate.main([VAE, *FEW[:4], "--figures", "[samples]"]) == 0  # the result is saved in another file
     out, err = capsys.readouterr()
     assert "NLL ± SE" in out
     assert err.count("warning: ") == 1
@@ -318,10 +318,10 @@ def test_an_unsaved_result_is_printed_and_ends_with_an_error(copy, monkeypatch, 
     assert "no likelihood" in out
     said = err.splitlines()
     assert [line.split(":")[0] for line in said if "/2 " not in line] == ["warning", "warning", "error", "error"]
-    assert said[0].startswith("warning: vae cannot be written: Read-only file system.")  # before the work
+    assert said[0].startswith("warning: vae cannot be written: Read-only file system.")  # printed before the evaluation
     assert "save the results elsewhere by --report" in said[-1]
     assert "--run_dir" not in err
-    assert evaluate.main([VAE, *FEW, "--report", "report"]) == 0  # where all of it is saved
+    assert evaluate.main([VAE, *FEW, "--report", "report"]) == 0  # all results are saved in the report
     assert "Report: report" in capsys.readouterr().out
 
 
@@ -400,18 +400,8 @@ def test_seeds_on_the_same_images_are_averaged_for_any_paths(tmp_path, monkeypat
         runs = []
         for seed, root in enumerate(["a.npz", str(tmp_path / "sub/../a.npz"), "sub/copy.npz", "other.npz"]):
             runs.append(f"{model}-{seed}")
-            options = [
-                "--model",
-                model,
-                "--data",
-                "NPZ",
-                "--data.root",
-                root,
-                "--seed",
-                str(seed),
-                "--run_dir",
-                runs[-1],
-            ]
+            options = ["--model", model, "--data", "NPZ", "--data.root", root]
+            options += ["--seed", str(seed), "--run_dir", runs[-1]]
             assert train.main([*QUICK, *options]) == 0
         capsys.readouterr()
         assert evaluate.main([*runs, "--num_samples", "2", "--figures", "[]"]) == 0

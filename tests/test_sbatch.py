@@ -1,4 +1,4 @@
-"""What slurm/train.sbatch makes of the ways in which train.py ends, with stand-ins for SLURM's commands."""
+"""slurm/train.sbatch after each exit status of train.py, with shell scripts in place of the SLURM commands."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "slurm" / "train.sbatch"
-# srun notes its words, saves a checkpoint where SAVES is set, and ends as train.py did; scontrol notes its own
+# srun records its arguments, writes a checkpoint if SAVES is set, and exits with STATUS; scontrol records its arguments
 COMMANDS = {
     "srun": 'echo "$@" >> srun.said; [ "$SAVES" ] && mkdir -p "$SAVES" && date +%N > "$SAVES/new" '
     '&& mv "$SAVES/new" "$SAVES/last.ckpt"; exit "$STATUS"',
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 
 @pytest.fixture
 def job(tmp_path):
-    """Runs the script as SLURM would, from a folder with a train.py, and returns what came of it."""
+    """Return a function that runs the script as SLURM would, in a folder with a train.py."""
     (tmp_path / "bin").mkdir()
     for name, line in COMMANDS.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{line}\n")
@@ -47,17 +47,17 @@ def job(tmp_path):
     [
         (0, "RUNNING", 1, LAST, False),
         (1, "RUNNING", 1, LAST, False),  # diverged
-        (2, "RUNNING", 1, "", False),  # a mistake in the options
+        (2, "RUNNING", 1, "", False),  # invalid options
         (137, "RUNNING", 1, LAST, False),  # out of memory
         (138, "RUNNING", 1, LAST, True),  # near the time limit
         (138, "RUNNING", 1, "", True),  # before training, or after it
-        (138, "COMPLETING", 1, LAST, False),  # cancelled meanwhile
+        (138, "COMPLETING", 1, LAST, False),  # cancelled in the meantime
         (143, "RUNNING", 1, LAST, True),  # notice of preemption
         (143, "RUNNING", 1, "", True),
         (143, "COMPLETING", 1, LAST, False),  # cancelled, or preempted without notice
         (143, "", 1, LAST, False),
-        (143, "RUNNING", 2, LAST, True),  # all tasks have saved
-        (143, "RUNNING", 2, "", False),  # one has failed, and srun has ended the other
+        (143, "RUNNING", 2, LAST, True),  # all tasks have saved a checkpoint
+        (143, "RUNNING", 2, "", False),  # one task failed, and srun ended the other
         (138, "RUNNING", 2, LAST, True),
     ],
 )
@@ -113,7 +113,7 @@ def test_train_py_gets_its_options_from_the_job(job):
 
 def test_each_array_task_has_its_own_seed_folder_and_name(job):
     saves = "runs/slurm/7_0/checkpoints"
-    job("--config", "a.yaml", status=138, saves=saves, **ARRAY)  # seed 0, in a job with the number of the whole array
+    job("--config", "a.yaml", status=138, saves=saves, **ARRAY)  # the job of seed 0 has the id of the array
     assert "--run_dir runs/slurm/7_0 " in job.said("srun")
     assert job.said("srun").endswith(" --config a.yaml --seed=0\n")
     assert job.said("scontrol") == "requeue 7_0\n"
@@ -122,7 +122,7 @@ def test_each_array_task_has_its_own_seed_folder_and_name(job):
 @pytest.mark.parametrize("words", [["--run_dir", "runs/a b"], ["--run_dir=runs/a b"]])
 def test_a_given_run_dir_takes_precedence(job, words):
     assert job(*words, status=143, saves="runs/a b/checkpoints", SLURM_NTASKS="2").returncode == 143
-    assert job.said("scontrol") == "requeue 7\n"  # it has seen the checkpoint there
+    assert job.said("scontrol") == "requeue 7\n"  # the checkpoint there was found
     assert not (job.folder / "runs" / "slurm").exists()
 
 

@@ -1,4 +1,4 @@
-"""The affine VAE: how images lie, by conventions that torchvision's are the measure of."""
+"""AffineVAE: poses and their sign conventions (those of torchvision), likelihood and label head."""
 
 import math
 from itertools import chain, permutations
@@ -24,12 +24,12 @@ def latents(transforms):
 
 
 def square(A):
-    """Affine maps `(..., 2, 3)` as 3x3."""
+    """Return affine maps `(..., 2, 3)` as 3x3 matrices."""
     return torch.cat([A, torch.tensor([0.0, 0.0, 1.0], dtype=A.dtype).expand(*A.shape[:-2], 1, 3)], -2)
 
 
 class Picture(nn.Module):
-    """Draws what is known instead of what was learned: at (x, y), the first two features of a pixel, two blobs."""
+    """A decoder of a known image: two blobs, as a function of (x, y), the first two features of a pixel."""
 
     def forward(self, h):
         x, y = h[:, 0], h[:, 1]
@@ -39,7 +39,7 @@ class Picture(nn.Module):
 
 
 def painted(shape, transforms=("affine",), s=0.3):
-    """A model whose canonical image, of any code, has a bright blob to the right and a dim one above the middle."""
+    """A model whose canonical image has, for any code, a bright blob on the right and a dim one above the centre."""
     model = AffineVAE(shape, z_dim=latents(transforms) + 2, transforms=transforms, transform_scale=s, hidden=[4])
     nn.init.zeros_(model.decoder.first.weight)
     nn.init.zeros_(model.decoder.first.bias)
@@ -51,15 +51,15 @@ def painted(shape, transforms=("affine",), s=0.3):
 
 
 def pose_of(degrees, shift, scale, side):
-    """A move as torchvision means it, in words: clockwise, pixels right and down; y grows downwards."""
+    """Return a transform in the convention of torchvision: clockwise, pixels right and down; y points downwards."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    right = [scale * cos, scale * sin]  # where a unit to the right goes: clockwise is downwards
+    right = [scale * cos, scale * sin]  # image of the unit vector to the right; clockwise is downwards
     down = [-scale * sin, scale * cos]
     return torch.tensor([[right[0], down[0], 2 * shift[0] / side], [right[1], down[1], 2 * shift[1] / side]])
 
 
 def latents_of(A, transforms, s):
-    """The latents of a map, `affine_map` turned round by hand."""
+    """Return the latents of an affine map: the inverse of `affine_map`, by hand."""
     if transforms == ("affine",):
         return (A - torch.eye(2, 3)).flatten() / s
     parts = {
@@ -75,7 +75,7 @@ def code_of(pose, transforms=("affine",), s=0.3):
 
 
 def centre(image):
-    """The pixel column and row of the centre of brightness."""
+    """Return the column and row of the centre of brightness."""
     image = image.squeeze().double()
     image = image * (image > 0.3)
     rows, columns = (torch.arange(n, dtype=torch.float64) for n in image.shape)
@@ -93,7 +93,7 @@ def centre(image):
     (pose_of(0, (3, 0), 1, 41), (31, 20)),
     (pose_of(0, (0, 5), 1, 41), (28, 25)),
     (pose_of(0, (0, 0), 1.5, 41), (32, 20)),
-    (pose_of(90, (3, 5), 1.5, 41), (23, 37)),  # turned and scaled about the middle, then shifted
+    (pose_of(90, (3, 5), 1.5, 41), (23, 37)),  # rotated and scaled about the centre, then shifted
 ])  # fmt: skip
 def test_the_transform_has_the_sign_convention_of_torchvision(pose, expected):
     model = painted((1, 41, 41))
@@ -115,8 +115,8 @@ def test_a_known_transform_is_recovered_by_the_canonical_image(monkeypatch, shap
     drawn = model.decode(code_of(before, transforms))
     moved = affine(drawn[0], degrees, list(shift), scale, shear=[0.0], interpolation=InterpolationMode.BILINEAR)
     expected = model.decode(code_of(after, transforms))[0]
-    assert (moved - expected).abs().max() < 0.06  # of the interpolation
-    assert (drawn[0] - expected).abs().max() > 0.3  # the control: it has moved
+    assert (moved - expected).abs().max() < 0.06  # error of the interpolation
+    assert (drawn[0] - expected).abs().max() > 0.3  # control: it has moved
     monkeypatch.setattr(model, "encode", lambda x: torch.cat([code_of(pose, transforms) for pose in (before, after)]))
     old, new = model.pose(drawn)
     torch.testing.assert_close(old, before, rtol=1e-4, atol=1e-5)
@@ -201,7 +201,7 @@ def test_the_inverse(leading):
         torch.testing.assert_close(product, torch.eye(3).expand(*leading, 3, 3), rtol=1e-4, atol=1e-4)
 
 
-# Drawing
+# Rendering
 
 
 @any_transforms
@@ -210,7 +210,9 @@ def test_without_a_transform_decode_returns_the_canonical_image(make, binary, tr
     z = model.encode(x)
     at_zero = torch.cat([z[:, : model.code_dim], torch.zeros(5, latents(transforms))], 1)
     torch.testing.assert_close(model.canonical(x), model.decode(at_zero))
-    torch.testing.assert_close(model.canonical(x), model.decoder(z[:, : model.code_dim]).sigmoid())  # plain decoding
+    torch.testing.assert_close(
+        model.canonical(x), model.decoder(z[:, : model.code_dim]).sigmoid()
+    )  # decoding at the trained size
     assert (model.canonical(x) - model.reconstruct(x)).abs().max() > 1e-4
 
 
@@ -264,7 +266,7 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, options):
     total, error = p.sum(1).mean(), p.sum(1).std() / math.sqrt(len(p))
     assert error < 0.02
     assert abs(total - 1) < 4 * error
-    assert p.mean(0).max() > 2 * p.mean(0).min()  # it was worth summing
+    assert p.mean(0).max() > 2 * p.mean(0).min()  # p(x) is not uniform
 
 
 def test_log_weights_against_a_naive_loop(make, binary):
@@ -380,7 +382,7 @@ def test_the_head_learns_from_the_data_it_is_given(fit):
     assert errors[100.0] < 0.4 < 0.6 < errors[1e-6]
 
 
-# Refusals
+# Invalid options
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

@@ -1,4 +1,4 @@
-"""docs/api.md: its code runs, and its table of methods says of every model what is there, what it takes and returns."""
+"""docs/api.md: its code runs, and its table has the methods, arguments and returned shapes of every model."""
 
 import inspect
 import re
@@ -22,7 +22,7 @@ def cells(line):
 
 
 def methods():
-    """The rows of the table: the method, the arguments by the name of the model, and what it returns."""
+    """Return the rows of the table: method, arguments by model, and the returned value."""
     head, _, *rows = API.split("## Methods\n\n")[1].split("\n\n")[0].splitlines()
     names = [cell.split(", ") for cell in cells(head)[1:-1]]
     for row in rows:
@@ -35,7 +35,7 @@ TABLE = list(methods())
 
 
 def shapes(model, returned):
-    """The shape that a sentence of the table begins with; d is any number."""
+    """Return the shapes at the start of a cell of the table; d stands for any number."""
     known = SIZES | {"code_dim": getattr(model, "code_dim", None)}
     for name in re.search(r"`\((.*?),?\)`", returned)[1].split(", "):
         size = known.get(name, -1)

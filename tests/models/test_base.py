@@ -11,13 +11,13 @@ from torch import nn
 from models import MODELS
 from models.base import Model, evaluating, learning_rate_factor
 
-# loss of the small model with seed 0 on eight images: changes only where computation changes
+# loss of the small model with seed 0 on eight images; changes only if the computation changes
 GOLDEN = {"AE": 44.842476, "VAE": 53.492901, "IWAE": 49.154301, "HierarchicalVAE": 71.775871,
           "CVAE": 53.733112, "M2": 24.392053, "M1M2": 10.429951, "AffineVAE": 62.893208}  # fmt: skip
 
 
 class Given(Model):
-    """A model whose metric of an image is the image's first pixel."""
+    """A model whose validation metric is the first pixel of the image."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -40,7 +40,7 @@ def given(values, sizes):
 
 def test_evaluating_restores_the_mode_of_each_submodule():
     network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout()))
-    network[1][0].eval()  # as a user who freezes one batch norm
+    network[1][0].eval()  # as if the user froze one batch norm
     before = [module.training for module in network.modules()]
     assert True in before
     assert False in before
@@ -83,7 +83,7 @@ def test_evaluating_makes_noise_a_function_of_the_seed():
 
 
 def rates(epochs, **options):
-    """The learning rate of every epoch."""
+    """Return the learning rate of every epoch."""
     model = Given(**options)
     model.trainer = SimpleNamespace(max_epochs=epochs, max_steps=-1, gradient_clip_val=None)
     [adam], [schedule] = model.configure_optimizers()
@@ -144,7 +144,7 @@ def test_training_uses_the_schedule(fit):
 
 
 class Rates(Given):
-    """Keeps the learning rate of every optimiser step."""
+    """Record the learning rate of every optimizer step."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -159,7 +159,7 @@ FOUR = given([1.0, 2.0, 3.0, 4.0], 1)  # four batches
 
 
 @pytest.mark.parametrize(("limits", "steps"), [
-    ({"max_epochs": 5, "max_steps": 7}, 7),  # the steps come first
+    ({"max_epochs": 5, "max_steps": 7}, 7),  # max_steps is reached first
     ({"max_epochs": -1, "max_steps": 7}, 7),
     ({"max_epochs": 100, "max_steps": 3}, 3),  # within the first epoch
     ({"max_epochs": 1}, 4),
@@ -181,7 +181,7 @@ def test_lr_final_is_reached_at_max_steps(fit, limits, steps, schedule):
 def test_the_rate_changes_once_per_epoch_with_max_epochs(fit, limits):
     model = Rates(**FALLING)
     fit(model, FOUR, max_epochs=3, **limits)
-    # to the bit what it has always been
+    # bit-identical to earlier versions
     assert model.rates == [1e-2 * learning_rate_factor(epoch / 2, 0.01, "cosine") for epoch in range(3) for _ in FOUR]
 
 
@@ -221,12 +221,12 @@ def test_invalid_options_are_refused(options, sentence):
         Given(**options)
 
 
-# Metrics of validation
+# Validation metrics
 
 
 @pytest.mark.parametrize("sizes", [[3, 3, 1], [1, 6], [7]])
 def test_validation_means_are_over_images_not_over_batches_in_float64(validate, sizes):
-    values = [16777216.0, 1.0, 1.0, 1.0, -16777216.0, 3.0, 5.0]  # float32 loses the ones beside 2^24
+    values = [16777216.0, 1.0, 1.0, 1.0, -16777216.0, 3.0, 5.0]  # float32 cannot represent 2^24 + 1
     bound = validate(Given(), given(values, sizes))["val/bound"]
     assert bound.dtype == torch.float64
     assert bound.item() == math.fsum(values) / 7
@@ -279,7 +279,7 @@ def test_an_unsupported_protocol_stops_training_before_the_first_step(make, trai
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_lowers_the_loss(make, binary, name):
-    # one image over and over: whatever the model, it can be learned
+    # a single image, which every model can learn
     x, y = binary(1)
     model, batch = make(name, lr=2e-2), (x.expand(32, -1, -1, -1), y.expand(32))
     model.trainer = SimpleNamespace(max_epochs=1, max_steps=-1, gradient_clip_val=None)
@@ -291,7 +291,7 @@ def test_training_lowers_the_loss(make, binary, name):
         loss.backward()
         adam.step()
         losses.append(loss.item())
-    # z1 of the stack is drawn afresh: its entropy is a floor; and noise is no smooth function of coordinates
+    # M1M2 samples z1 anew, whose entropy bounds the loss; and noise is no smooth function of coordinates
     assert losses[-1] < {"M1M2": 0.8, "AffineVAE": 0.8}.get(name, 0.5) * losses[0]
 
 

@@ -1,4 +1,4 @@
-"""What models that learn classes ask of the labels of their data."""
+"""models/classes.py: checks of the labels of the training data."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ LEARNING = {"CVAE": {}, "M2": {}, "AffineVAE": {"decoder_hidden": [4], "label_we
 
 
 def data_with(tmp_path, y, y_test=None):
-    """100 images with these labels, of which `y_test` are those of 20 test images of their own."""
+    """Return a data module of 100 images with these labels, and 20 test images with labels `y_test`."""
     x = np.random.default_rng(0).integers(0, 256, (120, 6, 6), np.uint8)
     arrays = {"x": x[:100], "y": y, "x_test": x[100:], "y_test": y[:20] if y_test is None else y_test}
     np.savez(tmp_path / "mine.npz", **arrays)

@@ -11,7 +11,7 @@ from models.estimators.importance import importance
 
 
 def shaken(model):
-    """The same model with p(x|y) far from uniform and from each other, and used statistics of batch norm."""
+    """Return the model with p(x|y) far from uniform and from each other, and non-trivial batch norm statistics."""
     for key, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.5 if key.startswith("decoder") else 0.05)
     with torch.no_grad():
@@ -20,7 +20,7 @@ def shaken(model):
 
 
 def exact(model, x):
-    """p(x|y) of every image and label `(N, C)`, by a grid over a latent of two dimensions."""
+    """Return p(x|y) of every image and label `(N, C)`, by a grid over a latent of two dimensions."""
     grid = torch.linspace(-6, 6, 121, dtype=torch.float64)
     z = torch.cartesian_prod(grid, grid)  # (G, 2)
     prior = Normal(0.0, 1.0).log_prob(z).sum(1).exp() * (grid[1] - grid[0]) ** 2
@@ -127,7 +127,7 @@ def test_an_interpolation_goes_from_reconstruction_to_reconstruction(make, binar
     torch.testing.assert_close(steps[-1], model.reconstruct(x[3:], (y[3:] + 1) % 3))
 
 
-# Refusals
+# Invalid arguments
 
 
 @pytest.mark.parametrize("f", ["encode", "reconstruct", "posterior"])

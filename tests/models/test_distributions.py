@@ -98,10 +98,10 @@ def test_closed_form_kl_against_monte_carlo():
 
 
 def test_argument_validation_is_disabled():
-    Normal(torch.tensor(0.0), torch.tensor(-1.0))  # raises where they are on
+    Normal(torch.tensor(0.0), torch.tensor(-1.0))  # raises if validation is enabled
 
 
-# Sums of many pixels on a CPU, by products and in pieces
+# The chunked Bernoulli likelihood for large inputs on a CPU
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_argument_validation_is_disabled():
     [
         ((7, 5, 1, 28, 28), (5, 1, 28, 28)),
         ((3, 1, 31, 31), (3, 1, 31, 31)),  # a prime number of pixels in each row
-        ((2, 1, 5, 3), (4, 1, 1, 5, 3)),  # x broadcasts the other way
-        ((1, 8, 8), (1, 8, 8)),  # no batch
+        ((2, 1, 5, 3), (4, 1, 1, 5, 3)),  # x is broadcast, too
+        ((1, 8, 8), (1, 8, 8)),  # no batch dimension
         ((1, 8, 8), (6, 1, 8, 8)),
         ((1, 9, 1, 8, 8), (9, 1, 8, 8)),
     ],
@@ -155,7 +155,7 @@ def test_bernoulli_image_can_be_expanded():
 
 def test_a_product_of_factors_never_overflows(monkeypatch):
     monkeypatch.setattr("models.distributions.LARGE_SIZE", 0)
-    logits, x = torch.zeros(2, 1, 28, 28), torch.ones(2, 1, 28, 28)  # each factor is 2, the largest
+    logits, x = torch.zeros(2, 1, 28, 28), torch.ones(2, 1, 28, 28)  # each factor has its maximum, 2
     torch.testing.assert_close(bernoulli_image(logits).log_prob(x), torch.full((2,), -784 * math.log(2)))
     far = torch.full((2, 1, 28, 28), 1e30)
     torch.testing.assert_close(bernoulli_image(far).log_prob(x), torch.zeros(2))

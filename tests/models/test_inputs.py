@@ -1,4 +1,4 @@
-"""What the methods of models take, convert and refuse: each refusal is one sentence that names what is expected."""
+"""models/inputs.py: the arguments that methods accept, convert and refuse, with one-sentence error messages."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from models import MODELS, VAE
 from models.estimators.ais import Settings, anneal
 from models.estimators.importance import importance
 
-SHAPE = (2, 8, 6)  # no two sizes are alike
+SHAPE = (2, 8, 6)  # all sizes differ
 OF_IMAGES = ("encode", "reconstruct", "latent_statistics", "classify", "analogies", "canonical", "pose", "content",
              "features", "interpolate")  # fmt: skip
 LIKELIHOODS = ("log_weights", "rate_distortion")
@@ -18,7 +18,7 @@ LABELLED = ["CVAE", "M2", "M1M2"]
 
 
 def takes_images(model, names=OF_IMAGES):
-    """Those methods of the model that are given images, as functions of images and labels."""
+    """Return the methods of a model that take images, as functions of images and labels."""
     found = {}
     for name in names:
         if not hasattr(model, name):
@@ -39,7 +39,7 @@ def refused(call, *args, sentence, **kwargs):
 
 
 def same(a, b):
-    """Whether two results, tensors or pairs of tensors in lists, are equal to the bit."""
+    """Return whether two results (tensors, or lists of pairs of tensors) are bit-identical."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     return len(a) == len(b) and all(same(*pair) for pair in zip(a, b, strict=True))
@@ -58,7 +58,7 @@ def grey():
     return (torch.arange(3 * 2 * 8 * 6).view(3, *SHAPE) % 256).to(torch.uint8)
 
 
-# Images that are converted
+# Conversion of images
 
 
 @EVERY
@@ -88,7 +88,7 @@ def test_uint8_is_scaled_as_in_the_data_modules(build, grey):
     model = build("VAE")
     assert torch.equal(model.as_images(grey), grey.float().div_(255))
     x = torch.rand(2, *SHAPE)
-    assert model.as_images(x).data_ptr() == x.data_ptr()  # nothing is copied that needs no change
+    assert model.as_images(x).data_ptr() == x.data_ptr()  # no copy if nothing changes
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -103,7 +103,7 @@ def test_values_within_the_tolerance_are_accepted(build):
     assert build("VAE").encode(x).isfinite().all()
 
 
-# Images that are refused
+# Invalid images
 
 WRONG = {
     "channels last": (torch.rand(2, 8, 6, 2), r"\(B, 2, 8, 6\); got \(2, 8, 6, 2\)\. Channels come first"),
@@ -198,7 +198,7 @@ def test_an_empty_batch_has_empty_results(build, name):
         assert calls["interpolate"](x, *y).shape == (3, 0, *SHAPE)
 
 
-# Numbers
+# Counts
 
 
 @EVERY
@@ -327,7 +327,7 @@ def test_missing_labels_are_refused(build):
     refused(build("M2").decode, torch.zeros(2, 4), None, sentence="needs labels y, integers from 0 to 2")
 
 
-# Training does not come here
+# Training does not check values
 
 
 @EVERY

@@ -11,7 +11,7 @@ from models.base import evaluating
 
 @pytest.fixture
 def saved(make, fit, binary, tmp_path):
-    """Trains the model called `name` for two steps and saves it."""
+    """Train the model called `name` for two steps and save it."""
 
     def save(name, **options):
         model, path = make(name, **options), tmp_path / "model.ckpt"
@@ -22,7 +22,7 @@ def saved(make, fit, binary, tmp_path):
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -82,7 +82,7 @@ def test_a_checkpoint_holds_primitives_and_the_weights_of_encoder_and_decoder(sa
         assert prefixes == {"m1", "m2"}
         prefixes = {key.split(".")[1] for key in checkpoint["state_dict"]}
     assert {"encoder", "decoder"} <= prefixes
-    # neither metrics nor `_orig_mod`
+    # neither states of metrics nor keys with `_orig_mod`
     assert prefixes <= {"encoder", "decoder", "p_nets", "q_nets", "classifier", "likelihood"}
 
 
@@ -94,7 +94,7 @@ def test_a_loaded_model_is_in_evaluation_mode(saved, binary):
     assert model.decode(model.encode(x)).shape == model.reconstruct(x).shape == x.shape
 
 
-# Files that are no checkpoints
+# Files that are not checkpoints
 
 
 def refused(path, sentence):
@@ -141,7 +141,7 @@ def test_loading_executes_no_code_from_the_file(tmp_path, place, old_format):
     torch.save(content, path, _use_new_zipfile_serialization=not old_format)
     refused(path, "cannot be read as a checkpoint")
     assert not mark.exists()
-    pickle.loads(pickle.dumps(Bomb(mark)))  # the control: it does go off
+    pickle.loads(pickle.dumps(Bomb(mark)))  # control: unpickling runs it
     assert mark.exists()
 
 

@@ -42,7 +42,7 @@ def same(state, before):
 
 @pytest.fixture
 def trained(trainer, tmp_path):
-    """Trains `name` on Digits for an epoch and returns the path of its checkpoint."""
+    """Train `name` on Digits for one epoch and return the path of its checkpoint."""
 
     def run(name="VAE", data=None, folder="m1", **options):
         data = data or digits(num_labels=None)
@@ -126,7 +126,7 @@ def test_the_loss_is_that_of_m2_on_new_samples_of_z1(make, binary):
     model.m2.classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model.loss(x, y)
     model.loss(x, y)
-    assert not torch.equal(seen[0], seen[1])  # drawn afresh
+    assert not torch.equal(seen[0], seen[1])  # sampled anew
     model.classify(x)
     model.classify(x)
     assert torch.equal(seen[2], seen[3])
@@ -158,7 +158,7 @@ def test_images_are_decoded_by_both_decoders_with_pruned_latents_at_0(make, bina
     assert [mean.shape for mean, _ in statistics] == [(5, 4), (5, 4)]
 
 
-# M1 stays as it is
+# M1 does not change
 
 
 def test_m1_is_in_evaluation_mode_from_the_start_and_in_every_mode(make):
@@ -245,7 +245,7 @@ def test_validation(make, binary):
         torch.testing.assert_close(half[key], measured[key][::2])
 
 
-# Refusals
+# Invalid M1s and data
 
 
 def test_an_m1_of_another_file_is_refused(trained, tmp_path):
@@ -259,7 +259,7 @@ def test_an_m1_of_another_file_is_refused(trained, tmp_path):
 
     path = trained(data=npz("a.npz"))
     assert open_m1(path, npz("a.npz"))
-    assert open_m1(path, npz("b.npz"))  # files are known by their images
+    assert open_m1(path, npz("b.npz"))  # NPZ files are identified by their images
     other = 255 - digits().fetch()[0].x[:1297].numpy()
     with pytest.raises(ValueError, match=r"trained with images \w{12}, not \w{12}"):
         open_m1(path, npz("a.npz", other))

@@ -25,7 +25,7 @@ def gaussian(outputs):
 
 
 def shaken(model, x):
-    """The same model, with p(x|y), q(z|x,y) and q(y|x) far from uniform."""
+    """Return the model with p(x|y), q(z|x,y) and q(y|x) far from uniform."""
     for key, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.5 if key.startswith(("decoder", "classifier")) else 0.1)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def shaken(model, x):
 
 
 def naive(model, x, noise):
-    """-L(x, y) of every class and -U(x) for one image, a class at a time; `noise (C, z_dim)`."""
+    """Return -L(x, y) of every class and -U(x) of one image, one class at a time; `noise (C, z_dim)`."""
     q_y = Categorical(logits=model.classifier(x[None])[0])
     L, U = [], torch.zeros(())
     for y in range(C):
@@ -83,7 +83,7 @@ def test_the_loss_and_its_gradient_against_the_formula(make, binary, y, alpha):
 
 
 def test_unlabelled_rows_use_no_label_and_labelled_rows_their_own(make, binary):
-    # the gradient to q(y|x) of a labelled image is that of the cross-entropy alone
+    # q(y|x) of a labelled image gets only the gradient of the cross-entropy
     model, (x, y) = make("M2", alpha=0.0), binary(6)
     model.loss(x, y).backward()
     assert not any(parameter.grad.any() for parameter in model.classifier.parameters() if parameter.grad is not None)
@@ -101,7 +101,7 @@ def test_a_class_of_probability_0_keeps_everything_finite(make, binary):
     assert all(values.isfinite().all() for values in model.measure(x, MIXED).values())
 
 
-# Against an enumerable model
+# Comparison with a model whose images can be enumerated
 
 
 @networks
@@ -116,7 +116,7 @@ def test_bounds_are_below_log_p_in_expectation(make, squares, options):
     for bound, truth in ((labelled, log_pxy), (unlabelled, log_px)):
         gap, error = truth - bound.mean(0), bound.std(0) / math.sqrt(len(bound)) + 0.01
         assert (gap > -4 * error).all()
-        assert gap.mean() > 0.005  # a bound, not the truth
+        assert gap.mean() > 0.005  # a strict bound
         assert gap.max() < 10
 
 
@@ -180,7 +180,7 @@ def test_the_first_layer_runs_once_per_image_and_classes_share_it(make, binary, 
     assert model.rows_per_sample == C
 
 
-# What a trained model is for
+# Methods of a trained model
 
 
 def test_classify_and_codes(make, binary):
@@ -245,7 +245,7 @@ def test_classes_are_nearly_identical_at_initialization(make, binary):
             assert (model.classify(x) - 1 / C).abs().max() < 0.02
 
 
-# Refusals
+# Invalid options and data
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

@@ -1,4 +1,4 @@
-"""Several steps per call are the same steps, bit for bit; calls are where signals, checkpoints and logs come."""
+"""--steps_per_call: bit-identical steps; signals, checkpoints and logs come at the end of a call."""
 
 import csv
 import os
@@ -35,7 +35,7 @@ def test_multistep_training_is_bit_identical(kind, size):
 
 @pytest.mark.parametrize("more", [
     ["--trainer.precision", "bf16-mixed"],
-    ["--trainer.precision", "bf16-mixed", "--model", "AffineVAE"],  # a part of its decoder stays in 32 bits
+    ["--trainer.precision", "bf16-mixed", "--model", "AffineVAE"],  # a part of its decoder runs in fp32
     ["--model.beta_warmup", "2"],
 ])  # fmt: skip
 def test_multistep_training_is_bit_identical_in_bf16_and_during_the_warm_up(more):

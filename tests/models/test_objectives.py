@@ -82,7 +82,7 @@ def test_a_zero_weight_counts_as_a_sample():
     torch.testing.assert_close(ess(log_w), torch.ones(1))
 
 
-# Gradients of a small model, with parts `encoder` and `decoder`; q(z|x) is wider than the true posterior, and moved
+# Gradients of a small model; q(z|x) is wider than the true posterior and shifted
 
 
 X = torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 1, 2, 2)
@@ -95,12 +95,12 @@ def small(objective, K, **options):
         nn.init.normal_(parameter, std=0.5)
     output = model.encoder.output
     nn.init.zeros_(output.weight[2:].detach())
-    nn.init.constant_(output.bias[2:].detach(), 0.2)  # log sigma: under a narrow q weights have no variance
+    nn.init.constant_(output.bias[2:].detach(), 0.2)  # log sigma: under a narrow q the weights would have no variance
     return model
 
 
 def gradients(model, seed=0, copies=1):
-    """The gradient of the loss of copies of one image for the encoder and for the decoder, each as a vector."""
+    """Return the gradients of the loss on copies of one image for encoder and decoder, each as a vector."""
     torch.manual_seed(seed)
     parts = [[*part.parameters()] for part in (model.encoder, model.decoder)]
     found = torch.autograd.grad(model.loss(X.expand(copies, -1, -1, -1), torch.zeros(copies)), [*parts[0], *parts[1]])
@@ -108,13 +108,13 @@ def gradients(model, seed=0, copies=1):
 
 
 def many(model, n, copies=1):
-    """The gradients of `n` draws, for the encoder and for the decoder: each `(n, parameters)`."""
+    """Return `n` samples of the gradients for encoder and decoder, each `(n, parameters)`."""
     parts = zip(*(gradients(model, seed, copies) for seed in range(n)), strict=True)
     return [torch.stack(part).double() for part in parts]
 
 
 def z_scores(one, other):
-    """Differences between two means, in their standard errors."""
+    """Return the differences between two means in units of their standard errors."""
     error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
     return ((one.mean(0) - other.mean(0)) / error.clamp(min=1e-9)).abs()
 
@@ -125,7 +125,7 @@ def test_surrogate_gradients_are_unbiased_and_less_noisy(surrogate, bound):
     (encoder, decoder), (reference, of_decoder) = (many(small(name, K), n, copies) for name in (surrogate, bound))
     assert z_scores(encoder, reference).max() < 4.5
     assert z_scores(decoder, of_decoder).max() < 4.5
-    assert (reference.mean(0).abs() > 10 * reference.std(0) / n**0.5).any()  # there is something to agree on
+    assert (reference.mean(0).abs() > 10 * reference.std(0) / n**0.5).any()  # the gradient is not zero
     if surrogate == "dreg":
         assert encoder.var(0).sum() < 0.5 * reference.var(0).sum()
 
@@ -138,12 +138,12 @@ def test_the_decoder_gradient_of_a_surrogate_equals_that_of_its_bound():
 
 
 def test_stl_has_zero_gradient_at_the_exact_posterior():
-    """Its gradient for the encoder vanishes at q(z|x) = p(z|x), draw by draw; that of the ELBO only in the mean."""
+    """At q(z|x) = p(z|x) every sample of its encoder gradient is 0; for the ELBO only the expectation is 0."""
     noise = {}
     for objective in ("stl", "miwae"):
         model = small(objective, 4, **({"num_groups": 4} if objective == "miwae" else {}))
         for parameter in (*model.decoder.parameters(), *model.encoder.rest[-1].parameters()):
-            nn.init.zeros_(parameter)  # x says nothing of z, so that the posterior is the prior
+            nn.init.zeros_(parameter)  # x does not depend on z, so the posterior is the prior
         noise[objective] = gradients(model)[0].abs().max()
     assert noise["stl"] < 1e-6 < 1e-2 < noise["miwae"]
 
@@ -167,14 +167,14 @@ def test_piwae_trains_the_encoder_on_a_group_of_tiny_weights(behind):
 
 
 def of_encoder(objective, K):
-    """Signal and noise in the encoder's gradient."""
+    """Return signal and noise of the encoder gradient."""
     return signal_to_noise(small(objective, K), X, torch.zeros(1), n=200, parts=("encoder",))["encoder"]
 
 
 def test_encoder_snr_falls_with_K_for_iwae_but_not_for_dreg():
     """Rainforth et al. (2018): IWAE's signal-to-noise ratio falls as 1/sqrt(K); Tucker et al. (2018): DReG's grows."""
     found = [(of_encoder("dreg", K), of_encoder("iwae", K)) for K in (1, 16, 256)]
-    # the mean is the same for both, and DReG knows it better
+    # both have the same expected gradient, and DReG estimates it better
     falls, grows = torch.tensor([[dreg.signal / iwae.noise, dreg.ratio] for dreg, iwae in found]).T
     assert (falls[1:] < 0.5 * falls[:-1]).all()
     assert (grows[1:] > 2 * grows[:-1]).all()

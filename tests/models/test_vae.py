@@ -17,9 +17,9 @@ from models.objectives import elbo, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
 every_density = pytest.mark.parametrize("name", DENSITIES)
-# those with one z per image and the options of a VAE; a label is given to conditional ones
+# models with one z per image and the options of a VAE; conditional ones get labels
 densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name not in ("M2", "M1M2")])
-# those that are content with an image
+# models that need only images
 unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE"])
 GAUSSIAN = {"likelihood": "gaussian"}
 GROUPS = {"objective": "miwae", "num_samples": 4}
@@ -32,7 +32,7 @@ def under(seed, f, *args):
 
 
 def certain(model):
-    """The same model with a posterior that is nearly a point: noise no longer matters."""
+    """Return the model with a posterior of almost zero width, so that noise has no effect."""
     last = model.encoder.rest[-1]
     nn.init.constant_(last.bias[last.bias.numel() // 2 :].detach(), -1e3)
     return model
@@ -64,7 +64,7 @@ def test_the_loss_against_torch_distributions_under_the_same_noise(make, binary,
         expected = (options.get("beta", 1.0) * kl - log_px_z.mean(0)).mean()
     loss, parameters = under(3, model.loss, x, y), list(model.parameters())
     torch.testing.assert_close(loss, expected)
-    if "learn_scale" not in options:  # the computation above holds the scale fixed
+    if "learn_scale" not in options:  # the computation above uses a fixed scale
         gradients = [torch.autograd.grad(value, parameters) for value in (loss, expected)]
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
@@ -81,7 +81,7 @@ def test_zero_weights_and_binary_images_cost_ln_2_per_pixel(make, binary, name, 
 @densities
 def test_the_loss_does_not_depend_on_the_batch_size(make, binary, name):
     model, (x, y) = make(name), binary(4)
-    for parameter in model.parameters():  # a constant decoder: of the noise, only that of the posterior is left
+    for parameter in model.parameters():  # the decoder is constant, so the only noise is that of the posterior
         nn.init.zeros_(parameter)
     certain(model)
     nn.init.normal_(model.decoder.output.bias)
@@ -94,7 +94,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_images(make, binary):
     torch.testing.assert_close(model.loss(x, y), each.mean(), rtol=1e-3, atol=0)
 
 
-# option: the options of a model and those of another that differs from it in this option alone
+# option -> the options of two models that differ in this option only
 KNOBS = {
     "z_dim": ({}, {"z_dim": 5}),
     "hidden": ({}, {"hidden": [9]}),
@@ -121,20 +121,20 @@ KNOBS = {
     "decoder_hidden": ({}, {"decoder_hidden": [9]}),
     "label_weight": ({}, {"label_weight": 0.1}),
 }
-# those that another model takes otherwise
+# options with another meaning for another model
 OWN_KNOBS = {
     ("HierarchicalVAE", "z_dim"): ({}, {"z_dim": [3, 5]}),
     ("AffineVAE", "z_dim"): ({}, {"z_dim": 9}),
-    # without a classifier there is nothing to do for classes
+    # classes have no effect without a classifier
     ("AffineVAE", "num_classes"): ({"label_weight": 0.1}, {"label_weight": 0.1, "num_classes": 4}),
-    # all other decoders are refused
+    # other decoders are refused
     ("AffineVAE", "decoder"): ({}, {"decoder": "wavy"}),
 }
 TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", *inspect.signature(Model).parameters}
 
 
 class Wavy(CoordinateDecoder):
-    """Another decoder that draws by coordinates."""
+    """Another coordinate decoder."""
 
     def forward(self, *args, **kwargs):
         return super().forward(*args, **kwargs).sin()
@@ -262,12 +262,12 @@ def test_a_likelihood_refuses_data_that_it_is_not_defined_for(make, name, option
 
 NETWORKS = [{}, {"batch_norm": True}, {"encoder": "conv", "decoder": "conv"},
             {"encoder": "conv", "decoder": "conv", "batch_norm": True}, {"decoder": "coordinate"}]  # fmt: skip
-# AffineVAE, CVAE and M1M2 have tests of their own of this
+# AffineVAE, CVAE and M1M2 have their own tests of this
 LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
 
 
 def shaken(model, x):
-    """The same model with p(x) far from uniform, q(z|x) wide enough to sample it, and used statistics of batch norm."""
+    """Return the model with p(x) far from uniform, q(z|x) wide enough, and non-trivial batch norm statistics."""
     for key, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.6 if key.startswith("decoder") else 0.1)
     with torch.no_grad():
@@ -365,7 +365,7 @@ def test_validation_samples_z_instead_of_using_the_mean(make, binary):
     assert not torch.equal(model.measure(x, y)["elbo"], model.measure(x, y)["elbo"])
 
 
-# What a trained model is for
+# Methods of a trained model
 
 
 @pytest.mark.parametrize("options", [{}, GAUSSIAN])
@@ -422,7 +422,7 @@ def test_each_call_of_sample_returns_new_images(make, name):
 
 @unlabelled
 def test_samples_have_the_mean_of_p(make, squares, name):
-    # two ways to the mean image: samples, and p(x) of all images
+    # the mean image by samples and by p(x) of all images
     model = shaken(make(name, (1, 2, 2)), squares)
     with evaluating(model, seed=4):
         p = model.log_weights(squares, 20_000).double().exp().mean(0)  # (16,)
@@ -439,7 +439,7 @@ def test_the_kl_of_each_dimension_sums_to_the_rate(make, binary):
     torch.testing.assert_close(kl.sum(1), model.rate_distortion(x, 1)[0])
 
 
-# How training starts
+# Initialization
 
 
 def fresh(init, **options):
@@ -488,7 +488,7 @@ def test_an_unknown_initialization_is_refused():
 
 
 def sparse_strokes(n, generator):
-    """Images of thin strokes on black: 3 % of the pixels are on, as in OMNIGLOT, where the wide start collapses."""
+    """Return images of thin strokes with 3 % of the pixels on, as in OMNIGLOT, where wide posteriors collapse."""
     x = torch.zeros(n, 1, 16, 16)
     for image in x[:, 0]:
         place, step = torch.rand(2, generator=generator) * 10 + 3, torch.randn(2, generator=generator)
@@ -521,7 +521,7 @@ def test_the_default_initialization_avoids_collapse_on_sparse_images(objective):
 
 
 @pytest.mark.parametrize(("options", "epochs", "steps"), [
-    ({}, 10, 20.0),  # a fifth of a short run
+    ({}, 10, 20.0),  # a fifth of a shorter run
     ({}, 1000, 500),
     ({"beta_warmup": 3}, 10, 30),
     ({"beta_warmup": 0}, 10, 0),

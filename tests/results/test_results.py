@@ -1,4 +1,4 @@
-"""python -m results: recipes are trained, evaluated and published, and a second start repeats nothing."""
+"""python -m results: experiments are trained, evaluated and published, and finished ones are not repeated."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def test_every_row_has_a_recipe_with_valid_options():
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """Two rows with a small recipe, and the file of their data."""
+    """Two rows with a small recipe, the path of their data, and a folder for runs."""
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (300, 4, 4), dtype=np.uint8), rng.integers(0, 3, 300)
     np.savez(tmp_path / "data.npz", x=x, y=y)
@@ -58,7 +58,7 @@ def test_experiments_are_trained_evaluated_and_published(small, tmp_path, capsys
         assert result["ais_nll"] == pytest.approx(result["nll"], abs=1)
     assert "mean ± standard error over seeds" in (tmp_path / "out" / "results.md").read_text()
     assert "NLL ± SE" in capsys.readouterr().out
-    for row in rows:  # what is done is not done again
+    for row in rows:  # finished runs are not trained again
         results.train(row, root, runs)
     assert [(runs / row.recipe / "checkpoints" / "last.ckpt").stat().st_mtime_ns for row in rows] == trained
 

@@ -26,7 +26,7 @@ class Known(Model):
 
 def test_signal_and_noise_of_a_known_gradient():
     found = signal_to_noise(Known(slope=0.5, spread=2.0, dims=4), X, Y, n=4000)["encoder"]
-    assert found.signal == pytest.approx(0.5 * 2, rel=0.1)  # of 4 weights; nothing of the bias, which is not used
+    assert found.signal == pytest.approx(0.5 * 2, rel=0.1)  # of 4 weights; the bias is not used
     assert found.noise == pytest.approx(2.0 * 2, rel=0.05)
     assert found.ratio == pytest.approx(found.signal / found.noise)
 
@@ -52,7 +52,7 @@ def test_without_noise_and_without_a_gradient():
 def test_parameters_without_a_gradient_give_no_nan():
     model = VAE((1, 2, 2), z_dim=2, hidden=[5])
     before = signal_to_noise(model, X, Y, n=20)
-    nn.init.constant_(model.encoder.first[1].bias, -1e3)  # no unit of a relu lives
+    nn.init.constant_(model.encoder.first[1].bias, -1e3)  # all ReLU units are inactive
     dead = signal_to_noise(model, X, Y, n=20)
     assert all(math.isfinite(part.ratio) and part.noise > 0 for part in (*before.values(), *dead.values()))
 

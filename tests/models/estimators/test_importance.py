@@ -14,7 +14,7 @@ DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weigh
 
 
 class Scripted(nn.Module):
-    """Hands out given log weights `(K, B)`, and remembers what it was asked for."""
+    """A model with given log weights `(K, B)`, which records the requested numbers of samples."""
 
     def __init__(self, log_w):
         super().__init__()
@@ -36,7 +36,7 @@ def images(n):
     return torch.randn(n, 1, 2, 2)
 
 
-# Against the truth
+# Comparison with the exact log p(x)
 
 
 @pytest.mark.parametrize("chunk", [100, 20_000])
@@ -45,7 +45,7 @@ def test_importance_against_the_exact_log_p(chunk):
     estimate = importance(model, x, K, chunk)
     error = (1 / estimate.ess - 1 / K).sqrt()  # of the logarithm of a mean
     assert (error < 0.02).all()
-    assert (error > 1e-3).all()  # the weights do vary
+    assert (error > 1e-3).all()  # the weights vary
     assert ((estimate.log_px - model.log_p(x)).abs() < 4 * error).all()
 
 
@@ -78,7 +78,7 @@ def test_with_the_exact_posterior_every_chunk_batch_and_order_gives_log_p(chunk)
     torch.testing.assert_close(importance(model, x[order], K, chunk).log_px, truth[order], atol=1e-4, rtol=0)
 
 
-# The stream
+# Accumulation over chunks
 
 
 @pytest.mark.parametrize(("K", "chunk", "asked"), [
@@ -184,7 +184,7 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, name, z_dim):
     assert p.sum().item() == pytest.approx(1, abs=0.02)
 
 
-# What it leaves behind
+# Restored state
 
 
 @pytest.mark.parametrize("name", DENSITIES)
@@ -222,13 +222,13 @@ def test_K_below_1_is_refused(make, binary, K, chunk):
 
 
 def tail(log_w):
-    """The largest of log weights `(K, B)`, as `importance` keeps them."""
+    """Return the largest of log weights `(K, B)`, as in `Estimate.largest`."""
     return log_w.topk(tail_size(len(log_w)) + 1, dim=0).values.T
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.7, 1.0, 1.5])
 def test_k_hat_is_the_shape_of_a_pareto_tail(k):
-    """U^-k has a Pareto tail of shape k; the estimate leans a little towards 1/2."""
+    """U^-k has a Pareto tail of shape k; the prior of the estimate shrinks it slightly towards 1/2."""
     u = torch.rand(20_000, 30, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     found = pareto_k(tail(-k * u.log() - 700), 20_000)
     assert found.dtype == torch.float64

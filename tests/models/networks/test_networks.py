@@ -40,11 +40,11 @@ def test_any_encoder_with_any_decoder_at_any_shape(shape, encoder, decoder, batc
     y = network(torch.rand(7, *shape))
     assert y.shape == (7, *shape)
     y.square().sum().backward()
-    silent = {  # batch norm takes away a bias that comes before it
+    silent = {  # batch norm removes a bias before it
         id(layer.bias) for layer in network.modules() if batch_norm and getattr(layer, "bias", None) is not None
         and not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
     }  # fmt: skip
-    if decoder == "coordinate" and shape[1:] == (1, 1):  # a single pixel is always at (0, 0)
+    if decoder == "coordinate" and shape[1:] == (1, 1):  # the only pixel is at (0, 0)
         silent.add(id(network[1].place.weight))
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -137,7 +137,7 @@ def test_the_output_starts_at_the_training_mean(shape, decoder):
     network = zeroed(make_decoder(decoder, 4, shape, HIDDEN, "relu", False))
     start_at_mean(network, mean)
     start = network(torch.randn(2, 4)).sigmoid()
-    if decoder in ("conv", "coordinate"):  # one bias per channel: it cannot do more than the channel's mean
+    if decoder in ("conv", "coordinate"):  # one bias per channel can only match the mean of the channel
         torch.testing.assert_close(start.mean((0, 2, 3)), mean.mean((1, 2)))
     else:
         torch.testing.assert_close(start, mean.expand(2, *shape))
