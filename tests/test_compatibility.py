@@ -4,9 +4,9 @@
 version that wrote them. The tolerances allow for another order of summation in matrix products, which depends on the
 processor and on the torch version: a sum of float32 numbers then differs in its last digits.
 
-M2 has a batch norm in its classifier. The gradient of the bias in front of it is zero but for rounding errors, which
-Adam scales up to steps of full size. This bias, and the running mean that follows it, are therefore different on
-another processor, and with them the validation metrics (by 0.001), but not the training losses.
+The networks of M2 have batch norm. The gradient of a bias in front of a batch norm is zero but for
+rounding errors, which Adam scales up to steps of full size. These biases, and the running means that follow them, are
+therefore different on another processor, and with them the validation metrics (by 0.001), but not the training losses.
 """
 
 import csv
@@ -32,7 +32,9 @@ EXACT = ("model", "data", "protocol", "seed", "quantity", "num_samples", "num_im
          "epochs", "step", "labels_hash", "images_hash")  # fmt: skip
 MEASURED = ("nll", "nll_se", "elbo", "rate", "distortion")
 # Weights and metrics of M2 that depend on rounding errors, see above; nats per image, and shares of images
-ROUNDING_WEIGHTS = ("classifier.first.1.bias", "classifier.rest.0.running_mean")
+ROUNDING_WEIGHTS = ("encoder.first.1.bias", "encoder.rest.0.running_mean", "decoder.first.bias",
+                    "decoder.rest.0.running_mean", "classifier.first.1.bias",
+                    "classifier.rest.0.running_mean")  # fmt: skip
 ROUNDING_METRICS = 0.01
 
 
@@ -110,7 +112,7 @@ def test_a_run_folder_resumes_to_what_an_uninterrupted_run_has(name):
     with np.load(uninterrupted / "weights.npz") as recorded:
         assert set(recorded.files) == set(weights)
         for key, value in weights.items():
-            if key not in ROUNDING_WEIGHTS:
+            if name != "m2" or key not in ROUNDING_WEIGHTS:
                 np.testing.assert_allclose(value.numpy(), recorded[key], rtol=1e-5, atol=1e-5, err_msg=key)
 
 

@@ -224,7 +224,7 @@ def test_the_decoder_of_contributing_works_with_any_model(monkeypatch):
     page = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
     [block] = re.findall(r"```python\n(class WideDecoder.*?)```", page, re.DOTALL)
     monkeypatch.setattr(networks, "DECODERS", dict(DECODERS))
-    scope = {**vars(layers), "nn": nn, "prod": math.prod}
+    scope = {**vars(layers), "nn": nn, "prod": math.prod, "DECODERS": networks.DECODERS}
     exec(block, scope)
     for model in (VAE, HierarchicalVAE, AE):
         trained = model((1, 5, 4), decoder="wide", hidden=[7])
