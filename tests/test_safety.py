@@ -107,7 +107,7 @@ def test_a_malicious_pickle(trained, path, capsys, place, form):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint: it is damaged, or holds more than numbers and text" in said
+        assert "cannot be read as a checkpoint: it is damaged, or contains more than numbers and text" in said
     with path.open("rb") as file:  # the control: it does go off
         pickle.load(file) if form == "pickle" else torch.load(path, weights_only=False)
     assert Path(MARK).exists()
