@@ -56,7 +56,7 @@ def remedy(model: LightningModule, epochs: float) -> str:
     return "Try a lower --model.lr."
 
 
-class LatentSpace(PowersOfTwoCallback):
+class ActiveUnits(PowersOfTwoCallback):
     """Logs the active units over the validation set as `val/active_units` (`val/active_units_2`, ... for layers above
     the first), draws the KL of each dimension, and warns of a posterior that has collapsed as soon as that is certain.
 

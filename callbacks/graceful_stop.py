@@ -26,7 +26,7 @@ class Interrupted(Exception):
         super().__init__(signal.Signals(number).name)
 
 
-class Interruption(Callback):
+class GracefulStop(Callback):
     """Notes SIGTERM, Ctrl-C and, where there are such, SIGUSR1 and Ctrl-Break; writes `last.ckpt` after the batch, and
     ends training by `Interrupted`.
 

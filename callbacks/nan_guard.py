@@ -17,7 +17,7 @@ def check_weights(trainer: Trainer, model: LightningModule) -> None:
         raise Diverged(f"A weight is not finite after step {trainer.global_step}")
 
 
-class Divergence(Callback):
+class NaNGuard(Callback):
     """Raises `Diverged` after the batch whose loss is not finite; on a GPU after the one that follows it.
 
     The losses of several processes are summed, so that all of them stop after the same batch.

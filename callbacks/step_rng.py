@@ -12,7 +12,7 @@ def seed_of(*key: int | str) -> int:
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 
-class StepNoise(Callback):
+class StepRNG(Callback):
     """Reseeds the model's device before each batch.
 
     A training batch is known by (epoch, batch), which also tells apart the batches whose gradients are accumulated into

@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal
 from tqdm import tqdm
 
 import models
-from callbacks import ConfusionMatrix, LatentSpace, for_model
+from callbacks import ActiveUnits, ConfusionMatrix, for_model
 from callbacks.active_units import LEAST_IMAGES, is_active
 from callbacks.base import FigureCallback
 from callbacks.confusion_matrix import confusion
@@ -181,7 +181,7 @@ def save_figures(
 
 def figures(callback, model: models.Model, data, result: dict) -> dict[str, Figure]:
     """The figures of one callback by their names; none of a callback that draws nothing from a checkpoint."""
-    if isinstance(callback, LatentSpace) and result["kl_per_dimension"]:
+    if isinstance(callback, ActiveUnits) and result["kl_per_dimension"]:
         kl, active = (
             [torch.tensor(layer) for layer in result[key]] for key in ("kl_per_dimension", "active_dimensions")
         )

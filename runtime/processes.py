@@ -107,7 +107,7 @@ def cluster_plugins() -> list[ClusterEnvironment]:
     if "SLURM_JOB_ID" not in os.environ or TorchElasticEnvironment.detect():
         return []
     if is_srun_task():
-        # on SIGUSR1 Lightning would save in the middle of a step, and requeue: callbacks.Interruption waits for its end
+        # on SIGUSR1 Lightning would save in the middle of a step, and requeue: callbacks.GracefulStop waits for its end
         return [SLURMEnvironment(auto_requeue=False)]
     # in the shell of salloc, where Lightning would wait for tasks that nobody starts
     return [LightningEnvironment()]

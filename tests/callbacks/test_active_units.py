@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from callbacks import LatentSpace, active_units
+from callbacks import ActiveUnits, active_units
 from callbacks.active_units import is_active
 from models import MODELS, VAE
 from models.estimators import importance
@@ -28,14 +28,14 @@ def test_which_units_are_active():
 def test_logs_the_active_units_of_the_whole_validation_set(fit, make_model, memory, data, monkeypatch):
     monkeypatch.setattr(active_units, "CHUNK", 60)  # 250 images in parts, the last one smaller
     log, model = memory(), make_model(batch_norm=False)
-    fit(model, [LatentSpace()], max_epochs=1, logger=log)
+    fit(model, [ActiveUnits()], max_epochs=1, logger=log)
     expected = importance.active_units(model.eval().encode(data.images("val")[0]))
     assert log.of("val/active_units")[-1][2] == expected > 0
 
 
 def test_each_layer_has_its_number_beside_the_metrics_of_validation(fit, make_model, memory):
     log = memory()
-    fit(make_model(kind=TwoLayers), [LatentSpace()], max_epochs=1, logger=log)
+    fit(make_model(kind=TwoLayers), [ActiveUnits()], max_epochs=1, logger=log)
     step, epoch, _ = log.of("val/bound")[0]
     assert log.of("val/active_units") == [(step, epoch, 2)]
     assert log.of("val/active_units_2") == [(step, epoch, 1)]
@@ -47,7 +47,7 @@ def test_draws_the_kl_averaged_over_images(fit, make_model, data, monkeypatch):
     draw = active_units.charts.kl_per_dimension
     monkeypatch.setattr(active_units.charts, "kl_per_dimension", lambda *args: drawn.append(args) or draw(*args))
     model = make_model()
-    fit(model, [LatentSpace()], max_epochs=1)
+    fit(model, [ActiveUnits()], max_epochs=1)
     _, kl = model.eval().latent_statistics(data.images("val")[0])[0]
     torch.testing.assert_close(drawn[0][0][0], kl.mean(0).detach())
 
@@ -67,7 +67,7 @@ def collapsing(fit, make_model, monkeypatch):
                 return [(means.expand(-1, 4), torch.zeros(len(x), 4))]
 
         model = make_model(name, kind=Told, **{"beta_warmup": 0, **options})
-        callback = callback or LatentSpace()
+        callback = callback or ActiveUnits()
         callback.act = lambda trainer, model: None
         fit(model, [callback], max_epochs=len(variances))
         return callback.has_warned
@@ -111,7 +111,7 @@ def test_one_image_has_no_number_of_active_units(fit, make_model, memory, data, 
     monkeypatch.setattr(type(data), "images", lambda self, split, n=None, *args, **kwargs:
                         images(self, split, 1, *args, **kwargs))  # fmt: skip
     log = memory()
-    fit(make_model(), [LatentSpace()], max_epochs=1, logger=log)
+    fit(make_model(), [ActiveUnits()], max_epochs=1, logger=log)
     assert log.of("val/bound")
     assert not log.of("val/active_units")
 

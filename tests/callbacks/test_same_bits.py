@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from callbacks import CALLBACKS, Progress, RunCheckpoint, StepNoise, for_model
+from callbacks import CALLBACKS, Progress, RunCheckpoint, StepRNG, for_model
 from models import MODELS
 
 
@@ -24,7 +24,7 @@ def check_same(plain, watched):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("noise", [[], [StepNoise(seed=1)]], ids=["free", "step-noise"])
+@pytest.mark.parametrize("noise", [[], [StepRNG(seed=1)]], ids=["free", "step-noise"])
 def test_same_weights_buffers_metrics_and_noise_with_and_without(fit, make_model, memory, tmp_path, name, noise):
     plain = trained(fit, make_model(name), noise, memory())
     model = make_model(name)

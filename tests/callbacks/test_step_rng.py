@@ -5,7 +5,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
-from callbacks import RunCheckpoint, StepNoise
+from callbacks import RunCheckpoint, StepRNG
 from models import VAE
 
 
@@ -38,7 +38,7 @@ class Disturber(Callback):
 def listen(fit, make_model):
     def run(*callbacks, seed=0, **options):
         model = make_model(kind=Listener)
-        fit(model, [*callbacks, StepNoise(seed)], **options)
+        fit(model, [*callbacks, StepRNG(seed)], **options)
         return model.heard
 
     return run
@@ -69,7 +69,7 @@ def test_seeds_differ(listen):
 
 def test_a_resumed_run_hears_what_the_whole_run_heard(fit, make_model, listen, tmp_path):
     whole = listen(max_epochs=3)
-    fit(make_model(kind=Listener), [StepNoise(0), RunCheckpoint(tmp_path, 0)], max_epochs=2)
+    fit(make_model(kind=Listener), [StepRNG(0), RunCheckpoint(tmp_path, 0)], max_epochs=2)
     resumed = listen(RunCheckpoint(tmp_path, 0), max_epochs=3, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
     assert resumed["train", 2] == whole["train", 2]
 
@@ -81,7 +81,7 @@ def test_ranks_differ(hook):
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
         data = SimpleNamespace(steps_per_call=1)
         trainer = SimpleNamespace(global_rank=rank, current_epoch=0, strategy=strategy, datamodule=data)
-        noise = StepNoise(seed=0)
+        noise = StepRNG(seed=0)
         noise.setup(trainer, None, "fit")
         getattr(noise, hook)(trainer, None, None, 0)
         heard.append(torch.rand(1).item())
@@ -92,7 +92,7 @@ def test_ranks_differ(hook):
 def test_reseeds_the_generator_of_the_gpu():
     strategy = SimpleNamespace(root_device=torch.device("cuda", 0))
     trainer = SimpleNamespace(global_rank=0, current_epoch=0, strategy=strategy)
-    noise = StepNoise(seed=0)
+    noise = StepRNG(seed=0)
     noise.setup(trainer, None, "fit")
     heard = []
     for _ in range(2):
