@@ -15,15 +15,15 @@ from models import evaluating
 from models.estimators.importance import active_units
 
 CHUNK = 500  # images per pass
-LEAST_IMAGES = 50  # for a verdict: the variance of posterior means over fewer says little
+MIN_IMAGES = 50  # for a verdict: the variance of posterior means over fewer says little
 # A unit's posterior mean that varies less over images, and no more than at an earlier look, is that of a latent which
 # is not used and will not be: of the runs that were seen to recover, none fell below 5.9e-5 (VAE, IWAE, CVAE, AffineVAE
 # and HierarchicalVAE on MNIST, OMNIGLOT, digits and faces), and one that was stopped too early to tell was at 6e-6;
 # collapsed ones fall below 1e-6 within 2,000 steps.
-COLLAPSED = 1e-6
-APART = 100  # optimiser steps between the two looks, at least
+COLLAPSE_VARIANCE = 1e-6
+MIN_STEPS_BETWEEN_CHECKS = 100  # optimiser steps between the two looks, at least
 HIGH_RATE = 0.01  # learning rate of Adam from which it is the likely cause
-WARM_UP = 1000  # optimiser steps of a KL warm-up after which OMNIGLOT and faces kept all latents
+WARM_UP_STEPS = 1000  # optimiser steps of a KL warm-up after which OMNIGLOT and faces kept all latents
 
 
 def is_active(means: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def remedy(model: LightningModule, epochs: float) -> str:
         return f"Try a lower --model.lr, which is {options['lr']:g}."
     if "beta_warmup" in options and options.get("objective", "elbo") == "elbo":
         present = model.warmup_steps() / model.steps_per_epoch()  # epochs
-        wanted = max(math.ceil(WARM_UP / model.steps_per_epoch()), math.ceil(2 * present))
+        wanted = max(math.ceil(WARM_UP_STEPS / model.steps_per_epoch()), math.ceil(2 * present))
         fits = math.floor(min(wanted, max(1.0, epochs / 2)))
         if fits > present:
             return f"Try --model.beta_warmup {fits}."
@@ -67,7 +67,7 @@ class ActiveUnits(PowersOfTwoCallback):
     required_method = "latent_statistics"
 
     def __init__(self):
-        self.low: tuple[int, float] | None = None  # step and variance of the first look that found an unused latent
+        self.first_collapsed: tuple[int, float] | None = None  # step and largest variance of the first suspicious check
         self.has_warned = False
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
@@ -89,20 +89,20 @@ class ActiveUnits(PowersOfTwoCallback):
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.is_global_zero and not self.has_warned:
             with evaluating(pl_module, self.seed):
-                self._look(trainer, pl_module)
+                self._check_collapse(trainer, pl_module)
 
-    def _look(self, trainer: Trainer, model: LightningModule) -> None:
+    def _check_collapse(self, trainer: Trainer, model: LightningModule) -> None:
         """Warn if the latent is not used now, was not at an earlier look, and is no closer to being used."""
         x, y = trainer.datamodule.images("val", CHUNK, model.device)
-        if len(x) < LEAST_IMAGES or is_warming_up(model):
+        if len(x) < MIN_IMAGES or is_warming_up(model):
             return
         layers = model.latent_statistics(x, *model.given(y))
         largest, step = max(means.double().var(0).max().item() for means, _ in layers), trainer.global_step
-        if largest >= COLLAPSED or (self.low and largest > self.low[1]):
-            self.low = None
-        elif self.low is None:
-            self.low = step, largest
-        elif step - self.low[0] >= APART:
+        if largest >= COLLAPSE_VARIANCE or (self.first_collapsed and largest > self.first_collapsed[1]):
+            self.first_collapsed = None
+        elif self.first_collapsed is None:
+            self.first_collapsed = step, largest
+        elif step - self.first_collapsed[0] >= MIN_STEPS_BETWEEN_CHECKS:
             self.has_warned = True
             epochs = model.total_steps() / model.steps_per_epoch()
             rank_zero_warn(

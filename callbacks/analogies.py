@@ -30,10 +30,10 @@ class Analogies(FigureCallback):
         chosen = round_robin_by_class(y, self.num_images)
         x, y, count = x[chosen].to(model.device), y[chosen].tolist(), model.hparams.num_classes
         classes = class_names(data, max(count, *y) + 1)
-        if count <= grids.MOST_CLASSES:
+        if count <= grids.MAX_CLASSES:
             images, shown = model.analogies(x), range(count)
         else:  # an image at a time: with every label there are many
-            shown = evenly_spaced(count, grids.MOST_CLASSES).tolist()
+            shown = evenly_spaced(count, grids.MAX_CLASSES).tolist()
             images = torch.cat([model.analogies(part)[:, shown] for part in x.split(1)])
         title = f"Labels in the style of test images{many_classes(count, shown)}: {subject(model, data)}"
         rows = [classes[label] if label >= 0 else "" for label in y]

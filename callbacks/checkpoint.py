@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from callbacks.base import between_steps
 from callbacks.nan_guard import check_weights
-from runtime.checkpoint_io import keep_as
+from runtime.checkpoint_io import link_or_copy
 from runtime.collectives import DelayedReader, all_reduce
 from runtime.hparams import training_options
 from runtime.provenance import commit, machine
@@ -45,9 +45,9 @@ class RunCheckpoint(Checkpoint):
         names = ("best.ckpt", "last.ckpt", "previous.ckpt")
         self.best, self.last, self.previous = (Path(folder, "checkpoints", name) for name in names)
         self.seed, self.every_steps, self.every_minutes = seed, every_steps, every_minutes
-        self.best_bound, self.saved_when, self.late = -math.inf, time.monotonic(), DelayedReader()
-        self.looked_at = 0  # the step at which it was last looked whether one is due
-        self.began = False  # whether nothing stands in the way of training
+        self.best_bound, self.saved_when, self.read_delayed = -math.inf, time.monotonic(), DelayedReader()
+        self.checked_step = 0  # the step at which it was last looked whether one is due
+        self.has_begun = False  # whether nothing stands in the way of training
         self.started, self.before = time.monotonic(), {}  # what earlier starts of this run have noted
 
     @property
@@ -60,7 +60,7 @@ class RunCheckpoint(Checkpoint):
         """The path of `last.ckpt`, or nothing while there is none."""
         return str(self.last) if self.last.is_file() else ""
 
-    def check_room(self, trainer: Trainer) -> None:
+    def check_disk_space(self, trainer: Trainer) -> None:
         """Writes a checkpoint on trial, before the first step.
 
         Raises:
@@ -81,7 +81,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
-        self.began, self.looked_at = True, trainer.global_step
+        self.has_begun, self.checked_step = True, trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,7 +90,7 @@ class RunCheckpoint(Checkpoint):
             self.save_last(trainer)
 
     def _is_due(self, trainer: Trainer) -> bool:
-        step, before, self.looked_at = trainer.global_step, self.looked_at, trainer.global_step
+        step, before, self.checked_step = trainer.global_step, self.checked_step, trainer.global_step
         if self.every_steps and step // self.every_steps > before // self.every_steps:  # a call may take several steps
             return True
         if not self.every_minutes:
@@ -99,7 +99,7 @@ class RunCheckpoint(Checkpoint):
         if trainer.world_size == 1:
             return late
         # the clocks of several processes differ
-        known = self.late(all_reduce(torch.full((), float(late), device=trainer.strategy.root_device), "MAX"))
+        known = self.read_delayed(all_reduce(torch.full((), float(late), device=trainer.strategy.root_device), "MAX"))
         return bool(known and known[0])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,7 +114,7 @@ class RunCheckpoint(Checkpoint):
     def save_last(self, trainer: Trainer) -> None:
         """Writes `last.ckpt`, after an epoch or between two batches, and keeps the one before as `previous.ckpt`."""
         self._save(trainer, self.last, keep=self.previous)
-        self.looked_at, self.saved_when = trainer.global_step, time.monotonic()
+        self.checked_step, self.saved_when = trainer.global_step, time.monotonic()
 
     def _save(self, trainer: Trainer, path: Path, keep: Path | None = None) -> None:
         check_weights(trainer, trainer.lightning_module)
@@ -122,7 +122,7 @@ class RunCheckpoint(Checkpoint):
         trainer.save_checkpoint(partial, weights_only=False)  # the optimiser too
         if trainer.is_global_zero:
             if keep and path.exists():
-                keep_as(path, keep)  # a run that is killed now has both names for it
+                link_or_copy(path, keep)  # a run that is killed now has both names for it
             os.replace(partial, path)  # and one that is killed earlier the file it had
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

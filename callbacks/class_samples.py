@@ -27,10 +27,10 @@ class ClassSamples(FigureCallback):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         count = model.hparams.num_classes
-        if count <= grids.MOST_CLASSES:
+        if count <= grids.MAX_CLASSES:
             images, shown = model.sample_classes(self.num_images), range(count)
         else:  # a draw at a time: with every label there are many images
-            shown = evenly_spaced(count, grids.MOST_CLASSES).tolist()
+            shown = evenly_spaced(count, grids.MAX_CLASSES).tolist()
             images = torch.cat([model.sample_classes(1)[:, shown] for _ in range(self.num_images)])
         classes = class_names(data, count)
         title = f"Samples of each class{many_classes(count, shown)}, a draw of z in each row: {subject(model, data)}"

@@ -43,7 +43,7 @@ def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
     return z[finite], y[finite]
 
 
-def active(model: Model, z: Tensor) -> Tensor:
+def active_dimensions(model: Model, z: Tensor) -> Tensor:
     """Which dimensions of the codes `(N, d)` are in use, boolean `(d,)`: by their variance over images.
 
     The codes of an autoencoder have no scale of their own: there the threshold is a hundredth of the largest variance.
@@ -61,7 +61,7 @@ def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:
         return pad(z, (0, 2 - z.shape[1])), ["z1", "z2"][: z.shape[1]] + [""] * (2 - z.shape[1])
     from sklearn.decomposition import PCA  # a fifth of a second, and no command line needs it to start
 
-    if do_not_vary(z):
+    if are_constant(z):
         return torch.zeros(len(z), 2), [f"principal component {i}: no variance" for i in (1, 2)]
     pca = PCA(2, svd_solver="full" if z.shape[1] <= WIDE else "randomized", random_state=0)
     points = torch.from_numpy(pca.fit_transform(z.double().cpu().numpy()))
@@ -69,7 +69,7 @@ def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:
     return points, [f"principal component {i + 1}: {share:.0%} of variance" for i, share in enumerate(shares)]
 
 
-def do_not_vary(z: Tensor) -> bool:
+def are_constant(z: Tensor) -> bool:
     """Whether codes `(N, d)` are the same but for rounding errors; a warning says so."""
     z = z.double()
     same = bool(((z.amax(0) - z.amin(0)) <= 1e-6 * z.abs().amax(0)).all())

@@ -14,8 +14,8 @@ from callbacks.base import between_steps
 from runtime.collectives import DelayedReader, all_reduce
 
 # Of a cluster, of Ctrl-C, of SLURM's --signal, of Ctrl-Break; those that this platform has
-NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK")
-SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK")
+SIGNALS = tuple(getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name))
 
 
 class Interrupted(Exception):
@@ -35,10 +35,10 @@ class GracefulStop(Callback):
     """
 
     received = 0  # the number of the first signal that this process was sent
-    saved_for = 0  # the one for which the last checkpoint was written
+    saved_for_signal = 0  # the one for which the last checkpoint was written
 
     def __init__(self):
-        self.late = DelayedReader()
+        self.read_delayed = DelayedReader()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # in place of Lightning's handlers, which save where they are; after training it puts back what there was before
@@ -52,11 +52,11 @@ class GracefulStop(Callback):
             if rank_zero_only.rank == 0:
                 os.write(2, b"\nStopping after this batch.\n")  # print may have been interrupted itself
 
-    def _asked(self, trainer: Trainer) -> int:
+    def _agreed_signal(self, trainer: Trainer) -> int:
         """The number of the signal that all processes are to stop for, or 0."""
         if trainer.world_size == 1:
             return self.received
-        known = self.late(all_reduce(self._flag(trainer), "MAX"))
+        known = self.read_delayed(all_reduce(self._flag(trainer), "MAX"))
         return int(known[0]) if known else 0
 
     def _flag(self, trainer: Trainer) -> torch.Tensor:
@@ -65,13 +65,13 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if between_steps(trainer, batch_idx) and (number := self._asked(trainer)):
+        if between_steps(trainer, batch_idx) and (number := self._agreed_signal(trainer)):
             trainer.checkpoint_callback.save_last(trainer)
-            self.saved_for = number
+            self.saved_for_signal = number
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # only here has the step before been logged
-        if number := self.saved_for or (batch_idx == 0 and self._asked(trainer)):
+        if number := self.saved_for_signal or (batch_idx == 0 and self._agreed_signal(trainer)):
             raise Interrupted(number)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,7 +10,7 @@ from callbacks.titles import class_names, subject
 from figures import charts
 from models import Model
 
-FEWEST = 3  # points that make a picture
+MIN_POINTS = 3  # points that make a picture
 
 
 class LatentCodes(FigureCallback):
@@ -21,7 +21,7 @@ class LatentCodes(FigureCallback):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)
-        if len(z) < FEWEST:
+        if len(z) < MIN_POINTS:
             return {}
         points, axes = in_plane(z)
         panel = charts.Panel(points, f"Codes of {len(z):,} test images", *axes)

@@ -6,8 +6,8 @@ import torch
 from matplotlib.figure import Figure
 
 from callbacks.base import FigureCallback
-from callbacks.codes import code_size, codes_of_test_images, do_not_vary
-from callbacks.latent_codes import FEWEST
+from callbacks.codes import are_constant, code_size, codes_of_test_images
+from callbacks.latent_codes import MIN_POINTS
 from callbacks.titles import class_names, subject
 from figures import charts
 from models import Model
@@ -32,7 +32,7 @@ class LatentCodesTSNE(FigureCallback):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)
-        if len(z) < FEWEST or do_not_vary(z):
+        if len(z) < MIN_POINTS or are_constant(z):
             return {}
         from sklearn.manifold import TSNE  # only here: see `in_plane`
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from callbacks.base import FigureCallback
 from callbacks.codes import QUANTILES, codes_of_test_images, has_standard_prior
-from callbacks.latent_codes import FEWEST
+from callbacks.latent_codes import MIN_POINTS
 from callbacks.titles import class_names, subject
 from figures import charts, grids
 from models import Model
@@ -61,7 +61,7 @@ class LatentPlane(FigureCallback):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)
-        found, few = {}, len(z) < FEWEST
+        found, few = {}, len(z) < MIN_POINTS
         if has_standard_prior(model):
             z1 = z2 = prior_quantiles(self.num_images).to(model.device)
             title = "quantiles of the prior"

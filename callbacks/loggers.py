@@ -17,21 +17,21 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
-from callbacks.wandb_environment import Recorded, init_options, reasons, say_where, settings
+from callbacks.wandb_environment import WandbRunRecord, init_options, print_sync_command, refusal_message, settings
 from runtime.atomic_write import atomic_write, with_filename
 
 # Options that do not make another experiment of a run
-APART = {"seed", "wandb", "callbacks", "num_samples", "limit", "save_every_steps", "save_every_minutes",
+UNGROUPED_OPTIONS = {"seed", "wandb", "callbacks", "num_samples", "limit", "save_every_steps", "save_every_minutes",
          "steps_per_call", "threads", "figure_format", "figure_dpi", "data/root", "trainer/accelerator"}  # fmt: skip
 INIT_SECONDS, FINISH_SECONDS = 10.0, 60.0  # to wait for W&B before training and after it
 REFUSED = re.compile(r"returned error 4\d\d")  # in W&B's words: there was an answer
 
 
-def flat(config: dict, prefix: str = "") -> dict:
+def flatten(config: dict, prefix: str = "") -> dict:
     """Nested options as one level of keys, such as model/z_dim."""
     items = {}
     for key, value in config.items():
-        items |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        items |= flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return items
 
 
@@ -58,10 +58,10 @@ class WandbRun(WandbLogger):
     """
 
     def __init__(self, config: dict, folder: Path, offline: bool):
-        same = sorted((key, value) for key, value in flat(config).items() if key not in APART)
+        same = sorted((key, value) for key, value in flatten(config).items() if key not in UNGROUPED_OPTIONS)
         digest = hashlib.sha256(repr(same).encode()).hexdigest()[:6]
         group = f"{config['data']['name']}-{config['model']['name']}-{digest}"
-        self.recorded, self.folder = Recorded(folder), folder
+        self.recorded, self.folder = WandbRunRecord(folder), folder
         self.settings = settings(offline, INIT_SECONDS, FINISH_SECONDS)
         self.works, self.has_warned = True, False
         run_id = os.environ.get("WANDB_RUN_ID", "").strip() or self.recorded.id or secrets.token_hex(4)
@@ -98,7 +98,7 @@ class WandbRun(WandbLogger):
         try:
             self.experiment  # noqa: B018  # opens it
         except ValueError as error:  # for the value of one of W&B's variables
-            raise ValueError(f"W&B: {reasons(error)}") from error
+            raise ValueError(f"W&B: {refusal_message(error)}") from error
         except wandb.Error as error:
             refused = isinstance(error, AuthenticationError) or not isinstance(error, wandb.CommError)
             if refused or REFUSED.search(str(error)):
@@ -136,7 +136,7 @@ class WandbRun(WandbLogger):
             self._warn(f"W&B has not got all of the run ({str(error) or type(error).__name__}).")
             return
         if not self.has_warned:
-            say_where([self.experiment])
+            print_sync_command([self.experiment])
 
     def _warn(self, what: str) -> None:
         self.has_warned = True
@@ -184,7 +184,7 @@ class MetricsCSV(Logger):
         """Nothing: the run folder's config.yaml has them."""
 
     @rank_zero_only
-    def keep_before(self, step: int) -> None:
+    def drop_rows_from(self, step: int) -> None:
         """Drops the rows of earlier work at `step` and later, which will be logged again."""
         if not self.path.exists():
             return

@@ -24,13 +24,13 @@ class NaNGuard(Callback):
     """
 
     def __init__(self):
-        self.late = DelayedReader()
+        self.read_delayed = DelayedReader()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        looked_at = self.late(all_reduce(outputs["loss"].detach(), "SUM"), trainer.global_step)
-        if looked_at and not looked_at[0].isfinite():
+        delayed = self.read_delayed(all_reduce(outputs["loss"].detach(), "SUM"), trainer.global_step)
+        if delayed and not delayed[0].isfinite():
             raise Diverged(
-                f"The loss is {looked_at[0].item()} at step {looked_at[1]}, in epoch {trainer.current_epoch + 1}"
+                f"The loss is {delayed[0].item()} at step {delayed[1]}, in epoch {trainer.current_epoch + 1}"
             )

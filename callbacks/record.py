@@ -7,7 +7,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from runtime.figure_files import DEFAULT_STYLE, at_dpi, picture, save_figure
+from runtime.figure_files import DEFAULT_STYLE, at_dpi, render, save_figure
 
 
 def finished_epochs(trainer: Trainer) -> int:
@@ -48,5 +48,5 @@ def record_figure(trainer: Trainer, name: str, figure: Figure) -> None:
         if isinstance(logger, WandbLogger):
             import wandb
 
-            image = str(path) if style.format == "png" else picture(at_dpi(figure, style.dpi))
+            image = str(path) if style.format == "png" else render(at_dpi(figure, style.dpi))
             logger.log_metrics({f"figures/{name}": wandb.Image(image), "epoch": epoch}, step=step)

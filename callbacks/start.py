@@ -20,7 +20,7 @@ class RunStart(Callback):
         self.write, self.is_written = write, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.checkpoint_callback.check_room(trainer)
+        trainer.checkpoint_callback.check_disk_space(trainer)
         self.write_once(trainer)
 
     def write_once(self, trainer: Trainer) -> None:

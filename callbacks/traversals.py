@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.base import FigureCallback
-from callbacks.codes import QUANTILES, active, code_size, codes_of_test_images, encode, has_standard_prior
+from callbacks.codes import QUANTILES, active_dimensions, code_size, codes_of_test_images, encode, has_standard_prior
 from callbacks.titles import subject
 from figures import grids
 from models import Model
@@ -22,14 +22,14 @@ def moved(z: Tensor, dims: Tensor, values: Tensor) -> Tensor:
     return codes.scatter(2, dims[:, None, None].expand(-1, values.shape[1], 1), values[..., None])
 
 
-def names(model: Model) -> list[str]:
+def dimension_names(model: Model) -> list[str]:
     """The dimensions of the code: z1, z2, ..., and where the last are a transform, p1, p2, ... of these."""
     size = code_size(model)
     content = getattr(model, "code_dim", size)
     return [f"z{i + 1}" for i in range(content)] + [f"p{i + 1}" for i in range(size - content)]
 
 
-def counted(used: int, size: int, rows: int) -> str:
+def active_count_text(used: int, size: int, rows: int) -> str:
     """How many of the dimensions of a code are active, and how many of these there are rows of."""
     text = f"{used} of {size} dimensions {'is' if used == 1 else 'are'} active"
     return f"{text}, {rows} shown" if used > rows else text
@@ -56,7 +56,7 @@ class Traversals(FigureCallback):
         many, _ = codes_of_test_images(model, data)
         if not len(many):
             return {}
-        variance, used = many.var(0, correction=0), int(active(model, many).sum())
+        variance, used = many.var(0, correction=0), int(active_dimensions(model, many).sum())
         seen = int((variance >= LEAST_VARIANCE * variance.max()).sum())
         dims = variance.argsort(descending=True)[: min(max(used, 1), seen, self.num_dims)]
         if has_standard_prior(model):
@@ -68,6 +68,6 @@ class Traversals(FigureCallback):
             labels = [f"{part:.0%}" for part in QUANTILES]
             how = "quantiles of the codes of test images"
         images = model.decode(moved(encode(model, x, y)[0], dims, values), *model.given(y))
-        rows = [names(model)[dim] for dim in dims.tolist()]
-        title = f"One dimension of the code moved, by {how}: {counted(used, many.shape[1], len(dims))}"
+        rows = [dimension_names(model)[dim] for dim in dims.tolist()]
+        title = f"One dimension of the code moved, by {how}: {active_count_text(used, many.shape[1], len(dims))}"
         return {"traversals": grids.traversals(x[0], images, rows, labels, f"{title}\n{subject(model, data)}")}

@@ -47,10 +47,10 @@ def mode(option: Mode) -> Mode:
     if option == "off" or variable is None:
         return option
     if disabled():
-        _say(f"warning: W&B is switched off by {disabled()}, in spite of --wandb {option}.")
+        _print_stderr(f"warning: W&B is switched off by {disabled()}, in spite of --wandb {option}.")
         return "off"
     if option == "online" and os.environ.get("WANDB_MODE", "").lower() in ("offline", "dryrun"):
-        _say(f"warning: W&B writes to the disk only, by WANDB_MODE={os.environ['WANDB_MODE']}.")
+        _print_stderr(f"warning: W&B writes to the disk only, by WANDB_MODE={os.environ['WANDB_MODE']}.")
         return "offline"
     return option
 
@@ -64,7 +64,7 @@ def disabled() -> str:
 
 
 @rank_zero_only
-def _say(line: str) -> None:
+def _print_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
@@ -96,27 +96,27 @@ def init_options(**defaults) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if name not in left_out and value is not None}
 
 
-def reasons(error: ValueError) -> str:
+def refusal_message(error: ValueError) -> str:
     """What a variable of W&B's is refused for, in a sentence."""
     found = error.errors() if hasattr(error, "errors") else ()
     said = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found]
     return f"a WANDB_ variable is refused ({'; '.join(said) or error})."
 
 
-def short(path: str) -> str:
+def relative_path(path: str) -> str:
     """A path relative to the current folder where it lies below it."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def say_where(runs: Sequence) -> None:
+def print_sync_command(runs: Sequence) -> None:
     """Print in one line where offline runs lie, and how they are uploaded."""
-    paths = [short(run.settings.sync_dir) for run in runs if run.settings.mode in ("offline", "dryrun")]
+    paths = [relative_path(run.settings.sync_dir) for run in runs if run.settings.mode in ("offline", "dryrun")]
     if paths:
         print(f"W&B, offline: upload it by: wandb sync {shlex.join(paths)}")
 
 
-class Recorded:
+class WandbRunRecord:
     """Which run of W&B a run folder belongs to: `wandb_id`, and `wandb_project` where that is not the default.
 
     The latter holds `project` or `entity/project`.

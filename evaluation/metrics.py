@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import models
 from callbacks import ActiveUnits, ConfusionMatrix, for_model
-from callbacks.active_units import LEAST_IMAGES, is_active
+from callbacks.active_units import MIN_IMAGES, is_active
 from callbacks.base import FigureCallback
 from callbacks.confusion_matrix import confusion
 from callbacks.titles import class_names, subject
@@ -113,9 +113,9 @@ def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:
 def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict:
     """Active units over the images `x`, in all and in each layer, and which they are; the mean KL of each dimension.
 
-    Nothing of fewer than `LEAST_IMAGES`, whose variance says little.
+    Nothing of fewer than `MIN_IMAGES`, whose variance says little.
     """
-    if len(x) < LEAST_IMAGES:
+    if len(x) < MIN_IMAGES:
         return {}
     parts = zip(x.split(500), y.split(500), strict=True)
     with models.evaluating(model):

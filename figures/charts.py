@@ -18,13 +18,13 @@ from figures.text import shortened as shortened_text
 
 ACTIVE, INACTIVE = "tab:blue", "silver"
 BLUE, RED = (0.12, 0.47, 0.71), (0.84, 0.15, 0.16)
-MOST_BARS = 100  # dimensions that are drawn as bars of their own
-MOST_LAYERS = 6  # panels of a figure
-MOST_NUMBERED = 30  # classes of a confusion matrix with numbers
-MOST_CELLS = 250  # rows of a confusion matrix that a screen can show
-MOST_NAMED = 20  # classes in a legend
-MOST_RUNS = 60  # rows of a comparison
-LEGEND_ROOM, TICK_ROOM = 110, 90  # points that the name of a class may take
+MAX_BARS = 100  # dimensions that are drawn as bars of their own
+MAX_LAYERS = 6  # panels of a figure
+MAX_NUMBERED_CLASSES = 30  # classes of a confusion matrix with numbers
+MAX_CELLS = 250  # rows of a confusion matrix that a screen can show
+MAX_NAMED_CLASSES = 20  # classes in a legend
+MAX_RUNS = 60  # rows of a comparison
+LEGEND_WIDTH, TICK_WIDTH = 110, 90  # points that the name of a class may take
 # Colours that people with colour vision deficiencies can tell apart (Petroff 2021), without its two greys and its
 # lightest one: those are the colours of what is not known; black and a dark green take their place
 COLORS = ("#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#92dadd", "#a96b59", "#e76300", "#b9ac70", "#222222", "#2a7f4f")
@@ -32,7 +32,7 @@ UNKNOWN = "#d5d5d5"
 MARKERS = ("o", "^")  # of the first ten classes and of the second
 
 
-def title(axes: Axes, text: str, subject: str = "") -> None:
+def set_title(axes: Axes, text: str, subject: str = "") -> None:
     """Writes a title above the left end of axes, and below it what it is about."""
     axes.set_title("\n".join(filter(None, [text, printable(subject)])), fontsize=TITLE, loc="left", parse_math=False)
 
@@ -45,13 +45,13 @@ def kl_per_dimension(kl: Sequence[Tensor], active: Sequence[Tensor], subject: st
         active: Whether each dimension is an active unit, boolean `(d,)` for each layer.
         subject: The model and its data, for the title.
     """
-    layers = min(len(kl), MOST_LAYERS)
+    layers = min(len(kl), MAX_LAYERS)
     figure = Figure((7, 2.6 * layers), dpi=DPI, facecolor="white", layout="constrained")
     for layer, axes in enumerate(figure.subplots(layers, 1, squeeze=False, sharey=True)[:, 0]):
         finite = kl[layer].nan_to_num(0, 0, 0)
         order = finite.argsort(descending=True).cpu()
         values, on = finite.cpu()[order].numpy(), active[layer].cpu()[order].numpy()
-        bars(axes, values, on)
+        draw_bars(axes, values, on)
         counts = ((ACTIVE, f"{on.sum()} active"), (INACTIVE, f"{(~on).sum()} inactive"))
         axes.legend(
             handles=[Patch(color=color, label=label) for color, label in counts], frameon=False, loc="upper right"
@@ -63,23 +63,23 @@ def kl_per_dimension(kl: Sequence[Tensor], active: Sequence[Tensor], subject: st
         missing = int((~kl[layer].isfinite()).sum())
         broken = f" ({missing} not finite, drawn as 0)" if missing else ""
         about = subject if layer == 0 else ""
-        title(axes, f"{name}KL of each dimension, {values.sum():.1f} nats in all{broken}", about)
+        set_title(axes, f"{name}KL of each dimension, {values.sum():.1f} nats in all{broken}", about)
     highest = max(float(part.nan_to_num(0, 0, 0).max()) for part in kl[:layers])
     axes.set_ylim(min(0, *(float(part.nan_to_num(0, 0, 0).min()) for part in kl[:layers]), 0), 1.05 * highest or 1)
     return figure
 
 
-def bars(axes: Axes, values: np.ndarray, active: np.ndarray) -> None:
+def draw_bars(axes: Axes, values: np.ndarray, active: np.ndarray) -> None:
     """A bar for each value `(d,)`, those that are active in blue; of many, outlines of all bars of a colour."""
     place = np.arange(1, len(values) + 1)
-    if len(values) <= MOST_BARS:
+    if len(values) <= MAX_BARS:
         axes.bar(place, values, color=np.where(active, ACTIVE, INACTIVE))
         return
     for chosen, color in ((active, ACTIVE), (~active, INACTIVE)):
         axes.stairs(np.where(chosen, values, 0), np.append(place - 0.5, len(values) + 0.5), fill=True, color=color)
 
 
-def compact(count: int) -> str:
+def compact_count(count: int) -> str:
     """A count in at most five characters: 9999, 10k, 1.2M."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if count >= unit:
@@ -102,16 +102,16 @@ def confusion_matrix(counts: Tensor, of: str, classes: Sequence[str] = (), subje
     counts = counts.cpu()
     side, images, right = len(counts), int(counts.sum()), int(counts.trace())
     share = counts / counts.sum(1, keepdim=True).clip(min=1)
-    block = -(-side // MOST_CELLS)  # classes per cell
+    block = -(-side // MAX_CELLS)  # classes per cell
     # a few mistakes among a hundred should show: their colour grows with the root
-    right_shade, wrong_shade = shades(share, block)
+    right_shade, wrong_shade = cell_shades(share, block)
     canvas = np.minimum(
         1 - 0.8 * right_shade[..., None] * (1 - np.array(BLUE, dtype=np.float32)),
         1 - 0.8 * np.sqrt(wrong_shade)[..., None] * (1 - np.array(RED, dtype=np.float32)),
     )
-    numbered = side <= MOST_NUMBERED
+    numbered = side <= MAX_NUMBERED_CLASSES
     inches = max(0.42 * side, 3.4) if numbered else 6.5  # the title is about so long
-    names = [shortened_text(printable(name), TICK_ROOM, 9) for name in classes] if numbered else []
+    names = [shortened_text(printable(name), TICK_WIDTH, 9) for name in classes] if numbered else []
     long = any(len(name) > 3 for name in names)
     figure = Figure(
         (inches + (1.9 if long else 0.8), inches + (1.9 if long else 1.1) + 0.2 * bool(subject)), dpi=DPI,
@@ -123,7 +123,7 @@ def confusion_matrix(counts: Tensor, of: str, classes: Sequence[str] = (), subje
         shade = np.maximum(right_shade, np.sqrt(wrong_shade)) * 0.8
         for (row, column), count in np.ndenumerate(counts.numpy()):
             color = "white" if shade[row, column] > 0.55 else "0.15" if count else "0.75"
-            axes.text(column, row, compact(count), ha="center", va="center", fontsize=9, color=color)
+            axes.text(column, row, compact_count(count), ha="center", va="center", fontsize=9, color=color)
         labels = {"labels": names or [str(label) for label in range(side)], "parse_math": False}
         axes.set_xticks(range(side), **labels, rotation=90 if long else 0)
         axes.set_yticks(range(side), **labels)
@@ -135,11 +135,11 @@ def confusion_matrix(counts: Tensor, of: str, classes: Sequence[str] = (), subje
     axes.spines[:].set_visible(not numbered)
     axes.spines[:].set_color("0.7")
     error = f"{(images - right) / images:.2%}" if images else "unknown"
-    title(axes, f"{error} error: {images - right:,} of {images:,} {of} images", subject)
+    set_title(axes, f"{error} error: {images - right:,} of {images:,} {of} images", subject)
     return figure
 
 
-def shades(share: Tensor, block: int) -> tuple[np.ndarray, np.ndarray]:
+def cell_shades(share: Tensor, block: int) -> tuple[np.ndarray, np.ndarray]:
     """How much of a class is right and how much is taken for others, from 0 to 1, in cells of `block` classes: of each
     cell the largest value.
 
@@ -169,7 +169,7 @@ def error_curve(errors: dict[int, float], subject: str = "") -> Figure:
     axes.set(xlabel="epoch", ylabel="error (%)", ylim=(0, 1.08 * highest or 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
-    title(axes, f"Error on validation images: {percent[-1]:.2f}% after epoch {epochs[-1]}", subject)
+    set_title(axes, f"Error on validation images: {percent[-1]:.2f}% after epoch {epochs[-1]}", subject)
     return figure
 
 
@@ -188,9 +188,9 @@ def label_styles(y: np.ndarray) -> dict[int, tuple[str, str]]:
     """The colour and marker of each class that has a place in the legend, by its label: of many classes, those of most
     images. Up to ten classes differ in their colours alone, and a class looks the same whatever others there are."""
     labels, counts = np.unique(y[y >= 0], return_counts=True)
-    if len(labels) > MOST_NAMED:
-        labels = np.sort(labels[np.argsort(-counts, kind="stable")[:MOST_NAMED]])
-    places = labels if max(labels, default=0) < MOST_NAMED else range(len(labels))
+    if len(labels) > MAX_NAMED_CLASSES:
+        labels = np.sort(labels[np.argsort(-counts, kind="stable")[:MAX_NAMED_CLASSES]])
+    places = labels if max(labels, default=0) < MAX_NAMED_CLASSES else range(len(labels))
     return {
         int(label): (COLORS[place % len(COLORS)], MARKERS[place // len(COLORS)])
         for label, place in zip(labels, places, strict=True)
@@ -222,7 +222,7 @@ def scatter(panels: Sequence[Panel], y: Tensor, classes: Sequence[str] = (), sub
         if not panel.ticks:
             axes.set(xticks=[], yticks=[])
         axes.spines[["top", "right"]].set_visible(panel.limits is not None)
-        title(axes, shortened_text(printable(panel.title), 72 * 4.6, TITLE), subject)
+        set_title(axes, shortened_text(printable(panel.title), 72 * 4.6, TITLE), subject)
     for axes in places[len(panels) :]:
         axes.remove()
     if entries:
@@ -261,7 +261,7 @@ def legend_entries(
         entries.append(((UNKNOWN, MARKERS[0]), f"{more} other classes" if more > 1 else "1 other class"))
     if (y < 0).any():
         entries.append(((UNKNOWN, MARKERS[0]), "unknown"))
-    return [(style, shortened_text(printable(name), LEGEND_ROOM, 9)) for style, name in entries]
+    return [(style, shortened_text(printable(name), LEGEND_WIDTH, 9)) for style, name in entries]
 
 
 def add_legend(figure: Figure, entries: Sequence[tuple[tuple[str, str], str]]) -> None:
@@ -289,9 +289,9 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
             `distortion` may be None or missing. `num_samples` is K.
         title: Of the figure.
     """
-    if len(results) > MOST_RUNS:
-        title = f"{title}: the first {MOST_RUNS} of {len(results)} runs"
-        results = results[:MOST_RUNS]
+    if len(results) > MAX_RUNS:
+        title = f"{title}: the first {MAX_RUNS} of {len(results)} runs"
+        results = results[:MAX_RUNS]
     figure = Figure((11, 1.5 + 0.3 * max(len(results), 8)), dpi=DPI, facecolor="white", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # inches
     left, right = figure.subplots(1, 2)
@@ -303,14 +303,14 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
             style = {"fmt": marker, "color": color, "label": label, "markersize": size, "linewidth": 1}
             left.errorbar(values, [place for _, place in there], xerr=errors, **style)
     numbers = [f"{number}" for number in range(1, len(results) + 1)] if len(results) > 1 else [""]
-    names = [f"{shortened(result['label'])}  {number}" for result, number in zip(results, numbers, strict=True)]
+    names = [f"{shorten_middle(result['label'])}  {number}" for result, number in zip(results, numbers, strict=True)]
     left.set_yticks(places, names, parse_math=False)
     left.set_ylim(-0.6, len(results) - 0.4)
     samples = ", ".join(map(str, sorted({result["num_samples"] for result in results})))
     left.set_xlabel(f"NLL (nats per image) ± standard error, K = {samples}")
     if len(left.containers) > 1:
         figure.legend(handles=left.containers, frameon=False, loc="outside lower left", ncols=3, fontsize=9)
-    rate_distortion(right, results, numbers)
+    draw_rate_distortion(right, results, numbers)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
@@ -319,12 +319,12 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
     return figure
 
 
-def shortened(name: str, most: int = 32) -> str:
+def shorten_middle(name: str, most: int = 32) -> str:
     """A name of at most so many letters: of a longer one, its beginning and its end."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
 
 
-def rate_distortion(axes: Axes, results: Sequence[dict], numbers: Sequence[str]) -> None:
+def draw_rate_distortion(axes: Axes, results: Sequence[dict], numbers: Sequence[str]) -> None:
     """Points of models in the plane of rate and distortion, over lines of equal ELBO (Alemi et al. 2018).
 
     Args:
@@ -347,17 +347,17 @@ def rate_distortion(axes: Axes, results: Sequence[dict], numbers: Sequence[str])
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.plot(*points.T, "o", color=ACTIVE, markersize=5)
     within = (points - low) / (high - low)
-    for group in clusters(within):
+    for group in group_close_points(within):
         words = ", ".join(there[i][2] for i in group)
         to_left = within[group, 0].min() > 0.6  # where there is room for many numbers
         place = (min if to_left else max)(points[group], key=lambda point: point[0])
         style = {"xytext": (-5, 4), "ha": "right"} if to_left else {"xytext": (5, 4)}
         axes.annotate(words, place, textcoords="offset points", fontsize=9, **style)
-    equal_elbo(axes, low, high, within)
+    draw_equal_elbo_lines(axes, low, high, within)
     axes.set_title("grey: equal ELBO", fontsize=9, loc="left", color="0.4")
 
 
-def clusters(points: np.ndarray, near: tuple[float, float] = (0.05, 0.06)) -> list[list[int]]:
+def group_close_points(points: np.ndarray, near: tuple[float, float] = (0.05, 0.06)) -> list[list[int]]:
     """Which of the points `(N, 2)` are nearer to another of their group than `near`, across and upwards."""
     groups: list[list[int]] = []
     for i, point in enumerate(points):
@@ -367,7 +367,7 @@ def clusters(points: np.ndarray, near: tuple[float, float] = (0.05, 0.06)) -> li
     return sorted(groups)
 
 
-def equal_elbo(axes: Axes, low: np.ndarray, high: np.ndarray, points: np.ndarray) -> None:
+def draw_equal_elbo_lines(axes: Axes, low: np.ndarray, high: np.ndarray, points: np.ndarray) -> None:
     """Lines where rate and distortion have the same sum, each with its ELBO where it is farthest from all points.
 
     Args:

@@ -23,12 +23,12 @@ SMALL_LINE = 12  # pixels from one line of small text to the next
 INDENT = 6  # pixels between a label and its row
 TITLE, LABEL, SMALL = 10, 9, 7.5  # font sizes in points
 COLORS = {TITLE: "0", LABEL: "0.15", SMALL: "0.15"}
-LONGEST_LABEL = 24  # characters of a row label
-NARROWEST_TITLE = 420  # pixels that a title may take, however narrow the grid is
+MAX_LABEL_LENGTH = 24  # characters of a row label
+MIN_TITLE_WIDTH = 420  # pixels that a title may take, however narrow the grid is
 PER_ROW = 10
-MOST_CLASSES = 20  # columns of figures with a column per class
-TOUCHING = 26  # the longer side of an image in a large grid without gaps has about so many pixels
-LARGEST_TOUCHING = 40  # and at most so many
+MAX_CLASSES = 20  # columns of figures with a column per class
+PLANE_CELL = 26  # the longer side of an image in a large grid without gaps has about so many pixels
+PLANE_LARGEST = 40  # and at most so many
 SHADES = 16  # of grey or of each colour in such a grid: its file is a third as large
 
 
@@ -58,13 +58,13 @@ def pixels(image: Tensor, scale: int) -> np.ndarray:
     return enlarged.permute(1, 2, 0).nan_to_num(0).clamp(0, 1).numpy()
 
 
-def starts(count: int, size: int, breaks: Collection[int] = (), gap: int = GAP, wide: int = BREAK) -> list[int]:
+def cell_offsets(count: int, size: int, breaks: Collection[int] = (), gap: int = GAP, wide: int = BREAK) -> list[int]:
     """Where each of `count` cells of `size` pixels begins, and at last where they all end."""
     begins = [i * (size + gap) + sum(0 < b <= i for b in breaks) * (wide - gap) for i in range(count)]
     return [*begins, begins[-1] + size]
 
 
-def points(length: float, dpi: int) -> float:
+def to_points(length: float, dpi: int) -> float:
     """Pixels at this resolution in points."""
     return 72 * length / dpi
 
@@ -108,16 +108,16 @@ def image_grid(
     scale = max(1, round(cell * dpi / DPI / max(height, width_)))
     height, width_ = height * scale, width_ * scale
     line, wide, gap = px(LINE), px(BREAK), px(gap) if gap != 1 else max(1, px(1))
-    tops = starts(len(images), height + line * bool(captions), row_breaks, gap, wide)
-    lefts = starts(max(len(row) for row in images), width_, column_breaks, gap, wide)
+    tops = cell_offsets(len(images), height + line * bool(captions), row_breaks, gap, wide)
+    lefts = cell_offsets(max(len(row) for row in images), width_, column_breaks, gap, wide)
     canvas = np.ones((tops[-1], lefts[-1], 3), dtype=np.float32)
     for top, row in zip(tops, images, strict=False):
         for left, image in zip(lefts, row, strict=False):
             canvas[top : top + height, left : left + width_] = pixels(image, scale)
 
-    row_labels = [text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+    row_labels = [text if len(text) <= MAX_LABEL_LENGTH else f"{text[: MAX_LABEL_LENGTH - 1]}…"
                   for text in map(printable, row_labels)]  # fmt: skip
-    column_labels, size = fitted(column_labels, points(width_ + gap, dpi) - 2)
+    column_labels, size = fit_column_labels(column_labels, to_points(width_ + gap, dpi) - 2)
     column_lines = max((label.count("\n") + 1 for label in column_labels if label), default=0)
     titles = wrapped_titles({0: title} if isinstance(title, str) else title, lefts, dpi)
     title_lines = max((text.count("\n") + 1 for text in titles.values() if text), default=0)
@@ -129,7 +129,7 @@ def image_grid(
                   for at, text in titles.items() for part in text.split("\n")), default=0)  # fmt: skip
     axes = canvas_axes(
         canvas, left=left_margin, top=px(MARGIN) + above_columns + line * title_lines, margin=px(MARGIN), dpi=dpi,
-        least_width=math.ceil(needed),
+        min_width=math.ceil(needed),
     )  # fmt: skip
     axes.figure.at_dpi = again
 
@@ -149,7 +149,7 @@ def image_grid(
     return axes.figure
 
 
-def fitted(labels: Sequence[str], room: float) -> tuple[list[str], float]:
+def fit_column_labels(labels: Sequence[str], room: float) -> tuple[list[str], float]:
     """Column labels as they fit above their columns, and their font size: one line if all fit, or up to three lines of
     small text.
 
@@ -174,21 +174,21 @@ def wrapped_titles(titles: Mapping[int, str], lefts: Sequence[int], dpi: int) ->
     columns, found = sorted(titles), {}
     for column, after in zip(columns, [*columns[1:], None], strict=True):
         if after is None:
-            room = max(lefts[-1] - lefts[column], NARROWEST_TITLE * dpi / DPI)
+            room = max(lefts[-1] - lefts[column], MIN_TITLE_WIDTH * dpi / DPI)
         else:
             room = lefts[after] - lefts[column]
         parts = [printable(part) for part in titles[column].split("\n")]
-        found[column] = "\n".join(wrapped(part, points(room, dpi), TITLE, lines=2) for part in parts)
+        found[column] = "\n".join(wrapped(part, to_points(room, dpi), TITLE, lines=2) for part in parts)
     return found
 
 
 def canvas_axes(
-    canvas: np.ndarray, left: int, top: int, margin: int = MARGIN, dpi: int = DPI, least_width: int = 0
+    canvas: np.ndarray, left: int, top: int, margin: int = MARGIN, dpi: int = DPI, min_width: int = 0
 ) -> Axes:
     """Axes in pixel coordinates that show `canvas (height, width, 3)` pixel by pixel, in a figure just large enough for
-    it and for text of `least_width` pixels."""
+    it and for text of `min_width` pixels."""
     height, width = canvas.shape[:2]
-    full_width, full_height = left + max(width, least_width) + margin, top + height + margin
+    full_width, full_height = left + max(width, min_width) + margin, top + height + margin
     # a hundredth of a pixel more: the size in inches times dpi is rounded down
     size = (full_width + 0.01) / dpi, (full_height + 0.01) / dpi
     figure = GridFigure(size, dpi=dpi, facecolor="white")
@@ -228,7 +228,7 @@ def interpolations(images: Tensor, x0: Tensor, x1: Tensor, title: str = "") -> F
     return image_grid(rows, column_labels=labels, column_breaks=(1, n + 1), title=title)
 
 
-def numbers(count: int) -> list[str]:
+def default_names(count: int) -> list[str]:
     """Names of classes that have none."""
     return [str(label) for label in range(count)]
 
@@ -245,14 +245,14 @@ def analogies(
         title: Of the figure.
         row_labels: The class of each image of `x`, if it is known.
     """
-    labels = ["original", *(classes or numbers(images.shape[1]))]
+    labels = ["original", *(classes or default_names(images.shape[1]))]
     rows = torch.cat([x[:, None], images], 1)
     return image_grid(rows, row_labels=row_labels, column_labels=labels, column_breaks=(1,), title=title)
 
 
 def class_samples(images: Tensor, classes: Sequence[str] | None = None, title: str = "") -> Figure:
     """A row per draw of z, a column per label: `(n, num_labels, C, H, W)`; `classes` names the labels."""
-    return image_grid(images, column_labels=classes or numbers(images.shape[1]), title=title)
+    return image_grid(images, column_labels=classes or default_names(images.shape[1]), title=title)
 
 
 def plane(images: Tensor, z1: Tensor, z2: Tensor, title: str) -> Figure:
@@ -261,8 +261,8 @@ def plane(images: Tensor, z1: Tensor, z2: Tensor, title: str) -> Figure:
     are enlarged, and a hair's breadth apart."""
     right, up = ([f"{value:z.1f}" if i % 3 == 1 else "" for i, value in enumerate(z.tolist())] for z in (z1, z2))
     images = images.flip(0).mul(SHADES - 1).round().div(SHADES - 1)
-    gap = int(max(images.shape[-2:]) < TOUCHING / 2)
-    return image_grid(images, up[::-1], right, title, gap=gap, cell=TOUCHING, largest=LARGEST_TOUCHING)
+    gap = int(max(images.shape[-2:]) < PLANE_CELL / 2)
+    return image_grid(images, up[::-1], right, title, gap=gap, cell=PLANE_CELL, largest=PLANE_LARGEST)
 
 
 def traversals(x: Tensor, images: Tensor, names: Sequence[str], values: Sequence[str], title: str) -> Figure:

@@ -26,7 +26,7 @@ class FileIO(TorchCheckpointIO):
             file.write(content.getbuffer())
 
 
-def keep_as(path: Path, keep: Path) -> None:
+def link_or_copy(path: Path, keep: Path) -> None:
     """Lets a file have another name too, or a copy where the file system knows no links."""
     keep.unlink(missing_ok=True)
     try:

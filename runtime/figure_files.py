@@ -13,9 +13,9 @@ from figures.grids import DPI
 from runtime.atomic_write import atomic_write
 
 # Text as TrueType fonts in PDF, which publishers ask for, and as outlines in SVG; the same ids in each SVG
-VECTOR = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "figure"}
-DATE = {"pdf": "CreationDate", "svg": "Date"}  # left out: the same figure gives the same file
-LEAST_DPI, MOST_DPI = 50, 600
+VECTOR_RC = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "figure"}
+DATE_KEYS = {"pdf": "CreationDate", "svg": "Date"}  # left out: the same figure gives the same file
+MIN_DPI, MAX_DPI = 50, 600
 
 
 class FigureStyle(NamedTuple):
@@ -35,8 +35,8 @@ DEFAULT_STYLE = FigureStyle()
 
 def check_style(style: FigureStyle) -> FigureStyle:
     """The style itself; ValueError for a resolution that cannot be drawn."""
-    if not LEAST_DPI <= style.dpi <= MOST_DPI:
-        raise ValueError(f"--figure_dpi must be from {LEAST_DPI} to {MOST_DPI}; got {style.dpi}.")
+    if not MIN_DPI <= style.dpi <= MAX_DPI:
+        raise ValueError(f"--figure_dpi must be from {MIN_DPI} to {MAX_DPI}; got {style.dpi}.")
     return style
 
 
@@ -50,7 +50,7 @@ def at_dpi(figure: Figure, dpi: int) -> Figure:
     return figure
 
 
-def picture(figure: Figure) -> Image.Image:
+def render(figure: Figure) -> Image.Image:
     """A figure in pixels, at its own size; one without colours in grey, which is half as large in a file."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -64,7 +64,7 @@ def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
     figure, kind = at_dpi(figure, dpi), path.suffix[1:]
     with atomic_write(path) as file:
         if kind == "png":
-            picture(figure).save(file, format="png", dpi=(dpi, dpi))
+            render(figure).save(file, format="png", dpi=(dpi, dpi))
             return
-        with matplotlib.rc_context(VECTOR):
-            figure.savefig(file, format=kind, dpi=dpi, metadata={DATE[kind]: None})
+        with matplotlib.rc_context(VECTOR_RC):
+            figure.savefig(file, format=kind, dpi=dpi, metadata={DATE_KEYS[kind]: None})

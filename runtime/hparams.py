@@ -10,7 +10,7 @@ from datamodules import DATAMODULES
 from models import MODELS, VAE
 
 # Of training, as they are by default
-TRAINING = {"steps_per_call": 1, "early_stopping": None, "trainer.accumulate_grad_batches": 1,
+TRAINING_DEFAULTS = {"steps_per_call": 1, "early_stopping": None, "trainer.accumulate_grad_batches": 1,
             "trainer.gradient_clip_val": None, "trainer.precision": "32-true"}  # fmt: skip
 # Shown even at their default, which is not the papers'
 ALWAYS_SHOWN = ("alpha",)
@@ -43,10 +43,10 @@ def run_options(checkpoint: dict) -> dict[str, Any]:
     Left out are what the data say, where things lie, and the training of an M1. What the checkpoint does not say counts
     as the default, or as what all had before there was such an option.
     """
-    return collect(checkpoint, fill_options)
+    return collect_options(checkpoint, fill_options)
 
 
-def collect(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dict[str, Any]:
+def collect_options(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dict[str, Any]:
     """The options of a run, where `fill` adds to those in the checkpoint the ones that it does not say."""
     model, data = MODELS[checkpoint["model"]], DATAMODULES[checkpoint["run"]["data"]]
     of_model, of_data = checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})
@@ -59,14 +59,14 @@ def collect(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dict[str, A
         for name, value in fill(kind, given).items()
         if name not in (*PATH_OPTIONS, *getattr(kind, "from_data", ()))
     }
-    return found | TRAINING | checkpoint.get("training", {})
+    return found | TRAINING_DEFAULTS | checkpoint.get("training", {})
 
 
 def non_default_options(checkpoint: dict) -> dict[str, Any]:
     """Of the options of a run those that are not as they are by default, and those that are always shown."""
     none = {"m1_options": {}} if "m1_options" in checkpoint["hyper_parameters"] else {}
     bare = checkpoint | {"hyper_parameters": none, "datamodule_hyper_parameters": {}, "training": {}}
-    usual = collect(bare, lambda kind, given: defaults(kind) | given)
+    usual = collect_options(bare, lambda kind, given: defaults(kind) | given)
     all_options = run_options(checkpoint).items()
     return {name: value for name, value in all_options if value != usual.get(name) or name in ALWAYS_SHOWN}
 

@@ -9,9 +9,9 @@ import torch
 from datamodules import ImageData
 from models import Model
 
-COPIES = 4  # of each weight in training: itself, its gradient and the two moments of Adam
-FLOAT = 4  # bytes
-NAMED = "--model.z_dim or --model.hidden"  # what a model's size depends on
+COPIES_PER_WEIGHT = 4  # of each weight in training: itself, its gradient and the two moments of Adam
+BYTES_PER_FLOAT = 4  # bytes
+SIZE_OPTIONS = "--model.z_dim or --model.hidden"  # what a model's size depends on
 
 
 def machine_memory(device: str) -> int | None:
@@ -53,14 +53,14 @@ def check_model_size(kind: type[Model], data: ImageData, options: dict[str, Any]
     except (RuntimeError, OverflowError, TypeError) as error:
         numbers = [part for value in options.values() for part in (value if isinstance(value, list) else [value])]
         if any(isinstance(number, int) and number > 2**31 for number in numbers):  # sizes that torch cannot count
-            raise ValueError(f"This model's weights would fill more than any memory: lower {NAMED}.") from error
+            raise ValueError(f"This model's weights would fill more than any memory: lower {SIZE_OPTIONS}.") from error
         raise
-    weights = FLOAT * COPIES * sum(parameter.numel() for parameter in model.parameters())
+    weights = BYTES_PER_FLOAT * COPIES_PER_WEIGHT * sum(parameter.numel() for parameter in model.parameters())
     if weights > memory:
-        raise ValueError(f"Training this model's weights takes {size_text(weights)}, and {has}: lower {NAMED}.")
+        raise ValueError(f"Training this model's weights takes {size_text(weights)}, and {has}: lower {SIZE_OPTIONS}.")
     widths = [layer.out_features for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
     K, images = options.get("num_samples") or 1, min(data.batch_size, len(data.train.y))
-    activations = FLOAT * images * K * max([prod(data.image_shape), *widths])
+    activations = BYTES_PER_FLOAT * images * K * max([prod(data.image_shape), *widths])
     if activations > memory:
         raise ValueError(
             f"A batch of {images} images with {K:,} samples each takes {size_text(activations)} or more, and {has}: "

@@ -21,28 +21,28 @@ from torch import distributed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 # Exit statuses of runs that all processes end at one step; Windows has no SIGUSR1
 COORDINATED_EXIT_CODES = (0, *(128 + getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(signal, name)))
-INTERACTIVE_STEP = str(2**32 - 6)  # of the shell that salloc opens on some clusters
+INTERACTIVE_STEP_ID = str(2**32 - 6)  # of the shell that salloc opens on some clusters
 
 
 def is_srun_task() -> bool:
     """Whether srun has started this process as one of the tasks of a job step, and not a person's shell."""
-    if "SLURM_STEP_ID" not in os.environ or os.environ["SLURM_STEP_ID"] == INTERACTIVE_STEP:
+    if "SLURM_STEP_ID" not in os.environ or os.environ["SLURM_STEP_ID"] == INTERACTIVE_STEP_ID:
         return False
     # srun --pty opens a shell, too
-    return "SLURM_PTY_PORT" not in os.environ or number("SLURM_NTASKS") > 1
+    return "SLURM_PTY_PORT" not in os.environ or env_int("SLURM_NTASKS") > 1
 
 
-def number(name: str) -> int:
+def env_int(name: str) -> int:
     """A number that a launcher has put into the environment, or 1."""
     return int(os.environ.get(name, "1"))
 
 
-def count(number: int, what: str) -> str:
+def plural(number: int, what: str) -> str:
     """1 task, 2 tasks, 2 processes."""
     return f"{number} {what}" + ("" if number == 1 else "es" if what.endswith("s") else "s")
 
 
-def per_node(devices: int | str | list[int]) -> int:
+def devices_per_node(devices: int | str | list[int]) -> int:
     """How many devices `--trainer.devices` names.
 
     Raises:
@@ -65,16 +65,16 @@ def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
         num_nodes: `--trainer.num_nodes`.
     """
     if TorchElasticEnvironment.detect():
-        if per_node(devices) * num_nodes != number("WORLD_SIZE"):
+        if devices_per_node(devices) * num_nodes != env_int("WORLD_SIZE"):
             raise ValueError(
-                f"torchrun runs {count(number('WORLD_SIZE'), 'process')}, and --trainer.devices is {devices}, on "
-                f"{count(num_nodes, 'node')}: leave --trainer.devices out, or give --nproc_per_node as many."
+                f"torchrun runs {plural(env_int('WORLD_SIZE'), 'process')}, and --trainer.devices is {devices}, on "
+                f"{plural(num_nodes, 'node')}: leave --trainer.devices out, or give --nproc_per_node as many."
             )
         return
     if "SLURM_JOB_ID" not in os.environ:
         return
-    tasks, nodes = number("SLURM_NTASKS"), number("SLURM_NNODES")
-    has = f"{count(tasks, 'task')} on {count(nodes, 'node')}"
+    tasks, nodes = env_int("SLURM_NTASKS"), env_int("SLURM_NNODES")
+    has = f"{plural(tasks, 'task')} on {plural(nodes, 'node')}"
     if not is_srun_task():
         # a batch script is told to be a task itself; the shell of salloc is not, and may do what it likes
         in_script = "SLURM_PROCID" in os.environ and "SLURM_STEP_ID" not in os.environ
@@ -84,7 +84,7 @@ def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
                 "for one task by --nodes=1 --ntasks-per-node=1."
             )
         return
-    each = per_node(devices)
+    each = devices_per_node(devices)
     if nodes != num_nodes:
         raise ValueError(
             f"SLURM runs {has}, and --trainer.num_nodes is {num_nodes}: give --trainer.num_nodes {nodes}, or "
@@ -95,7 +95,7 @@ def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
             f"SLURM was asked for --ntasks={tasks}, which leaves open how many run on each node: ask for "
             f"--ntasks-per-node={each} instead, one task for each device."
         )
-    if tasks != each * nodes or (tasks > 1 and number("SLURM_NTASKS_PER_NODE") != each):
+    if tasks != each * nodes or (tasks > 1 and env_int("SLURM_NTASKS_PER_NODE") != each):
         raise ValueError(
             f"SLURM runs {has}, and --trainer.devices is {devices}: it must be one task for each device, so ask "
             f"SLURM for --ntasks-per-node={each}, or change --trainer.devices."
@@ -116,10 +116,10 @@ def cluster_plugins() -> list[ClusterEnvironment]:
 def launcher_world() -> tuple[int, int]:
     """How many processes torchrun or srun has started on each machine, and on how many machines; one without them."""
     if TorchElasticEnvironment.detect():
-        processes = number("LOCAL_WORLD_SIZE")
-        return processes, number("WORLD_SIZE") // processes
+        processes = env_int("LOCAL_WORLD_SIZE")
+        return processes, env_int("WORLD_SIZE") // processes
     if "SLURM_JOB_ID" in os.environ and is_srun_task():
-        return number("SLURM_NTASKS_PER_NODE"), number("SLURM_NNODES")
+        return env_int("SLURM_NTASKS_PER_NODE"), env_int("SLURM_NNODES")
     return 1, 1
 
 

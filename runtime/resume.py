@@ -9,12 +9,12 @@ from pytorch_lightning import Trainer
 
 from datamodules import ImageData
 from models import Model, from_checkpoint, read_checkpoint
-from runtime.hparams import TRAINING, defaults, training_options
+from runtime.hparams import TRAINING_DEFAULTS, defaults, training_options
 
 # What the place of a checkpoint within an epoch counts in
 BATCH_OPTIONS = ("protocol", "seed", "labels_hash", "processes", "--trainer.accumulate_grad_batches",
                    "--steps_per_call")  # fmt: skip
-NAMES = {"processes": "number of processes", "labels_hash": "choice of labels"}
+OPTION_DESCRIPTIONS = {"processes": "number of processes", "labels_hash": "choice of labels"}
 
 
 def changed_options(
@@ -25,7 +25,8 @@ def changed_options(
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
     now |= {"labels_hash": data.labels_hash, "processes": trainer.world_size}
     if options := checkpoint.get("training"):
-        then |= {f"--{key}": value for key, value in (TRAINING | options).items()}  # an option may be newer than it
+        # the checkpoint may be older than an option
+        then |= {f"--{key}": value for key, value in (TRAINING_DEFAULTS | options).items()}
     now |= {f"--{key}": value for key, value in training_options(trainer, data).items()}
     for section, built, old, new in (
         ("model", model, checkpoint["hyper_parameters"], model.hparams),
@@ -104,7 +105,9 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
         del changes["--steps_per_call"]  # the steps are the same
     if not changes:
         return
-    said = "; ".join(f"its {NAMES.get(key, key)} is {then}, not {now}" for key, (then, now) in changes.items())
+    said = "; ".join(
+        f"its {OPTION_DESCRIPTIONS.get(key, key)} is {then}, not {now}" for key, (then, now) in changes.items()
+    )
     if {"model", "data"} & changes.keys() or not weights_match(checkpoint, model):
         raise ValueError(f"{resume} cannot be resumed: {said}. Its weights are those of another model.")
     batches = [key for key in changes if key in BATCH_OPTIONS or key.startswith("--data.")]

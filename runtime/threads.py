@@ -75,7 +75,7 @@ def evaluation_work(model: Model, x: Tensor, y: Tensor) -> float:
     return once / samples * MAX_DECODER_ROWS / model.rows_per_sample
 
 
-def by_size(work: float, processes: int = 1) -> int:
+def threads_for_work(work: float, processes: int = 1) -> int:
     """The threads that so much work per step can keep busy, at most this process's share of the cores.
 
     Args:
@@ -90,7 +90,7 @@ def is_set_by_environment() -> bool:
     return bool(os.environ.get("OMP_NUM_THREADS"))
 
 
-def use(threads: int, processes: int = 1) -> None:
+def set_threads(threads: int, processes: int = 1) -> None:
     """Let torch use so many threads in this process, and in those that it starts for the same run."""
     torch.set_num_threads(threads)
     if processes > 1:
@@ -113,14 +113,15 @@ def set_for_training(threads: int | None, recorded: int | None, model: Model, da
     if threads is None and is_set_by_environment():
         threads = torch.get_num_threads()
     elif threads is None:
-        threads = recorded or by_size(training_work(model, data), processes)
+        threads = recorded or threads_for_work(training_work(model, data), processes)
     if recorded and threads != recorded:
         print(
-            f"warning: This run had {counted(recorded)} before and has {counted(threads)} now: last digits may differ.",
+            f"warning: This run had {thread_count_text(recorded)} before and has {thread_count_text(threads)} now: "
+            "last digits may differ.",
             file=sys.stderr,
         )
     if threads != torch.get_num_threads() or processes > 1:
-        use(threads, processes)
+        set_threads(threads, processes)
     return threads
 
 
@@ -135,11 +136,11 @@ def set_for_evaluation(threads: int | None, model: Model, x: Tensor, y: Tensor, 
         processes: Processes that share the work on this machine.
     """
     if threads is not None:
-        use(threads)
+        set_threads(threads)
     elif not is_set_by_environment():
-        use(by_size(evaluation_work(model, x, y), processes))
+        set_threads(threads_for_work(evaluation_work(model, x, y), processes))
 
 
-def counted(threads: int) -> str:
+def thread_count_text(threads: int) -> str:
     """1 thread, 2 threads."""
     return f"{threads} thread" + ("" if threads == 1 else "s")

@@ -55,7 +55,7 @@ def test_draws_the_kl_averaged_over_images(fit, make_model, data, monkeypatch):
 @pytest.fixture
 def collapsing(fit, make_model, monkeypatch):
     """Trains a model whose posterior means have these variances over images, look by look, 3 steps apart."""
-    monkeypatch.setattr(active_units, "APART", 6)
+    monkeypatch.setattr(active_units, "MIN_STEPS_BETWEEN_CHECKS", 6)
 
     def run(variances, callback=None, name="VAE", **options):
         class Told(MODELS[name]):

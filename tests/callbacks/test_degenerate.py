@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from callbacks import FigureCallback, LatentCodes, LatentCodesTSNE, for_model
-from callbacks.codes import active, in_plane
+from callbacks.codes import active_dimensions, in_plane
 from figures import charts
 from models import MODELS, evaluating
 
@@ -73,6 +73,6 @@ def test_an_error_of_zero_has_an_axis():
 
 def test_dimensions_in_use(make_model):
     z = torch.tensor([[0.0, 0, 0], [1, 0.1, 0.01]])  # variances 0.25, 0.0025, ...
-    assert active(make_model(), z).tolist() == [True, False, False]
+    assert active_dimensions(make_model(), z).tolist() == [True, False, False]
     z = torch.tensor([[0.0, 0, 0], [100, 20, 1]])  # without a prior, of the largest
-    assert active(make_model("AE"), z).tolist() == [True, True, False]
+    assert active_dimensions(make_model("AE"), z).tolist() == [True, True, False]

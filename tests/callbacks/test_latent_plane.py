@@ -44,7 +44,7 @@ def draw(make_model, data, kind, n):
 
 def halves(canvas, n, gap):
     """The values that were painted into the left and into the right half of each image, from the top row: `(n, n)`."""
-    starts = np.array(grids.starts(n, 24, gap=gap)[:-1])
+    starts = np.array(grids.cell_offsets(n, 24, gap=gap)[:-1])
     return canvas[np.ix_(starts + 12, starts + 6)], canvas[np.ix_(starts + 12, starts + 18)]
 
 

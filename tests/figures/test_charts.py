@@ -179,8 +179,8 @@ def test_likelihoods_of_papers_and_of_ais_stand_in_the_row_of_their_run():
 
 def test_points_on_each_other_share_their_numbers():
     points = np.array([[0.1, 0.1], [0.9, 0.5], [0.14, 0.1], [0.18, 0.13], [0.1, 0.5]])
-    assert charts.clusters(points) == [[0, 2, 3], [1], [4]]
-    assert charts.clusters(points[[0, 3, 2]]) == [[0, 1, 2]]  # the last one joins two that were apart
+    assert charts.group_close_points(points) == [[0, 2, 3], [1], [4]]
+    assert charts.group_close_points(points[[0, 3, 2]]) == [[0, 1, 2]]  # the last one joins two that were apart
     results = [run("a", rate=0.0, distortion=27.0), *SWEEP, run("b", rate=0.01, distortion=27.0)]
     assert [text.get_text() for text in numbers(charts.comparison(results, "Digits").axes[1])] == [
         "1, 5",
@@ -205,10 +205,10 @@ def test_a_single_run_needs_no_number():
 
 def test_long_names_keep_their_beginning_and_end():
     name = "iwae-k50-dreg-of-two-layers-with-a-long-warmup-seed-3"
-    assert charts.shortened("x" * 32) == "x" * 32
-    assert len(charts.shortened(name)) == 32
-    assert charts.shortened(name).startswith("iwae-k50-")
-    assert charts.shortened(name).endswith("warmup-seed-3")
+    assert charts.shorten_middle("x" * 32) == "x" * 32
+    assert len(charts.shorten_middle(name)) == 32
+    assert charts.shorten_middle(name).startswith("iwae-k50-")
+    assert charts.shorten_middle(name).endswith("warmup-seed-3")
 
 
 SPREAD = [(60 * i / 11, 80 - 5 * i) for i in range(12)]

@@ -54,7 +54,7 @@ def test_values_beyond_the_range_are_cut():
 
 def test_breaks_set_rows_and_columns_apart():
     second, third, fourth = 10 + BREAK, 20 + BREAK + GAP, 30 + 2 * BREAK + GAP
-    assert grids.starts(4, 10, breaks=(1, 3)) == [0, second, third, fourth, fourth + 10]
+    assert grids.cell_offsets(4, 10, breaks=(1, 3)) == [0, second, third, fourth, fourth + 10]
 
 
 def test_labels_and_title_have_room():
@@ -97,7 +97,7 @@ def test_interpolations_go_from_one_image_to_the_other():
     steps = torch.tensor([0.3, 0.5, 0.7]).view(3, 1, 1, 1, 1).expand(3, 2, 1, 8, 8)
     axes = grids.interpolations(steps, x0, x1, title="linear").axes[0]
     canvas = np.asarray(axes.images[0].get_array())
-    lefts = grids.starts(5, CELL, breaks=(1, 4))[:-1]
+    lefts = grids.cell_offsets(5, CELL, breaks=(1, 4))[:-1]
     for row in (0, CELL + GAP):
         np.testing.assert_allclose(canvas[row, lefts, 0], [0.1, 0.3, 0.5, 0.7, 0.9], rtol=1e-6)
     assert (canvas[:, CELL : CELL + BREAK] == 1).all()
@@ -110,7 +110,7 @@ def test_analogies_set_the_original_apart_and_name_the_labels():
     images = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1, 1).expand(2, 3, 1, 8, 8)
     axes = grids.analogies(x, images).axes[0]
     canvas = np.asarray(axes.images[0].get_array())
-    lefts = grids.starts(4, CELL, breaks=(1,))[:-1]
+    lefts = grids.cell_offsets(4, CELL, breaks=(1,))[:-1]
     for row in (0, CELL + GAP):
         np.testing.assert_allclose(canvas[row, lefts, 0], [0.9, 0.1, 0.2, 0.3], rtol=1e-6)
     assert (canvas[:, CELL : CELL + BREAK] == 1).all()

@@ -6,7 +6,7 @@ import pytest
 from pytorch_lightning import Trainer
 
 from models import MODELS
-from runtime.hparams import OLDER_DEFAULTS, TRAINING, non_default_options, run_options, training_options
+from runtime.hparams import OLDER_DEFAULTS, TRAINING_DEFAULTS, non_default_options, run_options, training_options
 
 CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits"}}
 M1M2 = CHECKPOINT | {
@@ -71,4 +71,4 @@ def test_where_things_lie_and_what_data_say_is_no_option(model):
 
 def test_training_that_nobody_chose_is_what_checkpoints_note_of_it(tmp_path):
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert training_options(trainer, SimpleNamespace(steps_per_call=1)) == TRAINING
+    assert training_options(trainer, SimpleNamespace(steps_per_call=1)) == TRAINING_DEFAULTS

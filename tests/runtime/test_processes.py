@@ -14,7 +14,7 @@ from torch import distributed
 import train
 from cli.train_options import DEFAULTS, build_parser
 from runtime.processes import (
-    INTERACTIVE_STEP,
+    INTERACTIVE_STEP_ID,
     check_tasks,
     cluster_plugins,
     configure_performance,
@@ -31,7 +31,7 @@ TWO = STEP | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
 NODES = STEP | {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}
 SHELLS = {
     "salloc": SALLOC,
-    "interactive step": SALLOC | {"SLURM_STEP_ID": INTERACTIVE_STEP, "SLURM_PROCID": "0"},
+    "interactive step": SALLOC | {"SLURM_STEP_ID": INTERACTIVE_STEP_ID, "SLURM_PROCID": "0"},
     "srun --pty": STEP | {"SLURM_JOB_NAME": "bash", "SLURM_PTY_PORT": "40000"},
 }
 

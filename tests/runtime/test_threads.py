@@ -39,7 +39,7 @@ def test_multiply_adds_of_each_kind_of_layer():
     (0, 1, 1), (1e8, 1, 1), (1.9e8, 1, 1), (2e8, 1, 2), (7e8, 1, 7), (1e12, 1, 8), (1e12, 2, 4), (1e12, 100, 1),
 ])  # fmt: skip
 def test_more_work_keeps_more_threads_busy(work, processes, expected):
-    assert threads.by_size(work, processes) == expected
+    assert threads.threads_for_work(work, processes) == expected
 
 
 def test_the_size_of_a_step_counts_batch_samples_and_classes():
@@ -50,11 +50,11 @@ def test_the_size_of_a_step_counts_batch_samples_and_classes():
         kind = MODELS[name]
         return threads.training_work(kind(**{key: getattr(digits, key) for key in kind.from_data}, **options), digits)
 
-    assert threads.by_size(work("VAE")) == 1
+    assert threads.threads_for_work(work("VAE")) == 1
     assert work("IWAE", num_samples=50) > 20 * work("VAE")
     assert work("M2") > 5 * work("VAE")
     digits.batch_size = 1000
-    assert threads.by_size(work("VAE")) == 3
+    assert threads.threads_for_work(work("VAE")) == 3
 
 
 def test_the_work_is_found_without_a_trace():
@@ -113,5 +113,5 @@ def test_no_threads_are_refused(capsys, main):
 
 
 def test_more_threads_than_cores_are_warned_of(capsys):
-    threads.use(9)
+    threads.set_threads(9)
     assert "9 threads on 8 cores wait for each other" in capsys.readouterr().err
