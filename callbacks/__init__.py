@@ -1,5 +1,8 @@
-"""What happens around training: figures, estimates, checkpoints, noise, progress. `CALLBACKS` knows those that look at
-the model by name; `for_model` picks the ones that a model supports."""
+"""Trainer callbacks: figures, estimates, checkpoints, noise, progress.
+
+`CALLBACKS` is the registry of the callbacks that `--callbacks` selects by name; `for_model` returns those that a model
+supports.
+"""
 
 from collections.abc import Sequence
 
@@ -57,27 +60,49 @@ __all__ = [
     "StepRNG",
     "Traversals",
     "for_model",
-]  # fmt: skip
+]
 
 CALLBACKS: dict[str, type[PowersOfTwoCallback]] = {
     callback.name: callback
-    for callback in (Reconstructions, Samples, Interpolations, ActiveUnits, LogLikelihood, LatentCodes, LatentCodesTSNE,
-                     LatentPlane, Traversals, Attributes, Canonical, Analogies, ClassSamples, ConfusionMatrix,
-                     ErrorCurve)
-}  # fmt: skip
+    for callback in (
+        Reconstructions,
+        Samples,
+        Interpolations,
+        ActiveUnits,
+        LogLikelihood,
+        LatentCodes,
+        LatentCodesTSNE,
+        LatentPlane,
+        Traversals,
+        Attributes,
+        Canonical,
+        Analogies,
+        ClassSamples,
+        ConfusionMatrix,
+        ErrorCurve,
+    )
+}
 
 
 def for_model(model: Model, names: Sequence[str] | None = None) -> list[PowersOfTwoCallback]:
-    """The callbacks called `names`; without names, every one that the model supports and that is one by default.
+    """Return the callbacks for a model.
+
+    Args:
+        model: The model.
+        names: Keys of `CALLBACKS`; by default every default callback that the model supports.
 
     Raises:
-        ValueError: A name is unknown, or its callback cannot serve the model.
+        ValueError: A name is unknown, or the model does not support its callback.
     """
     if names is None:
-        return [kind() for kind in CALLBACKS.values() if kind.by_default and kind.unsupported_reason(model) is None]
+        return [
+            callback()
+            for callback in CALLBACKS.values()
+            if callback.by_default and callback.unsupported_reason(model) is None
+        ]
     for name in names:
         if name not in CALLBACKS:
             raise ValueError(f"Unknown callback '{name}': choose from {', '.join(CALLBACKS)}.")
-        if objection := CALLBACKS[name].unsupported_reason(model):
-            raise ValueError(objection)
+        if reason := CALLBACKS[name].unsupported_reason(model):
+            raise ValueError(reason)
     return [CALLBACKS[name]() for name in names]

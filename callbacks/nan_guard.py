@@ -1,4 +1,4 @@
-"""Training whose numbers are no longer numbers stops at once."""
+"""Stop training when the loss or a weight is NaN or infinite."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ class Diverged(Exception):
 
 
 def check_weights(trainer: Trainer, model: LightningModule) -> None:
-    """Diverged where a weight of the model is not finite, so that no checkpoint of such weights is written."""
+    """Raise Diverged if a weight of the model is not finite, so that no such checkpoint is written."""
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise Diverged(f"A weight is not finite after step {trainer.global_step}")
 
 
 class NaNGuard(Callback):
-    """Raises `Diverged` after the batch whose loss is not finite; on a GPU after the one that follows it.
+    """Raise `Diverged` after a batch whose loss is not finite; on a GPU one batch later.
 
-    The losses of several processes are summed, so that all of them stop after the same batch.
+    The losses of all ranks are summed, so that all ranks stop after the same batch.
     """
 
     def __init__(self):

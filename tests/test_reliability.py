@@ -176,7 +176,7 @@ def test_too_little_room_is_known_before_the_first_step(monkeypatch, capsys):
     usage = type("Usage", (), {"free": 10_000})
     monkeypatch.setattr("callbacks.checkpoint.shutil.disk_usage", lambda path: usage)
     assert train.main(command("a")) == 2
-    assert "too few for four checkpoints" in capsys.readouterr().err
+    assert "too little for four checkpoints" in capsys.readouterr().err
     assert not Path("a").exists()
 
 

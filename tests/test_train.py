@@ -682,7 +682,7 @@ def test_a_run_that_goes_on_keeps_its_place_in_wandb(variables, capfd):
     run = wandb_run("a")
     assert (run.run_id, run.project) == ("second12", "mine")
     assert Path("a/wandb_id").read_text() == "second12"
-    said = "warning: WANDB_RUN_ID is second12, and this run has been first123 in W&B: it goes on as second12.\n"
+    said = "warning: This run was first123 in W&B, but WANDB_RUN_ID is second12: it continues as second12.\n"
     assert said in capfd.readouterr().err
 
 
@@ -707,7 +707,7 @@ def test_a_variable_switches_wandb_off(variables, monkeypatch, capfd, variable, 
     variables(**dict([variable.split("=")]))
     monkeypatch.setattr(wandb, "init", lambda **options: pytest.fail("W&B was started"))
     assert train.main([*QUICK, *OFFLINE, "--wandb", option, "--run_dir", "a"]) == 0
-    assert f"W&B is switched off by {variable}, in spite of --wandb {option}.\n" in capfd.readouterr().err
+    assert f"W&B is switched off by {variable}, although --wandb is {option}.\n" in capfd.readouterr().err
     assert not Path("a/wandb").exists()
     assert not Path("a/wandb_id").exists()
 

@@ -63,10 +63,10 @@ def test_a_callback_without_objection_has_none(make_model):
     ("VAE", 50, "latent_plane", "The latent plane needs a model with z_dim 2; this VAE has 50: leave latent_plane out, "
      "or choose a model with 2."),
     ("HierarchicalVAE", [2, 2], "latent_plane", "needs a model with z_dim 2; this HierarchicalVAE has [2, 2]: "),
-    ("CVAE", 2, "latent_plane", "needs a decoder of the code alone, and that of CVAE is given a label: leave "),
-    ("M2", 2, "latent_plane", "needs a decoder of the code alone, and that of M2 is given a label: leave "),
+    ("CVAE", 2, "latent_plane", "needs a decoder of z only; the decoder of CVAE also takes a label: leave "),
+    ("M2", 2, "latent_plane", "needs a decoder of z only; the decoder of M2 also takes a label: leave "),
     ("M1M2", 2, "latent_plane", "M1M2 has no latent plane: it defines no encode(); leave latent_plane out, or"),
-    ("VAE", 2, "latent_codes_tsne", "t-SNE is for codes of more than 2 dimensions, and this VAE has 2: leave "),
+    ("VAE", 2, "latent_codes_tsne", "t-SNE needs a code of more than 2 dimensions; this VAE has 2: leave "),
     ("VAE", 4, "canonical", "VAE has no canonical: it defines no canonical(); leave canonical out, or"),
 ])  # fmt: skip
 def test_objections_are_sentences(make_model, name, z_dim, callback, sentence):

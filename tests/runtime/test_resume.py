@@ -185,7 +185,7 @@ def test_no_room_is_known_before_anything_is_written(capsys, monkeypatch):
     before = contents_of("a")
     monkeypatch.setattr("callbacks.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=-(10**9)))
     assert train.main([*command("a"), "--trainer.max_epochs", "8"]) == 2
-    assert "too few for four checkpoints" in capsys.readouterr().err
+    assert "too little for four checkpoints" in capsys.readouterr().err
     assert contents_of("a") == before
 
 
