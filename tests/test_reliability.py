@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(monkeypatch, capsys, d
     assert train.main(command("cut")) == 0
     said = capsys.readouterr().err
     assert "last.ckpt cannot be read as a checkpoint" in said
-    assert "Going on from cut/checkpoints/previous.ckpt." in said
+    assert "Resuming from cut/checkpoints/previous.ckpt." in said
     assert_same("whole", "cut")
 
 

@@ -14,7 +14,7 @@ from runtime.failures import check_compiler, explain_failure
     (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: 1"), "Out of"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "Out of memory"),
     (RuntimeError("CUDA error: no kernel image is available. Compile with"), "use --trainer.accelerator cpu"),
-    (ValueError("Expected more than 1 value per channel when training, got [1, 4]"), "Batch norm needs two images"),
+    (ValueError("Expected more than 1 value per channel when training, got [1, 4]"), "Batch norm needs at least two"),
     (RuntimeError("Function 'LogBackward0' returned nan values in its 0th output."), "nan"),
 ])  # fmt: skip
 def test_a_failure_is_a_sentence(error, said):

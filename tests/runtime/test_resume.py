@@ -33,7 +33,7 @@ def test_a_change_is_named_and_allowed_only_when_asked_for(capsys):
     changed = command("a", "VAE", *MORE, "--model.lr", "1e-2", "--model.beta", "0.5")
     assert train.main(changed) == 2
     said = capsys.readouterr().err
-    assert "its --model.lr is 0.001, not 0.01; its --model.beta is 1.0, not 0.5. Give what it has, or add --al" in said
+    assert "its --model.lr is 0.001, not 0.01; its --model.beta is 1.0, not 0.5. Give the same options, or add" in said
     assert contents("a")["epoch"] == 2
     assert train.main([*changed, "--allow_changes"]) == 0
     assert "warning: a/checkpoints/last.ckpt is of another run: its --model.lr is 0.001" in capsys.readouterr().err
@@ -65,7 +65,10 @@ def test_within_an_epoch_the_batches_stay_what_they_are():
     faulty({"step": 17, "signal": signal.SIGTERM}, *command("a"))
     ((status, _, said),) = faulty({}, *command("a", "VAE", "--data.batch_size", "50", "--allow_changes"))
     assert status == 2
-    assert "its --data.batch_size is 100, not 50. It was written within an epoch, whose batches would be others" in said
+    assert (
+        "its --data.batch_size is 100, not 50. It was written in the middle of an epoch, whose batches would change"
+        in said
+    )
     assert train.main(command("b", "VAE", "--resume", "a/checkpoints/best.ckpt", "--data.batch_size", "50",
                               "--allow_changes")) == 0  # fmt: skip
 
@@ -141,7 +144,7 @@ def test_a_run_folder_is_resumed_from_its_newest_checkpoint(capsys):
     more[place : place + 2] = ["--resume", "a"]
     more[more.index("--run_dir") + 1] = "b"
     assert train.main(more) == 0
-    assert "Going on from a/checkpoints/last.ckpt." in capsys.readouterr().err
+    assert "Resuming from a/checkpoints/last.ckpt." in capsys.readouterr().err
     assert contents("b")["epoch"] == 3
     Path("empty").mkdir()
     assert train.main([*more, "--run_dir", "c", "--resume", "empty"]) == 2

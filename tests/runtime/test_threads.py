@@ -114,4 +114,4 @@ def test_no_threads_are_refused(capsys, main):
 
 def test_more_threads_than_cores_are_warned_of(capsys):
     threads.set_threads(9)
-    assert "9 threads on 8 cores wait for each other" in capsys.readouterr().err
+    assert "9 threads on 8 cores will slow each other down" in capsys.readouterr().err
