@@ -100,7 +100,7 @@ def test_codes_through_the_normal_cdf(make_model, data):
 
 
 @pytest.mark.parametrize("name", ["VAE", "AE"])
-def test_decodes_what_the_model_decodes(make_model, data, monkeypatch, name):
+def test_images_are_those_of_the_decoder(make_model, data, monkeypatch, name):
     drawn = []
     plane = grids.plane
     monkeypatch.setattr(grids, "plane", lambda *args: drawn.append(args) or plane(*args))

@@ -47,7 +47,7 @@ def test_a_confusion_matrix_of_many_classes_has_a_fixed_size_and_no_numbers(clas
     assert len(axes.get_xticks()) < 15
 
 
-def test_mistakes_are_seen_also_where_a_cell_is_of_several_classes():
+def test_errors_are_visible_in_cells_of_several_classes():
     counts = torch.eye(600, dtype=torch.long) * 9
     counts[599, 0] = 9
     canvas = np.asarray(charts.confusion_matrix(counts, "test").axes[0].images[0].get_array())
@@ -141,7 +141,7 @@ def test_kl_of_a_thousand_dimensions_is_drawn_as_two_outlines():
     assert size(figure) == size(charts.kl_per_dimension([kl[:3]], [kl[:3] > 1]))
 
 
-def test_of_many_layers_the_first_are_drawn():
+def test_only_the_first_of_many_layers_are_drawn():
     figure = no_larger(charts.kl_per_dimension([torch.ones(2)] * 40, [torch.ones(2) > 0] * 40))
     assert len(figure.axes) == charts.MAX_LAYERS
     assert figure.axes[0].get_title(loc="left").startswith("Layer 1 of 40")
