@@ -97,7 +97,7 @@ def check_tasks(devices: int | str | list[int], num_nodes: int) -> None:
         )
     if tasks != each * nodes or (tasks > 1 and env_int("SLURM_NTASKS_PER_NODE") != each):
         raise ValueError(
-            f"SLURM runs {tasks_text}, and --trainer.devices is {devices}: there must be one task per device. Ask "
+            f"SLURM runs {tasks_text}, and --trainer.devices is {devices}: there must be one task per device; ask "
             f"SLURM for --ntasks-per-node={each}, or change --trainer.devices."
         )
 
