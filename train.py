@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import callbacks
 from callbacks.early_stopping import check_validation
 from callbacks.graceful_stop import Interrupted
-from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flat
+from callbacks.loggers import MetricsCSV, WandbRun, close_wandb, flatten
 from callbacks.nan_guard import Diverged
 from callbacks.wandb_environment import mode as wandb_mode
 from cli.errors import explain_option_error
@@ -55,7 +55,7 @@ from runtime.processes import (
 )
 from runtime.resume import check_resumed
 from runtime.run_folder import locked_run_dir, resolve_run_dir
-from runtime.threads import check_threads, counted, set_for_training
+from runtime.threads import check_threads, set_for_training, thread_count_text
 
 # Options that affect only the current start; they are not stored in config.yaml
 LAUNCH_ONLY_OPTIONS = ("config", "run_dir", "resume", "allow_changes")
@@ -116,12 +116,12 @@ def make_trainer(
             **options,
             callbacks=[
                 start,
-                callbacks.StepNoise(args.seed),
-                callbacks.Divergence(),
+                callbacks.StepRNG(args.seed),
+                callbacks.NaNGuard(),
                 *callbacks.for_model(model, args.callbacks),
                 *progress,
                 *early_stopping,
-                callbacks.Interruption(),
+                callbacks.GracefulStop(),
                 callbacks.RunCheckpoint(folder, args.seed, args.save_every_steps, args.save_every_minutes),
             ],
             logger=MetricsCSV(folder),
@@ -198,8 +198,8 @@ def write_records(
     facts = {"protocol": data.protocol, "labels_hash": data.labels_hash, "parameters": count_parameters(model)}
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
-            logger.keep_before(read_checkpoint(resume)["global_step"] if resume else 0)
-        logger.log_hyperparams(flat(config) | facts)
+            logger.drop_rows_from(read_checkpoint(resume)["global_step"] if resume else 0)
+        logger.log_hyperparams(flatten(config) | facts)
 
 
 def print_summary(trainer: Trainer, data: ImageData, model: Model, config: dict) -> None:
@@ -209,8 +209,8 @@ def print_summary(trainer: Trainer, data: ImageData, model: Model, config: dict)
     labels = f", labels {data.labels_hash}" if data.labels_hash else ""
     print(
         f"{config['model']['name']} on {config['data']['name']}, protocol {data.protocol}{labels}: "
-        f"{count_parameters(model):,} parameters, {len(data.train.y):,} training images, {counted(config['threads'])}, "
-        f"run folder {trainer.default_root_dir}",
+        f"{count_parameters(model):,} parameters, {len(data.train.y):,} training images, "
+        f"{thread_count_text(config['threads'])}, run folder {trainer.default_root_dir}",
         flush=True,
     )
 
@@ -259,7 +259,7 @@ def evaluate_best(trainer: Trainer, args: Namespace, data: ImageData, start: cal
 
 def training_has_begun(trainer: Trainer | None) -> bool:
     """Return whether this start has begun its first training step."""
-    return trainer is not None and trainer.checkpoint_callback.began
+    return trainer is not None and trainer.checkpoint_callback.has_begun
 
 
 def report_stop(error: Exception, trainer: Trainer | None, argv: list[str]) -> int:

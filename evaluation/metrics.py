@@ -12,8 +12,8 @@ from torch.distributions import Independent, Normal
 from tqdm import tqdm
 
 import models
-from callbacks import ConfusionMatrix, LatentSpace, for_model
-from callbacks.active_units import LEAST_IMAGES, is_active
+from callbacks import ActiveUnits, ConfusionMatrix, for_model
+from callbacks.active_units import MIN_IMAGES, is_active
 from callbacks.base import FigureCallback
 from callbacks.confusion_matrix import confusion
 from callbacks.titles import class_names, subject
@@ -113,9 +113,9 @@ def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:
 def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict:
     """Active units over the images `x`, in all and in each layer, and which they are; the mean KL of each dimension.
 
-    Nothing of fewer than `LEAST_IMAGES`, whose variance says little.
+    Nothing of fewer than `MIN_IMAGES`, whose variance says little.
     """
-    if len(x) < LEAST_IMAGES:
+    if len(x) < MIN_IMAGES:
         return {}
     parts = zip(x.split(500), y.split(500), strict=True)
     with models.evaluating(model):
@@ -181,7 +181,7 @@ def save_figures(
 
 def figures(callback, model: models.Model, data, result: dict) -> dict[str, Figure]:
     """The figures of one callback by their names; none of a callback that draws nothing from a checkpoint."""
-    if isinstance(callback, LatentSpace) and result["kl_per_dimension"]:
+    if isinstance(callback, ActiveUnits) and result["kl_per_dimension"]:
         kl, active = (
             [torch.tensor(layer) for layer in result[key]] for key in ("kl_per_dimension", "active_dimensions")
         )

@@ -128,7 +128,9 @@ def test_a_full_disk_is_detected_before_the_first_step(mounts, monkeypatch, caps
     at_steps(monkeypatch, VAE, lambda step: pytest.fail("it trained"))
     assert train.main(command("disk/a")) == 2
     said = capsys.readouterr().err
-    assert re.search(r"No space left on device\. Free disk space|too few for four checkpoints: make room", said)
+    assert re.search(
+        r"No space left on device\. Free disk space|too little for four checkpoints: free some space", said
+    )
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     assert not Path("disk/a").exists()
@@ -341,9 +343,9 @@ UPLOAD = "Upload it later by: wandb sync --include-online a/wandb\n"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "said"), [
-    ("unreachable", r"W&B does not answer \(.*connection refused\): the run is written to the disk\. "),
-    ("network", r"W&B has not got all of the run \(.*\)\. "),
-    ("service", r"W&B has failed \(.*\), and gets nothing more\. "),
+    ("unreachable", r"W&B does not answer \(.*connection refused\): the run is written to disk\. "),
+    ("network", r"W&B has not received the whole run \(.*\)\. "),
+    ("service", r"W&B has failed \(.*\): nothing more is sent to it\. "),
 ])  # fmt: skip
 def test_training_continues_without_wandb(how, said):
     assert train.main(command("whole")) == 0

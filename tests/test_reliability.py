@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(monkeypatch, capsy
     assert train.main(command("cut")) == 0
     said = capsys.readouterr().err
     assert "last.ckpt cannot be read as a checkpoint" in said
-    assert "Going on from cut/checkpoints/previous.ckpt." in said
+    assert "Resuming from cut/checkpoints/previous.ckpt." in said
     assert_same("whole", "cut")
 
 
@@ -176,7 +176,7 @@ def test_insufficient_disk_space_is_detected_before_the_first_step(monkeypatch, 
     usage = type("Usage", (), {"free": 10_000})
     monkeypatch.setattr("callbacks.checkpoint.shutil.disk_usage", lambda path: usage)
     assert train.main(command("a")) == 2
-    assert "too few for four checkpoints" in capsys.readouterr().err
+    assert "too little for four checkpoints" in capsys.readouterr().err
     assert not Path("a").exists()
 
 

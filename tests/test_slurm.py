@@ -28,7 +28,7 @@ import os, sys
 if sys.orig_argv[1:2] == ["train.py"] and "HOLD_AT" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
     import time
     from pathlib import Path
-    from callbacks import Interruption
+    from callbacks import GracefulStop
     from models import VAE
     mine = f"{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_PROCID']}"
     reached, noted = Path(f"reached-{mine}"), Path(f"noted-{mine}")
@@ -39,10 +39,10 @@ if sys.orig_argv[1:2] == ["train.py"] and "HOLD_AT" in os.environ and "SLURM_RES
             while os.environ["HOLD_UNTIL"] == "killed" or not noted.exists():
                 time.sleep(0.05)
         return measured(self, x, y)
-    def note(self, number, frame, note=Interruption._note):
+    def note(self, number, frame, note=GracefulStop._note):
         note(self, number, frame)
         noted.touch()
-    VAE.loss, Interruption._note = loss, note
+    VAE.loss, GracefulStop._note = loss, note
 """
 
 

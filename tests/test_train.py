@@ -112,14 +112,14 @@ MISTAKES = {
     "--trainer.accumulate_grad_batches 0": "--trainer.accumulate_grad_batches must be above 0; got 0.",
     "--trainer.check_val_every_n_epoch 0": "--trainer.check_val_every_n_epoch must be above 0; got 0.",
     "--trainer.profiler fast": "--trainer.profiler must be one of simple, advanced, pytorch; got fast.",
-    "--model.z_dim 1000000000": "Training this model's weights takes",
-    "--model.z_dim 1000000000000000000": "This model's weights would fill more than any memory: lower --model.z_dim",
-    "--model.hidden [1000000000]": "Training this model's weights takes",
-    "--model HierarchicalVAE --model.z_dim [1000000000,4]": "Training this model's weights takes",
+    "--model.z_dim 1000000000": "Training this model takes",
+    "--model.z_dim 1000000000000000000": "The weights of this model exceed any memory: lower --model.z_dim",
+    "--model.hidden [1000000000]": "Training this model takes",
+    "--model HierarchicalVAE --model.z_dim [1000000000,4]": "Training this model takes",
     "--model IWAE --model.num_samples 1000000000": "A batch of 100 images with 1,000,000,000 samples each takes",
     "--num_samples 1000000000": "--num_samples must be at most 10,000,000; got 1,000,000,000. 5000",
     "--trainer.max_epochs -5": "--trainer.max_epochs must be -1 (no limit) or at least 0; got -5.",
-    "--model.batch_norm true --data.batch_size 1": "Batch norm needs two images or more in each batch",
+    "--model.batch_norm true --data.batch_size 1": "Batch norm needs at least two images per batch",
     "train": "Unexpected argument train",
     "--model.encoder resnet": "Unknown encoder 'resnet': choose one of mlp, conv.",
     "--model.activation sine": "Unknown activation 'sine': choose one of relu, tanh",
@@ -683,7 +683,7 @@ def test_a_resumed_run_keeps_its_wandb_run(variables, capfd):
     run = wandb_run("a")
     assert (run.run_id, run.project) == ("second12", "mine")
     assert Path("a/wandb_id").read_text() == "second12"
-    said = "warning: WANDB_RUN_ID is second12, and this run has been first123 in W&B: it goes on as second12.\n"
+    said = "warning: This run was first123 in W&B, but WANDB_RUN_ID is second12: it continues as second12.\n"
     assert said in capfd.readouterr().err
 
 
@@ -708,7 +708,7 @@ def test_a_variable_switches_wandb_off(variables, monkeypatch, capfd, variable, 
     variables(**dict([variable.split("=")]))
     monkeypatch.setattr(wandb, "init", lambda **options: pytest.fail("W&B was started"))
     assert train.main([*QUICK, *OFFLINE, "--wandb", option, "--run_dir", "a"]) == 0
-    assert f"W&B is switched off by {variable}, in spite of --wandb {option}.\n" in capfd.readouterr().err
+    assert f"W&B is switched off by {variable}, although --wandb is {option}.\n" in capfd.readouterr().err
     assert not Path("a/wandb").exists()
     assert not Path("a/wandb_id").exists()
 

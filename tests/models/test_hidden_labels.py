@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from callbacks.step_rng import StepNoise
+from callbacks.step_rng import StepRNG
 from datamodules import DATAMODULES
 from models import MODELS
 
@@ -35,7 +35,7 @@ def run(trainer, data, name="M2"):
     data.setup()
     data.run_seed = 3
     model = make(name, data)
-    fitter = trainer(max_epochs=2, callbacks=[StepNoise(3)])
+    fitter = trainer(max_epochs=2, callbacks=[StepRNG(3)])
     fitter.fit(model, datamodule=data)
     return model.state_dict(), fitter.callback_metrics
 

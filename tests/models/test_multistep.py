@@ -119,12 +119,12 @@ def test_steps_per_call_may_change_between_epochs_only(monkeypatch, capsys):
         at_steps(patch, VAE, lambda step: step == 14 and os.kill(os.getpid(), signal.SIGTERM))
         assert train.main(command("cut", "VAE", *four)) == 143
     assert train.main(command("cut", "VAE", *five)) == 2
-    assert "its --steps_per_call is 4, not 5. It was written within an epoch" in capsys.readouterr().err
+    assert "its --steps_per_call is 4, not 5. It was written in the middle of an epoch" in capsys.readouterr().err
     assert train.main(command("cut", "VAE", *four, "--trainer.max_epochs", "2")) == 0
     assert train.main(command("cut", "VAE", *five)) == 0
     assert_same("whole", "cut")
     assert train.main(command("cut", "VAE", "--trainer.max_epochs", "4")) == 2
-    assert "single steps apart: give --steps_per_call 5." in capsys.readouterr().err
+    assert "single steps differently: give --steps_per_call 5." in capsys.readouterr().err
 
 
 def test_steps_per_call_below_1_is_refused(capsys):
