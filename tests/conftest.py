@@ -1,6 +1,7 @@
 """What all tests share: slow and GPU tests, real data, and one thread, which small networks are fastest on."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        # Files with most slow tests come first: started last, one would keep one worker of pytest-xdist busy alone
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: add --slow to run it"))
