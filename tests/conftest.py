@@ -19,9 +19,11 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--slow"):
-        # Files with most slow tests come first: started last, one would keep one worker of pytest-xdist busy alone
+        # Long files first: started last, one would keep one worker of pytest-xdist busy alone. Long are those with most
+        # slow tests, and then those with most tests.
         slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-        items.sort(key=lambda item: -slow[item.path])
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (-slow[item.path], -tests[item.path], str(item.path)))
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: add --slow to run it"))
