@@ -1,6 +1,7 @@
 """What all tests share: slow and GPU tests, real data, and one thread, which small networks are fastest on."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        # Long files first: started last, one would keep one worker of pytest-xdist busy alone. Long are those with most
+        # slow tests, and then those with most tests.
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (-slow[item.path], -tests[item.path], str(item.path)))
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: add --slow to run it"))

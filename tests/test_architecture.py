@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import re
 import sys
 from pathlib import Path
 
@@ -24,6 +25,15 @@ INSTALLED = [name for name in PACKAGES if name not in ("results", "benchmarks")]
 FILES = sorted([*(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")), *ROOT.glob("*.py")])
 # Libraries that a room does without
 FORBIDDEN = {"models": {"matplotlib", "wandb"}, "datamodules": {"matplotlib", "wandb"}, "figures": {"wandb"}}
+# The distribution that a library is installed from, where its name is not that of the import
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "arviz_stats": "arviz-stats",
+    "lightning_fabric": "pytorch-lightning",
+    "pytorch_lightning": "pytorch-lightning",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 DATA_LIBRARIES = {"torch", "numpy", "torchvision", "sklearn", "pytorch_lightning", "filelock"}
 
 files = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -125,10 +135,40 @@ def test_the_checks_themselves(package, source, expected):
     assert objections(package, source) == expected
 
 
-def test_all_scripts_are_installed():
-    """One to a line: with several lines setuptools splits at their ends, and takes commas for parts of a name."""
+def read_setup():
+    """Return setup.cfg as a parser."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
+    return setup
+
+
+def distribution_names(requirements):
+    """Return the names in a list of requirements, one per line, without extras and versions."""
+    return {re.match(r"[\w.-]+", line)[0] for line in requirements.strip().splitlines()}
+
+
+def required_distributions(sources):
+    """Return the distributions that files of installed packages need: those of all imports outside this project."""
+    libraries = set().union(*map(imports, sources)) - set(sys.stdlib_module_names) - {"__future__"} - set(LEVELS)
+    return {DISTRIBUTIONS.get(name, name) for name in libraries}
+
+
+def test_requirements_are_what_installed_files_import():
+    installed = [path for path in FILES if path.relative_to(ROOT).parts[0] in {*INSTALLED, "train.py", "evaluate.py"}]
+    declared = distribution_names(read_setup()["options"]["install_requires"])
+    assert required_distributions(path.read_text(encoding="utf-8") for path in installed) == declared
+
+
+def test_requirements_are_found_in_files():
+    sources = ["import os\nimport models.vae\nfrom PIL import Image", "def f():\n    import scipy.stats"]
+    assert required_distributions(sources) == {"pillow", "scipy"}
+    assert distribution_names("\ntorch >= 2.10\njsonargparse[signatures] >= 4.40\narviz-stats\n") == {
+        "torch", "jsonargparse", "arviz-stats"}  # fmt: skip
+
+
+def test_all_scripts_are_installed():
+    """One to a line: with several lines setuptools splits at their ends, and takes commas for parts of a name."""
+    setup = read_setup()
     modules = setup["options"]["py_modules"].strip().split("\n")
     assert modules == sorted(path.stem for path in ROOT.glob("*.py"))
     packages = setup["options"]["packages"].strip().split("\n")
