@@ -74,7 +74,9 @@ class LatentSpace(PowersOfTwoCallback):
         # all of the set, on whatever number of ranks: the loader would hold only this rank's share
         x, y = trainer.datamodule.images("val", device=model.device)
         parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-        layers = zip(*(model.latent_statistics(part, *model.given(labels)) for part, labels in parts), strict=True)
+        layers = zip(
+            *(model.latent_statistics(part, *model.condition_args(labels)) for part, labels in parts), strict=True
+        )
         means, kls = zip(*(map(torch.cat, zip(*parts, strict=True)) for parts in layers), strict=True)  # each (N, d)
         if len(x) < 2:
             return  # a single image has no variance
@@ -96,7 +98,7 @@ class LatentSpace(PowersOfTwoCallback):
         x, y = trainer.datamodule.images("val", CHUNK, model.device)
         if len(x) < LEAST_IMAGES or is_warming_up(model):
             return
-        layers = model.latent_statistics(x, *model.given(y))
+        layers = model.latent_statistics(x, *model.condition_args(y))
         largest, step = max(means.double().var(0).max().item() for means, _ in layers), trainer.global_step
         if largest >= COLLAPSED or (self.low and largest > self.low[1]):
             self.low = None

@@ -25,13 +25,13 @@ def code_size(model: Model) -> int:
 
 def has_standard_prior(model: Model) -> bool:
     """Whether codes have the prior N(0, I): not those of an autoencoder, nor z_1 of a hierarchical model."""
-    return hasattr(model, "pz") and isinstance(model.hparams.z_dim, int)
+    return hasattr(model, "prior") and isinstance(model.hparams.z_dim, int)
 
 
 def encode(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """The codes `(N, d)` of images, some at a time, in float32 whatever the precision of the model."""
     parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-    return torch.cat([model.encode(part, *model.given(labels)) for part, labels in parts]).float()
+    return torch.cat([model.encode(part, *model.condition_args(labels)) for part, labels in parts]).float()
 
 
 def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,7 @@ def active(model: Model, z: Tensor) -> Tensor:
     The codes of an autoencoder have no scale of their own: there the threshold is a hundredth of the largest variance.
     """
     variance = z.double().var(0, correction=0)
-    return variance > (THRESHOLD if hasattr(model, "pz") else THRESHOLD * variance.max())
+    return variance > (THRESHOLD if hasattr(model, "prior") else THRESHOLD * variance.max())
 
 
 def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:

@@ -30,12 +30,14 @@ class LogLikelihood(PowersOfTwoCallback):
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         x, y = trainer.datamodule.images("val", self.num_images, model.device)
         parts = list(zip(x.split(IMAGES), y.split(IMAGES), strict=True))
-        chunk = max(1, MAX_DECODER_ROWS // IMAGES // model.rows_per_sample)
+        chunk = max(1, MAX_DECODER_ROWS // IMAGES // model.decoder_cost)
 
         def estimate(part: int) -> dict[str, Tensor]:
             images, labels = parts[part]
             # a seed for each part, or all parts would share their noise
-            return importance(model, images, self.num_samples, chunk, *model.given(labels), seed=part)._asdict()
+            return importance(
+                model, images, self.num_samples, chunk, *model.condition_args(labels), seed=part
+            )._asdict()
 
         found = map_across_ranks(estimate, len(parts))
         record_metrics(trainer, {"val/nll": -found["log_px"].mean().item(), "val/ess": found["ess"].median().item()})

@@ -67,7 +67,7 @@ class Traversals(FigureCallback):
             values = many[:, dims].quantile(torch.tensor(QUANTILES, device=many.device), 0).T  # (D, n)
             labels = [f"{part:.0%}" for part in QUANTILES]
             how = "quantiles of the codes of test images"
-        images = model.decode(moved(encode(model, x, y)[0], dims, values), *model.given(y))
+        images = model.decode(moved(encode(model, x, y)[0], dims, values), *model.condition_args(y))
         rows = [names(model)[dim] for dim in dims.tolist()]
         title = f"One dimension of the code moved, by {how}: {counted(used, many.shape[1], len(dims))}"
         return {"traversals": grids.traversals(x[0], images, rows, labels, f"{title}\n{subject(model, data)}")}

@@ -18,14 +18,14 @@ MAX_IMAGES_PER_PASS = 50  # images per pass
 
 def images_per_pass(model: models.Model, settings: Settings) -> int:
     """Return how many images one pass of AIS takes: their chains fill about `MAX_DECODER_ROWS` rows of a decoder."""
-    return max(1, min(MAX_IMAGES_PER_PASS, MAX_DECODER_ROWS // (settings.chains * model.rows_per_sample)))
+    return max(1, min(MAX_IMAGES_PER_PASS, MAX_DECODER_ROWS // (settings.chains * model.decoder_cost)))
 
 
 def run_ais(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tensor], settings: Settings) -> dict:
     """Per-image `ais_log_px` and `ais_acceptance`, and per simulated image its `ais_lower` and `ais_upper` bound.
 
     Args:
-        model: A model with `prior`, `log_px` and `simulate`.
+        model: A model with `ais_prior`, `ais_log_px` and `ais_simulate`.
         x: Test images `(N, C, H, W)`.
         y: Their labels, for conditional models.
         pilot: Other images, for the step sizes, with their labels.
@@ -36,20 +36,20 @@ def run_ais(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tens
     simulated = min(SIMULATED, len(x))
     parts, more = -(-len(x) // size), -(-simulated // size)
     # every process computes them for itself, to the same bits
-    steps = tune(model, pilot[0], settings, *model.given(pilot[1]))
+    steps = tune(model, pilot[0], settings, *model.condition_args(pilot[1]))
 
     def moved() -> None:
         bar.update()
 
     def compute(part: int) -> dict[str, Tensor]:
-        images, labels = x[part * size : (part + 1) * size], model.given(y[part * size : (part + 1) * size])
+        images, labels = x[part * size : (part + 1) * size], model.condition_args(y[part * size : (part + 1) * size])
         found = anneal(model, images, settings, steps, *labels, seed=part, moved=moved)
         return {"ais_log_px": found.log_px, "ais_acceptance": found.acceptance}
 
     def bound(part: int) -> dict[str, Tensor]:
         n = min(size, simulated - part * size)
         # of a conditional model, with the labels of test images
-        labels = model.given(y[part * size : part * size + n])
+        labels = model.condition_args(y[part * size : part * size + n])
         found = bidirectional(model, n, settings, steps, *labels, seed=part, moved=moved)
         return {"ais_lower": found.lower, "ais_upper": found.upper}
 

@@ -166,7 +166,7 @@ def measured_likelihoods(
     """The results of importance sampling and of AIS; per-image values that stand from an earlier start are taken."""
     K = wanted.num_samples
     x, y = (part[: wanted.limit or model.default_limit] for part in test)
-    images = tensor_hash(x, *model.given(y))
+    images = tensor_hash(x, *model.condition_args(y))
 
     def kept(what: str, options: dict, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         file, older = cache_path(path, what, options), cache_path(path, what)
@@ -181,7 +181,11 @@ def measured_likelihoods(
     if wanted.ais is not None:
         n, pilot = wanted.ais_images, data.images("val", ais.PILOT_IMAGES, model.device)
         x, y = x[:n], y[:n]
-        options = {**wanted.ais._asdict(), "images": tensor_hash(x, *model.given(y)), "pilot": tensor_hash(*pilot)}
+        options = {
+            **wanted.ais._asdict(),
+            "images": tensor_hash(x, *model.condition_args(y)),
+            "pilot": tensor_hash(*pilot),
+        }
         chains = kept("ais", options, lambda: ais.run_ais(model, x, y, pilot, wanted.ais))
         found |= ais.ais_summary(chains, values["log_px"], wanted.ais)
     files.log_px[str(path)] = values["log_px"]

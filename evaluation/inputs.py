@@ -167,10 +167,10 @@ def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
     for checkpoint, data in ready:
         model = models.from_checkpoint(checkpoint)
         check_figures(model, args.figures)
-        if args.ais and hasattr(model, "log_px"):  # the others are evaluated without
+        if args.ais and hasattr(model, "ais_log_px"):  # the others are evaluated without
             x, y = data.images("test", 2)
-            annealing_path(model, x, *(model.given(y) or (None,)), args.ais_start)
-    if args.ais and not any(hasattr(kind, "log_px") for kind in kinds):
+            annealing_path(model, x, *(model.condition_args(y) or (None,)), args.ais_start)
+    if args.ais and not any(hasattr(kind, "ais_log_px") for kind in kinds):
         raise ValueError("--ais needs a density of x given its latents, which an AE does not have: leave it out.")
     if args.side_by_side:
         check_same_images(ready, args.side_by_side)

@@ -30,12 +30,12 @@ BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
 
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str = "fp32") -> dict[str, np.ndarray]:
     """Per-image `log_px`, `ess` and `k_hat` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
-    parts, chunk = -(-len(x) // IMAGES_PER_PASS), max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.rows_per_sample)
+    parts, chunk = -(-len(x) // IMAGES_PER_PASS), max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost)
     hidden = None if rank_zero_only.rank == 0 else True  # None: where there is no terminal
 
     def compute(part: int) -> dict[str, Tensor]:
         start = part * IMAGES_PER_PASS
-        images, labels = x[start : start + IMAGES_PER_PASS], model.given(y[start : start + IMAGES_PER_PASS])
+        images, labels = x[start : start + IMAGES_PER_PASS], model.condition_args(y[start : start + IMAGES_PER_PASS])
         estimate = importance(model, images, K, chunk, *labels, seed=start, precision=precision)
         values = {"log_px": estimate.log_px, "ess": estimate.ess, "k_hat": pareto_k(estimate.largest, K)}
         if hasattr(model, "rate_distortion"):
@@ -119,7 +119,7 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict:
         return {}
     parts = zip(x.split(500), y.split(500), strict=True)
     with models.evaluating(model):
-        parts = [model.latent_statistics(part, *model.given(labels)) for part, labels in parts]
+        parts = [model.latent_statistics(part, *model.condition_args(labels)) for part, labels in parts]
     layers = [[torch.cat(values) for values in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
     active = [is_active(means).tolist() for means, _ in layers]
     per_layer = [sum(layer) for layer in active]
@@ -131,7 +131,7 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict:
 def reconstruction_loss(model: models.Model, x: Tensor, y: Tensor) -> dict:
     """The mean loss of a model without a likelihood, and what it is."""
     with models.evaluating(model):
-        losses = [model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
+        losses = [model.validation_metrics(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
     loss = torch.cat(losses).double().mean().item()
     return {"loss": loss, "criterion": model.hparams.criterion, "num_images": len(x)}
 

@@ -19,7 +19,9 @@ def codes(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """The posterior means of the images `x`, `(N, d)`."""
     with evaluating(model):
         parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-        return torch.cat([model.encode(part, *model.given(labels)) for part, labels in parts]).flatten(1).double()
+        return (
+            torch.cat([model.encode(part, *model.condition_args(labels)) for part, labels in parts]).flatten(1).double()
+        )
 
 
 def probes(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, float]:

@@ -37,7 +37,7 @@ class AE(Model):
         criterion: Squared error (mse) or cross-entropy (bce), summed over pixels.
     """
 
-    measures = ("loss", "bound")
+    metric_names = ("loss", "bound")
     quantity = None
 
     def __init__(
@@ -66,7 +66,7 @@ class AE(Model):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return self.error(x).mean()
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         error = self.error(x)
         return {"loss": error, "bound": -error}
 

@@ -80,7 +80,7 @@ class AffineVAE(VAE):
             the loss, never to a bound; 0 has no classifier.
     """
 
-    from_data = ("image_shape", "num_classes")
+    data_args = ("image_shape", "num_classes")
     default_limit = 1000  # each pixel is a pass of the decoder
 
     def __init__(
@@ -123,9 +123,9 @@ class AffineVAE(VAE):
             classes.check_training_images("AffineVAE with label_weight", data)
 
     @property
-    def measures(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         """Those of the VAE, and the classifier's error where there is one."""
-        return (*VAE.measures, "error") if self.hparams.label_weight else VAE.measures
+        return (*VAE.metric_names, "error") if self.hparams.label_weight else VAE.metric_names
 
     @property
     def code_dim(self) -> int:
@@ -159,8 +159,8 @@ class AffineVAE(VAE):
         loss = super().loss_from_posterior(qz_x, x, y)
         return loss + self.hparams.label_weight * self.label_loss(qz_x, y) if self.hparams.label_weight else loss
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        measured = super().measure(x, y)
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        measured = super().validation_metrics(x, y)
         if self.hparams.label_weight:
             measured["error"] = (self.head(self.posterior(x).mean[..., : self.code_dim]).argmax(-1) != y)[y >= 0]
         return measured

@@ -78,9 +78,9 @@ def learning_rate_factor(progress: float, ratio: float, schedule: str) -> float:
 class Model(LightningModule):
     """The base of all models.
 
-    A subclass defines `loss(x, y)`, which training minimises, and `measure(x, y)`, the per-image metrics of validation,
-    named in `measures`; `bound` among them picks the best checkpoint. What else a model can do is what it defines
-    (`reconstruct`, `interpolate`, `sample`, `log_weights`, ...).
+    A subclass defines `loss(x, y)`, which training minimises, and `validation_metrics(x, y)`, the per-image metrics of
+    validation, named in `metric_names`; `bound` among them picks the best checkpoint. What else a model can do is what
+    it defines (`reconstruct`, `interpolate`, `sample`, `log_weights`, ...).
 
     Args:
         lr: Learning rate of Adam.
@@ -92,8 +92,8 @@ class Model(LightningModule):
         adam_eps: Epsilon of Adam (1e-4 in Burda et al. 2015).
     """
 
-    measures: tuple[str, ...] = ("bound",)
-    from_data: tuple[str, ...] = ("image_shape",)  # arguments that the data give, and the command line does not
+    metric_names: tuple[str, ...] = ("bound",)
+    data_args: tuple[str, ...] = ("image_shape",)  # arguments that the data give, and the command line does not
     learns_from_labels = False  # whether training batches of partly labelled data are to hold some labels each
     is_conditional = False  # whether the label is given to the model with each image, as to CVAE
     default_limit: int | None = None  # test images whose likelihood is evaluated by default; none is all of them
@@ -116,26 +116,26 @@ class Model(LightningModule):
         if lr_schedule != "cosine" and lr_final is None:
             raise ValueError(f"lr_schedule {lr_schedule} needs lr_final, the learning rate of the last epoch.")
         self.save_hyperparameters()
-        self.val_means = nn.ModuleDict({name: Mean() for name in self.measures})
+        self.val_means = nn.ModuleDict({name: Mean() for name in self.metric_names})
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The scalar that training minimises: a mean over the batch, in nats per image."""
         raise NotImplementedError
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Metrics of validation, one number `(B,)` per image for each name in `measures`, or fewer."""
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Metrics of validation, one number `(B,)` per image for each name in `metric_names`, or fewer."""
         raise NotImplementedError
 
     @classmethod
     def for_data(cls, data, **options):
         """The model for a data module that has been set up; ValueError where it cannot be trained on these data."""
-        model = cls(**{name: getattr(data, name) for name in cls.from_data}, **options)
+        model = cls(**{name: getattr(data, name) for name in cls.data_args}, **options)
         model.check_data(data)
         model.start_at_mean(data.train_mean())
         return model
 
     @property
-    def rows_per_sample(self) -> int:
+    def decoder_cost(self) -> int:
         """What one sample of one image costs, in rows of a fully connected decoder."""
         return self.decoder.rows_per_image if hasattr(self, "decoder") else 1
 
@@ -157,7 +157,7 @@ class Model(LightningModule):
     def check_protocol(self, protocol: str) -> None:
         """ValueError where images of this protocol are no data for this model. Any are, unless a subclass objects."""
 
-    def given(self, *labels: Tensor) -> tuple[Tensor, ...]:
+    def condition_args(self, *labels: Tensor) -> tuple[Tensor, ...]:
         """The labels, as further arguments of a conditional model's methods; none for the others, to whom `log_weights`
         with labels would be another quantity."""
         return labels if self.is_conditional else ()
@@ -245,7 +245,7 @@ class Model(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
-        for name, values in self.measure(x, y).items():
+        for name, values in self.validation_metrics(x, y).items():
             self.val_means[name].update(values)
             self.log(f"val/{name}", self.val_means[name], batch_size=len(x))
 

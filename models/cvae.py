@@ -25,7 +25,7 @@ class CVAE(VAE):
 
     quantity = "log p(x|y)"
     is_conditional = True
-    from_data = ("image_shape", "num_classes")
+    data_args = ("image_shape", "num_classes")
 
     def __init__(self, image_shape: ImageShape, num_classes: int, **kwargs):
         if num_classes < 1:
@@ -82,7 +82,7 @@ class CVAE(VAE):
     @torch.no_grad()
     def sample_classes(self, n: int) -> Tensor:
         """The mean of p(x|y,z) for n draws of z, each with every label: `(n, num_classes, C, H, W)`."""
-        z = self.pz().sample((as_count(n, "n"), 1))  # (n, 1, z_dim)
+        z = self.prior().sample((as_count(n, "n"), 1))  # (n, 1, z_dim)
         return self.decode(z, torch.arange(self.hparams.num_classes, device=self.device)[None])
 
     def interpolate(

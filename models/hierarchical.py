@@ -63,7 +63,7 @@ class HierarchicalVAE(VAE):
         """Dimensions of z_1, which `encode` gives and `decode` takes."""
         return self.code_dim
 
-    def pz(self) -> Independent:
+    def prior(self) -> Independent:
         """p(z_L) = N(0, I), the prior of the top layer."""
         return standard_normal(self.hparams.z_dim[-1], like=next(self.decoder.parameters()))
 
@@ -74,9 +74,9 @@ class HierarchicalVAE(VAE):
             q.append(conditional(net, z[-1]))
             z.append(q[-1].rsample())
         p = [conditional(net, above) for net, above in zip(self.p_nets, z[1:], strict=True)]
-        return z, q, [*p, self.pz()]
+        return z, q, [*p, self.prior()]
 
-    def prior(self) -> Independent:
+    def ais_prior(self) -> Independent:
         """N(0, I) of the noise of all layers, from the image upwards: z_l = mu(z_l+1) + sigma(z_l+1) noise_l."""
         return standard_normal(sum(self.hparams.z_dim), like=next(self.decoder.parameters()))
 
@@ -88,11 +88,11 @@ class HierarchicalVAE(VAE):
             z = p.loc + p.scale * e
         return z
 
-    def log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def ais_log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x|z_1) for the noise of all layers, `(..., B, d)`: `(..., B)`."""
         return self.px(self.first_layer(z)).log_prob(x)
 
-    def simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def ais_simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """An image x ~ p(x|z_1) for the noise of all layers, `(B, d)`."""
         return self.px(self.first_layer(z)).sample()
 
@@ -114,7 +114,7 @@ class HierarchicalVAE(VAE):
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|z_1) for n ancestral draws from the prior: `(n, C, H, W)`."""
-        z = self.pz().sample((as_count(n, "n"),))
+        z = self.prior().sample((as_count(n, "n"),))
         for net in reversed(self.p_nets):
             z = conditional(net, z).sample()
         return self.px(z).mean

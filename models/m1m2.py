@@ -87,12 +87,12 @@ class M1M2(MarginalLabel, Model):
             and trains for thousands of epochs.
     """
 
-    measures = M2.measures
+    metric_names = M2.metric_names
     learns_from_labels = True
     quantity = "log p(x)"
     default_limit = M2.default_limit
     default_epochs = 150
-    from_data = ("image_shape", "num_classes", "labelled_fraction")
+    data_args = ("image_shape", "num_classes", "labelled_fraction")
     from_m1 = ("m1_options", "kept")
 
     def __init__(
@@ -139,8 +139,8 @@ class M1M2(MarginalLabel, Model):
         return self
 
     @property
-    def rows_per_sample(self) -> int:
-        return self.m2.rows_per_sample + self.m1.rows_per_sample - 1
+    def decoder_cost(self) -> int:
+        return self.m2.decoder_cost + self.m1.decoder_cost - 1
 
     def check_data(self, data) -> None:
         self.m1.check_protocol(data.protocol)
@@ -162,7 +162,7 @@ class M1M2(MarginalLabel, Model):
 
     # All that is drawn before x but the label: z2, and the noise of z1 given z2 and of its pruned dimensions
 
-    def prior(self) -> Independent:
+    def ais_prior(self) -> Independent:
         """N(0, I) of z2 and of the noise that makes z1 of it."""
         return standard_normal(self.m2.hparams.z_dim + self.m1.hparams.z_dim, like=next(self.m1.decoder.parameters()))
 
@@ -221,7 +221,7 @@ class M1M2(MarginalLabel, Model):
         rate = qz1_x.log_prob(z1) - unlabelled.view(K, -1) - self.log_p_pruned(z1)
         return rate, -self.m1.px(z1).log_prob(x), (labelled - unlabelled).unflatten(1, rate.shape)
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         rate, distortion, more = (part.squeeze(-2) for part in self.terms(x, 1))
         elbo, qy, known = -rate - distortion, self.qy(x), y >= 0
         return {

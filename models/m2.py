@@ -46,11 +46,11 @@ class M2(MarginalLabel, Model):
             and trains for thousands of epochs.
     """
 
-    measures = ("bound", "labelled_bound", "elbo", "rate", "distortion", "entropy", "error")
+    metric_names = ("bound", "labelled_bound", "elbo", "rate", "distortion", "entropy", "error")
     learns_from_labels = True
     default_limit = 1000  # all classes of K samples each
     default_epochs = 60  # each passes all classes
-    from_data = ("image_shape", "num_classes", "labelled_fraction")
+    data_args = ("image_shape", "num_classes", "labelled_fraction")
 
     def __init__(
         self,
@@ -102,8 +102,8 @@ class M2(MarginalLabel, Model):
             layer.weight.mul_(0.01)
 
     @property
-    def rows_per_sample(self) -> int:
-        return self.hparams.num_classes * super().rows_per_sample
+    def decoder_cost(self) -> int:
+        return self.hparams.num_classes * super().decoder_cost
 
     def check_protocol(self, protocol: str) -> None:
         if self.hparams.likelihood != "features":
@@ -139,7 +139,7 @@ class M2(MarginalLabel, Model):
         """q(z|x,y), batch shape `(C, B)` for all classes."""
         return diagonal_normal(self.encoder(x, self.labels if context is None else context))
 
-    def pz(self) -> Independent:
+    def prior(self) -> Independent:
         """p(z) = N(0, I)."""
         return standard_normal(self.hparams.z_dim, like=next(self.decoder.parameters()))
 
@@ -157,7 +157,7 @@ class M2(MarginalLabel, Model):
         """The mean of K log p(x|y,z_y), and KL(q(z|x,y) || p(z)), for every class y: each `(C, B)`."""
         qz_xy = self.qz(x)
         z = qz_xy.rsample((K,))  # (K, C, B, z_dim)
-        return self.px(z).log_prob(x).mean(0), kl_divergence(qz_xy, self.pz())
+        return self.px(z).log_prob(x).mean(0), kl_divergence(qz_xy, self.prior())
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """-L(x, y) for every class `(C, B)`, -U(x) `(B,)`, and log q(y|x) `(C, B)`."""
@@ -191,7 +191,7 @@ class M2(MarginalLabel, Model):
             (x, y), K = self.as_evidence(x, y), as_count(K, "K")
         qz_xy = self.posterior(x) if posterior is None else posterior
         z = qz_xy.rsample((K,))  # (K, C, B, z_dim)
-        log_w = self.log_py() + self.px(z).log_prob(x) + self.pz().log_prob(z) - qz_xy.log_prob(z)  # (K, C, B)
+        log_w = self.log_py() + self.px(z).log_prob(x) + self.prior().log_prob(z) - qz_xy.log_prob(z)  # (K, C, B)
         return log_w.logsumexp(1) if y is None else log_w.gather(1, y.expand(K, 1, -1))[:, 0]
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
@@ -202,16 +202,16 @@ class M2(MarginalLabel, Model):
     def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """U(x) in two parts, each `(B,)`: KL(q(y,z|x) || p(y) p(z)), and the mean over q of -log p(x|y,z)."""
         (x, y), K = self.as_evidence(x, y), as_count(K, "K")
-        return self.expected(*self.class_terms(x, K), self.log_qy(x))
+        return self.rate_distortion_terms(*self.class_terms(x, K), self.log_qy(x))
 
-    def expected(self, log_px_yz: Tensor, kl: Tensor, log_qy: Tensor) -> tuple[Tensor, Tensor]:
+    def rate_distortion_terms(self, log_px_yz: Tensor, kl: Tensor, log_qy: Tensor) -> tuple[Tensor, Tensor]:
         """Rate and distortion, each `(B,)`: the means over q(y|x) of the terms `(C, B)` of all classes."""
         qy = log_qy.exp()
         return (qy * (kl + log_qy - self.log_py())).sum(0), -(qy * log_px_yz).sum(0)
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         (log_px_yz, kl), log_qy, known = self.class_terms(x), self.log_qy(x), y >= 0
-        rate, distortion = self.expected(log_px_yz, kl, log_qy)
+        rate, distortion = self.rate_distortion_terms(log_px_yz, kl, log_qy)
         labelled = self.log_py() + log_px_yz - kl  # (C, B)
         return {
             "bound": -rate - distortion,
@@ -254,13 +254,13 @@ class M2(MarginalLabel, Model):
     @torch.no_grad()
     def sample_classes(self, n: int) -> Tensor:
         """The mean of p(x|y,z) for n draws of z, each with every label: `(n, num_classes, C, H, W)`."""
-        return self.every_label(self.pz().sample((as_count(n, "n"),)))
+        return self.every_label(self.prior().sample((as_count(n, "n"),)))
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """The mean of p(x|y,z) for n draws of z from the prior, with the labels 0, 1, ... in turn: `(n, C, H, W)`."""
         n = as_count(n, "n")
-        return self.decode(self.pz().sample((n,)), torch.arange(n, device=self.device) % self.hparams.num_classes)
+        return self.decode(self.prior().sample((n,)), torch.arange(n, device=self.device) % self.hparams.num_classes)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|y,z) for the most probable label and its mean of z: `(B, C, H, W)`."""
@@ -281,4 +281,4 @@ class M2(MarginalLabel, Model):
         """The mean of q(z|x,y) at the most probable label and the KL of each dimension, both `(B, z_dim)`."""
         x = self.as_images(x)
         qz_xy = self.qz(x, self.context(x, self.as_labels(y, (len(x),))))
-        return [(qz_xy.mean, kl_divergence(qz_xy.base_dist, self.pz().base_dist))]
+        return [(qz_xy.mean, kl_divergence(qz_xy.base_dist, self.prior().base_dist))]

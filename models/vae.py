@@ -62,7 +62,7 @@ class VAE(Model):
             0 is none. For objective elbo only.
     """
 
-    measures = ("bound", "elbo", "rate", "distortion")
+    metric_names = ("bound", "elbo", "rate", "distortion")
     objectives = (*BOUNDS, *SURROGATES)  # that it can be trained on
     is_warming_up = False  # whether beta may change at the next step
 
@@ -138,7 +138,7 @@ class VAE(Model):
         self.check_form(x)
         return diagonal_normal(self.encoder(x))
 
-    def pz(self) -> Independent:
+    def prior(self) -> Independent:
         """p(z) = N(0, I)."""
         return standard_normal(self.hparams.z_dim, like=next(self.decoder.parameters()))
 
@@ -159,15 +159,15 @@ class VAE(Model):
 
     # What annealed importance sampling knows of a model: all that is drawn before x, and x
 
-    def prior(self) -> Independent:
+    def ais_prior(self) -> Independent:
         """The distribution of all latents, here p(z)."""
-        return self.pz()
+        return self.prior()
 
-    def log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def ais_log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(x|z) for latents `(..., B, d)`: `(..., B)`."""
         return self.px(z, y).log_prob(x)
 
-    def simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def ais_simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """An image x ~ p(x|z) for each of the latents `(B, d)`."""
         return self.px(z, y).sample()
 
@@ -176,7 +176,7 @@ class VAE(Model):
     def log_terms(self, x: Tensor, K: int, qz_x: Independent, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z_k) and log p(z_k) - log q(z_k|x) for K draws from `qz_x`, the posterior of x: each `(K, B)`."""
         z = qz_x.rsample((K,))  # (K, B, z_dim)
-        return self.px(z, y).log_prob(x), self.pz().log_prob(z) - qz_x.log_prob(z)
+        return self.px(z, y).log_prob(x), self.prior().log_prob(z) - qz_x.log_prob(z)
 
     def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
         """log p(x|z_k) + log p(z_k) - log q(z_k|x), `(K, B)`: the exponential of each is an unbiased estimate of p(x).
@@ -203,7 +203,7 @@ class VAE(Model):
             (x, y), K = self.as_evidence(x, y), as_count(K, "K")
         qz_x = self.posterior(x, y) if posterior is None else posterior
         z = qz_x.rsample((K,))  # (K, B, z_dim)
-        return kl_divergence(qz_x, self.pz()), -self.px(z, y).log_prob(x).mean(0)
+        return kl_divergence(qz_x, self.prior()), -self.px(z, y).log_prob(x).mean(0)
 
     def warmup_steps(self) -> float:
         """Steps of this run over which beta grows to its value."""
@@ -269,7 +269,7 @@ class VAE(Model):
     def surrogate(self, x: Tensor, K: int, qz_x: Independent, y: Tensor) -> tuple[Tensor, Tensor]:
         """Log weights `(K, B)` and, of them, the surrogate `(B,)` of the objective."""
         z = qz_x.rsample((K,))  # (K, B, z_dim)
-        log_w = self.px(z, y).log_prob(x) + self.pz().log_prob(z) - detached(qz_x).log_prob(z)
+        log_w = self.px(z, y).log_prob(x) + self.prior().log_prob(z) - detached(qz_x).log_prob(z)
         surrogate = make_surrogate(self.hparams.objective, self.hparams.num_groups)
         return log_w, surrogate(log_w, z, qz_x.log_prob(z.detach()))
 
@@ -278,7 +278,7 @@ class VAE(Model):
         if self.warmup_steps():
             self.log("train/beta", self.beta())
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         K = self.hparams.num_samples
         if self.hparams.objective == "elbo":
             rate, distortion = self.rate_distortion(x, K, y, self.posterior(x, y))
@@ -306,7 +306,7 @@ class VAE(Model):
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """The mean of p(x|z) for n draws of z from the prior: `(n, C, H, W)`."""
         n = as_count(n, "n")
-        return self.px(self.pz().sample((n,)), self.as_labels(y, (n,))).mean
+        return self.px(self.prior().sample((n,)), self.as_labels(y, (n,))).mean
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -321,7 +321,7 @@ class VAE(Model):
         return self.px(interpolate_latents(self.encode(x0), self.encode(x1), n, path)).mean
 
     @torch.no_grad()
-    def shifted(self, x: Tensor, direction: Tensor, weights: Sequence[float], y: Tensor | None = None) -> Tensor:
+    def add_direction(self, x: Tensor, direction: Tensor, weights: Sequence[float], y: Tensor | None = None) -> Tensor:
         """decode(encode(x) + w * direction), `(len(weights), B, C, H, W)`: attribute arithmetic.
 
         Args:
@@ -341,5 +341,5 @@ class VAE(Model):
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """For each stochastic layer: the posterior mean and the KL of each dimension, both `(B, d)`."""
         x = self.as_images(x)
-        qz_x, pz = self.posterior(x, self.as_labels(y, (len(x),))), self.pz()
-        return [(qz_x.mean, kl_divergence(qz_x.base_dist, pz.base_dist))]
+        qz_x, prior = self.posterior(x, self.as_labels(y, (len(x),))), self.prior()
+        return [(qz_x.mean, kl_divergence(qz_x.base_dist, prior.base_dist))]

@@ -57,7 +57,7 @@ def collect(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dict[str, A
         f"{part}{name}": list(value) if isinstance(value, tuple) else value
         for part, kind, given in parts
         for name, value in fill(kind, given).items()
-        if name not in (*PATH_OPTIONS, *getattr(kind, "from_data", ()))
+        if name not in (*PATH_OPTIONS, *getattr(kind, "data_args", ()))
     }
     return found | TRAINING | checkpoint.get("training", {})
 

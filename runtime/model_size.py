@@ -49,7 +49,7 @@ def check_model_size(kind: type[Model], data: ImageData, options: dict[str, Any]
     has = f"this machine has {size_text(memory)}"
     try:
         with torch.device("meta"):
-            model = kind(**{name: getattr(data, name) for name in kind.from_data}, **options)
+            model = kind(**{name: getattr(data, name) for name in kind.data_args}, **options)
     except (RuntimeError, OverflowError, TypeError) as error:
         numbers = [part for value in options.values() for part in (value if isinstance(value, list) else [value])]
         if any(isinstance(number, int) and number > 2**31 for number in numbers):  # sizes that torch cannot count

@@ -69,10 +69,10 @@ def evaluation_work(model: Model, x: Tensor, y: Tensor) -> float:
     """The multiply-adds of one pass of importance sampling, or of 500 images where the model has no likelihood."""
     x, y = x[:1], y[:1]
     if not hasattr(model, "log_weights"):
-        return 500 * multiply_adds(model, lambda: model.measure(x, y))
+        return 500 * multiply_adds(model, lambda: model.validation_metrics(x, y))
     samples = 10
-    once = multiply_adds(model, lambda: model.log_weights(x, samples, *model.given(y)))
-    return once / samples * MAX_DECODER_ROWS / model.rows_per_sample
+    once = multiply_adds(model, lambda: model.log_weights(x, samples, *model.condition_args(y)))
+    return once / samples * MAX_DECODER_ROWS / model.decoder_cost
 
 
 def by_size(work: float, processes: int = 1) -> int:

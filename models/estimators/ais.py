@@ -2,8 +2,8 @@
 
 Its error can be bounded on data that the model has simulated.
 
-A model has this estimate if it defines `prior()`, the distribution of all that is drawn before x, `log_px(x, z, y)`,
-and for bounds on simulated data `simulate(z, y)`.
+A model has this estimate if it defines `ais_prior()`, the distribution of all that is drawn before x,
+`ais_log_px(x, z, y)`, and for bounds on simulated data `ais_simulate(z, y)`.
 """
 
 import math
@@ -83,15 +83,15 @@ def annealing_path(model, x: Tensor, y: Tensor | None, start: str) -> Path:
         ValueError: The model has no such path.
     """
     kind = type(model).__name__
-    if not hasattr(model, "log_px"):
+    if not hasattr(model, "ais_log_px"):
         raise ValueError(f"{kind} has no density of x given its latents, which annealed importance sampling needs.")
-    prior = model.prior()
+    prior = model.ais_prior()
     if start == "prior":
-        return Path(prior.expand((len(x),)), lambda z: model.log_px(x, z, y))
+        return Path(prior.expand((len(x),)), lambda z: model.ais_log_px(x, z, y))
     q = model.posterior(x, y)
     if start != "posterior" or q.event_shape != prior.event_shape or q.batch_shape != (len(x),):
         raise ValueError(f"Chains of {kind} cannot start at '{start}': start them at the prior.")
-    return Path(q, lambda z: model.log_px(x, z, y) + prior.log_prob(z) - q.log_prob(z))
+    return Path(q, lambda z: model.ais_log_px(x, z, y) + prior.log_prob(z) - q.log_prob(z))
 
 
 def hmc_step(path: Path, point: Point, b: float, step: float, leapfrogs: int) -> tuple[Point, Tensor]:
@@ -117,7 +117,7 @@ def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: in
     be others than those whose likelihood is wanted, and the step sizes stay as they are from then on.
 
     Args:
-        model: A model with `prior` and `log_px`.
+        model: A model with `ais_prior` and `ais_log_px`.
         x: Pilot images `(B, C, H, W)`.
         settings: Of the run that the step sizes are for.
         y: Labels `(B,)`, for conditional models.
@@ -147,7 +147,7 @@ def anneal(
     The exponential is an unbiased estimate of p(x), so in the mean its logarithm is a lower bound on log p(x).
 
     Args:
-        model: A model with `prior` and `log_px`.
+        model: A model with `ais_prior` and `ais_log_px`.
         x: Images `(B, C, H, W)`.
         settings: Chains and temperatures.
         steps: From `tune`, on other images.
@@ -212,7 +212,7 @@ def bidirectional(
     images.
 
     Args:
-        model: A model with `prior`, `log_px` and `simulate`.
+        model: A model with `ais_prior`, `ais_log_px` and `ais_simulate`.
         n: Images.
         settings: Chains and temperatures.
         steps: From `tune`.
@@ -221,8 +221,8 @@ def bidirectional(
         moved: Called after each temperature, of both runs.
     """
     with evaluating(model, seed):
-        z = model.prior().sample((n,))  # (B, d)
-        x = model.simulate(z, y)
+        z = model.ais_prior().sample((n,))  # (B, d)
+        x = model.ais_simulate(z, y)
         path = annealing_path(model, x, y, settings.start)
         start = z.expand(settings.chains, *z.shape)
         order = range(settings.temperatures, 0, -1)

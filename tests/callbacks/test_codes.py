@@ -51,7 +51,7 @@ def test_codes_of_spread_images_with_their_labels(make_model, data, monkeypatch,
     model = make_model(name).eval()
     z, y = codes_of_test_images(model, data)
     x, labels = data.images("test")
-    torch.testing.assert_close(z, model.encode(x[::5], *model.given(labels[::5])))
+    torch.testing.assert_close(z, model.encode(x[::5], *model.condition_args(labels[::5])))
     assert torch.equal(y, labels[::5])
 
 
