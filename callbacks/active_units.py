@@ -96,7 +96,7 @@ class LatentSpace(PowersOfTwoCallback):
     def _look(self, trainer: Trainer, model: LightningModule) -> None:
         """Warn if the latent is not used now, was not at an earlier look, and is no closer to being used."""
         x, y = trainer.datamodule.images("val", CHUNK, model.device)
-        if len(x) < LEAST_IMAGES or is_warming_up(model):
+        if len(x) < LEAST_IMAGES or model.is_kl_warming_up():
             return
         layers = model.latent_statistics(x, *model.condition_args(y))
         largest, step = max(means.double().var(0).max().item() for means, _ in layers), trainer.global_step
@@ -111,8 +111,3 @@ class LatentSpace(PowersOfTwoCallback):
                 f"No latent unit is active after {finished_epochs(trainer)} epochs: the posterior has collapsed to the "
                 f"prior, and nothing about an image reaches the decoder. {remedy(model, epochs)}"
             )
-
-
-def is_warming_up(model: LightningModule) -> bool:
-    """Whether the weight of the KL has not reached its value yet."""
-    return hasattr(model, "beta") and model.beta() < model.hparams.beta

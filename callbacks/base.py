@@ -25,7 +25,7 @@ class PowersOfTwoCallback(Callback):
     """
 
     name = ""  # in `CALLBACKS`
-    required_method = ""  # the method of the model that it cannot do without
+    required_method = ""  # capability of the model that the callback needs (see `models.base.Model`); "" for none
     by_default = True  # whether it is taken where nobody chooses
     seed = 0
     on_all_ranks = False  # whether all processes take part
@@ -34,7 +34,7 @@ class PowersOfTwoCallback(Callback):
     @classmethod
     def unsupported_reason(cls, model: Model) -> str | None:
         """Why this callback cannot serve a model, a sentence that says what to do; none where it can."""
-        if hasattr(model, cls.required_method):
+        if not cls.required_method or model.can(cls.required_method):
             return None
         return (
             f"{type(model).__name__} has no {cls.name.replace('_', ' ')}: it defines no {cls.required_method}(); "

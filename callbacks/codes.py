@@ -18,14 +18,8 @@ QUANTILES = 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99
 
 
 def code_size(model: Model) -> int:
-    """Dimensions of a code; of a hierarchical model those of z_1, from which the image is made."""
-    z_dim = model.hparams.z_dim
-    return z_dim if isinstance(z_dim, int) else z_dim[0]
-
-
-def has_standard_prior(model: Model) -> bool:
-    """Whether codes have the prior N(0, I): not those of an autoencoder, nor z_1 of a hierarchical model."""
-    return hasattr(model, "prior") and isinstance(model.hparams.z_dim, int)
+    """Return the dimensions of a code; for a hierarchical model those of z_1, the layer next to the image."""
+    return model.latent_dim
 
 
 def encode(model: Model, x: Tensor, y: Tensor) -> Tensor:
@@ -44,12 +38,14 @@ def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
 
 
 def active(model: Model, z: Tensor) -> Tensor:
-    """Which dimensions of the codes `(N, d)` are in use, boolean `(d,)`: by their variance over images.
+    """Return which dimensions of the codes `(N, d)` are active, boolean `(d,)`, by their variance over images.
 
-    The codes of an autoencoder have no scale of their own: there the threshold is a hundredth of the largest variance.
+    The threshold assumes codes of the scale 1, as under a standard normal prior or in a hierarchy on top of one. Other
+    codes have no scale of their own: their threshold is a hundredth of the largest variance.
     """
     variance = z.double().var(0, correction=0)
-    return variance > (THRESHOLD if hasattr(model, "prior") else THRESHOLD * variance.max())
+    has_scale = model.has_standard_normal_prior() or len(model.latent_sizes) > 1
+    return variance > (THRESHOLD if has_scale else THRESHOLD * variance.max())
 
 
 def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:

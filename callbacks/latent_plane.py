@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.base import FigureCallback
-from callbacks.codes import QUANTILES, codes_of_test_images, has_standard_prior
+from callbacks.codes import QUANTILES, codes_of_test_images
 from callbacks.latent_codes import FEWEST
 from callbacks.titles import class_names, subject
 from figures import charts, grids
@@ -28,9 +28,11 @@ def grid(z1: Tensor, z2: Tensor) -> Tensor:
 
 
 class LatentPlane(FigureCallback):
-    """Draws the decoded plane of a code of two dimensions: by quantiles of the prior, as in Kingma & Welling (2013),
-    figure 4, or, without a prior, evenly over the codes of test images. With a prior also these codes through the
-    normal CDF: if they follow the prior, they fill the unit square evenly.
+    """Draws the decoded plane of a code of two dimensions.
+
+    With the prior N(0, I) the points are its quantiles, as in Kingma & Welling (2013), figure 4, and a second figure
+    has the codes of test images through the normal CDF: codes that follow the prior fill the unit square evenly. With
+    another prior, or without one, the points lie evenly over the codes of test images.
 
     Args:
         num_images: Images along each axis.
@@ -47,12 +49,13 @@ class LatentPlane(FigureCallback):
         if found := super().unsupported_reason(model):
             return found
         kind = type(model).__name__
-        if model.is_conditional or not hasattr(model, "interpolate"):
+        if model.is_conditional or not model.can("interpolate"):
             return (
                 f"The latent plane needs a decoder of the code alone, and that of {kind} is given a label: leave "
                 f"{cls.name} out, or choose another model."
             )
-        if (z_dim := model.hparams.z_dim) != 2:
+        if (sizes := model.latent_sizes) != (2,):
+            z_dim = f"{sizes[0]}" if len(sizes) == 1 else f"{list(sizes)}"
             return (
                 f"The latent plane needs a model with z_dim 2; this {kind} has {z_dim}: leave {cls.name} out, or "
                 "choose a model with 2."
@@ -62,7 +65,7 @@ class LatentPlane(FigureCallback):
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)
         found, few = {}, len(z) < FEWEST
-        if has_standard_prior(model):
+        if model.has_standard_normal_prior():
             z1 = z2 = prior_quantiles(self.num_images).to(model.device)
             title = "quantiles of the prior"
             if not few:

@@ -10,8 +10,8 @@ from models import Model
 
 def trained_epochs(model: Model) -> int | None:
     """Epochs that a model has been trained for: during training, and from a checkpoint; None where it is not known."""
-    trainer = getattr(model, "_trainer", None)  # the property `trainer` raises without one
-    return finished_epochs(trainer) if trainer is not None else getattr(model, "trained_epochs", None)
+    trainer = model._trainer  # the property `trainer` raises without one
+    return finished_epochs(trainer) if trainer is not None else model.trained_epochs
 
 
 def subject(model: Model, data: Any) -> str:

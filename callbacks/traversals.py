@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.base import FigureCallback
-from callbacks.codes import QUANTILES, active, code_size, codes_of_test_images, encode, has_standard_prior
+from callbacks.codes import QUANTILES, active, code_size, codes_of_test_images, encode
 from callbacks.titles import subject
 from figures import grids
 from models import Model
@@ -25,8 +25,7 @@ def moved(z: Tensor, dims: Tensor, values: Tensor) -> Tensor:
 def names(model: Model) -> list[str]:
     """The dimensions of the code: z1, z2, ..., and where the last are a transform, p1, p2, ... of these."""
     size = code_size(model)
-    content = getattr(model, "code_dim", size)
-    return [f"z{i + 1}" for i in range(content)] + [f"p{i + 1}" for i in range(size - content)]
+    return [f"z{i + 1}" for i in range(model.code_dim)] + [f"p{i + 1}" for i in range(size - model.code_dim)]
 
 
 def counted(used: int, size: int, rows: int) -> str:
@@ -37,9 +36,9 @@ def counted(used: int, size: int, rows: int) -> str:
 
 class Traversals(FigureCallback):
     """Draws the first test image with one dimension of its code moved at a time: from -3 to 3 standard deviations of
-    the prior, or, without a prior of the code, along the quantiles of the codes of test images. Only active dimensions
-    are drawn, at least one, and of them those that matter: that vary at least a tenth as much over test images as the
-    one that varies most, which comes first.
+    the prior N(0, I), or, with another prior or none, along the quantiles of the codes of test images. Only active
+    dimensions are drawn, at least one, and of them those that matter: that vary at least a tenth as much over test
+    images as the one that varies most, which comes first.
 
     Args:
         num_dims: Dimensions at most, a row each.
@@ -59,7 +58,7 @@ class Traversals(FigureCallback):
         variance, used = many.var(0, correction=0), int(active(model, many).sum())
         seen = int((variance >= LEAST_VARIANCE * variance.max()).sum())
         dims = variance.argsort(descending=True)[: min(max(used, 1), seen, self.num_dims)]
-        if has_standard_prior(model):
+        if model.has_standard_normal_prior():
             steps = torch.linspace(-REACH, REACH, len(QUANTILES), device=many.device)
             values, labels = steps.expand(len(dims), -1), [f"{value:z.1f}" for value in steps.tolist()]
             how = "standard deviations of the prior"

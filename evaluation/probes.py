@@ -12,7 +12,7 @@ NEIGHBOURS = 5
 
 def can_be_probed(model: Model, y: Tensor) -> bool:
     """Whether the model makes codes of images alone, and the labels `y` of all training images are known and differ."""
-    return hasattr(model, "encode") and not model.is_conditional and bool((y >= 0).all()) and len(y.unique()) > 1
+    return model.can("encode") and not model.is_conditional and bool((y >= 0).all()) and len(y.unique()) > 1
 
 
 def codes(model: Model, x: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 
 from datamodules import DATAMODULES
-from models import MODELS, VAE
+from models import MODELS, VAE, Model
 
 # Of training, as they are by default
 TRAINING = {"steps_per_call": 1, "early_stopping": None, "trainer.accumulate_grad_batches": 1,
@@ -57,7 +57,7 @@ def collect(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dict[str, A
         f"{part}{name}": list(value) if isinstance(value, tuple) else value
         for part, kind, given in parts
         for name, value in fill(kind, given).items()
-        if name not in (*PATH_OPTIONS, *getattr(kind, "data_args", ()))
+        if name not in (*PATH_OPTIONS, *(kind.data_args if issubclass(kind, Model) else ()))
     }
     return found | TRAINING | checkpoint.get("training", {})
 

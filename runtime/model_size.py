@@ -44,7 +44,7 @@ def check_model_size(kind: type[Model], data: ImageData, options: dict[str, Any]
         ValueError: The machine has too little memory for either.
     """
     memory = machine_memory(device)
-    if memory is None or hasattr(kind, "from_m1"):  # whose sizes are in a checkpoint
+    if memory is None or kind.checkpoint_args:  # its sizes are in another checkpoint
         return
     has = f"this machine has {size_text(memory)}"
     try:

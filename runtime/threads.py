@@ -68,7 +68,7 @@ def training_work(model: Model, data: Any) -> float:
 def evaluation_work(model: Model, x: Tensor, y: Tensor) -> float:
     """The multiply-adds of one pass of importance sampling, or of 500 images where the model has no likelihood."""
     x, y = x[:1], y[:1]
-    if not hasattr(model, "log_weights"):
+    if not model.can("log_weights"):
         return 500 * multiply_adds(model, lambda: model.validation_metrics(x, y))
     samples = 10
     once = multiply_adds(model, lambda: model.log_weights(x, samples, *model.condition_args(y)))
