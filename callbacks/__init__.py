@@ -61,10 +61,24 @@ __all__ = [
 
 CALLBACKS: dict[str, type[PowersOfTwoCallback]] = {
     callback.name: callback
-    for callback in (Reconstructions, Samples, Interpolations, LatentSpace, LogLikelihood, LatentCodes, LatentCodesTSNE,
-                     LatentPlane, Traversals, Attributes, Canonical, Analogies, ClassSamples, ConfusionMatrix,
-                     ErrorCurve)
-}  # fmt: skip
+    for callback in (
+        Reconstructions,
+        Samples,
+        Interpolations,
+        LatentSpace,
+        LogLikelihood,
+        LatentCodes,
+        LatentCodesTSNE,
+        LatentPlane,
+        Traversals,
+        Attributes,
+        Canonical,
+        Analogies,
+        ClassSamples,
+        ConfusionMatrix,
+        ErrorCurve,
+    )
+}
 
 
 def for_model(model: Model, names: Sequence[str] | None = None) -> list[PowersOfTwoCallback]:

@@ -14,7 +14,7 @@ DRAWINGS = [name for name, kind in CALLBACKS.items() if issubclass(kind, FigureC
 
 
 def test_names_are_those_of_the_table():
-    assert all(kind.name == name and kind.needs for name, kind in CALLBACKS.items())
+    assert all(kind.name == name and kind.required_method for name, kind in CALLBACKS.items())
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)

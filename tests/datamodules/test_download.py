@@ -90,7 +90,7 @@ def test_what_is_there_is_not_downloaded(tmp_path):
 
 
 def test_only_the_first_of_many_processes_downloads(tmp_path, monkeypatch):
-    from datamodules import download
+    from datamodules import download as module
 
     class Taken:
         """A lock that another process held until its download was done."""
@@ -104,7 +104,7 @@ def test_only_the_first_of_many_processes_downloads(tmp_path, monkeypatch):
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr(download, "FileLock", Taken)
+    monkeypatch.setattr(module, "FileLock", Taken)
     download(tmp_path, NAMES, forbidden)
 
 

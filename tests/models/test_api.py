@@ -61,7 +61,10 @@ def argument(model, name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("method", "by_model", "returned"), TABLE, ids=[method for method, *_ in TABLE])
 def test_the_table_of_methods(make, name, method, by_model, returned):
-    model, taken = make(name, SHAPE).eval(), by_model[name]
+    documented = [base.__name__ for base in MODELS[name].__mro__ if base.__name__ in by_model]
+    if not documented:
+        pytest.skip("no column of the table is about this model or a base of it")
+    model, taken = make(name, SHAPE).eval(), by_model[documented[0]]
     assert model.can(method) == bool(taken)
     if not taken:
         return
