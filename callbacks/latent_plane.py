@@ -55,7 +55,7 @@ class LatentPlane(FigureCallback):
                 f"{cls.name} out, or choose another model."
             )
         if (sizes := model.latent_sizes) != (2,):
-            z_dim = f"{sizes[0]}" if len(sizes) == 1 else f"{list(sizes)}"
+            z_dim = sizes[0] if len(sizes) == 1 else list(sizes) or "none"
             return (
                 f"The latent plane needs a model with z_dim 2; this {kind} has {z_dim}: leave {cls.name} out, or "
                 "choose a model with 2."

@@ -176,6 +176,8 @@ class Model(LightningModule):
                     raise ValueError(f"{name} defines no {method}(): every {base.__name__} needs it.")
         if "bound" not in self.metric_names:
             raise ValueError(f"{name} has no metric 'bound', which picks the best checkpoint: add it to metric_names.")
+        if self.can("encode"):
+            _ = self.latent_dim  # raises ValueError if it is not known
         if self.can("log_weights"):
             if not self.can("posterior"):
                 raise ValueError(f"{name} defines log_weights() without posterior(x, y), which evaluation calls first.")
@@ -244,7 +246,10 @@ class Model(LightningModule):
     def latent_dim(self) -> int:
         """Dimensions of the codes that `encode` returns and `decode` takes."""
         if not self.latent_sizes:
-            raise ValueError(f"{type(self).__name__} has no option z_dim: define the property latent_dim.")
+            raise ValueError(
+                f"{type(self).__name__} has no option z_dim: define the property latent_sizes, the dimensions of each "
+                "layer of latents."
+            )
         return self.latent_sizes[0]
 
     @property

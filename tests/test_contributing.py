@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -72,34 +73,34 @@ def test_the_examples_work(tmp_path):
         (copy / path).write_text(text, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
 
-    def run(command):
-        # a package that is installed in editable mode must not hide the copy
-        program, *rest = command.split(" ", 1)
-        start = {"python": f'"{sys.executable}"', "pytest": f'"{sys.executable}" -m pytest -p no:cacheprovider'}[program]
-        done = subprocess.run(
-            " ".join([start, *rest]), shell=True, cwd=copy, env=environment, capture_output=True, text=True, check=False
-        )
+    def run(*command):
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout[-5000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
-    where = run("python -c 'import models, callbacks, datamodules; print(models.__file__, models.MODELS["MixtureVAE"].__module__)'")
+    def run_line(line):
+        program, *arguments = shlex.split(line)
+        module = [] if program == "python" else ["-m", program, "-p", "no:cacheprovider"]
+        return run(sys.executable, *module, *arguments)
+
+    # a package that is installed in editable mode must not hide the copy
+    where = run(sys.executable, "-c", "import models; print(models.__file__, models.MODELS['MixtureVAE'].__module__)")
     assert where.split() == [str(copy / "models/__init__.py"), "models.mixture"]
     first, again, evaluated, tested = commands()
     folder = copy / "runs" / "mixture"
-    run(first)
+    run_line(first)
     assert (folder / "figures" / "mean_sample_epoch0001.png").is_file()
-    run(again)
+    run_line(again)
     assert (folder / "figures" / "mean_sample_epoch0002.png").is_file()
-    run(evaluated)
+    run_line(evaluated)
     result = json.loads((folder / "evaluation.json").read_text())
     assert (result["model"], result["data"], result["num_samples"]) == ("MixtureVAE", "Discs", 50)
     assert result["ais_nll"] > 0
     assert result["ais_gap"] is not None
     assert (folder / "figures" / "mean_sample_test.png").is_file()
-    tests = run(tested)
+    tests = run_line(tested)
     assert int(re.search(r"(\d+) passed", tests)[1]) > 100
     assert "failed" not in tests
     if shutil.which("ruff"):
-        for command in ("check", "format --check"):
-            done = subprocess.run(["ruff", *command.split(), *FILES], cwd=copy, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
+        run("ruff", "check", *FILES, *CHANGES)
+        run("ruff", "format", "--check", *FILES, *CHANGES)
