@@ -227,8 +227,7 @@ class M1M2(MarginalLabel):
     def terms(self, x: Tensor, K: int, qz1_x: Independent) -> tuple[Tensor, Tensor, Tensor]:
         """Return rate and distortion `(K, B)` for K samples of z1, and labelled minus unlabelled bound `(C, K, B)`."""
         z1 = qz1_x.rsample((K,))  # (K, B, d1)
-        terms = self.m2.class_terms(z1[..., self.kept].flatten(0, 1))
-        labelled, unlabelled = terms.labelled_bound(), terms.unlabelled_bound()  # (C, K B), (K B,)
+        labelled, unlabelled, _ = self.m2.bounds(z1[..., self.kept].flatten(0, 1))  # (C, K B), (K B,)
         rate = qz1_x.log_prob(z1) - unlabelled.view(K, -1) - self.log_p_pruned(z1)
         return rate, -self.m1.px(z1).log_prob(x), (labelled - unlabelled).unflatten(1, rate.shape)
 

@@ -196,13 +196,18 @@ class M2(MarginalLabel):
         _, log_px_yz = self.draw(x, K, qz_xy)
         return ClassTerms(self.log_py(), log_px_yz.mean(0), kl_divergence(qz_xy, self.prior()), self.log_qy(x))
 
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return -L(x, y) for every class `(C, B)`, -U(x) `(B,)`, and log q(y|x) `(C, B)`."""
+        terms = self.class_terms(x)
+        return terms.labelled_bound(), terms.unlabelled_bound(), terms.log_qy
+
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        terms, known = self.class_terms(x), y >= 0
+        (labelled, unlabelled, log_qy), known = self.bounds(x), y >= 0
         label = y.clamp(min=0)[None]  # unknown labels become class 0; the mask removes them
         N_l, N_u = self.hparams.labelled_fraction, 1 - self.hparams.labelled_fraction
-        L = mean_where(known, -terms.labelled_bound().gather(0, label)[0])
-        U = mean_where(~known, -terms.unlabelled_bound())
-        return N_l * L + N_u * U + self.hparams.alpha * mean_where(known, -terms.log_qy.gather(0, label)[0])
+        L = mean_where(known, -labelled.gather(0, label)[0])
+        U = mean_where(~known, -unlabelled)
+        return N_l * L + N_u * U + self.hparams.alpha * mean_where(known, -log_qy.gather(0, label)[0])
 
     def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
         """Return log sum_y p(y) p(x|y,z_y,k) p(z_y,k) / q(z_y,k|x,y), `(K, B)`: y is summed out, never sampled.

@@ -97,6 +97,7 @@ def test_every_public_method_that_is_given_images_or_latents_is_in_the_table():
         "as_evidence",
         "as_images",
         "as_latents",
+        "bounds",
         "check_form",
         "class_terms",
         "context",
