@@ -78,7 +78,7 @@ def evaluate_all(
         if len(ready) > 1 and rank_zero_only.rank == 0:
             print(f"{number}/{len(ready)} {path}", file=sys.stderr)
         kind = models.MODELS[checkpoint["model"]]
-        able = wanted if hasattr(kind, "log_px") else wanted._replace(ais=None)
+        able = wanted if kind.can("ais_log_px") else wanted._replace(ais=None)
         try:
             results.append(evaluate_checkpoint(checkpoint, Path(path), data, able, device, files))
             checkpoints.append(checkpoint)

@@ -75,7 +75,9 @@ class ActiveUnits(PowersOfTwoCallback):
         # the whole set on any number of ranks: the data loader holds only this rank's share
         x, y = trainer.datamodule.images("val", device=model.device)
         parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-        layers = zip(*(model.latent_statistics(part, *model.given(labels)) for part, labels in parts), strict=True)
+        layers = zip(
+            *(model.latent_statistics(part, *model.condition_args(labels)) for part, labels in parts), strict=True
+        )
         means, kls = zip(*(map(torch.cat, zip(*parts, strict=True)) for parts in layers), strict=True)  # each (N, d)
         if len(x) < 2:
             return  # a single image has no variance
@@ -95,9 +97,9 @@ class ActiveUnits(PowersOfTwoCallback):
     def _check_collapse(self, trainer: Trainer, model: LightningModule) -> None:
         """Warn if no unit was active at an earlier check or is now, and the variance has not grown in between."""
         x, y = trainer.datamodule.images("val", CHUNK, model.device)
-        if len(x) < MIN_IMAGES or is_warming_up(model):
+        if len(x) < MIN_IMAGES or model.is_kl_warming_up():
             return
-        layers = model.latent_statistics(x, *model.given(y))
+        layers = model.latent_statistics(x, *model.condition_args(y))
         largest, step = max(means.double().var(0).max().item() for means, _ in layers), trainer.global_step
         if largest >= COLLAPSE_VARIANCE or (self.first_collapsed and largest > self.first_collapsed[1]):
             self.first_collapsed = None
@@ -110,8 +112,3 @@ class ActiveUnits(PowersOfTwoCallback):
                 f"No latent unit is active after {finished_epochs(trainer)} epochs: the posterior has collapsed to the "
                 f"prior, and the decoder ignores z. {remedy(model, epochs)}"
             )
-
-
-def is_warming_up(model: LightningModule) -> bool:
-    """Return whether the KL weight is still below its final value."""
-    return hasattr(model, "beta") and model.beta() < model.hparams.beta

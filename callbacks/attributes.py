@@ -23,7 +23,7 @@ class Attributes(FigureCallback):
     """
 
     name = "attributes"
-    required_method = "shifted"
+    required_method = "add_direction"
 
     def __init__(self, label: int = 0, num_images: int = 10, num_steps: int = 8):
         self.label, self.num_images, self.num_steps = label, num_images, num_steps
@@ -38,7 +38,7 @@ class Attributes(FigureCallback):
         index = round_robin_by_class(y, self.num_images)
         x, y = x[index], y[index]
         weights = torch.linspace(0, 1, self.num_steps).tolist()
-        images = model.shifted(x, direction, weights, *model.given(y))
+        images = model.add_direction(x, direction, weights, *model.condition_args(y))
         what = f"Codes of test images + w * (mean code of {class_name(data, self.label)}), decoded, by w"
         classes = class_names(data, int(y.max()) + 1)
         rows = [classes[label] if label >= 0 else "" for label in y.tolist()]

@@ -25,7 +25,7 @@ class PowersOfTwoCallback(Callback):
     """
 
     name = ""  # key in `CALLBACKS`
-    required_method = ""  # the method of the model that it cannot do without
+    required_method = ""  # capability of the model that the callback needs (see `Model.can`); "" for none
     by_default = True  # whether it runs when --callbacks is not given
     seed = 0
     on_all_ranks = False  # whether `act` runs on all ranks
@@ -34,7 +34,7 @@ class PowersOfTwoCallback(Callback):
     @classmethod
     def unsupported_reason(cls, model: Model) -> str | None:
         """Return why a model does not support this callback, and what to do, as a sentence; None if it does."""
-        if hasattr(model, cls.required_method):
+        if not cls.required_method or model.can(cls.required_method):
             return None
         return (
             f"{type(model).__name__} has no {cls.name.replace('_', ' ')}: it defines no {cls.required_method}(); "

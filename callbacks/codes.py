@@ -19,19 +19,13 @@ QUANTILES = 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99
 
 def code_size(model: Model) -> int:
     """Return the number of latent dimensions; for a hierarchical model those of z_1, which the decoder takes."""
-    z_dim = model.hparams.z_dim
-    return z_dim if isinstance(z_dim, int) else z_dim[0]
-
-
-def has_standard_prior(model: Model) -> bool:
-    """Whether codes have the prior N(0, I): not those of an autoencoder, nor z_1 of a hierarchical model."""
-    return hasattr(model, "pz") and isinstance(model.hparams.z_dim, int)
+    return model.latent_dim
 
 
 def encode(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """Return the latent codes `(N, d)` of images as float32, whatever the precision of the model."""
     parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-    return torch.cat([model.encode(part, *model.given(labels)) for part, labels in parts]).float()
+    return torch.cat([model.encode(part, *model.condition_args(labels)) for part, labels in parts]).float()
 
 
 def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
@@ -46,10 +40,12 @@ def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
 def active_dimensions(model: Model, z: Tensor) -> Tensor:
     """Return which dimensions of the codes `(N, d)` are active by their variance over images, boolean `(d,)`.
 
-    Without a prior, as in an autoencoder, codes have no fixed scale: the threshold is 1% of the largest variance.
+    The threshold assumes codes of scale 1, as under a standard normal prior or in a hierarchy. Other codes have no
+    fixed scale: their threshold is 1% of the largest variance.
     """
     variance = z.double().var(0, correction=0)
-    return variance > (THRESHOLD if hasattr(model, "pz") else THRESHOLD * variance.max())
+    has_scale = model.has_standard_normal_prior() or len(model.latent_sizes) > 1
+    return variance > (THRESHOLD if has_scale else THRESHOLD * variance.max())
 
 
 def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:

@@ -28,7 +28,7 @@ class Interpolations(FigureCallback):
         x, y = data.images("test", 2 * self.num_pairs, model.device)
         pairs = max(1, len(x) // 2)  # small data sets have fewer pairs; a single image is paired with itself
         x0, x1 = x[:pairs], x[-pairs:]
-        labels = model.given(y[:pairs], y[-pairs:])
+        labels = model.condition_args(y[:pairs], y[-pairs:])
         figures = {}
         for path in ("linear", "spherical"):
             images = model.interpolate(x0, x1, self.num_steps, path, *labels)  # (num_steps, num_pairs, C, H, W)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.base import FigureCallback
-from callbacks.codes import QUANTILES, codes_of_test_images, has_standard_prior
+from callbacks.codes import QUANTILES, codes_of_test_images
 from callbacks.latent_codes import MIN_POINTS
 from callbacks.titles import class_names, subject
 from figures import charts, grids
@@ -49,12 +49,13 @@ class LatentPlane(FigureCallback):
         if reason := super().unsupported_reason(model):
             return reason
         model_name = type(model).__name__
-        if model.is_conditional or not hasattr(model, "interpolate"):
+        if model.is_conditional or not model.can("interpolate"):
             return (
                 f"The latent plane needs a decoder of z only; the decoder of {model_name} also takes a label: leave "
                 f"{cls.name} out, or choose another model."
             )
-        if (z_dim := model.hparams.z_dim) != 2:
+        if (sizes := model.latent_sizes) != (2,):
+            z_dim = sizes[0] if len(sizes) == 1 else list(sizes) or "none"
             return (
                 f"The latent plane needs a model with z_dim 2; this {model_name} has {z_dim}: leave {cls.name} out, or "
                 "choose a model with 2."
@@ -65,7 +66,7 @@ class LatentPlane(FigureCallback):
         z, y = codes_of_test_images(model, data)
         figures = {}
         has_few_points = len(z) < MIN_POINTS
-        if has_standard_prior(model):
+        if model.has_standard_normal_prior():
             z1 = z2 = prior_quantiles(self.num_images).to(model.device)
             title = "quantiles of the prior"
             if not has_few_points:

@@ -32,12 +32,13 @@ class LogLikelihood(PowersOfTwoCallback):
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         x, y = trainer.datamodule.images("val", self.num_images, model.device)
         parts = list(zip(x.split(IMAGES), y.split(IMAGES), strict=True))
-        chunk = max(1, MAX_DECODER_ROWS // IMAGES // model.rows_per_sample)
+        chunk = max(1, MAX_DECODER_ROWS // IMAGES // model.decoder_cost)
 
         def estimate(part: int) -> dict[str, Tensor]:
             images, labels = parts[part]
             # one seed per part; with a common seed all parts would share their noise
-            return importance(model, images, self.num_samples, chunk, *model.given(labels), seed=part)._asdict()
+            args = model.condition_args(labels)
+            return importance(model, images, self.num_samples, chunk, *args, seed=part)._asdict()
 
         estimates = map_across_ranks(estimate, len(parts))
         nll, ess = -estimates["log_px"].mean().item(), estimates["ess"].median().item()

@@ -26,4 +26,4 @@ class Reconstructions(FigureCallback):
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test", self.num_images, model.device)
         title = f"Reconstructions of test images: {subject(model, data)}"
-        return {"reconstructions": grids.reconstructions(x, model.reconstruct(x, *model.given(y)), title)}
+        return {"reconstructions": grids.reconstructions(x, model.reconstruct(x, *model.condition_args(y)), title)}

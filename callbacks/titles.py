@@ -10,8 +10,8 @@ from models import Model
 
 def trained_epochs(model: Model) -> int | None:
     """Return how many epochs a model was trained for, during training or from a checkpoint; None if unknown."""
-    trainer = getattr(model, "_trainer", None)  # the property `trainer` raises if there is none
-    return finished_epochs(trainer) if trainer is not None else getattr(model, "trained_epochs", None)
+    trainer = model._trainer  # the property `trainer` raises if there is none
+    return finished_epochs(trainer) if trainer is not None else model.trained_epochs
 
 
 def subject(model: Model, data: Any) -> str:

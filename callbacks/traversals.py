@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.base import FigureCallback
-from callbacks.codes import QUANTILES, active_dimensions, code_size, codes_of_test_images, encode, has_standard_prior
+from callbacks.codes import QUANTILES, active_dimensions, code_size, codes_of_test_images, encode
 from callbacks.titles import subject
 from figures import grids
 from models import Model
@@ -31,7 +31,7 @@ def moved(z: Tensor, dims: Tensor, values: Tensor) -> Tensor:
 def dimension_names(model: Model) -> list[str]:
     """Return the names of the latent dimensions: z1, z2, ..., and p1, p2, ... for those of a spatial transform."""
     size = code_size(model)
-    content_size = getattr(model, "code_dim", size)
+    content_size = model.code_dim
     return [f"z{i + 1}" for i in range(content_size)] + [f"p{i + 1}" for i in range(size - content_size)]
 
 
@@ -67,7 +67,7 @@ class Traversals(FigureCallback):
         num_active = int(active_dimensions(model, codes).sum())
         num_visible = int((variance >= MIN_RELATIVE_VARIANCE * variance.max()).sum())
         dims = variance.argsort(descending=True)[: min(max(num_active, 1), num_visible, self.num_dims)]
-        if has_standard_prior(model):
+        if model.has_standard_normal_prior():
             steps = torch.linspace(-RANGE, RANGE, len(QUANTILES), device=codes.device)
             values, labels = steps.expand(len(dims), -1), [f"{value:z.1f}" for value in steps.tolist()]
             unit = "standard deviations of the prior"
@@ -75,7 +75,7 @@ class Traversals(FigureCallback):
             values = codes[:, dims].quantile(torch.tensor(QUANTILES, device=codes.device), 0).T  # (D, n)
             labels = [f"{quantile:.0%}" for quantile in QUANTILES]
             unit = "quantiles of the codes of test images"
-        images = model.decode(moved(encode(model, x, y)[0], dims, values), *model.given(y))
+        images = model.decode(moved(encode(model, x, y)[0], dims, values), *model.condition_args(y))
         rows = [dimension_names(model)[dim] for dim in dims.tolist()]
         counts = active_count_text(num_active, codes.shape[1], len(dims))
         title = f"One dimension of the code moved, by {unit}: {counts}"

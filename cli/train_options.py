@@ -182,7 +182,7 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
     for key, table in REGISTRIES.items():
         parser.add_argument(f"--{key}.name", type=str, help=f"Long form of --{key}.")
         chosen_class = table[names[key]]
-        skip = {*getattr(chosen_class, "from_data", ()), *getattr(chosen_class, "from_m1", ())}
+        skip = {*chosen_class.data_args, *chosen_class.checkpoint_args} if key == "model" else set()
         parser.add_class_arguments(chosen_class, key, skip=skip, as_group=False)
     parser.add_class_arguments(Trainer, "trainer", skip=EXCLUDED_TRAINER_OPTIONS, as_group=False)
     parser.set_defaults(

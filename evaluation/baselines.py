@@ -22,7 +22,7 @@ def has_m1(kind: type[Model]) -> bool:
 
 def can_have_baselines(kind: type[Model]) -> bool:
     """Whether models of this class classify images, or make latents of them that a classifier can be fitted on."""
-    return has_m1(kind) or hasattr(kind, "classify")
+    return has_m1(kind) or kind.can("classify")
 
 
 def wants_baselines(kind: type[Model], y: Tensor, asked: bool | None) -> bool:
@@ -34,7 +34,7 @@ def wants_baselines(kind: type[Model], y: Tensor, asked: bool | None) -> bool:
         asked: What the user said, if anything.
     """
     if asked is None:
-        return hasattr(kind, "classify") and bool((y < 0).any())
+        return kind.can("classify") and bool((y < 0).any())
     return asked and can_have_baselines(kind)
 
 

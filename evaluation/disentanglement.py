@@ -17,7 +17,7 @@ def is_measured(model: Model, data) -> bool:
     plain = isinstance(model, AE | VAE) and not model.is_conditional
     if not hasattr(data, "transformed_test_images") or len(data.test.y) < LEAST:
         return False
-    return hasattr(model, "pose") or (plain and bool(data.variant))
+    return model.can("pose") or (plain and bool(data.variant))
 
 
 def moves(data):
@@ -62,7 +62,7 @@ def disentanglement(model: Model, data, device: torch.device | str = "cpu") -> d
     content, result = codes(model.encode, x, model), {}
     if not content.isfinite().all() or not total:
         return {}
-    if hasattr(model, "pose"):
+    if model.can("pose"):
         content = content[:, : model.code_dim]
         side = max(data.image_shape[1:])
         inferred, again = (in_pixels(codes(model.pose, images, model), side) for images in (x, x_again))

@@ -104,12 +104,12 @@ def evaluate_checkpoint(
     set_for_evaluation(wanted.threads, model, *test, launcher_world()[0])
     weights = weights_hash(checkpoint)
     result = dict.fromkeys(KEYS) | provenance(checkpoint, path, data) | {"weights_hash": weights}
-    has_likelihoods = hasattr(model, "log_weights")
+    has_likelihoods = model.can("log_weights")
     measured = measured_likelihoods(model, test, data, checkpoint, path, wanted, files) if has_likelihoods else {}
     if rank_zero_only.rank != 0:
         return {}
     result |= measured or reconstruction_loss(model, *test) | {"images_hash": tensor_hash(test[0])}
-    if hasattr(model, "classify"):
+    if model.can("classify"):
         result |= classification(model, *test)
     train_labels = data.train.y
     if wanted.with_probes and can_be_probed(model, train_labels):
@@ -166,7 +166,7 @@ def measured_likelihoods(
     """The results of importance sampling and of AIS; per-image values that stand from an earlier start are taken."""
     K = wanted.num_samples
     x, y = (part[: wanted.limit or model.default_limit] for part in test)
-    images = tensor_hash(x, *model.given(y))
+    images = tensor_hash(x, *model.condition_args(y))
 
     def kept(what: str, options: dict, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         file, older = cache_path(path, what, options), cache_path(path, what)
@@ -181,11 +181,15 @@ def measured_likelihoods(
     if wanted.ais is not None:
         n, pilot = wanted.ais_images, data.images("val", ais.PILOT_IMAGES, model.device)
         x, y = x[:n], y[:n]
-        options = {**wanted.ais._asdict(), "images": tensor_hash(x, *model.given(y)), "pilot": tensor_hash(*pilot)}
+        options = {
+            **wanted.ais._asdict(),
+            "images": tensor_hash(x, *model.condition_args(y)),
+            "pilot": tensor_hash(*pilot),
+        }
         chains = kept("ais", options, lambda: ais.run_ais(model, x, y, pilot, wanted.ais))
         found |= ais.ais_summary(chains, values["log_px"], wanted.ais)
     files.log_px[str(path)] = values["log_px"]
-    if rank_zero_only.rank == 0 and hasattr(model, "latent_statistics"):
+    if rank_zero_only.rank == 0 and model.can("latent_statistics"):
         found |= latent_usage(model, *test)
     return found | likelihood_summary(values)
 

@@ -161,16 +161,16 @@ def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
     kinds = [models.MODELS[checkpoint["model"]] for checkpoint, _ in opened]
     if args.baselines and not any(map(can_have_baselines, kinds)):
         raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
-    if args.precision != "fp32" and not any(hasattr(kind, "log_weights") for kind in kinds):
+    if args.precision != "fp32" and not any(kind.can("log_weights") for kind in kinds):
         raise ValueError("--precision is that of likelihoods, which an AE does not have: leave it out.")
     ready = load_data(opened)
     for checkpoint, data in ready:
         model = models.from_checkpoint(checkpoint)
         check_figures(model, args.figures)
-        if args.ais and hasattr(model, "log_px"):  # the others are evaluated without
+        if args.ais and model.can("ais_log_px"):  # the others are evaluated without
             x, y = data.images("test", 2)
-            annealing_path(model, x, *(model.given(y) or (None,)), args.ais_start)
-    if args.ais and not any(hasattr(kind, "log_px") for kind in kinds):
+            annealing_path(model, x, *(model.condition_args(y) or (None,)), args.ais_start)
+    if args.ais and not any(kind.can("ais_log_px") for kind in kinds):
         raise ValueError("--ais needs a density of x given its latents, which an AE does not have: leave it out.")
     if args.side_by_side:
         check_same_images(ready, args.side_by_side)

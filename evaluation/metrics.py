@@ -19,7 +19,6 @@ from callbacks.confusion_matrix import confusion
 from callbacks.titles import class_names, subject
 from figures import charts
 from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
-from models.likelihoods import PixelLikelihood
 from runtime.collectives import map_across_ranks
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 
@@ -30,15 +29,15 @@ BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
 
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str = "fp32") -> dict[str, np.ndarray]:
     """Per-image `log_px`, `ess` and `k_hat` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
-    parts, chunk = -(-len(x) // IMAGES_PER_PASS), max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.rows_per_sample)
+    parts, chunk = -(-len(x) // IMAGES_PER_PASS), max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost)
     hidden = None if rank_zero_only.rank == 0 else True  # None: where there is no terminal
 
     def compute(part: int) -> dict[str, Tensor]:
         start = part * IMAGES_PER_PASS
-        images, labels = x[start : start + IMAGES_PER_PASS], model.given(y[start : start + IMAGES_PER_PASS])
+        images, labels = x[start : start + IMAGES_PER_PASS], model.condition_args(y[start : start + IMAGES_PER_PASS])
         estimate = importance(model, images, K, chunk, *labels, seed=start, precision=precision)
         values = {"log_px": estimate.log_px, "ess": estimate.ess, "k_hat": pareto_k(estimate.largest, K)}
-        if hasattr(model, "rate_distortion"):
+        if model.can("rate_distortion"):
             with models.evaluating(model, seed=start):
                 values["rate"], values["distortion"] = model.rate_distortion(images, min(K, chunk), *labels)
         bar.update(start + len(images) - bar.n)
@@ -97,15 +96,15 @@ def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:
         data: Its data module, set up.
         x: Test images `(N, C, H, W)`.
     """
-    owner = getattr(model, "m1", model)
-    if not isinstance(getattr(owner, "likelihood", None), PixelLikelihood):
+    likelihood = model.pixel_likelihood
+    if likelihood is None:
         return None
     mean = data.train_mean().to(x.device).clamp(0.001, 0.999)
-    if owner.likelihood.likelihood == "gaussian" and owner.hparams.learn_scale:
+    if likelihood.has_learned_scale:
         train = data.images("train", 2000, x.device)[0]
         density = Independent(Normal(mean, (train - mean).square().mean().sqrt().clamp(min=1e-3)), 3)
     else:
-        density = owner.likelihood(mean.logit())
+        density = likelihood(mean.logit())
     with torch.no_grad():
         return -torch.cat([density.log_prob(part) for part in x.split(500)]).double().mean().item()
 
@@ -119,7 +118,7 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict:
         return {}
     parts = zip(x.split(500), y.split(500), strict=True)
     with models.evaluating(model):
-        parts = [model.latent_statistics(part, *model.given(labels)) for part, labels in parts]
+        parts = [model.latent_statistics(part, *model.condition_args(labels)) for part, labels in parts]
     layers = [[torch.cat(values) for values in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
     active = [is_active(means).tolist() for means, _ in layers]
     per_layer = [sum(layer) for layer in active]
@@ -131,9 +130,9 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict:
 def reconstruction_loss(model: models.Model, x: Tensor, y: Tensor) -> dict:
     """The mean loss of a model without a likelihood, and what it is."""
     with models.evaluating(model):
-        losses = [model.measure(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
+        losses = [model.validation_metrics(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
     loss = torch.cat(losses).double().mean().item()
-    return {"loss": loss, "criterion": model.hparams.criterion, "num_images": len(x)}
+    return {"loss": loss, "criterion": model.criterion, "num_images": len(x)}
 
 
 def classification(model: models.Model, x: Tensor, y: Tensor) -> dict:

@@ -12,14 +12,16 @@ NEIGHBOURS = 5
 
 def can_be_probed(model: Model, y: Tensor) -> bool:
     """Whether the model makes codes of images alone, and the labels `y` of all training images are known and differ."""
-    return hasattr(model, "encode") and not model.is_conditional and bool((y >= 0).all()) and len(y.unique()) > 1
+    return model.can("encode") and not model.is_conditional and bool((y >= 0).all()) and len(y.unique()) > 1
 
 
 def codes(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """The posterior means of the images `x`, `(N, d)`."""
     with evaluating(model):
         parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-        return torch.cat([model.encode(part, *model.given(labels)) for part, labels in parts]).flatten(1).double()
+        return (
+            torch.cat([model.encode(part, *model.condition_args(labels)) for part, labels in parts]).flatten(1).double()
+        )
 
 
 def probes(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, float]:

@@ -239,9 +239,9 @@ def existing_result(path: Path, num_samples: int, limit: int | None, data: Image
     checkpoint = read_checkpoint(path)
     model, weights, step = from_checkpoint(checkpoint, path), weights_hash(checkpoint), checkpoint["global_step"]
     x, y = data.images("test")
-    if hasattr(model, "log_weights"):
+    if model.can("log_weights"):
         x, y = (part[: limit or model.default_limit] for part in (x, y))
-    images = tensor_hash(x, *model.given(y)) if hasattr(model, "log_weights") else tensor_hash(x)
+    images = tensor_hash(x, *model.condition_args(y)) if model.can("log_weights") else tensor_hash(x)
     for file in (largest, *sorted((largest.parent / "evaluations").glob(f"{glob.escape(path.stem)}_*.json"))):
         result = read_result(file)
         if (

@@ -25,7 +25,7 @@ MOST_BLOCKS, ROW = 3, 20  # models whose random points are squares beside each o
 def check_comparable(model: Model | type[Model]) -> None:
     """ValueError where a model, or its class, has no codes that are decoded without a label."""
     name = model.__name__ if isinstance(model, type) else type(model).__name__
-    if not all(hasattr(model, method) for method in ("encode", "interpolate")) or model.is_conditional:
+    if not all(model.can(method) for method in ("encode", "interpolate")) or model.is_conditional:
         raise ValueError(f"{name} cannot stand beside others: its codes do not say by themselves what image to draw.")
 
 

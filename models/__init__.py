@@ -1,4 +1,4 @@
-"""Models, their networks, bounds and estimators. `load` opens a checkpoint; `MODELS` knows every model by its name."""
+"""Models, their networks, bounds and estimators. `load` opens a checkpoint; `MODELS` is the registry of models."""
 
 from pathlib import Path
 
@@ -9,24 +9,52 @@ from models.base import Model, evaluating
 from models.cvae import CVAE
 from models.hierarchical import HierarchicalVAE
 from models.iwae import IWAE
+from models.latent_variable import LatentVariableModel
 from models.m1m2 import M1M2
 from models.m2 import M2
 from models.networks import DECODERS, ENCODERS
 from models.vae import VAE
 
-__all__ = ["AE", "CVAE", "DECODERS", "ENCODERS", "IWAE", "M1M2", "M2", "MODELS", "VAE", "AffineVAE", "HierarchicalVAE",
-           "Model", "evaluating", "from_checkpoint", "load", "read_checkpoint"]  # fmt: skip
+__all__ = [
+    "AE",
+    "CVAE",
+    "DECODERS",
+    "ENCODERS",
+    "IWAE",
+    "M1M2",
+    "M2",
+    "MODELS",
+    "VAE",
+    "AffineVAE",
+    "HierarchicalVAE",
+    "LatentVariableModel",
+    "Model",
+    "evaluating",
+    "from_checkpoint",
+    "load",
+    "read_checkpoint",
+]
 
 MODELS: dict[str, type[Model]] = {
-    model.__name__: model for model in (AE, VAE, IWAE, AffineVAE, HierarchicalVAE, CVAE, M2, M1M2)
+    model.__name__: model
+    for model in (
+        AE,
+        VAE,
+        IWAE,
+        AffineVAE,
+        HierarchicalVAE,
+        CVAE,
+        M2,
+        M1M2,
+    )
 }
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """The contents of a checkpoint of this project, without running any code from it.
+    """Return the contents of a checkpoint of this project, without running any code from it.
 
     Raises:
-        ValueError: There is no such file, or it is no checkpoint of this project.
+        ValueError: If there is no such file, or it is no checkpoint of this project.
     """
     checkpoint = checkpoints.read(path)
     if str(checkpoint.get("model")) not in MODELS:
@@ -37,7 +65,7 @@ def read_checkpoint(path: str | Path) -> dict:
 
 
 def load(path: str | Path) -> Model:
-    """The trained model in a checkpoint, in evaluation mode, on the CPU.
+    """Return the trained model in a checkpoint, in evaluation mode, on the CPU.
 
     >>> model = models.load("runs/my-run")  # its best.ckpt
     >>> images = model.sample(16)  # (16, C, H, W) in [0, 1]
@@ -46,21 +74,21 @@ def load(path: str | Path) -> Model:
         path: A .ckpt file, or a run folder.
 
     Raises:
-        ValueError: There is no such file, or it is no checkpoint of this project.
+        ValueError: If there is no such file, or it is no checkpoint of this project.
     """
     path = checkpoints.find(path)
     return from_checkpoint(read_checkpoint(path), path)
 
 
 def from_checkpoint(checkpoint: dict, path: str | Path = "The checkpoint") -> Model:
-    """The model in the contents of a checkpoint.
+    """Return the model in the contents of a checkpoint.
 
     Args:
-        checkpoint: As `read_checkpoint` gives it.
+        checkpoint: Contents, from `read_checkpoint`.
         path: Where it comes from, for messages.
 
     Raises:
-        ValueError: Its options or weights are not those of this version of the model, or weights are not finite.
+        ValueError: If options or weights do not fit this version of the model, or weights are not finite.
     """
     name = checkpoint["model"]
     try:

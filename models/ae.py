@@ -15,7 +15,7 @@ from models.networks.layers import ImageShape, lookup
 
 
 def squared_error(logits: Tensor, x: Tensor) -> Tensor:
-    """(sigmoid(logits) - x)^2 of each pixel."""
+    """Return (sigmoid(logits) - x)^2 of each pixel."""
     return (logits.sigmoid() - x).square()
 
 
@@ -23,7 +23,7 @@ CRITERIA = {"mse": squared_error, "bce": partial(binary_cross_entropy_with_logit
 
 
 class AE(Model):
-    """Autoencoder: a code z = f(x), a reconstruction sigmoid(g(z)), and no density.
+    """Autoencoder: a code z = f(x) and a reconstruction sigmoid(g(z)), without a likelihood.
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -37,7 +37,7 @@ class AE(Model):
         criterion: Squared error (mse) or cross-entropy (bce), summed over pixels.
     """
 
-    measures = ("loss", "bound")
+    metric_names = ("loss", "bound")
     quantity = None
 
     def __init__(
@@ -59,31 +59,35 @@ class AE(Model):
         self.encoder = make_encoder(encoder, image_shape, z_dim, hidden, activation, batch_norm)
         self.decoder = make_decoder(decoder, z_dim, image_shape, hidden, activation, batch_norm)
 
+    @property
+    def criterion(self) -> str:
+        return self.hparams.criterion
+
     def error(self, x: Tensor) -> Tensor:
-        """Squared error or cross-entropy, summed over pixels: `(B,)`."""
+        """Return the squared error or cross-entropy of each image, summed over pixels: `(B,)`."""
         return CRITERIA[self.hparams.criterion](at_least_float32(self.decoder(self.encoder(x))), x).flatten(1).sum(1)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         return self.error(x).mean()
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         error = self.error(x)
         return {"loss": error, "bound": -error}
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """The code `(B, z_dim)`."""
+        """Return the code `(B, z_dim)`."""
         return self.encoder(self.as_images(x))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Images in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
+        """Return images in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
         return self.decoder(self.as_latents(z)).sigmoid()
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """decode(encode(x)), `(B, C, H, W)`."""
+        """Return decode(encode(x)), `(B, C, H, W)`."""
         return self.decode(self.encode(x))
 
     def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
-        """`n` decoded steps between the codes of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
+        """Return `n` decoded steps between the codes of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
         return self.decode(interpolate_latents(self.encode(x0), self.encode(x1), n, path))

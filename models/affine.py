@@ -1,4 +1,4 @@
-"""The VAE that tells an image's content from its pose."""
+"""VAE that separates the content of an image from its pose."""
 
 import math
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from models.networks.coordinate import CoordinateDecoder
 from models.networks.layers import ImageShape
 from models.vae import VAE
 
-# How many latents each transform takes
+# Number of latents of each transform
 TRANSFORMS = {"affine": 6, "rotation": 1, "scale": 1, "shift": 2}
 
 
 def check_transforms(transforms: Sequence[str], scale: float) -> None:
-    """ValueError, in a sentence, for transforms that are none or do not go together."""
+    """Raise ValueError for unknown transforms, combinations that are not allowed, or a scale out of range."""
     allowed = f"affine, or of {', '.join(name for name in TRANSFORMS if name != 'affine')} one or more"
     if isinstance(transforms, str):
         raise ValueError(f"transforms must be a list, such as [{transforms}]; got '{transforms}'.")
@@ -34,11 +34,11 @@ def check_transforms(transforms: Sequence[str], scale: float) -> None:
 
 
 def affine_map(p: Tensor, transforms: Sequence[str], scale: float) -> Tensor:
-    """The affine map `(..., 2, 3)` of pixel coordinates (x, y, 1) that the latents `p (..., d)` stand for.
+    """Return the affine maps `(..., 2, 3)` of pixel coordinates (x, y, 1) for the latents `p (..., d)`.
 
-    `affine` is I + scale * p as 2x3. Otherwise p holds the parts in the order in which they are named; whatever that
-    is, the map turns coordinates by scale * p radians, multiplies them by exp(scale * p), then adds scale * p, in half
-    images: under p ~ N(0, I) a normal angle, a log-normal factor and a normal shift.
+    `affine` is I + scale * p as 2x3. Otherwise p holds the parameters of the transforms in the order of `transforms`.
+    In any order, the map rotates coordinates by scale * p radians, multiplies them by exp(scale * p), and adds
+    scale * p, in half images. Under p ~ N(0, I) the angle and the shift are normal and the factor is log-normal.
     """
     if list(transforms) == ["affine"]:
         return torch.eye(2, 3, device=p.device, dtype=p.dtype) + scale * p.unflatten(-1, (2, 3))
@@ -53,18 +53,19 @@ def affine_map(p: Tensor, transforms: Sequence[str], scale: float) -> Tensor:
 
 
 def inverse(A: Tensor) -> Tensor:
-    """The inverse of affine maps `(..., 2, 3)`."""
+    """Return the inverse of affine maps `(..., 2, 3)`."""
     M = torch.linalg.inv(A[..., :2])
     return torch.cat([M, -M @ A[..., 2:]], -1)
 
 
 class AffineVAE(VAE):
-    """VAE whose last latents are an affine map of pixel coordinates, and whose others are what is drawn there.
+    """VAE whose latents are a content and an affine map of pixel coordinates.
 
-    After the spatial VAE of Bepler et al. (2019): z = (content, p), the map A = I + s p as 2x3, and p(x|z) has at
-    pixel (x, y) the value that the coordinate decoder gives the content at A (x, y, 1). Without A it draws the
-    canonical image. The prior of all of z is N(0, I), so bounds and likelihoods are those of a VAE; s says how far
-    images are expected to move: their angles have a standard deviation of s radians, and with affine of s / sqrt(2).
+    After the spatial VAE of Bepler et al. (2019): z = (content, p) with the affine map A = I + s p as 2x3. The mean of
+    p(x|z) at pixel (x, y) is the output of the coordinate decoder for the content at A (x, y, 1); with the identity
+    instead of A the decoder draws the canonical image. The prior of z is N(0, I), so that bounds and likelihoods are
+    those of a VAE. s is the prior scale of the map: angles have a standard deviation of s radians, or of s / sqrt(2)
+    with affine.
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -80,8 +81,8 @@ class AffineVAE(VAE):
             the loss, never to a bound; 0 has no classifier.
     """
 
-    from_data = ("image_shape", "num_classes")
-    default_limit = 1000  # each pixel is a pass of the decoder
+    data_args = ("image_shape", "num_classes")
+    default_limit = 1000  # the decoder runs once per pixel
 
     def __init__(
         self,
@@ -123,9 +124,9 @@ class AffineVAE(VAE):
             classes.check_training_images("AffineVAE with label_weight", data)
 
     @property
-    def measures(self) -> tuple[str, ...]:
-        """Those of the VAE, and the classifier's error where there is one."""
-        return (*VAE.measures, "error") if self.hparams.label_weight else VAE.measures
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics of the VAE, and `error` with a classifier."""
+        return (*VAE.metric_names, "error") if self.hparams.label_weight else VAE.metric_names
 
     @property
     def code_dim(self) -> int:
@@ -134,58 +135,58 @@ class AffineVAE(VAE):
 
     @property
     def decoder_hidden(self) -> list[int] | None:
-        """Sizes of the decoder's hidden layers, from the image to the code."""
+        """Sizes of the hidden layers of the decoder, in the order from image to code."""
         return self.hparams.decoder_hidden and self.hparams.decoder_hidden[::-1]
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The content `(..., code_dim)` and the affine map `(..., 2, 3)` in `z (..., z_dim)`."""
+        """Return the content `(..., code_dim)` and the affine map `(..., 2, 3)` of `z (..., z_dim)`."""
         content, p = z.split([self.code_dim, z.shape[-1] - self.code_dim], -1)
         return content, affine_map(p, self.hparams.transforms, self.hparams.transform_scale)
 
     def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
-        """p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
+        """Return p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
         content, A = self.split(z)
         return self.likelihood(self.decoder(content, transform=A))
 
     px_of_pixels = px
 
     def label_loss(self, qz_x: Independent, y: Tensor) -> Tensor:
-        """The mean cross-entropy of the classifier at the mean content of images with a label, 0 without any."""
+        """Return the mean cross-entropy of the classifier over images with a label; 0 without any."""
         logits = self.head(qz_x.mean[..., : self.code_dim])
         return mean_where(y >= 0, cross_entropy(logits, y.clamp(min=0), reduction="none"))
 
     def loss_from_posterior(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of a VAE, and that of the classifier where there is one."""
+        """Return the loss of a VAE, plus that of the classifier if there is one."""
         loss = super().loss_from_posterior(qz_x, x, y)
         return loss + self.hparams.label_weight * self.label_loss(qz_x, y) if self.hparams.label_weight else loss
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        measured = super().measure(x, y)
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        measured = super().validation_metrics(x, y)
         if self.hparams.label_weight:
             measured["error"] = (self.head(self.posterior(x).mean[..., : self.code_dim]).argmax(-1) != y)[y >= 0]
         return measured
 
-    # What a trained model is for
+    # Uses of a trained model
 
     @torch.no_grad()
     def render(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The mean of p(x|z) at any height and width, `(..., z_dim) -> (..., C, *size)`; the data's by default."""
+        """Return the mean of p(x|z) at any size, by default that of the data: `(..., z_dim) -> (..., C, *size)`."""
         content, A = self.split(self.as_latents(z))
         size = as_size(size, self.decoder.size)
         return self.likelihood(self.decoder(content, transform=A, size=size)).mean
 
     @torch.no_grad()
     def canonical(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The content of images, drawn without their transform: `(B, C, H, W)`."""
+        """Return the content of images, drawn without their transform: `(B, C, H, W)`."""
         return self.likelihood(self.decoder(self.content(x), size=as_size(size, self.decoder.size))).mean
 
     def content(self, x: Tensor) -> Tensor:
-        """The posterior mean of the content, `(B, code_dim)`."""
+        """Return the posterior mean of the content, `(B, code_dim)`."""
         return self.encode(x)[..., : self.code_dim]
 
     def pose(self, x: Tensor) -> Tensor:
-        """How images lie: the affine map `(B, 2, 3)` from the coordinates of the canonical image to their own.
+        """Return the pose of images: affine maps `(B, 2, 3)` from canonical to image coordinates.
 
-        It is the inverse of A at the posterior mean. An image that is moved by T has T times the pose it had.
+        It is the inverse of A at the posterior mean. Moving an image by T multiplies its pose by T from the left.
         """
         return inverse(self.split(self.encode(x))[1])

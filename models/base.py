@@ -1,7 +1,7 @@
-"""What all models share: the optimiser, the step, validation; and how to look at a model without changing it."""
+"""Base class of all models: optimiser, learning rate schedule, training step, validation, and checks of inputs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -11,18 +11,19 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from models import inputs
+from models.likelihoods import PixelLikelihood
 from models.multistep import take_steps
 from models.networks import start_at_mean
 
 
 @contextmanager
 def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
-    """Evaluation mode, no gradients, noise from `seed`; mode and random state are restored afterwards.
+    """Switch to evaluation mode without gradients, with noise from `seed`; restore mode and random state afterwards.
 
-    Log weights estimate p(x) only in this mode: batch norm in training mode makes images depend on each other.
+    Log weights estimate p(x) only in this mode: in training mode, batch norm makes images depend on each other.
     """
     was_training = {module: module.training for module in model.modules()}
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed reseeds them all
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed reseeds all GPUs
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(list(devices)):
@@ -34,9 +35,9 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
 
 
 class Mean(Metric):
-    """The mean over all images of all devices, summed in float64; a NaN stays one.
+    """Mean over all images of all devices, summed in float64. NaN values propagate.
 
-    torchmetrics' own MeanMetric adds up each batch in float32.
+    MeanMetric of torchmetrics sums each batch in float32.
     """
 
     def __init__(self):
@@ -45,42 +46,48 @@ class Mean(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, values: Tensor) -> None:
-        """Adds one number per image, `(B,)`, or fewer where not every image has one."""
-        # a model that moves to 16 bits takes these sums along while they are zero
+        """Add one value per image, `(B,)`; fewer if some images have no value."""
+        # converting the model to 16 bits converts these sums too, while they are still zero
         self.total = self.total.double() + values.double().sum()
         self.count = self.count.double() + values.numel()
 
     def compute(self) -> Tensor:
-        """The mean of all numbers since the last reset."""
+        """Return the mean of all values since the last reset."""
         return self.total / self.count
 
 
 def mean_where(mask: Tensor, values: Tensor) -> Tensor:
-    """The mean of `values (B,)` where `mask`, 0 where that is nowhere; shapes do not depend on the mask."""
+    """Return the mean of `values (B,)` where `mask` is true, or 0 if it is true nowhere.
+
+    Shapes do not depend on the mask, so that the loss can be compiled.
+    """
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
 
 def learning_rate_factor(progress: float, ratio: float, schedule: str) -> float:
-    """lr(progress) / lr(0) for `progress` in [0, 1] and `ratio` = last / first.
+    """Return lr(progress) / lr(0) for `progress` in [0, 1], where `ratio` is the last learning rate over the first.
 
-    `cosine` is half a wave (Loshchilov & Hutter 2017); `exponential` falls by the same factor each epoch; `stages` is
-    the schedule of Burda et al. (2015): eight stages of length 3^0 ... 3^7, whose rates fall evenly in the logarithm.
+    `cosine` is half a cosine wave (Loshchilov & Hutter 2017). `exponential` multiplies by the same factor each epoch.
+    `stages` is the schedule of Burda et al. (2015): eight stages of length 3^0 ... 3^7 with rates evenly spaced in log.
     """
     if schedule == "cosine":
         return ratio + (1 - ratio) * (1 + math.cos(math.pi * progress)) / 2
     if schedule == "exponential":
         return ratio**progress
-    # round() takes away what floating point leaves at the first epoch of a stage
+    # round() removes rounding errors at the first epoch of a stage
     stage = math.floor(round(math.log(1 + progress * (3**8 - 1), 3), 9))
     return ratio ** (min(stage, 7) / 7)
 
 
 class Model(LightningModule):
-    """The base of all models.
+    """Base class of all models.
 
-    A subclass defines `loss(x, y)`, which training minimises, and `measure(x, y)`, the per-image metrics of validation,
-    named in `measures`; `bound` among them picks the best checkpoint. What else a model can do is what it defines
-    (`reconstruct`, `interpolate`, `sample`, `log_weights`, ...).
+    A subclass defines `loss(x, y)`, which training minimises, and `validation_metrics(x, y)`, whose names are
+    `metric_names`; the best checkpoint is the one with the highest `bound`. Models with latent variables derive from
+    `LatentVariableModel`, which has defaults for both.
+
+    Everything else is optional: a model has the capabilities whose methods it defines. `can(name)` says which, and
+    figures and evaluation adapt.
 
     Args:
         lr: Learning rate of Adam.
@@ -92,14 +99,34 @@ class Model(LightningModule):
         adam_eps: Epsilon of Adam (1e-4 in Burda et al. 2015).
     """
 
-    measures: tuple[str, ...] = ("bound",)
-    from_data: tuple[str, ...] = ("image_shape",)  # arguments that the data give, and the command line does not
-    learns_from_labels = False  # whether training batches of partly labelled data are to hold some labels each
-    is_conditional = False  # whether the label is given to the model with each image, as to CVAE
-    default_limit: int | None = None  # test images whose likelihood is evaluated by default; none is all of them
-    default_epochs = 300  # of training at most, where nobody says how many
-    quantity: str | None = "log p(x)"  # what log weights are estimates of
-    scheduled_steps: int | None = None  # steps over which the learning rate falls, where it does so step by step
+    # Declarations that a subclass may override
+    metric_names: tuple[str, ...] = ("bound",)  # keys of `validation_metrics`, logged as val/<name>
+    required_methods: tuple[str, ...] = ("loss", "validation_metrics")  # that every subclass must define
+    data_args: tuple[str, ...] = ("image_shape",)  # constructor arguments that are read from the data module
+    checkpoint_args: tuple[str, ...] = ()  # constructor arguments that are read from another model's checkpoint
+    learns_from_labels = False  # whether each training batch of partly labelled data contains labelled images
+    is_conditional = False  # whether methods receive the label y with each image, as in a CVAE
+    default_limit: int | None = None  # default number of test images for the likelihood; None: all of them
+    default_epochs = 300  # default limit of --trainer.max_epochs
+    quantity: str | None = "log p(x)"  # what log weights estimate; None without a likelihood
+    scheduled_steps: int | None = None  # length of a learning rate schedule by steps; None: schedule by epochs
+    trained_epochs: int | None = None  # epochs of training, of a model that was loaded from a checkpoint
+
+    # Capabilities: methods that a subclass may define. Conditional models receive labels as further arguments.
+    encode: Callable[..., Tensor]  # images (B, C, H, W) -> latent codes (B, latent_dim)
+    decode: Callable[..., Tensor]  # latent codes (..., latent_dim) -> mean images (..., C, H, W) in [0, 1]
+    reconstruct: Callable[..., Tensor]  # images -> mean images (B, C, H, W)
+    interpolate: Callable[..., Tensor]  # (x0, x1, n) -> images from x0 to x1 (n, B, C, H, W); needs encode and decode
+    add_direction: Callable[..., Tensor]  # (x, direction, weights) -> images of moved codes (len(weights), B, C, H, W)
+    sample: Callable[..., Tensor]  # n -> mean images of samples from the prior (n, C, H, W)
+    sample_classes: Callable[..., Tensor]  # n -> the same for every label (n, num_classes, C, H, W)
+    analogies: Callable[..., Tensor]  # images -> each image in the style of every label (B, num_classes, C, H, W)
+    classify: Callable[..., Tensor]  # images -> class probabilities (B, num_classes)
+    latent_statistics: Callable[..., list[tuple[Tensor, Tensor]]]  # images -> per layer: posterior mean, KL; (B, d)
+    canonical: Callable[..., Tensor]  # images -> images without their pose
+    pose: Callable[..., Tensor]  # images -> affine maps (B, 2, 3)
+    log_weights: Callable[..., Tensor]  # (x, K, [y], [posterior]) -> log importance weights (K, B); needs posterior
+    rate_distortion: Callable[..., tuple[Tensor, Tensor]]  # the same arguments -> rate and distortion, each (B,)
 
     def __init__(
         self,
@@ -116,58 +143,126 @@ class Model(LightningModule):
         if lr_schedule != "cosine" and lr_final is None:
             raise ValueError(f"lr_schedule {lr_schedule} needs lr_final, the learning rate of the last epoch.")
         self.save_hyperparameters()
-        self.val_means = nn.ModuleDict({name: Mean() for name in self.measures})
+        self.val_means = nn.ModuleDict({name: Mean() for name in self.metric_names})
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """The scalar that training minimises: a mean over the batch, in nats per image."""
+        """Return the scalar that training minimises: a mean over the batch, in nats per image."""
         raise NotImplementedError
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Metrics of validation, one number `(B,)` per image for each name in `measures`, or fewer."""
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return `(B,)` values for each name in `metric_names`; fewer if some images have no value, such as no label.
+
+        `bound` must be among them. A model without likelihood adds `loss`, the quantity named by `criterion`.
+        """
         raise NotImplementedError
 
     @classmethod
+    def can(cls, method: str) -> bool:
+        """Return whether the model has the capability `method`, one of the methods declared above or its own."""
+        return callable(getattr(cls, method, None))
+
+    @property
+    def criterion(self) -> str | None:
+        """Name of the loss of a model without likelihood, reported with its value; None for other models."""
+        return None
+
+    def check_definition(self) -> None:
+        """Raise ValueError if the class lacks something that training or evaluation needs."""
+        name = type(self).__name__
+        bases = [base for base in type(self).__mro__ if "required_methods" in vars(base)]
+        for base in bases:
+            for method in base.required_methods:
+                if getattr(type(self), method) is vars(base).get(method):
+                    raise ValueError(f"{name} defines no {method}(): every {base.__name__} needs it.")
+        if "bound" not in self.metric_names:
+            raise ValueError(f"{name} has no metric 'bound', which picks the best checkpoint: add it to metric_names.")
+        if self.can("encode"):
+            _ = self.latent_dim  # raises ValueError if it is not known
+        if self.can("log_weights"):
+            if not self.can("posterior"):
+                raise ValueError(f"{name} defines log_weights() without posterior(x, y), which evaluation calls first.")
+        elif self.criterion is None or "loss" not in self.metric_names:
+            raise ValueError(
+                f"{name} has no likelihood, so that evaluation reports its loss: define the property criterion, the "
+                "name of the loss, and add 'loss' to metric_names."
+            )
+
+    @classmethod
     def for_data(cls, data, **options):
-        """The model for a data module that has been set up; ValueError where it cannot be trained on these data."""
-        model = cls(**{name: getattr(data, name) for name in cls.from_data}, **options)
+        """Return a new model for a data module that is set up.
+
+        Raises:
+            ValueError: If the model cannot be trained on this data, or its class is not complete.
+        """
+        model = cls(**{name: getattr(data, name) for name in cls.data_args}, **options)
+        model.check_definition()
         model.check_data(data)
         model.start_at_mean(data.train_mean())
         return model
 
     @property
-    def rows_per_sample(self) -> int:
-        """What one sample of one image costs, in rows of a fully connected decoder."""
-        return self.decoder.rows_per_image if hasattr(self, "decoder") else 1
+    def decoder_cost(self) -> int:
+        """Cost of decoding one sample of one image, in rows of a fully connected decoder."""
+        return getattr(getattr(self, "decoder", None), "rows_per_image", 1)
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether it trains a layer that looks at all images of a batch."""
+        """Whether the model trains batch norm, which makes images of a batch depend on each other."""
         layers = (module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
         return any(parameter.requires_grad for layer in layers for parameter in layer.parameters())
 
     def start_at_mean(self, mean: Tensor) -> None:
-        """Starts the decoder's output at the mean training image `(C, H, W)`."""
+        """Initialise the output of the decoder, if there is one, to the mean training image `(C, H, W)`."""
         if hasattr(self, "decoder"):
             start_at_mean(self.decoder, mean)
 
     def check_data(self, data) -> None:
-        """ValueError where these data are none for this model: here, by their protocol alone."""
+        """Raise ValueError if the model cannot train on this data. The base class checks only the protocol."""
         self.check_protocol(data.protocol)
 
     def check_protocol(self, protocol: str) -> None:
-        """ValueError where images of this protocol are no data for this model. Any are, unless a subclass objects."""
+        """Raise ValueError if the model cannot train on images of this protocol. The base class accepts any."""
 
-    def given(self, *labels: Tensor) -> tuple[Tensor, ...]:
-        """The labels, as further arguments of a conditional model's methods; none for the others, to whom `log_weights`
-        with labels would be another quantity."""
+    def condition_args(self, *labels: Tensor) -> tuple[Tensor, ...]:
+        """Return `(y,)` for conditional models, else `()`: an unconditional model given y would estimate p(x, y)."""
         return labels if self.is_conditional else ()
 
-    # Inputs of the methods that users call: each returns them as the model computes with them, or raises ValueError
+    def is_kl_warming_up(self) -> bool:
+        """Return whether the weight of the KL term still grows towards its final value."""
+        return False
+
+    @property
+    def pixel_likelihood(self) -> PixelLikelihood | None:
+        """p(x|z) of a model with independent Bernoulli or Gaussian pixels; None for other models."""
+        return None
+
+    @property
+    def latent_sizes(self) -> tuple[int, ...]:
+        """Dimensions of each layer of latents, starting at the image. Empty for a model without `z_dim`."""
+        z_dim = self.hparams.get("z_dim", ())
+        return (z_dim,) if isinstance(z_dim, int) else tuple(z_dim)
 
     @property
     def latent_dim(self) -> int:
-        """Dimensions of what `encode` gives and `decode` takes."""
-        return self.hparams.z_dim
+        """Dimensions of the codes that `encode` returns and `decode` takes."""
+        if not self.latent_sizes:
+            raise ValueError(
+                f"{type(self).__name__} has no option z_dim: define the property latent_sizes, the dimensions of each "
+                "layer of latents."
+            )
+        return self.latent_sizes[0]
+
+    @property
+    def code_dim(self) -> int:
+        """Dimensions of the code that the decoder network takes; further ones are a transformation of the image."""
+        return self.latent_dim
+
+    def has_standard_normal_prior(self) -> bool:
+        """Return whether the latent codes that `encode` returns have the prior N(0, I)."""
+        return False
+
+    # Inputs of the methods that users call: each of these methods returns a tensor that the model can compute with, or
+    # raises ValueError.
 
     @property
     def takes_pixels(self) -> bool:
@@ -176,24 +271,24 @@ class Model(LightningModule):
 
     @property
     def needs_binary(self) -> bool:
-        """Whether the likelihood is one of pixels that are 0 or 1 alone."""
+        """Whether the likelihood is defined only for pixels that are 0 or 1."""
         return False
 
     def as_images(self, x) -> Tensor:
-        """Images `(B, C, H, W)` in [0, 1] from floats, bytes or booleans, on the model's device."""
+        """Return images `(B, C, H, W)` in [0, 1] from floats, bytes or booleans, on the model's device."""
         like, shape = next(self.parameters()), tuple(self.hparams.image_shape)
         return inputs.as_images(x, shape, like, self.takes_pixels)
 
     def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor | None:
-        """Labels of this shape, or one that broadcasts with it. Models without labels leave them aside."""
+        """Return labels of this shape, or one that broadcasts with it. Models without labels return them unchanged."""
         return y
 
     def as_latents(self, z) -> Tensor:
-        """Latents `(..., latent_dim)` on the model's device."""
+        """Return latents `(..., latent_dim)` on the model's device."""
         return inputs.as_latents(z, self.latent_dim, next(self.parameters()))
 
     def as_evidence(self, x, y=None) -> tuple[Tensor, Tensor | None]:
-        """Images, and labels `(B,)`, that the likelihood is one of: 0 or 1 alone under Bernoulli pixels."""
+        """Return images and labels `(B,)` for the likelihood; Bernoulli pixels must be 0 or 1."""
         x = self.as_images(x)
         if not len(x):
             raise ValueError("A likelihood needs at least one image; got an empty batch.")
@@ -202,12 +297,12 @@ class Model(LightningModule):
         return x, self.as_labels(y, (len(x),))
 
     def check_form(self, x: Tensor) -> None:
-        """Raise ValueError unless x has the type and shape of images: a check without a look at values."""
+        """Raise ValueError unless x has the type and shape of images. Values are not checked."""
         if not torch.compiler.is_compiling():
             inputs.check_form(x, tuple(self.hparams.image_shape))
 
     def check_limits(self, max_epochs: int | None, max_steps: int = -1, max_time: object = None) -> None:
-        """Raise ValueError if the learning rate is to end at `lr_final` but the end of training is not known.
+        """Raise ValueError if `lr_final` is given but the number of steps is not known.
 
         Args:
             max_epochs: Limit of epochs of the Trainer, -1 for none.
@@ -237,7 +332,7 @@ class Model(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        # of this epoch, or of its last step: the optimiser has that of the next one by now
+        # the rate of this epoch, or of its last step; the optimiser holds the next one already
         lr = self.hparams.lr * self.lr_factor(self.current_epoch, self.trainer.global_step - 1)
         if not self.automatic_optimization and (schedule := self.lr_schedulers()):
             schedule.step()
@@ -245,17 +340,17 @@ class Model(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
-        for name, values in self.measure(x, y).items():
+        for name, values in self.validation_metrics(x, y).items():
             self.val_means[name].update(values)
             self.log(f"val/{name}", self.val_means[name], batch_size=len(x))
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """All parameters but frozen ones."""
+        """Return all parameters that are not frozen."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def configure_optimizers(self):
         hparams = self.hparams
-        # Lightning refuses to clip gradients in 16 bit under a fused optimiser
+        # Lightning cannot clip gradients in 16 bit with a fused optimiser
         fused = self.trainer.gradient_clip_val is None
         adam = torch.optim.Adam(self.trained_parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=fused)
         if hparams.lr_final is None:
@@ -264,22 +359,22 @@ class Model(LightningModule):
         return [adam], [torch.optim.lr_scheduler.LambdaLR(adam, self.lr_factor)]
 
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in an epoch of this run."""
+        """Return the number of optimiser steps per epoch of this run."""
         if self.automatic_optimization:
             return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        return self.trainer.datamodule.batches_per_epoch  # several in each of the trainer's batches
+        return self.trainer.datamodule.batches_per_epoch  # a batch of the trainer holds several
 
     def total_steps(self) -> float:
-        """Optimiser steps of the whole run, up to the limit that comes first; inf without limits."""
+        """Return the number of optimiser steps of the whole run, up to the first limit; inf without limits."""
         max_epochs, max_steps = self.trainer.max_epochs, self.trainer.max_steps
         by_epochs = math.inf if max_epochs is None or max_epochs < 0 else max_epochs * self.steps_per_epoch()
         return by_epochs if max_steps is None or max_steps < 0 else min(by_epochs, max_steps)
 
     def steps_of_schedule(self) -> int | None:
-        """The steps over which the learning rate falls if it does so step by step, None if it does so by epochs.
+        """Return the length of a learning rate schedule by steps, or None for a schedule by epochs.
 
-        A schedule of epochs would not reach its end where training stops by a limit of steps, and could not start where
-        there is but one epoch.
+        A schedule by epochs would not reach its end if training stops at a limit of steps, and one epoch is too short
+        for it.
         """
         if self.hparams.lr_final is None:
             return None
@@ -289,11 +384,11 @@ class Model(LightningModule):
         return int(steps)
 
     def lr_factor(self, epoch: int, step: int | None = None) -> float:
-        """The learning rate of an epoch or step of this run, counted from 0, as a part of `lr`.
+        """Return the learning rate of an epoch or step of this run, counted from 0, as a factor of `lr`.
 
         Args:
-            epoch: The epoch, for a schedule of epochs.
-            step: The optimiser step, for a schedule of steps; by default the next one.
+            epoch: The epoch, for a schedule by epochs.
+            step: The optimiser step, for a schedule by steps; by default the next one.
         """
         hparams = self.hparams
         if hparams.lr_final is None:
@@ -301,20 +396,20 @@ class Model(LightningModule):
         done, total = epoch, self.trainer.max_epochs
         if self.scheduled_steps is not None:
             done, total = self.trainer.global_step if step is None else step, self.scheduled_steps
-            done = min(done, total - 1)  # of the last step, after it
-        # the last epoch or step has lr_final; stages divide the run itself
+            done = min(done, total - 1)  # after the last step: its own rate
+        # the last epoch or step has lr_final; stages divide the whole run
         span = total if hparams.lr_schedule == "stages" else max(1, total - 1)
         return learning_rate_factor(done / span, hparams.lr_final / hparams.lr, hparams.lr_schedule)
 
     def prepare_step(self) -> None:
-        """Set what changes from step to step: here the learning rate, where its schedule is one of steps."""
+        """Set what changes from step to step: here the learning rate, if its schedule is by steps."""
         if self.scheduled_steps is not None:
             for group in self.optimizers().param_groups:
                 group["lr"] = self.hparams.lr * self.lr_factor(self.current_epoch)
 
     def on_train_start(self) -> None:
         self.scheduled_steps = self.steps_of_schedule()
-        # a run that goes on keeps the optimiser's moments, but this model's options win over what they came with
+        # a resumed run keeps the moments of the optimiser, but the options of this run take precedence
         lr = self.hparams.lr * self.lr_factor(self.current_epoch)
         for group in self.optimizers().param_groups:
             group["lr"], group["eps"] = lr, self.hparams.adam_eps
@@ -322,4 +417,4 @@ class Model(LightningModule):
             schedule.base_lrs, schedule.last_epoch = [self.hparams.lr], self.current_epoch
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["model"] = type(self).__name__  # looked up in `models`, and nowhere else, when it is loaded
+        checkpoint["model"] = type(self).__name__  # loading looks it up in `models.MODELS` only

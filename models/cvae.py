@@ -16,7 +16,7 @@ from models.vae import VAE
 class CVAE(VAE):
     """Conditional VAE (Sohn et al. 2015): p(x|y,z) and q(z|x,y) are given the label y, p(z) = N(0, I) is not.
 
-    Its likelihood is log p(x|y): the label is known, also in testing, so it never stands beside log p(x).
+    Its likelihood is log p(x|y): the label is known in testing too, so that it cannot be compared with log p(x).
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -25,7 +25,7 @@ class CVAE(VAE):
 
     quantity = "log p(x|y)"
     is_conditional = True
-    from_data = ("image_shape", "num_classes")
+    data_args = ("image_shape", "num_classes")
 
     def __init__(self, image_shape: ImageShape, num_classes: int, **kwargs):
         if num_classes < 1:
@@ -35,7 +35,7 @@ class CVAE(VAE):
 
     @property
     def context_dim(self) -> int:
-        """The networks are given the label, one-hot."""
+        """Dimensions of the one-hot label, which both networks receive."""
         return self.hparams.num_classes
 
     def check_data(self, data) -> None:
@@ -48,41 +48,41 @@ class CVAE(VAE):
         classes.check_training_images("CVAE", data)
 
     def label(self, y: Tensor | None) -> Tensor:
-        """The label `y (...)` as the networks see it, one-hot `(..., num_classes)`."""
+        """Return one-hot labels `(..., num_classes)` for `y (...)`."""
         if y is None:
             raise ValueError("CVAE needs the labels y of the images, a tensor of whole numbers.")
-        # on a GPU the look would wait for it at every step; check_data has seen to the labels of training
+        # on a GPU reading the values would synchronise at every step; check_data has checked the training labels
         if y.device.type == "cpu" and y.numel() and not 0 <= y.min() <= y.max() < self.hparams.num_classes:
             raise ValueError(f"The labels given to CVAE must lie between 0 and {self.hparams.num_classes - 1}.")
         return one_hot(y, self.hparams.num_classes).float()
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
-        """q(z|x,y), batch shape `(B,)`."""
+        """Return q(z|x,y), batch shape `(B,)`."""
         self.check_form(x)
         return diagonal_normal(self.encoder(x, self.label(y)))
 
     def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
-        """p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
+        """Return p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
         return self.likelihood(self.decoder(z, self.label(y)))
 
     px_of_pixels = px
 
     def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor:
         if y is None:
-            return self.label(None)  # which says that there must be some
+            return self.label(None)  # raises ValueError
         return as_labels(y, self.hparams.num_classes, next(self.parameters()), shape, broadcast)
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """The mean of p(x|y,z) for n draws of z from the prior, by default for the labels 0, 1, ... in turn."""
+        """Return the mean of p(x|y,z) for n samples of z, by default with the labels 0, 1, ... in turn."""
         n = as_count(n, "n")
         turn = torch.arange(n, device=self.device) % self.hparams.num_classes
         return super().sample(n, turn if y is None else y)
 
     @torch.no_grad()
     def sample_classes(self, n: int) -> Tensor:
-        """The mean of p(x|y,z) for n draws of z, each with every label: `(n, num_classes, C, H, W)`."""
-        z = self.pz().sample((as_count(n, "n"), 1))  # (n, 1, z_dim)
+        """Return the mean of p(x|y,z) for n samples of z, each with every label: `(n, num_classes, C, H, W)`."""
+        z = self.prior().sample((as_count(n, "n"), 1))  # (n, 1, z_dim)
         return self.decode(z, torch.arange(self.hparams.num_classes, device=self.device)[None])
 
     def interpolate(
@@ -94,7 +94,7 @@ class CVAE(VAE):
         y0: Tensor | None = None,
         y1: Tensor | None = None,
     ) -> Tensor:
-        """`n` decoded steps from x0 to x1: `(n, B, C, H, W)`; the label turns from y0 to y1 half-way."""
+        """Return `n` decoded steps from x0 to x1: `(n, B, C, H, W)`; the label changes from y0 to y1 half-way."""
         z = interpolate_latents(self.encode(x0, y0), self.encode(x1, y1), n, path)
         y0, y1 = (self.as_labels(y, (z.shape[1],)) for y in (y0, y1))
         first = torch.arange(n, device=z.device)[:, None] < n / 2  # (n, 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.distributions import Bernoulli, Distribution, Independent, Normal, register_kl
+from torch.distributions import Bernoulli, Distribution, Independent, Normal, kl_divergence, register_kl
 
 # Argument validation costs small networks a third of their speed. The data modules validate ranges once, at load time.
 Distribution.set_default_validate_args(False)
@@ -19,6 +19,7 @@ LATENT_LIMIT = 7.0  # bounds the standard deviation of a latent to [e^-7, e^7]
 MAX_FACTORS = 120  # max. number of factors in [1, 2] whose product fits float32
 CHUNK_SIZE = 2**19  # elements per chunk: 2 MiB of float32, which fits a CPU cache
 LARGE_SIZE = 2**19  # number of pixels from which the chunked Bernoulli likelihood is faster than torch's
+MOMENT_SAMPLES = 10_000  # samples of a prior whose mean and variance are not known in closed form
 SCALE_LIMIT = math.log(256)  # bounds a learned observation scale to [1/256, 256]; 1/256 is one grey level
 
 
@@ -60,6 +61,39 @@ def standard_normal(dim: int, like: Tensor) -> Independent:
     """Return N(0, I) in `dim` dimensions, on the device and in the precision of `like` (at least float32)."""
     zero = at_least_float32(torch.zeros(dim, device=like.device, dtype=like.dtype))
     return StandardNormal(Normal(zero, torch.ones_like(zero)), 1)
+
+
+def is_standard_normal(p: Distribution) -> bool:
+    """Return whether `p` is N(0, I) over vectors."""
+    if isinstance(p, StandardNormal):
+        return True
+    if not isinstance(p, Independent) or not isinstance(p.base_dist, Normal):
+        return False
+    return bool((p.base_dist.loc == 0).all() and (p.base_dist.scale == 1).all())
+
+
+def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    """Return KL(q || p), or None if torch knows no closed form for this pair of distributions."""
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def kl_per_dimension(q: Independent, p: Distribution) -> Tensor:
+    """Return KL(q(z_d) || p(z_d)) for each dimension d, the shape of the mean of `q`.
+
+    Exact if `p` factorises into Gaussian dimensions. For any other prior each dimension of `p` is replaced by the
+    Gaussian with the same mean and variance.
+    """
+    if isinstance(p, Independent) and (kl := closed_form_kl(q.base_dist, p.base_dist)) is not None:
+        return kl
+    try:
+        mean, variance = p.mean, p.variance
+    except NotImplementedError:
+        samples = p.sample((MOMENT_SAMPLES,))
+        mean, variance = samples.mean(0), samples.var(0)
+    return kl_divergence(q.base_dist, Normal(mean, variance.sqrt()))
 
 
 @register_kl(DiagonalNormal, StandardNormal)

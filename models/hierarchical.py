@@ -9,6 +9,7 @@ from torch.distributions import Independent
 
 from models.distributions import diagonal_normal, standard_normal
 from models.inputs import as_count
+from models.latent_variable import LatentVariableModel
 from models.networks import check_sizes
 from models.networks.layers import ImageShape, apply_rowwise, mlp
 from models.objectives import BOUNDS
@@ -16,7 +17,7 @@ from models.vae import VAE
 
 
 def conditional(network: nn.Sequential, z: Tensor) -> Independent:
-    """The diagonal Gaussian that a network makes of the layer `z (..., d)` beside it."""
+    """Return the diagonal Gaussian of a layer given the neighbouring layer `z (..., d)`."""
     return diagonal_normal(apply_rowwise(network, z.to(network[0].weight.dtype)))
 
 
@@ -24,7 +25,7 @@ class HierarchicalVAE(VAE):
     """Two or more stochastic layers, as in Burda et al. (2015), section 2 and appendix C.
 
     p(z) = N(z_L; 0, I) prod_l N(z_l; mu(z_l+1), sigma(z_l+1)) and q(z|x) = q(z_1|x) prod_l q(z_l+1|z_l). The KL is a
-    Monte Carlo estimate. `encode` and `decode` speak of z_1, from which the image is made; `sample` starts at the top.
+    Monte Carlo estimate. `encode` returns and `decode` takes z_1, the layer next to the image; `sample` starts at z_L.
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -32,7 +33,7 @@ class HierarchicalVAE(VAE):
         inner_hidden: Widths of the hidden layers between two stochastic layers, upwards; mirrored downwards.
     """
 
-    # surrogates need one latent: one for each layer would be biased
+    # the surrogate gradients assume one layer of latents
     objectives = tuple(BOUNDS)
 
     def __init__(
@@ -55,75 +56,65 @@ class HierarchicalVAE(VAE):
 
     @property
     def code_dim(self) -> int:
-        """Dimensions of z_1, from which the image is made."""
+        """Dimensions of z_1, which the decoder network takes."""
         return self.hparams.z_dim[0]
 
-    @property
-    def latent_dim(self) -> int:
-        """Dimensions of z_1, which `encode` gives and `decode` takes."""
-        return self.code_dim
-
-    def pz(self) -> Independent:
-        """p(z_L) = N(0, I), the prior of the top layer."""
+    def prior(self) -> Independent:
+        """Return p(z_L) = N(0, I), the prior of the top layer. The other layers are conditional on it."""
         return standard_normal(self.hparams.z_dim[-1], like=next(self.decoder.parameters()))
 
     def draw(self, K: int, qz1_x: Independent) -> tuple[list[Tensor], list[Independent], list[Independent]]:
-        """z_1 ... z_L for K draws, each `(K, B, d_l)`, with q(z_l|below) and p(z_l|above) of every layer."""
+        """Return K samples of z_1 ... z_L, each `(K, B, d_l)`, with q(z_l|z_l-1) and p(z_l|z_l+1) of every layer."""
         z, q = [qz1_x.rsample((K,))], [qz1_x]
         for net in self.q_nets:
             q.append(conditional(net, z[-1]))
             z.append(q[-1].rsample())
         p = [conditional(net, above) for net, above in zip(self.p_nets, z[1:], strict=True)]
-        return z, q, [*p, self.pz()]
+        return z, q, [*p, self.prior()]
 
-    def prior(self) -> Independent:
-        """N(0, I) of the noise of all layers, from the image upwards: z_l = mu(z_l+1) + sigma(z_l+1) noise_l."""
+    # The space of annealed importance sampling: the noise of all layers, z_l = mu(z_l+1) + sigma(z_l+1) noise_l
+
+    def ais_prior(self) -> Independent:
+        """Return N(0, I), the distribution of the noise of all layers, those of the first layer first."""
         return standard_normal(sum(self.hparams.z_dim), like=next(self.decoder.parameters()))
 
     def first_layer(self, noise: Tensor) -> Tensor:
-        """The z_1 `(..., d_1)` that the noise of all layers makes."""
+        """Return z_1 `(..., d_1)` from the noise of all layers `(..., d)`."""
         *below, z = noise.split(list(self.hparams.z_dim), -1)
         for net, e in zip(reversed(self.p_nets), reversed(below), strict=True):
             p = conditional(net, z).base_dist
             z = p.loc + p.scale * e
         return z
 
-    def log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """log p(x|z_1) for the noise of all layers, `(..., B, d)`: `(..., B)`."""
+    def ais_log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return log p(x|z_1) for the noise of all layers `(..., B, d)`: `(..., B)`."""
         return self.px(self.first_layer(z)).log_prob(x)
 
-    def simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """An image x ~ p(x|z_1) for the noise of all layers, `(B, d)`."""
+    def ais_simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return an image x ~ p(x|z_1) for each noise vector of all layers `(B, d)`."""
         return self.px(self.first_layer(z)).sample()
 
     def log_terms(self, x: Tensor, K: int, qz_x: Independent, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """log p(x|z_1) and the sum over layers of log p(z_l|z_l+1) - log q(z_l|z_l-1): each `(K, B)`."""
+        """Return log p(x|z_1) and the sum over layers of log p(z_l|z_l+1) - log q(z_l|z_l-1), each `(K, B)`."""
         z, q, p = self.draw(K, qz_x)
         log_ratio = sum(p_l.log_prob(z_l) - q_l.log_prob(z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True))
-        return self.px(z[0]).log_prob(x), log_ratio
+        return self.log_px(x, z[0]), log_ratio
 
-    def rate_distortion(
-        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Means over K draws of log q(z|x) - log p(z) and of -log p(x|z_1), each `(B,)`; ELBO = -(their sum)."""
-        if posterior is None:
-            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
-        log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x) if posterior is None else posterior)
-        return -log_ratio.mean(0), -log_px_z.mean(0)
+    rate_distortion = LatentVariableModel.rate_distortion  # no closed form: the KL is a Monte Carlo estimate
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """The mean of p(x|z_1) for n ancestral draws from the prior: `(n, C, H, W)`."""
-        z = self.pz().sample((as_count(n, "n"),))
+        """Return the mean of p(x|z_1) for n ancestral samples from the prior: `(n, C, H, W)`."""
+        z = self.prior().sample((as_count(n, "n"),))
         for net in reversed(self.p_nets):
             z = conditional(net, z).sample()
         return self.px(z).mean
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """For each layer: the posterior mean and the KL of each dimension, both `(B, d_l)`.
+        """Return for each layer the posterior mean and the KL of each dimension, both `(B, d_l)`.
 
-        The mean is that of q(z_l|z_l-1) with the layer below at its own mean: a mean over draws would vary between
-        images by their noise, and an unused unit would seem active. The KL is one over 16 draws.
+        The mean is that of q(z_l|z_l-1) with the layer below at its own mean. A mean over samples would vary between
+        images because of sampling noise, and unused units would count as active. The KL is the mean over 16 samples.
         """
         qz1_x = self.posterior(self.as_images(x), y)
         means = [qz1_x.mean]

@@ -40,6 +40,11 @@ class PixelLikelihood(nn.Module):
         return bernoulli_image(logits) if self.likelihood == "bernoulli" else normal_image(logits, self.raw_scale)
 
     @property
+    def has_learned_scale(self) -> bool:
+        """Whether the scale of a gaussian likelihood is a parameter."""
+        return self.likelihood == "gaussian" and isinstance(self.raw_scale, nn.Parameter)
+
+    @property
     def is_of_binary_pixels(self) -> bool:
         """Whether pixels must be 0 or 1."""
         return self.likelihood == "bernoulli"

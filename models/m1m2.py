@@ -9,29 +9,30 @@ from torch.distributions import Independent, Normal
 from models import checkpoints, classes
 from models.base import Model, evaluating
 from models.distributions import standard_normal
-from models.inputs import as_count, as_labels, as_latents
+from models.inputs import as_labels, as_latents
+from models.likelihoods import PixelLikelihood
 from models.m2 import M2
 from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape
 from models.vae import VAE
 
-LEAST_DEVIATION = 0.1  # of a latent's posterior mean over images: below it M1 does not use the latent
+LEAST_DEVIATION = 0.1  # standard deviation over images of the posterior mean of a latent in use
 
 
 def make_part(kind: type[Model], options: dict) -> Model:
-    """A model within another. Made from here: Lightning adds the arguments of the constructor it is called in."""
+    """Return a model within another. It is built here since Lightning would save the caller's arguments as its own."""
     return kind(**options)
 
 
 def used_latents(m1: VAE, x: Tensor) -> list[int]:
-    """The dimensions of z1 whose posterior mean varies over the images `x`, as in the code of Kingma et al. (2014)."""
+    """Return the dimensions of z1 whose posterior mean varies over `x`, as in the code of Kingma et al. (2014)."""
     with evaluating(m1):
         means = torch.cat([m1.encode(part) for part in x.split(1000)])
     return (means.double().std(0) > LEAST_DEVIATION).nonzero()[:, 0].tolist()
 
 
 def open_m1(path: str, data) -> VAE:
-    """The trained M1 in a checkpoint; ValueError where it is no VAE, or was trained on other data than these."""
+    """Return the trained M1 in a checkpoint. Raise ValueError if it is no VAE or was trained on other data."""
     path = checkpoints.find(path)
     checkpoint = checkpoints.read(path)
     if checkpoint.get("model") not in ("VAE", "IWAE"):
@@ -40,14 +41,14 @@ def open_m1(path: str, data) -> VAE:
     run, options = checkpoint["run"], checkpoint["datamodule_hyper_parameters"]
     then = {"data": run["data"], "protocol": run["protocol"]}
     now = {"data": type(data).__name__, "protocol": data.protocol}
-    # with another split M1 has seen this run's validation images
+    # with another split, M1 would have been trained on validation images of this run
     for key in ("seed", "val_size", "max_rotation", "max_shift", "max_scaling"):
         then[f"data.{key}"], now[f"data.{key}"] = options.get(key, 0), data.hparams.get(key, 0)
     if now["data"] == "NPZ":
         then_hash = checkpoint.get("NPZ", {}).get("images_hash")
         if then_hash:
             then["images"], now["images"] = then_hash, data.images_hash
-        else:  # an older checkpoint; the file may have moved, but not into another file
+        else:  # an older checkpoint without a hash: compare the name of the file
             then["file"], now["file"] = (Path(str(root.get("root"))).name for root in (options, data.hparams))
     for key, value in now.items():
         if then[key] != value:
@@ -63,7 +64,7 @@ def open_m1(path: str, data) -> VAE:
     return m1
 
 
-class M1M2(MarginalLabel, Model):
+class M1M2(MarginalLabel):
     """Stacked semi-supervised model M1+M2 of Kingma et al. (2014): an M2 on the latent z1 of a trained VAE, the M1.
 
     p(x, y, z1, z2) = p(y) p(z2) p(z1|y,z2) p(x|z1), where the latents that M1 does not use are pruned as in the paper's
@@ -87,13 +88,13 @@ class M1M2(MarginalLabel, Model):
             and trains for thousands of epochs.
     """
 
-    measures = M2.measures
+    metric_names = M2.metric_names
     learns_from_labels = True
     quantity = "log p(x)"
     default_limit = M2.default_limit
     default_epochs = 150
-    from_data = ("image_shape", "num_classes", "labelled_fraction")
-    from_m1 = ("m1_options", "kept")
+    data_args = ("image_shape", "num_classes", "labelled_fraction")
+    checkpoint_args = ("m1_options", "kept")
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class M1M2(MarginalLabel, Model):
 
     @classmethod
     def for_data(cls, data, m1: str, **options):
-        """The model for a data module, on the M1 in the checkpoint `m1`."""
+        """Return a new model for a data module, with the M1 in the checkpoint `m1`."""
         trained = open_m1(m1, data)
         kept = used_latents(trained, data.images("train")[0])
         if not kept:
@@ -131,16 +132,16 @@ class M1M2(MarginalLabel, Model):
         return model
 
     def start_at_mean(self, mean: Tensor) -> None:
-        """Nothing: M1 is trained already."""
+        """Do nothing: M1 is trained already."""
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self.m1.eval()  # trained and fixed
+        self.m1.eval()  # its weights are fixed
         return self
 
     @property
-    def rows_per_sample(self) -> int:
-        return self.m2.rows_per_sample + self.m1.rows_per_sample - 1
+    def decoder_cost(self) -> int:
+        return self.m2.decoder_cost + self.m1.decoder_cost - 1
 
     def check_data(self, data) -> None:
         self.m1.check_protocol(data.protocol)
@@ -156,18 +157,26 @@ class M1M2(MarginalLabel, Model):
     def needs_binary(self) -> bool:
         return self.m1.needs_binary
 
+    @property
+    def pixel_likelihood(self) -> PixelLikelihood:
+        return self.m1.pixel_likelihood
+
     def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor | None:
-        """Labels of this shape; none where there are none."""
+        """Return labels of this shape, or None without labels."""
         return None if y is None else as_labels(y, self.hparams.num_classes, next(self.parameters()), shape, broadcast)
 
-    # All that is drawn before x but the label: z2, and the noise of z1 given z2 and of its pruned dimensions
+    # The distributions. The prior is that of z2; p(z1) has no closed form.
 
     def prior(self) -> Independent:
-        """N(0, I) of z2 and of the noise that makes z1 of it."""
+        """Return p(z2) = N(0, I)."""
+        return self.m2.prior()
+
+    def ais_prior(self) -> Independent:
+        """Return N(0, I), the distribution of z2, of the noise of z1 given z2, and of the pruned dimensions of z1."""
         return standard_normal(self.m2.hparams.z_dim + self.m1.hparams.z_dim, like=next(self.m1.decoder.parameters()))
 
     def px_classes(self, z: Tensor) -> Independent:
-        """p(x|z1) with the z1 of every class, for z2 and noise `(..., B, d2 + d1)`, batch shape `(..., C, B)`."""
+        """Return p(x|z1) for z2 and noise `(..., B, d2 + d1)` with every class, batch shape `(..., C, B)`."""
         z2, noise, pruned = z.split([self.m2.hparams.z_dim, len(self.kept), len(self.pruned)], -1)
         pz1 = self.m2.px_classes(z2).base_dist  # (..., C, B, d)
         z1 = pz1.loc.new_empty(*pz1.loc.shape[:-1], self.m1.hparams.z_dim)
@@ -178,51 +187,52 @@ class M1M2(MarginalLabel, Model):
     # The bounds
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
-        """q(z1|x), batch shape `(B,)`."""
+        """Return q(z1|x), batch shape `(B,)`."""
         return self.m1.posterior(x)
 
     def log_p_pruned(self, z1: Tensor) -> Tensor:
-        """log N(pruned dimensions of `z1 (..., d1)`; 0, I), `(...)`."""
+        """Return log N(pruned dimensions of z1; 0, I) for `z1 (..., d1)`: `(...)`."""
         return Normal(0.0, 1.0).log_prob(z1[..., self.pruned]).sum(-1)
 
     def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
-        """The log weights of the stack, `(K, B)`, each from a z1 of its own with one z2 per class.
+        """Return the log weights of the stack, `(K, B)`, each from its own sample of z1 and one sample of z2 per class.
 
         Args:
             x: Images `(B, C, H, W)`.
             K: Samples per image.
-            y: Labels `(B,)`; given, the weights estimate p(x, y) instead.
-            posterior: `self.posterior(x)`, where it has been computed already; x and y are then not checked.
+            y: Labels `(B,)`; with labels the weights estimate p(x, y) instead.
+            posterior: `self.posterior(x)` if it is known already; x and y are then not checked.
 
         Raises:
-            ValueError: Images that the likelihood gives no probability, or labels that do not fit them.
+            ValueError: If the likelihood is not defined for these images, or labels do not fit the images.
         """
-        if posterior is None:
-            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
-        qz1_x = self.posterior(x) if posterior is None else posterior
+        x, K, y, qz1_x = self.with_posterior(x, K, y, posterior)
         z1 = qz1_x.rsample((K,))  # (K, B, d1)
         repeated = None if y is None else y.repeat(K)
         features = z1[..., self.kept].flatten(0, 1)
         log_w = self.m2.log_weights(features, 1, repeated, self.m2.posterior(features))[0].view(K, -1)  # (K, B)
         return self.m1.px(z1).log_prob(x) - qz1_x.log_prob(z1) + log_w + self.log_p_pruned(z1)
 
-    def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Minus the bound of the stack in two parts, each `(B,)`: all but -log p(x|z1), and that, over K draws."""
-        (x, y), K = self.as_evidence(x, y), as_count(K, "K")
-        rate, distortion, _ = self.terms(x, K)
+    def rate_distortion(
+        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return minus the bound of the stack in two parts, each `(B,)`.
+
+        The second is -log p(x|z1), the first everything else; both are means over K samples. Labels are ignored.
+        """
+        x, K, y, qz1_x = self.with_posterior(x, K, y, posterior)
+        rate, distortion, _ = self.terms(x, K, qz1_x)
         return rate.mean(0), distortion.mean(0)
 
-    def terms(self, x: Tensor, K: int) -> tuple[Tensor, Tensor, Tensor]:
-        """For K draws of z1, rate and distortion, each `(K, B)`, and how much more than the bound of an image without
-        a label that of each class is, `(C, K, B)`."""
-        qz1_x = self.posterior(x)
+    def terms(self, x: Tensor, K: int, qz1_x: Independent) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rate and distortion `(K, B)` for K samples of z1, and labelled minus unlabelled bound `(C, K, B)`."""
         z1 = qz1_x.rsample((K,))  # (K, B, d1)
         labelled, unlabelled, _ = self.m2.bounds(z1[..., self.kept].flatten(0, 1))  # (C, K B), (K B,)
         rate = qz1_x.log_prob(z1) - unlabelled.view(K, -1) - self.log_p_pruned(z1)
         return rate, -self.m1.px(z1).log_prob(x), (labelled - unlabelled).unflatten(1, rate.shape)
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        rate, distortion, more = (part.squeeze(-2) for part in self.terms(x, 1))
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        rate, distortion, more = (part.squeeze(-2) for part in self.terms(x, 1, self.posterior(x)))
         elbo, qy, known = -rate - distortion, self.qy(x), y >= 0
         return {
             "bound": elbo,
@@ -236,44 +246,44 @@ class M1M2(MarginalLabel, Model):
 
     @torch.no_grad()
     def qy(self, x: Tensor) -> Tensor:
-        """q(y|z1) at the mean of z1, `(B, num_classes)`, of images that need no check."""
+        """Return q(y|z1) at the mean of z1, `(B, num_classes)`. Images are not checked."""
         return self.m2.log_qy(self.m1.posterior(x).mean[:, self.kept]).exp().T
 
-    # What a trained model is for
+    # Uses of a trained model
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """The mean of the latents of M1 that are kept, `(B, d)`."""
+        """Return the posterior mean of the latents of M1 that are kept, `(B, d)`."""
         return self.m1.encode(x)[:, self.kept]
 
     def classify(self, x: Tensor) -> Tensor:
-        """q(y|z1) at the mean of z1, `(B, num_classes)`."""
+        """Return q(y|z1) at the mean of z1, `(B, num_classes)`."""
         return self.qy(self.as_images(x))
 
     @torch.no_grad()
     def decode_features(self, features: Tensor) -> Tensor:
-        """Images of kept latents `(..., d)`, with the pruned ones at 0: `(..., C, H, W)`."""
+        """Return images for kept latents `(..., d)`, with the pruned ones at 0: `(..., C, H, W)`."""
         features = as_latents(features, len(self.kept), next(self.parameters()))
         z1 = features.new_zeros(*features.shape[:-1], self.m1.hparams.z_dim)
         z1[..., self.kept] = features
         return self.m1.decode(z1)
 
     def sample(self, n: int) -> Tensor:
-        """The mean of p(x|z1) at the mean of p(z1|y,z2), for n draws of z2 and the labels 0, 1, ... in turn."""
+        """Return the mean of p(x|z1) at the mean of p(z1|y,z2): n samples of z2, with the labels 0, 1, ... in turn."""
         return self.decode_features(self.m2.sample(n))
 
     def sample_classes(self, n: int) -> Tensor:
-        """The same with every label: `(n, num_classes, C, H, W)`."""
+        """Return the same with every label: `(n, num_classes, C, H, W)`."""
         return self.decode_features(self.m2.sample_classes(n))
 
     def analogies(self, x: Tensor) -> Tensor:
-        """Every label in the style of each image, z2 fixed: `(B, num_classes, C, H, W)`."""
+        """Return each image's style z2 with every label: `(B, num_classes, C, H, W)`."""
         return self.decode_features(self.m2.analogies(self.features(x)))
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x|z1) through both decoders, for the most probable label: `(B, C, H, W)`."""
+        """Return the mean of p(x|z1) through both decoders, for the most probable label: `(B, C, H, W)`."""
         return self.decode_features(self.m2.reconstruct(self.features(x)))
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """For z1 and z2: the posterior mean and the KL of each dimension (of z1: to N(0, I)), both `(B, d)`."""
+        """Return for z1 and z2 the posterior mean and the KL of each dimension (of z1: to N(0, I)), both `(B, d)`."""
         return [*self.m1.latent_statistics(x), *self.m2.latent_statistics(self.features(x))]

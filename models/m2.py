@@ -1,6 +1,6 @@
 """The semi-supervised model M2."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ from torch.distributions import Independent, kl_divergence
 from torch.nn.functional import one_hot
 
 from models import classes
-from models.base import Model, mean_where
-from models.distributions import at_least_float32, diagonal_normal, standard_normal
+from models.base import mean_where
+from models.distributions import at_least_float32, diagonal_normal, kl_per_dimension, standard_normal
 from models.inputs import as_count, as_features, as_labels
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.marginal_label import MarginalLabel
@@ -17,7 +17,29 @@ from models.networks import make_decoder, make_encoder
 from models.networks.layers import ImageShape
 
 
-class M2(MarginalLabel, Model):
+class ClassTerms(NamedTuple):
+    """The terms of both bounds of M2 for a batch of images, each of the shape `(C, B)` of classes and images."""
+
+    log_py: float  # log p(y), the same for all classes
+    log_px_yz: Tensor  # E_q(z|x,y)[log p(x|y,z)]
+    kl: Tensor  # KL(q(z|x,y) || p(z))
+    log_qy: Tensor  # log q(y|x)
+
+    def labelled_bound(self) -> Tensor:
+        """Return -L(x, y) <= log p(x, y) for every class y, `(C, B)` (eq. 6)."""
+        return self.log_py + self.log_px_yz - self.kl
+
+    def unlabelled_bound(self) -> Tensor:
+        """Return -U(x) <= log p(x), `(B,)` (eq. 7)."""
+        return (self.log_qy.exp() * (self.labelled_bound() - self.log_qy)).sum(0)
+
+    def rate_distortion(self) -> tuple[Tensor, Tensor]:
+        """Return U(x) in two parts, each `(B,)`: KL(q(y,z|x) || p(y) p(z)) and the mean over q of -log p(x|y,z)."""
+        qy = self.log_qy.exp()
+        return (qy * (self.kl + self.log_qy - self.log_py)).sum(0), -(qy * self.log_px_yz).sum(0)
+
+
+class M2(MarginalLabel):
     """Semi-supervised VAE, model M2 of Kingma et al. (2014): p(y) p(z) p(x|y,z) with q(y|x) q(z|x,y).
 
     For an image with label y, and for one without (eqs. 6 and 7, here as bounds: higher is better)
@@ -46,11 +68,11 @@ class M2(MarginalLabel, Model):
             and trains for thousands of epochs.
     """
 
-    measures = ("bound", "labelled_bound", "elbo", "rate", "distortion", "entropy", "error")
+    metric_names = ("bound", "labelled_bound", "elbo", "rate", "distortion", "entropy", "error")
     learns_from_labels = True
-    default_limit = 1000  # all classes of K samples each
-    default_epochs = 60  # each passes all classes
-    from_data = ("image_shape", "num_classes", "labelled_fraction")
+    default_limit = 1000  # the likelihood takes K samples of every class
+    default_epochs = 60  # a step evaluates all classes
+    data_args = ("image_shape", "num_classes", "labelled_fraction")
 
     def __init__(
         self,
@@ -90,20 +112,20 @@ class M2(MarginalLabel, Model):
 
     @torch.no_grad()
     def init_near_uniform(self) -> None:
-        """Starts with q(y|x) all but uniform and classes all but alike.
+        """Initialise q(y|x) near uniform, and the networks nearly independent of the class.
 
-        Else chance tells them apart before the labels do: the bounds of two classes differ by many nats under random
-        weights, and the classifier settles for the better one, whatever the image.
+        Otherwise random weights separate the classes before the labels do: with them the bounds of two classes differ
+        by many nats, and the classifier learns to choose the class with the better bound for every image.
         """
         layers = [self.encoder.context, self.decoder.context, self.classifier.output]
         if self.hparams.likelihood == "features":
-            layers.append(self.decoder.output)  # p(x|y,z) close to N(0, I), as the latents of a VAE are
+            layers.append(self.decoder.output)  # p(x|y,z) close to N(0, I), the prior of the latents of a VAE
         for layer in layers:
             layer.weight.mul_(0.01)
 
     @property
-    def rows_per_sample(self) -> int:
-        return self.hparams.num_classes * super().rows_per_sample
+    def decoder_cost(self) -> int:
+        return self.hparams.num_classes * super().decoder_cost
 
     def check_protocol(self, protocol: str) -> None:
         if self.hparams.likelihood != "features":
@@ -116,130 +138,136 @@ class M2(MarginalLabel, Model):
         classes.check_training_images("M2", data)
 
     @property
+    def pixel_likelihood(self) -> PixelLikelihood | None:
+        return None if self.hparams.likelihood == "features" else self.likelihood
+
+    @property
     def needs_binary(self) -> bool:
         return self.hparams.likelihood != "features" and self.likelihood.is_of_binary_pixels
 
     def as_images(self, x) -> Tensor:
-        """Images as other models take them; latents of M1 `(B, d)` where those are the data."""
+        """Return images, or latents of M1 `(B, d)` if those are the data."""
         if self.hparams.likelihood == "features":
             return as_features(x, self.hparams.image_shape[0], next(self.parameters()))
         return super().as_images(x)
 
     def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor | None:
-        """Labels of this shape; none where there are none."""
+        """Return labels of this shape, or None without labels."""
         return None if y is None else as_labels(y, self.hparams.num_classes, next(self.parameters()), shape, broadcast)
 
-    # The distributions. With `context` one-hot labels that broadcast: all classes, `self.labels`, by default.
+    # The distributions. `context` holds one-hot labels that broadcast; by default all classes, `self.labels`.
 
     def log_qy(self, x: Tensor) -> Tensor:
-        """log q(y|x) of every class, `(C, B)`."""
+        """Return log q(y|x) of every class, `(C, B)`."""
         return at_least_float32(self.classifier(x)).log_softmax(-1).T
 
     def qz(self, x: Tensor, context: Tensor | None = None) -> Independent:
-        """q(z|x,y), batch shape `(C, B)` for all classes."""
+        """Return q(z|x,y), batch shape `(C, B)` for all classes."""
         return diagonal_normal(self.encoder(x, self.labels if context is None else context))
 
-    def pz(self) -> Independent:
-        """p(z) = N(0, I)."""
+    def prior(self) -> Independent:
+        """Return p(z) = N(0, I)."""
         return standard_normal(self.hparams.z_dim, like=next(self.decoder.parameters()))
 
     def px(self, z: Tensor, context: Tensor | None = None) -> Independent:
-        """p(x|y,z) for `z (..., C, B, z_dim)`, batch shape `(..., C, B)`."""
+        """Return p(x|y,z) for `z (..., C, B, z_dim)`, batch shape `(..., C, B)`."""
         return self.likelihood(self.decoder(z, self.labels if context is None else context))
 
     def px_classes(self, z: Tensor) -> Independent:
-        """p(x|y,z) of every class for `z (..., B, z_dim)`, batch shape `(..., C, B)`."""
+        """Return p(x|y,z) of every class for `z (..., B, z_dim)`, batch shape `(..., C, B)`."""
         return self.px(z.unsqueeze(-3))
 
     # The bounds
 
-    def class_terms(self, x: Tensor, K: int = 1) -> tuple[Tensor, Tensor]:
-        """The mean of K log p(x|y,z_y), and KL(q(z|x,y) || p(z)), for every class y: each `(C, B)`."""
-        qz_xy = self.qz(x)
-        z = qz_xy.rsample((K,))  # (K, C, B, z_dim)
-        return self.px(z).log_prob(x).mean(0), kl_divergence(qz_xy, self.pz())
+    def draw(self, x: Tensor, K: int, qz_xy: Independent) -> tuple[Tensor, Tensor]:
+        """Return K samples of z for every class, `(K, C, B, z_dim)`, and log p(x|y,z) `(K, C, B)`."""
+        z = qz_xy.rsample((K,))
+        return z, self.px(z).log_prob(x)
+
+    def class_terms(self, x: Tensor, K: int = 1, qz_xy: Independent | None = None) -> ClassTerms:
+        """Return the terms of the bounds, with log p(x|y,z) averaged over K samples.
+
+        Args:
+            x: Images `(B, C, H, W)`.
+            K: Samples of z per image and class.
+            qz_xy: `self.posterior(x)` if it is known already.
+        """
+        qz_xy = self.qz(x) if qz_xy is None else qz_xy
+        _, log_px_yz = self.draw(x, K, qz_xy)
+        return ClassTerms(self.log_py(), log_px_yz.mean(0), kl_divergence(qz_xy, self.prior()), self.log_qy(x))
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """-L(x, y) for every class `(C, B)`, -U(x) `(B,)`, and log q(y|x) `(C, B)`."""
-        log_px_yz, kl = self.class_terms(x)
-        log_qy = self.log_qy(x)
-        labelled = self.log_py() + log_px_yz - kl  # (C, B)
-        return labelled, (log_qy.exp() * (labelled - log_qy)).sum(0), log_qy
+        """Return -L(x, y) for every class `(C, B)`, -U(x) `(B,)`, and log q(y|x) `(C, B)`."""
+        terms = self.class_terms(x)
+        return terms.labelled_bound(), terms.unlabelled_bound(), terms.log_qy
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        labelled, unlabelled, log_qy = self.bounds(x)
-        known = y >= 0
-        label = y.clamp(min=0)[None]  # any class where it is unknown: the mask drops it
+        (labelled, unlabelled, log_qy), known = self.bounds(x), y >= 0
+        label = y.clamp(min=0)[None]  # unknown labels become class 0; the mask removes them
         N_l, N_u = self.hparams.labelled_fraction, 1 - self.hparams.labelled_fraction
         L = mean_where(known, -labelled.gather(0, label)[0])
         U = mean_where(~known, -unlabelled)
         return N_l * L + N_u * U + self.hparams.alpha * mean_where(known, -log_qy.gather(0, label)[0])
 
     def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
-        """log sum_y p(y) p(x|y,z_y,k) p(z_y,k) / q(z_y,k|x,y), `(K, B)`: y is summed out exactly, never sampled.
+        """Return log sum_y p(y) p(x|y,z_y,k) p(z_y,k) / q(z_y,k|x,y), `(K, B)`: y is summed out, never sampled.
 
         Args:
             x: Images `(B, C, H, W)`.
             K: Samples of z per image and class.
-            y: Labels `(B,)`; given, the weights estimate p(x, y) instead.
-            posterior: `self.posterior(x)`, where it has been computed already; x and y are then not checked.
+            y: Labels `(B,)`; with labels the weights estimate p(x, y) instead.
+            posterior: `self.posterior(x)` if it is known already; x and y are then not checked.
 
         Raises:
-            ValueError: Images that the likelihood gives no probability, or labels that do not fit them.
+            ValueError: If the likelihood is not defined for these images, or labels do not fit the images.
         """
-        if posterior is None:
-            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
-        qz_xy = self.posterior(x) if posterior is None else posterior
-        z = qz_xy.rsample((K,))  # (K, C, B, z_dim)
-        log_w = self.log_py() + self.px(z).log_prob(x) + self.pz().log_prob(z) - qz_xy.log_prob(z)  # (K, C, B)
+        x, K, y, qz_xy = self.with_posterior(x, K, y, posterior)
+        z, log_px_yz = self.draw(x, K, qz_xy)
+        log_w = self.log_py() + log_px_yz + self.prior().log_prob(z) - qz_xy.log_prob(z)  # (K, C, B)
         return log_w.logsumexp(1) if y is None else log_w.gather(1, y.expand(K, 1, -1))[:, 0]
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
-        """q(z|x,y) for every class y, batch shape `(C, B)`."""
+        """Return q(z|x,y) for every class y, batch shape `(C, B)`."""
         self.check_form(x)
         return self.qz(x)
 
-    def rate_distortion(self, x: Tensor, K: int, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """U(x) in two parts, each `(B,)`: KL(q(y,z|x) || p(y) p(z)), and the mean over q of -log p(x|y,z)."""
-        (x, y), K = self.as_evidence(x, y), as_count(K, "K")
-        return self.expected(*self.class_terms(x, K), self.log_qy(x))
+    def rate_distortion(
+        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return U(x) in two parts, each `(B,)`: KL(q(y,z|x) || p(y) p(z)) and the mean over q of -log p(x|y,z)."""
+        x, K, y, qz_xy = self.with_posterior(x, K, y, posterior)
+        return self.class_terms(x, K, qz_xy).rate_distortion()
 
-    def expected(self, log_px_yz: Tensor, kl: Tensor, log_qy: Tensor) -> tuple[Tensor, Tensor]:
-        """Rate and distortion, each `(B,)`: the means over q(y|x) of the terms `(C, B)` of all classes."""
-        qy = log_qy.exp()
-        return (qy * (kl + log_qy - self.log_py())).sum(0), -(qy * log_px_yz).sum(0)
-
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        (log_px_yz, kl), log_qy, known = self.class_terms(x), self.log_qy(x), y >= 0
-        rate, distortion = self.expected(log_px_yz, kl, log_qy)
-        labelled = self.log_py() + log_px_yz - kl  # (C, B)
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        terms, known = self.class_terms(x), y >= 0
+        rate, distortion = terms.rate_distortion()
         return {
             "bound": -rate - distortion,
-            "labelled_bound": labelled.gather(0, y.clamp(min=0)[None])[0, known],
+            "labelled_bound": terms.labelled_bound().gather(0, y.clamp(min=0)[None])[0, known],
             "elbo": -rate - distortion,
             "rate": rate,
             "distortion": distortion,
-            "entropy": -(log_qy.exp() * log_qy).sum(0),
-            "error": (log_qy.argmax(0) != y)[known],
+            "entropy": -(terms.log_qy.exp() * terms.log_qy).sum(0),
+            "error": (terms.log_qy.argmax(0) != y)[known],
         }
 
-    # What a trained model is for
+    # Uses of a trained model
 
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
-        """q(y|x), `(B, num_classes)`."""
+        """Return q(y|x), `(B, num_classes)`."""
         return self.log_qy(self.as_images(x)).exp().T
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The mean of q(z|x,y), `(B, z_dim)`, for the labels y or else the most probable ones."""
+        """Return the mean of q(z|x,y), `(B, z_dim)`, for the labels y, or without them for the most probable ones."""
         x = self.as_images(x)
         y = self.as_labels(y, (len(x),))
         return self.qz(x, self.context(x, y)).mean
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """The mean of p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
+        """Return the mean of p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
         z = self.as_latents(z)
         y = self.as_labels(y, tuple(z.shape[:-1]), broadcast=True)
         if y is None:
@@ -247,38 +275,38 @@ class M2(MarginalLabel, Model):
         return self.px(z, one_hot(y, self.hparams.num_classes).float()).mean
 
     def context(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """One-hot labels `(B, num_classes)`: y, or where there is none the most probable class of x."""
+        """Return one-hot labels `(B, num_classes)`: of y, or without labels of the most probable class of x."""
         y = self.log_qy(x).argmax(0) if y is None else y
         return one_hot(y, self.hparams.num_classes).float()
 
     @torch.no_grad()
     def sample_classes(self, n: int) -> Tensor:
-        """The mean of p(x|y,z) for n draws of z, each with every label: `(n, num_classes, C, H, W)`."""
-        return self.every_label(self.pz().sample((as_count(n, "n"),)))
+        """Return the mean of p(x|y,z) for n samples of z, each with every label: `(n, num_classes, C, H, W)`."""
+        return self.every_label(self.prior().sample((as_count(n, "n"),)))
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
-        """The mean of p(x|y,z) for n draws of z from the prior, with the labels 0, 1, ... in turn: `(n, C, H, W)`."""
+        """Return the mean of p(x|y,z) for n samples of z, with the labels 0, 1, ... in turn: `(n, C, H, W)`."""
         n = as_count(n, "n")
-        return self.decode(self.pz().sample((n,)), torch.arange(n, device=self.device) % self.hparams.num_classes)
+        return self.decode(self.prior().sample((n,)), torch.arange(n, device=self.device) % self.hparams.num_classes)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x|y,z) for the most probable label and its mean of z: `(B, C, H, W)`."""
+        """Return the mean of p(x|y,z) for the most probable label and its mean of z: `(B, C, H, W)`."""
         x = self.as_images(x)
         context = self.context(x, None)
         return self.decode(self.encode(x), context.argmax(-1))
 
     @torch.no_grad()
     def analogies(self, x: Tensor) -> Tensor:
-        """Every label in the style of each image, z fixed (Kingma et al. 2014, fig. 1): `(B, num_classes, C, H, W)`."""
+        """Return each image's style with every label (Kingma et al. 2014, fig. 1): `(B, num_classes, C, H, W)`."""
         return self.every_label(self.encode(x))
 
     def every_label(self, z: Tensor) -> Tensor:
-        """The mean of p(x|y,z) for each `z (B, z_dim)` and every label: `(B, num_classes, C, H, W)`."""
+        """Return the mean of p(x|y,z) for each `z (B, z_dim)` and every label: `(B, num_classes, C, H, W)`."""
         return self.px(z).mean.transpose(0, 1)
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """The mean of q(z|x,y) at the most probable label and the KL of each dimension, both `(B, z_dim)`."""
+        """Return the mean of q(z|x,y) at the most probable label and the KL of each dimension, both `(B, z_dim)`."""
         x = self.as_images(x)
         qz_xy = self.qz(x, self.context(x, self.as_labels(y, (len(x),))))
-        return [(qz_xy.mean, kl_divergence(qz_xy.base_dist, self.pz().base_dist))]
+        return [(qz_xy.mean, kl_per_dimension(qz_xy, self.prior()))]

@@ -7,31 +7,39 @@ from typing import Literal
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Distribution, Independent
 
-from models.base import Model
-from models.distributions import LATENT_LIMIT, detached, diagonal_normal, inverse_soft_clip, standard_normal
+from models.distributions import (
+    LATENT_LIMIT,
+    closed_form_kl,
+    detached,
+    diagonal_normal,
+    inverse_soft_clip,
+    kl_per_dimension,
+    standard_normal,
+)
 from models.inputs import as_count
 from models.interpolation import interpolate_latents
+from models.latent_variable import LatentVariableModel
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.networks import INITS, make_decoder, make_encoder
 from models.networks.layers import ImageShape, Network, lookup
 from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
 
-POSTERIOR_SCALE = 0.1  # of q(z|x) when training starts by default
-WARMUP_STEPS = 500  # of the default warm-up of beta,
-WARMUP_SHARE = 5  # or one in so many steps of a shorter run
+POSTERIOR_SCALE = 0.1  # scale of q(z|x) at the start of training, with init default
+WARMUP_STEPS = 500  # default warm-up of beta, in optimiser steps,
+WARMUP_SHARE = 5  # and at most one fifth of the run
 
 
 def check_beta(objective: str, beta: float, beta_warmup: int | None) -> None:
-    """ValueError, in a sentence, for a weight of the KL outside its range or where it would do nothing."""
+    """Raise ValueError if the weight of the KL is out of range, or has no effect on this objective."""
     if not beta >= 0 or not (beta_warmup is None or beta_warmup >= 0):
         raise ValueError(f"beta and beta_warmup must not be negative; got {beta} and {beta_warmup}.")
     if objective != "elbo" and (beta != 1 or beta_warmup):
         raise ValueError(f"beta and beta_warmup belong to objective elbo: leave them out with objective {objective}.")
 
 
-class VAE(Model):
+class VAE(LatentVariableModel):
     """Variational autoencoder (Kingma & Welling 2013), trained on the ELBO or another objective of `models.objectives`.
 
     p(z) = N(0, I), q(z|x) a diagonal Gaussian, p(x|z) Bernoulli or Gaussian pixels. With objective `elbo` the loss is
@@ -62,8 +70,7 @@ class VAE(Model):
             0 is none. For objective elbo only.
     """
 
-    measures = ("bound", "elbo", "rate", "distortion")
-    objectives = (*BOUNDS, *SURROGATES)  # that it can be trained on
+    objectives = (*BOUNDS, *SURROGATES)  # objectives that it can be trained on
     is_warming_up = False  # whether beta may change at the next step
 
     def __init__(
@@ -108,45 +115,45 @@ class VAE(Model):
     def start_narrow(self) -> None:
         """Start with a scale of q(z|x) of `POSTERIOR_SCALE`.
 
-        A posterior as wide as the prior says little about an image: the decoder learns to ignore it, and the KL then
-        keeps it there. From a narrow one the decoder learns at once in what images differ.
+        A posterior as wide as the prior carries little information about an image: the decoder learns to ignore it, and
+        the KL then keeps it wide (posterior collapse). A narrow posterior is informative from the first step.
         """
         self.encoder.output.bias.chunk(2)[1].fill_(inverse_soft_clip(math.log(POSTERIOR_SCALE), LATENT_LIMIT))
 
     @property
     def context_dim(self) -> int:
-        """What the networks are given beside x and z."""
+        """Dimensions of the context that both networks receive in addition to x or z."""
         return 0
 
     @property
     def code_dim(self) -> int:
-        """Dimensions of z that the decoder's network is given."""
+        """Dimensions of z that the decoder network takes."""
         return self.hparams.z_dim
 
     @property
     def decoder_hidden(self) -> list[int] | None:
-        """Sizes of the decoder's hidden layers, from the image to the code."""
+        """Sizes of the hidden layers of the decoder, in the order from image to code."""
         return self.hparams.hidden
 
     def check_protocol(self, protocol: str) -> None:
         self.likelihood.check_protocol(protocol)
 
-    # The distributions. `posterior` is the part of q that depends on x alone, computed once per image.
+    # The distributions
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
-        """q(z|x), batch shape `(B,)`."""
+        """Return q(z|x), batch shape `(B,)`."""
         self.check_form(x)
         return diagonal_normal(self.encoder(x))
 
-    def pz(self) -> Independent:
-        """p(z) = N(0, I)."""
+    def prior(self) -> Distribution:
+        """Return p(z), batch shape `()`: here N(0, I). A subclass may return any other distribution."""
         return standard_normal(self.hparams.z_dim, like=next(self.decoder.parameters()))
 
     def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
-        """p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
+        """Return p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
         return self.likelihood(self.decoder(z))
 
-    # A subclass that replaces `px` alone takes other data than pixels, whose range is not known here.
+    # A subclass that overrides only `px` may take data other than pixels; then the range of x is not checked.
     px_of_pixels = px
 
     @property
@@ -157,56 +164,36 @@ class VAE(Model):
     def needs_binary(self) -> bool:
         return self.takes_pixels and self.likelihood.is_of_binary_pixels
 
-    # What annealed importance sampling knows of a model: all that is drawn before x, and x
-
-    def prior(self) -> Independent:
-        """The distribution of all latents, here p(z)."""
-        return self.pz()
+    @property
+    def pixel_likelihood(self) -> PixelLikelihood:
+        return self.likelihood
 
     def log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """log p(x|z) for latents `(..., B, d)`: `(..., B)`."""
+        """Return log p(x|z) for latents `(..., B, d)`: `(..., B)`."""
         return self.px(z, y).log_prob(x)
 
-    def simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """An image x ~ p(x|z) for each of the latents `(B, d)`."""
+    def ais_simulate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return an image x ~ p(x|z) for each of the latents `(B, d)`."""
         return self.px(z, y).sample()
 
-    # The bounds. `y (B,)` are labels, which this model passes on to its distributions and they leave aside.
-
-    def log_terms(self, x: Tensor, K: int, qz_x: Independent, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """log p(x|z_k) and log p(z_k) - log q(z_k|x) for K draws from `qz_x`, the posterior of x: each `(K, B)`."""
-        z = qz_x.rsample((K,))  # (K, B, z_dim)
-        return self.px(z, y).log_prob(x), self.pz().log_prob(z) - qz_x.log_prob(z)
-
-    def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
-        """log p(x|z_k) + log p(z_k) - log q(z_k|x), `(K, B)`: the exponential of each is an unbiased estimate of p(x).
-
-        Args:
-            x: Images `(B, C, H, W)`.
-            K: Samples per image.
-            y: Labels `(B,)`, for models that are given them.
-            posterior: `self.posterior(x, y)`, where it has been computed already; x and y are then not checked.
-
-        Raises:
-            ValueError: Images that the likelihood gives no probability, or labels that do not fit them.
-        """
-        if posterior is None:
-            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
-        log_px_z, log_ratio = self.log_terms(x, K, self.posterior(x, y) if posterior is None else posterior, y)
-        return log_px_z + log_ratio
+    # The bounds. Labels `y (B,)` are passed on to the distributions, which ignore them here; a subclass may use them.
 
     def rate_distortion(
         self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
     ) -> tuple[Tensor, Tensor]:
-        """KL(q(z|x) || p(z)) in closed form and the mean of K -log p(x|z_k), each `(B,)`; ELBO = -(their sum)."""
-        if posterior is None:
-            (x, y), K = self.as_evidence(x, y), as_count(K, "K")
-        qz_x = self.posterior(x, y) if posterior is None else posterior
-        z = qz_x.rsample((K,))  # (K, B, z_dim)
-        return kl_divergence(qz_x, self.pz()), -self.px(z, y).log_prob(x).mean(0)
+        """Return KL(q(z|x) || p(z)) and the mean of K -log p(x|z_k), each `(B,)`; ELBO = -(their sum).
+
+        The KL is in closed form if there is one, else the mean of log q(z_k|x) - log p(z_k).
+        """
+        x, K, y, qz_x = self.with_posterior(x, K, y, posterior)
+        z, prior = qz_x.rsample((K,)), self.prior()  # (K, B, z_dim)
+        rate = closed_form_kl(qz_x, prior)
+        if rate is None:
+            rate = (qz_x.log_prob(z) - prior.log_prob(z)).mean(0)
+        return rate, -self.log_px(x, z, y).mean(0)
 
     def warmup_steps(self) -> float:
-        """Steps of this run over which beta grows to its value."""
+        """Return the number of steps over which beta grows to its final value."""
         epochs = self.hparams.beta_warmup
         if self.hparams.objective != "elbo" or epochs == 0:
             return 0
@@ -214,8 +201,11 @@ class VAE(Model):
             return self.begun_warmup or min(WARMUP_STEPS, self.total_steps() / WARMUP_SHARE)
         return epochs * self.steps_per_epoch()
 
+    def is_kl_warming_up(self) -> bool:
+        return self.beta() < self.hparams.beta
+
     def beta(self) -> float:
-        """The weight of the KL at this step of training."""
+        """Return the weight of the KL at this step of training."""
         beta = self.hparams.beta
         if self._trainer is None or not (steps := self.warmup_steps()):
             return beta
@@ -227,7 +217,7 @@ class VAE(Model):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
-        # a run that goes on for more epochs keeps the warm-up it began with: else beta would fall again
+        # a run that is resumed for more epochs keeps its warm-up: a longer one would lower beta again
         self.begun_warmup = checkpoint.get("warmup_steps")
 
     def prepare_step(self) -> None:
@@ -238,7 +228,7 @@ class VAE(Model):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        self.is_warming_up = True  # until a step shows that it is over
+        self.is_warming_up = True  # until `prepare_step` finds that it is over
         beta, epochs = self.hparams.beta, self.hparams.beta_warmup
         lasts = self.total_steps() / self.steps_per_epoch()  # epochs
         if beta and epochs and lasts < epochs:
@@ -251,7 +241,7 @@ class VAE(Model):
         return self.loss_from_posterior(self.posterior(x, y), x, y)
 
     def loss_from_posterior(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of a batch whose posterior has been computed."""
+        """Return the loss of a batch, given its posterior."""
         K, objective = self.hparams.num_samples, self.hparams.objective
         if objective == "elbo":
             rate, distortion = self.rate_distortion(x, K, y, qz_x)
@@ -259,17 +249,17 @@ class VAE(Model):
         if objective not in SURROGATES:
             return -self.bound(self.log_weights(x, K, y, qz_x)).mean()
         log_w, surrogate = self.surrogate(x, K, qz_x, y)
-        # the value of the bound, which can be compared with others, with the gradient of the surrogate
+        # the value of the bound, which is comparable between objectives, with the gradient of the surrogate
         return -(self.bound(log_w.detach()) + surrogate - surrogate.detach()).mean()
 
     def bound(self, log_w: Tensor) -> Tensor:
-        """The bound that the objective climbs, `(K, B) -> (B,)`."""
+        """Return the bound that the objective maximises, `(K, B) -> (B,)`."""
         return make_bound(self.hparams.objective, self.hparams.num_groups, self.hparams.ciwae_beta)(log_w)
 
     def surrogate(self, x: Tensor, K: int, qz_x: Independent, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Log weights `(K, B)` and, of them, the surrogate `(B,)` of the objective."""
+        """Return the log weights `(K, B)` and the surrogate of the objective `(B,)`."""
         z = qz_x.rsample((K,))  # (K, B, z_dim)
-        log_w = self.px(z, y).log_prob(x) + self.pz().log_prob(z) - detached(qz_x).log_prob(z)
+        log_w = self.log_px(x, z, y) + self.prior().log_prob(z) - detached(qz_x).log_prob(z)
         surrogate = make_surrogate(self.hparams.objective, self.hparams.num_groups)
         return log_w, surrogate(log_w, z, qz_x.log_prob(z.detach()))
 
@@ -278,7 +268,7 @@ class VAE(Model):
         if self.warmup_steps():
             self.log("train/beta", self.beta())
 
-    def measure(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         K = self.hparams.num_samples
         if self.hparams.objective == "elbo":
             rate, distortion = self.rate_distortion(x, K, y, self.posterior(x, y))
@@ -288,47 +278,47 @@ class VAE(Model):
         rate, distortion = -log_ratio.mean(0), -log_px_z.mean(0)
         return {"bound": self.bound(log_w), "elbo": log_w.mean(0), "rate": rate, "distortion": distortion}
 
-    # What a trained model is for
+    # Uses of a trained model
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The posterior mean `(B, z_dim)`."""
+        """Return the posterior mean `(B, z_dim)`."""
         x = self.as_images(x)
         return self.posterior(x, self.as_labels(y, (len(x),))).mean
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """The mean of p(x|z) in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
+        """Return the mean of p(x|z) in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
         z = self.as_latents(z)
         return self.px(z, self.as_labels(y, tuple(z.shape[:-1]), broadcast=True)).mean
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """The mean of p(x|z) for n draws of z from the prior: `(n, C, H, W)`."""
+        """Return the mean of p(x|z) for n samples of z from the prior: `(n, C, H, W)`."""
         n = as_count(n, "n")
-        return self.px(self.pz().sample((n,)), self.as_labels(y, (n,))).mean
+        return self.px(self.prior().sample((n,)), self.as_labels(y, (n,))).mean
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """decode(encode(x)), `(B, C, H, W)`."""
+        """Return decode(encode(x)), `(B, C, H, W)`."""
         x = self.as_images(x)
         y = self.as_labels(y, (len(x),))
         return self.px(self.posterior(x, y).mean, y).mean
 
     @torch.no_grad()
     def interpolate(self, x0: Tensor, x1: Tensor, n: int = 10, path: str = "linear") -> Tensor:
-        """`n` decoded steps between posterior means of two batches: `(n, B, C, H, W)`; path: linear or spherical."""
+        """Return `n` decoded steps between posterior means: `(n, B, C, H, W)`; path: linear or spherical."""
         return self.px(interpolate_latents(self.encode(x0), self.encode(x1), n, path)).mean
 
     @torch.no_grad()
-    def shifted(self, x: Tensor, direction: Tensor, weights: Sequence[float], y: Tensor | None = None) -> Tensor:
-        """decode(encode(x) + w * direction), `(len(weights), B, C, H, W)`: attribute arithmetic.
+    def add_direction(self, x: Tensor, direction: Tensor, weights: Sequence[float], y: Tensor | None = None) -> Tensor:
+        """Return decode(encode(x) + w * direction) for each w: `(len(weights), B, C, H, W)`.
 
         Args:
             x: Images `(B, C, H, W)`.
-            direction: What is added to their codes, `(z_dim,)`, such as the mean code of a class.
-            weights: How much of it: each w.
-            y: Labels `(B,)`, for models that are given them.
+            direction: Added to the codes, `(z_dim,)`; for example the difference between the mean codes of two classes.
+            weights: The factors w.
+            y: Labels `(B,)`, for conditional models.
         """
         z = self.encode(x, y)
         direction = self.as_latents(direction)
@@ -339,7 +329,7 @@ class VAE(Model):
         return self.px(torch.stack([z + w * direction for w in weights]), self.as_labels(y, (len(z),))).mean
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """For each stochastic layer: the posterior mean and the KL of each dimension, both `(B, d)`."""
+        """Return for each stochastic layer the posterior mean and the KL of each dimension, both `(B, d)`."""
         x = self.as_images(x)
-        qz_x, pz = self.posterior(x, self.as_labels(y, (len(x),))), self.pz()
-        return [(qz_x.mean, kl_divergence(qz_x.base_dist, pz.base_dist))]
+        qz_x, prior = self.posterior(x, self.as_labels(y, (len(x),))), self.prior()
+        return [(qz_x.mean, kl_per_dimension(qz_x, prior))]

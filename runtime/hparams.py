@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 
 from datamodules import DATAMODULES
-from models import MODELS, VAE
+from models import MODELS, VAE, Model
 
 # Default options of training that are stored in checkpoints
 TRAINING_DEFAULTS = {
@@ -66,7 +66,7 @@ def collect_options(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dic
         f"{prefix}{name}": list(value) if isinstance(value, tuple) else value
         for prefix, kind, stored in parts
         for name, value in fill(kind, stored).items()
-        if name not in (*PATH_OPTIONS, *getattr(kind, "from_data", ()))
+        if name not in (*PATH_OPTIONS, *(kind.data_args if issubclass(kind, Model) else ()))
     }
     return options | TRAINING_DEFAULTS | checkpoint.get("training", {})
 

@@ -45,12 +45,12 @@ def check_model_size(kind: type[Model], data: ImageData, options: dict[str, Any]
         ValueError: The machine has too little memory.
     """
     memory = machine_memory(device)
-    if memory is None or hasattr(kind, "from_m1"):  # the sizes of an M1M2 depend on its M1 checkpoint
+    if memory is None or kind.checkpoint_args:  # the sizes of an M1M2 depend on its M1 checkpoint
         return
     has = f"this machine has {size_text(memory)}"
     try:
         with torch.device("meta"):
-            model = kind(**{name: getattr(data, name) for name in kind.from_data}, **options)
+            model = kind(**{name: getattr(data, name) for name in kind.data_args}, **options)
     except (RuntimeError, OverflowError, TypeError) as error:
         numbers = [part for value in options.values() for part in (value if isinstance(value, list) else [value])]
         if any(isinstance(number, int) and number > 2**31 for number in numbers):  # overflow in torch

@@ -68,11 +68,11 @@ def training_work(model: Model, data: Any) -> float:
 def evaluation_work(model: Model, x: Tensor, y: Tensor) -> float:
     """Return the multiply-adds of one pass of importance sampling, or of 500 images if the model has no likelihood."""
     x, y = x[:1], y[:1]
-    if not hasattr(model, "log_weights"):
-        return 500 * multiply_adds(model, lambda: model.measure(x, y))
+    if not model.can("log_weights"):
+        return 500 * multiply_adds(model, lambda: model.validation_metrics(x, y))
     samples = 10
-    once = multiply_adds(model, lambda: model.log_weights(x, samples, *model.given(y)))
-    return once / samples * MAX_DECODER_ROWS / model.rows_per_sample
+    once = multiply_adds(model, lambda: model.log_weights(x, samples, *model.condition_args(y)))
+    return once / samples * MAX_DECODER_ROWS / model.decoder_cost
 
 
 def threads_for_work(work: float, processes: int = 1) -> int:

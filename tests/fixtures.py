@@ -58,8 +58,8 @@ def make_model(data):
     def make(name="VAE", kind=None, **options):
         torch.manual_seed(0)
         chosen = kind or MODELS[name]
-        from_data = {key: getattr(data, key) for key in chosen.from_data}
-        return chosen(**from_data, **OPTIONS | MORE.get(name, {}) | options)
+        data_args = {key: getattr(data, key) for key in chosen.data_args}
+        return chosen(**data_args, **OPTIONS | MORE.get(name, {}) | options)
 
     return make
 

@@ -176,9 +176,7 @@ def test_only_conditional_models_get_labels():
         path = f"{run}/checkpoints/best.ckpt"
         assert overwrite([path, "--num_samples", "30", "--limit", "50", "--no_baselines"]) == 0
         model = models.load(path)
-        expected = importance(
-            model, x, 30, max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.rows_per_sample), labels
-        )
+        expected = importance(model, x, 30, max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost), labels)
         np.testing.assert_array_equal(np.load(f"{run}/log_px.npy"), expected.log_px.numpy())
     assert read("cvae")["quantity"] == "log p(x|y)"
 

@@ -25,7 +25,7 @@ def test_recipe_parses_and_builds_its_model(recipe):
     kwargs = args.model.as_dict()
     protocol = args.data.as_dict().get("binarization", "larochelle")
     model = MODELS[kwargs.pop("name")]
-    given = {name: FROM_DATA[name] for name in (*model.from_data, *getattr(model, "from_m1", ()))}
+    given = {name: FROM_DATA[name] for name in (*model.data_args, *model.checkpoint_args)}
     built = model(**given, **kwargs)
     (built.m1 if hasattr(built, "m1") else built).check_protocol(protocol)
 

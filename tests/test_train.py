@@ -56,7 +56,7 @@ def test_defaults_are_those_of_the_signature(key):
         names = {"model": "VAE", "data": "Digits"} | {key: name}
         defaults = train_options.build_parser(names).get_defaults()[key].as_dict()
         for parameter in inspect.signature(cls).parameters.values():
-            given = parameter.name in getattr(cls, "from_data", ())
+            given = parameter.name in getattr(cls, "data_args", ())
             if parameter.default is not parameter.empty and not given:
                 assert defaults[parameter.name] == parameter.default, (name, parameter.name)
 
@@ -290,7 +290,7 @@ class Pixels(Model):
     def loss(self, x, y):
         return -self.log_weights(x, 1).mean()
 
-    def measure(self, x, y):
+    def validation_metrics(self, x, y):
         return {"bound": self.log_weights(x, 1)[0]}
 
 

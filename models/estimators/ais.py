@@ -1,9 +1,7 @@
-"""Annealed importance sampling: a lower bound on log p(x), in the mean, from prior and decoder alone.
+"""Annealed importance sampling (AIS): in expectation a lower bound on log p(x), from prior and decoder alone.
 
-Its error can be bounded on data that the model has simulated.
-
-A model has this estimate if it defines `prior()`, the distribution of all that is drawn before x, `log_px(x, z, y)`,
-and for bounds on simulated data `simulate(z, y)`.
+It works for any `LatentVariableModel`, in the space of everything that is drawn before x: `ais_prior()` and
+`ais_log_px(x, z, y)`. With `ais_simulate(z, y)` its error can be bounded on images that the model has simulated.
 """
 
 import math
@@ -17,19 +15,19 @@ from torch.distributions import Distribution
 from models.base import evaluating
 from models.inputs import evidence_of
 
-TARGET = 0.65  # acceptance that the pilot aims at (Neal 2011)
-RATE = 0.2  # of the pilot's adaptation: of the logarithm of a step size, per move and unit of acceptance
-PILOT_MOVES = 500  # at least so many, over all temperatures
+TARGET = 0.65  # acceptance rate that the pilot run tunes step sizes for (Neal 2011)
+RATE = 0.2  # adaptation rate: change of the log step size per move and unit of acceptance
+PILOT_MOVES = 500  # least number of moves of the pilot run, over all temperatures
 
 
 class Settings(NamedTuple):
-    """How chains move from the prior to the posterior.
+    """Options of AIS chains.
 
     Args:
-        chains: Per image; their weights are averaged.
-        temperatures: Intermediate distributions.
-        leapfrogs: Steps of each Hamiltonian trajectory, of which there is one per temperature.
-        start: Where chains begin: at the prior, or at q(z|x), for models whose posterior is one of all latents.
+        chains: Chains per image; their weights are averaged.
+        temperatures: Number of intermediate distributions.
+        leapfrogs: Leapfrog steps of the Hamiltonian trajectory at each temperature.
+        start: Initial distribution: prior, or posterior (q(z|x)) if the posterior of the model covers all latents.
     """
 
     chains: int = 4
@@ -39,14 +37,14 @@ class Settings(NamedTuple):
 
 
 class AISEstimate(NamedTuple):
-    """What chains have found, per image `(B,)` in float64, in nats."""
+    """Result per image, `(B,)` in float64, in nats."""
 
     log_px: Tensor  # log of the mean weight over chains
-    acceptance: Tensor  # share of moves that were accepted
+    acceptance: Tensor  # fraction of accepted moves
 
 
 class Point(NamedTuple):
-    """Where chains are, with the two parts of the density there and their gradients."""
+    """Positions of chains, with the two parts of the log density there and their gradients."""
 
     z: Tensor  # (C, B, d)
     log_base: Tensor  # (C, B)
@@ -56,13 +54,13 @@ class Point(NamedTuple):
 
 
 class Path(NamedTuple):
-    """The densities f_b(z) = base(z) ratio(z)^b, whose integrals are 1 at b = 0 and p(x) at b = 1."""
+    """Unnormalised densities f_b(z) = base(z) ratio(z)^b, whose integrals are 1 at b = 0 and p(x) at b = 1."""
 
     base: Distribution  # batch shape (B,)
     log_ratio: Callable[[Tensor], Tensor]  # (C, B, d) -> (C, B)
 
     def at(self, z: Tensor) -> Point:
-        """Densities and gradients at `z (C, B, d)`."""
+        """Return densities and gradients at `z (C, B, d)`."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_base, log_ratio = self.base.log_prob(z), self.log_ratio(z)
@@ -71,31 +69,31 @@ class Path(NamedTuple):
 
 
 def schedule(temperatures: int, rad: float = 4.0) -> list[float]:
-    """b_0 = 0 ... b_T = 1, spaced as a sigmoid between -rad and rad (Wu et al. 2017)."""
+    """Return b_0 = 0 ... b_T = 1, spaced as a sigmoid between -rad and rad (Wu et al. 2017)."""
     s = torch.linspace(-rad, rad, temperatures + 1, dtype=torch.float64).sigmoid()
     return ((s - s[0]) / (s[-1] - s[0])).tolist()
 
 
 def annealing_path(model, x: Tensor, y: Tensor | None, start: str) -> Path:
-    """The path from the prior, or from q(z|x), to the posterior of images `(B, ...)`.
+    """Return the path from the prior, or from q(z|x), to the posterior of images `(B, ...)`.
 
     Raises:
-        ValueError: The model has no such path.
+        ValueError: If the model has no such path.
     """
     kind = type(model).__name__
-    if not hasattr(model, "log_px"):
+    if not model.can("ais_log_px"):
         raise ValueError(f"{kind} has no density of x given its latents, which annealed importance sampling needs.")
-    prior = model.prior()
+    prior = model.ais_prior()
     if start == "prior":
-        return Path(prior.expand((len(x),)), lambda z: model.log_px(x, z, y))
+        return Path(prior.expand((len(x),)), lambda z: model.ais_log_px(x, z, y))
     q = model.posterior(x, y)
     if start != "posterior" or q.event_shape != prior.event_shape or q.batch_shape != (len(x),):
         raise ValueError(f"Chains of {kind} cannot start at '{start}': start them at the prior.")
-    return Path(q, lambda z: model.log_px(x, z, y) + prior.log_prob(z) - q.log_prob(z))
+    return Path(q, lambda z: model.ais_log_px(x, z, y) + prior.log_prob(z) - q.log_prob(z))
 
 
 def hmc_step(path: Path, point: Point, b: float, step: float, leapfrogs: int) -> tuple[Point, Tensor]:
-    """One Hamiltonian trajectory at f_b, with the probability `(C, B)` at which it was accepted (Neal 2011)."""
+    """Return the points after one Hamiltonian trajectory at f_b, and its acceptance probability `(C, B)` (Neal)."""
     p = torch.randn_like(point.z)
     before = point.log_base + b * point.log_ratio - p.square().sum(-1) / 2
     new = point
@@ -111,17 +109,17 @@ def hmc_step(path: Path, point: Point, b: float, step: float, leapfrogs: int) ->
 
 
 def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: int = 0) -> list[float]:
-    """Step sizes for temperatures 1 ... T - 1, from a run in which they adapt to the acceptance.
+    """Return step sizes for temperatures 1 ... T - 1, from a pilot run in which they adapt to the acceptance rate.
 
-    That run's weights are of no use: a chain that adapts has not the distribution that they assume. So the images must
-    be others than those whose likelihood is wanted, and the step sizes stay as they are from then on.
+    The weights of a chain whose step sizes adapt are biased. So the pilot run takes other images than those to be
+    evaluated, and the step sizes are fixed afterwards.
 
     Args:
-        model: A model with `prior` and `log_px`.
+        model: A model with `ais_prior` and `ais_log_px`.
         x: Pilot images `(B, C, H, W)`.
-        settings: Of the run that the step sizes are for.
+        settings: Options of the run that the step sizes are for.
         y: Labels `(B,)`, for conditional models.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
     x, y = evidence_of(model, x, y)
     b = schedule(settings.temperatures)
@@ -130,7 +128,7 @@ def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: in
     with evaluating(model, seed):
         path = annealing_path(model, x, y, settings.start)
         point = path.at(path.base.sample((settings.chains,)))
-        for t in [1] * 20 + list(range(1, settings.temperatures)):  # the first ones to find the scale
+        for t in [1] * 20 + list(range(1, settings.temperatures)):  # the first ones find the scale
             for _ in range(moves):
                 point, acceptance = hmc_step(path, point, b[t], math.exp(log_step), settings.leapfrogs)
                 log_step += RATE * (acceptance.mean().item() - TARGET)
@@ -142,21 +140,21 @@ def anneal(
     model, x: Tensor, settings: Settings, steps: list[float], y: Tensor | None = None, seed: int = 0,
     moved: Callable[[], None] = lambda: None,
 ) -> AISEstimate:  # fmt: skip
-    """log p(x) by annealed importance sampling (Neal 2001; Wu et al. 2017).
+    """Estimate log p(x) by annealed importance sampling (Neal 2001; Wu et al. 2017).
 
-    The exponential is an unbiased estimate of p(x), so in the mean its logarithm is a lower bound on log p(x).
+    The exponential is an unbiased estimate of p(x), so that in expectation the logarithm is a lower bound on log p(x).
 
     Args:
-        model: A model with `prior` and `log_px`.
+        model: A model with `ais_prior` and `ais_log_px`.
         x: Images `(B, C, H, W)`.
         settings: Chains and temperatures.
-        steps: From `tune`, on other images.
-        y: Labels `(B,)`, for conditional models: of log p(x|y).
-        seed: Of the noise.
+        steps: Step sizes from `tune`, on other images.
+        y: Labels `(B,)`, for conditional models; the estimate is then of log p(x|y).
+        seed: Seed of the noise.
         moved: Called after each temperature.
 
     Raises:
-        ValueError: The model has no such estimate, or refuses the images or labels.
+        ValueError: If AIS is not possible for the model, or its likelihood is not defined for the images or labels.
     """
     return anneal_to_posterior(model, *evidence_of(model, x, y), settings, steps, seed, moved)
 
@@ -164,7 +162,7 @@ def anneal(
 def anneal_to_posterior(
     model, x: Tensor, y: Tensor | None, settings: Settings, steps: list[float], seed: int, moved: Callable[[], None]
 ) -> AISEstimate:
-    """The chains of `anneal`, for images that need no check: simulated ones under Gaussian pixels leave [0, 1]."""
+    """Run the chains of `anneal` without checking images: simulated Gaussian pixels are not within [0, 1]."""
     with evaluating(model, seed):
         path = annealing_path(model, x, y, settings.start)
         z = path.base.sample((settings.chains,))  # (C, B, d)
@@ -175,9 +173,10 @@ def anneal_to_posterior(
 def run_chains(
     path: Path, z: Tensor, order: range, settings: Settings, steps: list[float], moved: Callable[[], None]
 ) -> tuple[Tensor, Tensor]:
-    """The sum of (b_t - b_t-1) log ratio(z) along chains from `z`, `(C, B)`, and the mean acceptance `(B,)`.
+    """Return the sum of (b_t - b_t-1) log ratio(z) along chains from `z`, `(C, B)`, and the mean acceptance `(B,)`.
 
-    Upwards z is moved after its term t by the density t, downwards before it: each is the other in reverse.
+    With increasing t, z moves at density t after term t is added; with decreasing t, before: each is the reverse of the
+    other.
     """
     b = schedule(settings.temperatures)
     point, log_w, accepted = path.at(z), 0.0, torch.zeros(z.shape[1], device=z.device)
@@ -195,7 +194,7 @@ def run_chains(
 
 
 class Bounds(NamedTuple):
-    """Stochastic bounds on log p(x) of simulated images, each `(B,)` in float64: their gap bounds the error of both."""
+    """Stochastic bounds on log p(x) of simulated images, each `(B,)` in float64. Their gap bounds both errors."""
 
     lower: Tensor
     upper: Tensor
@@ -205,24 +204,24 @@ def bidirectional(
     model, n: int, settings: Settings, steps: list[float], y: Tensor | None = None, seed: int = 0,
     moved: Callable[[], None] = lambda: None,
 ) -> Bounds:  # fmt: skip
-    """Bidirectional Monte Carlo (Grosse et al. 2015) on n images that the model has made.
+    """Return bounds by bidirectional Monte Carlo (Grosse et al. 2015) on n images simulated by the model.
 
-    Of these a sample of the exact posterior is known, the latents that they were made of: chains from there down to
-    where those of `anneal` start give an upper bound on log p(x), and `anneal` a lower one. It says nothing of real
-    images.
+    The latents of a simulated image are an exact sample from its posterior. Chains from there back to the initial
+    distribution of `anneal` give an upper bound on log p(x), and `anneal` gives a lower one. The gap holds for
+    simulated images, not for real ones.
 
     Args:
-        model: A model with `prior`, `log_px` and `simulate`.
-        n: Images.
+        model: A model with `ais_prior`, `ais_log_px` and `ais_simulate`.
+        n: Number of images.
         settings: Chains and temperatures.
-        steps: From `tune`.
+        steps: Step sizes from `tune`.
         y: Labels `(n,)`, for conditional models.
-        seed: Of latents, images and noise.
+        seed: Seed of latents, images and noise.
         moved: Called after each temperature, of both runs.
     """
     with evaluating(model, seed):
-        z = model.prior().sample((n,))  # (B, d)
-        x = model.simulate(z, y)
+        z = model.ais_prior().sample((n,))  # (B, d)
+        x = model.ais_simulate(z, y)
         path = annealing_path(model, x, y, settings.start)
         start = z.expand(settings.chains, *z.shape)
         order = range(settings.temperatures, 0, -1)

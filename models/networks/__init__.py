@@ -1,8 +1,8 @@
-"""Encoders and decoders: two dictionaries from a name to a class, every entry with the same signature.
+"""Registries of encoders and decoders. All encoders have one constructor signature, and so have all decoders.
 
-An encoder maps images `(N, C, H, W)` to `(N, out_dim)`, a decoder codes `(..., in_dim)` to logits `(..., C, H, W)`.
-Networks return plain tensors; the model names the distribution. A new entry is a class that gives `Network` its first
-layer and the rest, and a line in its dictionary.
+An encoder maps images `(N, C, H, W)` to `(N, out_dim)`, a decoder maps codes `(..., in_dim)` to logits
+`(..., C, H, W)`. Networks return plain tensors; the model turns them into distributions. CONTRIBUTING.md shows how to
+add one.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,19 @@ from models.networks.mlp import MLPDecoder, MLPEncoder
 
 INITS = ("default", "glorot")
 
-
-ENCODERS: dict[str, type[nn.Module]] = {"mlp": MLPEncoder, "conv": ConvEncoder}
-DECODERS: dict[str, type[nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder, "coordinate": CoordinateDecoder}
+ENCODERS: dict[str, type[nn.Module]] = {
+    "mlp": MLPEncoder,
+    "conv": ConvEncoder,
+}
+DECODERS: dict[str, type[nn.Module]] = {
+    "mlp": MLPDecoder,
+    "conv": ConvDecoder,
+    "coordinate": CoordinateDecoder,
+}
 
 
 def check_sizes(sizes: Sequence[int], name: str = "hidden") -> None:
-    """ValueError, in a sentence, for sizes of layers that are not positive."""
+    """Raise ValueError unless all layer sizes are positive."""
     if any(size < 1 for size in sizes):
         raise ValueError(f"{name} must hold positive sizes, such as [400, 400]; got {list(sizes)}.")
 
@@ -38,7 +44,7 @@ def make_encoder(
     context_dim: int = 0,
     init: str = "glorot",
 ) -> nn.Module:
-    """The encoder called `name`; `hidden=None` takes its own default sizes, `init` is one of `INITS`."""
+    """Return the encoder called `name`. `hidden=None` means its own default sizes; `init` is one of `INITS`."""
     network = lookup(ENCODERS, name, "encoder")
     lookup(ACTIVATIONS, activation, "activation")
     check_sizes(hidden or ())
@@ -59,9 +65,9 @@ def make_decoder(
     context_dim: int = 0,
     init: str = "glorot",
 ) -> nn.Module:
-    """The decoder called `name`; `hidden` as the encoder reads it, from the image to the code, is mirrored.
+    """Return the decoder called `name`. `hidden` is in the order of the encoder, from image to code, and is reversed.
 
-    `init` is one of `INITS`.
+    `hidden=None` means its own default sizes; `init` is one of `INITS`.
     """
     network = lookup(DECODERS, name, "decoder")
     lookup(ACTIVATIONS, activation, "activation")
@@ -75,6 +81,6 @@ def make_decoder(
 
 @torch.no_grad()
 def start_at_mean(decoder: nn.Module, mean_image: Tensor) -> None:
-    """Output bias = logit(clip(`mean_image (C, H, W)`, 0.001, 0.999)), the training mean, as in Burda et al. (2015)."""
+    """Set the output bias to logit(clip(`mean_image (C, H, W)`, 0.001, 0.999)), as in Burda et al. (2015)."""
     if hasattr(decoder, "set_output_bias"):
         decoder.set_output_bias(mean_image.clamp(0.001, 0.999))

@@ -10,7 +10,7 @@ from models.networks.layers import ACTIVATIONS, ImageShape, Network, glorot
 
 
 def halved(image_shape: ImageShape, times: int) -> list[tuple[int, int]]:
-    """Heights and widths of an image that `times` convolutions of stride 2 halve, rounding up: the full size first."""
+    """Return heights and widths after 0 ... `times` convolutions of stride 2, each rounding up."""
     sizes = [(image_shape[1], image_shape[2])]
     for _ in range(times):
         height, width = sizes[-1]
@@ -72,5 +72,5 @@ class ConvDecoder(Network):
         glorot(nn.ModuleList([self.first, self.rest]))
 
     def set_output_bias(self, mean: Tensor) -> None:
-        """Starts the output at the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
+        """Set the output bias to the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
         self.output.bias.copy_(mean.mean((1, 2)).logit())

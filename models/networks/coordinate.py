@@ -1,4 +1,4 @@
-"""A decoder that draws each pixel from its coordinates."""
+"""Decoder that computes each pixel from its coordinates."""
 
 from collections.abc import Sequence
 from math import prod
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from models.networks.layers import ImageShape, Network, apply_rowwise, mlp
 
-STEEPNESS = 3.0  # of a coordinate decoder when training starts: its first layer changes so much per half image
+STEEPNESS = 3.0  # slope of the first layer at the start of training, per half image
 
 
 def pixel_grid(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Coordinates (x, y) of the centres of all pixels, `(height, width, 2)`, whatever the size of the image.
+    """Return the coordinates (x, y) of the centres of all pixels, `(height, width, 2)`.
 
     x grows to the right, y downwards; 0 is the middle, the longer side goes from edge to edge from -1 to 1, and the
     shorter one has the same unit.
@@ -22,7 +22,7 @@ def pixel_grid(height: int, width: int, device: torch.device | str = "cpu") -> T
 
 
 class CoordinateDecoder(Network):
-    """One pixel at a time, from its coordinates and the code (Bepler et al. 2019): it draws images of any size.
+    """Computes each pixel from its coordinates and the code (Bepler et al. 2019), for images of any size.
 
     The first layer is split: the code's part is computed once per image, not per pixel. `hidden` are widths from the
     code to the pixel.
@@ -44,7 +44,7 @@ class CoordinateDecoder(Network):
         first, *rest = mlp([in_dim, *hidden, image_shape[0]], activation, batch_norm)
         super().__init__(first, nn.Sequential(*rest), first.out_features, 1, context_dim)
         self.size = tuple(image_shape[1:])
-        self.rows_per_image = max(1, prod(self.size) // 8)  # a row for each pixel, but a narrow one
+        self.rows_per_image = max(1, prod(self.size) // 8)  # a row for each pixel, but narrow layers
         self.place = nn.Linear(2, first.out_features, bias=False)
         nn.init.normal_(self.place.weight, std=STEEPNESS)
         nn.init.uniform_(self.first.bias, -STEEPNESS, STEEPNESS)
@@ -56,17 +56,17 @@ class CoordinateDecoder(Network):
         transform: Tensor | None = None,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """`z (..., in_dim)`, a context `(..., context_dim)` that broadcasts, to `(..., C, H, W)`.
+        """Return logits `(..., C, H, W)` for `z (..., in_dim)` and a context `(..., context_dim)` that broadcasts.
 
         Args:
             z: Codes.
-            context: Such as a one-hot label.
-            transform: Affine maps `(..., 2, 3)` of the pixels' (x, y, 1) to the coordinates that are drawn there; none
-                is the identity.
-            size: Height and width; those of the data by default.
+            context: For example a one-hot label.
+            transform: Affine maps `(..., 2, 3)` from (x, y, 1) of a pixel to the coordinates that the network receives
+                there; None is the identity.
+            size: Height and width, by default those of the data.
         """
         height, width = size or self.size
-        with torch.autocast(z.device.type, enabled=False):  # 16 bits are too few for coordinates, and gain nothing here
+        with torch.autocast(z.device.type, enabled=False):  # 16 bits are too few for coordinates, and no faster
             of_code = self.first(z.to(self.first.weight.dtype))  # (..., h)
             if context is not None:
                 of_code = of_code + self.context(context.to(self.context.weight.dtype))
@@ -81,5 +81,5 @@ class CoordinateDecoder(Network):
         return apply_rowwise(self.rest, first).mT.unflatten(-1, (height, width))
 
     def set_output_bias(self, mean: Tensor) -> None:
-        """Starts the output at the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
+        """Set the output bias to the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
         self.output.bias.copy_(mean.mean((1, 2)).logit())

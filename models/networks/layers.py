@@ -1,4 +1,4 @@
-"""What networks are made of: activations, initialisation, a first layer and the rest."""
+"""Building blocks of networks: activations, initialisation, and the base class `Network`."""
 
 import math
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ SATURATING = ("tanh", "softplus")  # the slope of softplus is 1/2 at 0, and 1 fo
 
 
 def lookup(table: dict, name: str, what: str):
-    """The entry called `name`; ValueError with the known names where there is none."""
+    """Return the entry called `name`. Raise ValueError with the known names if there is none."""
     if name not in table:
         raise ValueError(f"Unknown {what} '{name}': choose one of {', '.join(table)}.")
     return table[name]
 
 
 def glorot(network: nn.Module) -> None:
-    """Glorot-uniform weights and zero biases, as in Burda et al. (2015)."""
+    """Initialise with Glorot-uniform weights and zero biases, as in Burda et al. (2015)."""
     for module in network.modules():
         if isinstance(module, LAYERS):
             nn.init.xavier_uniform_(module.weight)
@@ -37,7 +37,7 @@ def glorot(network: nn.Module) -> None:
 
 
 def he(network: nn.Module, output: nn.Linear, activation: str) -> None:
-    """Weights of linear layers uniform in +-gain * sqrt(3 / fan_in) (He et al. 2015), and zero biases.
+    """Initialise linear layers uniformly in +-gain * sqrt(3 / fan_in) (He et al. 2015), with zero biases.
 
     The gain is sqrt(2) before a rectifier, which halves the variance, and 1 before a saturating activation and at the
     output.
@@ -51,7 +51,7 @@ def he(network: nn.Module, output: nn.Linear, activation: str) -> None:
 
 
 def mlp(sizes: Sequence[int], activation: str, batch_norm: bool) -> nn.Sequential:
-    """Linear layers of the given sizes, (batch norm and) an activation after each but the last."""
+    """Return linear layers of these sizes, with (batch norm and) an activation after each but the last."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes[:-1]):
         layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if batch_norm else []), ACTIVATIONS[activation]()]
@@ -61,23 +61,24 @@ def mlp(sizes: Sequence[int], activation: str, batch_norm: bool) -> nn.Sequentia
 
 
 def apply_rowwise(network: nn.Module, h: Tensor, dims: int = 1) -> Tensor:
-    """Applies a network that knows rows, `(N, ...)`, to any leading dimensions; a row has `dims` dimensions."""
+    """Apply a network that expects `(N, ...)` to inputs with any leading dimensions; a row has `dims` dimensions."""
     out = network(h.reshape(-1, *h.shape[h.ndim - dims :]))
     return out.view(*h.shape[: h.ndim - dims], *out.shape[1:])
 
 
 class Network(nn.Module):
-    """A first layer and the rest. A context, such as a one-hot label, is added to what the first layer gives.
+    """Base class of networks: a first layer and the rest. A linear layer of the context, such as a one-hot label, is
+    added to the output of the first layer.
 
-    So the first layer is computed once per image and the context's once per class; their sum broadcasts.
+    So the first layer runs once per image and the layer of the context once per class; their sum broadcasts.
 
-    `rows_per_image` is what drawing an image costs, in rows of a fully connected network.
+    `rows_per_image` is the cost of one image, in rows of a fully connected network.
 
     Args:
         first: The first layer, linear or convolutional.
-        rest: What follows it.
+        rest: The layers after it.
         width: Features of the first layer.
-        dims: Dimensions of what the first layer gives for one image: 1, or 3 for a convolution.
+        dims: Dimensions of the output of the first layer for one image: 1, or 3 for a convolution.
         context_dim: Size of the context; 0 for networks without one.
     """
 
@@ -91,7 +92,7 @@ class Network(nn.Module):
             nn.init.xavier_uniform_(self.context.weight)
 
     def initialise(self, activation: str) -> None:
-        """Draw the weights that training starts from by default; the ones given by the constructor unless overridden.
+        """Initialise the weights for `init=default`. Without an override those of the constructor remain.
 
         Args:
             activation: Name of the activation of the hidden layers.
@@ -103,7 +104,7 @@ class Network(nn.Module):
         return [m for part in (self.first, self.rest) for m in part.modules() if isinstance(m, LAYERS)][-1]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`x (..., in)` and a context `(..., context_dim)` whose leading dimensions broadcast with those of x."""
+        """Return the output for `x (..., in)` and a context `(..., context_dim)`; leading dimensions broadcast."""
         h = self.first(x.to(next(self.parameters()).dtype))
         if context is not None:
             shift = self.context(context.to(self.context.weight.dtype))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.networks.layers import ImageShape, Network, he, mlp
 
-SMALL_OUTPUT = 0.1  # factor of an MLP decoder's output weights: noise of an untrained code hardly moves the image
+SMALL_OUTPUT = 0.1  # factor of the output weights of a decoder: codes of an untrained model barely change the image
 
 
 class MLPEncoder(Network):
@@ -56,5 +56,5 @@ class MLPDecoder(Network):
         self.output.weight.mul_(SMALL_OUTPUT)
 
     def set_output_bias(self, mean: Tensor) -> None:
-        """Starts the output at the logit of `mean (C, H, W)`."""
+        """Set the output bias to the logit of `mean (C, H, W)`."""
         self.output.bias.copy_(mean.logit().flatten())

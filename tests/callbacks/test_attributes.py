@@ -24,12 +24,12 @@ def test_the_mean_code_of_a_class_is_added_step_by_step(make_model, data, drawn,
     assert figure_name == "attributes"
     originals, images, weights, title, rows = drawn["attributes"]
     x, y = data.images("test")
-    mean = model.encode(x[y == 3], *model.given(y[y == 3])).mean(0)
+    mean = model.encode(x[y == 3], *model.condition_args(y[y == 3])).mean(0)
     first = torch.tensor([int((y == label).nonzero()[0]) for label in range(10)])
     assert torch.equal(originals, x[first])
     assert images.shape == (8, 10, 1, 8, 8)
     assert weights == pytest.approx([i / 7 for i in range(8)])
-    labels = model.given(y[first])
+    labels = model.condition_args(y[first])
     for weight, row in zip(weights, images, strict=True):
         torch.testing.assert_close(row, model.decode(model.encode(x[first], *labels) + weight * mean, *labels))
     torch.testing.assert_close(images[0], model.reconstruct(x[first], *labels))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from callbacks import LatentCodes, LatentCodesTSNE, codes, latent_codes_tsne
-from callbacks.codes import code_size, codes_of_test_images, has_standard_prior, in_plane
+from callbacks.codes import code_size, codes_of_test_images, in_plane
 from models import VAE, evaluating
 
 
@@ -41,7 +41,7 @@ def test_pca_against_the_eigenvectors_of_the_covariance():
 def test_size_and_prior_of_codes(make_model, name, size, prior):
     model = make_model(name).eval()
     assert code_size(model) == model.encode(torch.zeros(1, 1, 8, 8)).shape[1] == size
-    assert has_standard_prior(model) == prior
+    assert model.has_standard_normal_prior() == prior
 
 
 @pytest.mark.parametrize("name", ["VAE", "CVAE"])
@@ -51,7 +51,7 @@ def test_codes_of_spread_images_with_their_labels(make_model, data, monkeypatch,
     model = make_model(name).eval()
     z, y = codes_of_test_images(model, data)
     x, labels = data.images("test")
-    torch.testing.assert_close(z, model.encode(x[::5], *model.given(labels[::5])))
+    torch.testing.assert_close(z, model.encode(x[::5], *model.condition_args(labels[::5])))
     assert torch.equal(y, labels[::5])
 
 

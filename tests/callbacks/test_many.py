@@ -77,7 +77,7 @@ def test_names_of_classes_stand_at_the_axes_of_a_confusion_matrix_and_do_not_ove
 def test_grids_of_many_classes_show_some_of_them(name):
     torch.manual_seed(0)
     options = {"image_shape": (1, 8, 8), "num_classes": 50, "hidden": [8], "z_dim": 2}
-    labelled = {"labelled_fraction": 0.1} if "labelled_fraction" in MODELS[name].from_data else {}
+    labelled = {"labelled_fraction": 0.1} if "labelled_fraction" in MODELS[name].data_args else {}
     model, data = MODELS[name](**options, **labelled).eval(), Classes(50)
     callbacks = [ClassSamples(), Analogies()] if name == "M2" else [ClassSamples(), Attributes()]
     for callback in callbacks:

@@ -19,7 +19,7 @@ def drawn(monkeypatch):
 
 def by_variance(model, data):
     x, y = data.images("test")
-    z = model.encode(x, *model.given(y))
+    z = model.encode(x, *model.condition_args(y))
     return z, z.var(0).argsort(descending=True)
 
 
@@ -34,7 +34,7 @@ def test_from_minus_three_to_three_with_the_rest_at_the_code(make_model, data, d
     Traversals(num_dims=3).draw(model, data)
     [(image, images, rows, columns, title)] = drawn
     z, order = by_variance(model, data)
-    y = model.given(data.images("test", 1)[1])
+    y = model.condition_args(data.images("test", 1)[1])
     assert torch.equal(image, data.images("test", 1)[0][0])
     assert images.shape == (3, 11, 1, 8, 8)
     for row, dim in enumerate(order[:3].tolist()):

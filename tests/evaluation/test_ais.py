@@ -38,7 +38,7 @@ def test_parts_have_as_many_images_as_their_chains_fill_rows(model, small, monke
     assert images_per_pass(model, SETTINGS) == 4
     assert images_per_pass(model, SETTINGS._replace(chains=6)) == 2
     assert images_per_pass(model, SETTINGS._replace(chains=100)) == 1
-    monkeypatch.setattr(LinearGaussian, "rows_per_sample", 2)
+    monkeypatch.setattr(LinearGaussian, "decoder_cost", 2)
     assert images_per_pass(model, SETTINGS) == 2
 
 

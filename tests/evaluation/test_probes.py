@@ -117,4 +117,4 @@ def test_who_can_be_probed(make_model, model):
     assert not can_be_probed(model, torch.tensor([0, 1, -1]))
     assert not can_be_probed(model, torch.full((3,), -1))
     assert not can_be_probed(model, torch.ones(3))
-    assert not hasattr(Model, "encode")
+    assert not Model.can("encode")

@@ -233,7 +233,7 @@ def test_a_recipe_has_the_number_that_it_names(recipe):
     own.pop("name")
     kind, of_data = models.MODELS[names["model"]], dict(vars(args.data))
     for key, value in (("image_shape", (1, 28, 28)), ("num_classes", 10), ("labelled_fraction", 0.1)):
-        if key in kind.from_data:
+        if key in kind.data_args:
             own[key] = value
     data = train.DATAMODULES[names["data"]](**{key: value for key, value in of_data.items() if key != "name"})
     run = {"data": names["data"], "protocol": data.protocol}

@@ -40,7 +40,7 @@ def test_the_loss_does_not_depend_on_the_batch_size(make, binary):
 
 def test_validation_measures_the_loss_of_each_image_and_picks_the_lowest(make, binary):
     model, (x, y) = make("AE"), binary(5)
-    measured = model.measure(x, y)
+    measured = model.validation_metrics(x, y)
     torch.testing.assert_close(measured["loss"].mean(), model.loss(x, y))
     assert torch.equal(measured["bound"], -measured["loss"])
 

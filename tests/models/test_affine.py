@@ -306,7 +306,7 @@ def loss_and_gradients(model, x, y):
 def test_with_label_weight_0_there_is_no_label_head(make, binary):
     model, (x, y) = make("AffineVAE"), binary(8)
     assert not any("head" in key for key in model.state_dict())
-    assert "error" not in model.measures
+    assert "error" not in model.metric_names
     loss, gradients = loss_and_gradients(model, x, y)
     other, other_gradients = loss_and_gradients(model, x, (y + 1) % 3)
     assert loss == other
@@ -326,7 +326,7 @@ def test_the_label_head_adds_its_cross_entropy_to_the_loss_only(make, binary):
     measured = []
     for model in (plain, headed):
         with evaluating(model, seed=4):
-            measured.append((model.measure(x, y), model.log_weights(x, 3)))
+            measured.append((model.validation_metrics(x, y), model.log_weights(x, 3)))
     for key in ("bound", "elbo", "rate", "distortion"):
         assert torch.equal(measured[0][0][key], measured[1][0][key])
     assert torch.equal(measured[0][1], measured[1][1])
@@ -339,7 +339,7 @@ def test_unlabelled_images_do_not_contribute_to_the_label_loss(make, binary):
     other[3:] = 1 - x[3:]
     torch.testing.assert_close(model.label_loss(model.posterior(x), y), model.label_loss(model.posterior(x[:3]), y[:3]))
     torch.testing.assert_close(model.label_loss(model.posterior(x), y), model.label_loss(model.posterior(other), y))
-    assert model.measure(x, y)["error"].shape == (3,)
+    assert model.validation_metrics(x, y)["error"].shape == (3,)
 
 
 def test_a_batch_without_any_label(make, binary):
@@ -348,7 +348,7 @@ def test_a_batch_without_any_label(make, binary):
     other, other_gradients = loss_and_gradients(make("AffineVAE", label_weight=1.0), x, y)
     assert loss == other
     assert all(torch.equal(a, b) for a, b in zip(gradients, other_gradients, strict=True))
-    assert make("AffineVAE", label_weight=1.0).measure(x, y)["error"].shape == (0,)
+    assert make("AffineVAE", label_weight=1.0).validation_metrics(x, y)["error"].shape == (0,)
 
 
 def test_the_error_is_the_share_of_wrong_classes(make, binary, validate):
@@ -357,7 +357,7 @@ def test_the_error_is_the_share_of_wrong_classes(make, binary, validate):
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))  # class 1, whatever the image
     y = torch.tensor([1, 1, 1, 0, 2, -1, -1, 0, 1])
-    assert model.measure(x, y)["error"].tolist() == [False, False, False, True, True, True, False]
+    assert model.validation_metrics(x, y)["error"].tolist() == [False, False, False, True, True, True, False]
     assert validate(model, [(x[:4], y[:4]), (x[4:], y[4:])])["val/error"].item() == pytest.approx(3 / 7)
 
 

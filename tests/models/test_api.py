@@ -61,8 +61,11 @@ def argument(model, name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("method", "by_model", "returned"), TABLE, ids=[method for method, *_ in TABLE])
 def test_methods_have_the_documented_arguments_and_shapes(make, name, method, by_model, returned):
-    model, taken = make(name, SHAPE).eval(), by_model[name]
-    assert hasattr(model, method) == bool(taken)
+    documented = [base.__name__ for base in MODELS[name].__mro__ if base.__name__ in by_model]
+    if not documented:
+        pytest.skip("no column of the table is about this model or a base of it")
+    model, taken = make(name, SHAPE).eval(), by_model[documented[0]]
+    assert model.can(method) == bool(taken)
     if not taken:
         return
     names = taken.split(", ")
@@ -89,6 +92,8 @@ def test_methods_have_the_documented_arguments_and_shapes(make, name, method, by
 
 def test_every_public_method_is_documented():
     low_level = {
+        "ais_log_px",
+        "ais_simulate",
         "as_evidence",
         "as_images",
         "as_latents",
@@ -96,6 +101,7 @@ def test_every_public_method_is_documented():
         "check_form",
         "class_terms",
         "context",
+        "draw",
         "error",
         "every_label",
         "first_layer",
@@ -106,17 +112,17 @@ def test_every_public_method_is_documented():
         "log_terms",
         "loss",
         "loss_from_posterior",
-        "measure",
+        "validation_metrics",
         "posterior",
         "px",
         "px_classes",
         "px_of_pixels",
         "qy",
         "qz",
-        "simulate",
         "split",
         "surrogate",
         "terms",
+        "with_posterior",
     }
     documented = {method for method, *_ in TABLE}
     for kind in MODELS.values():

@@ -26,7 +26,7 @@ class Given(Model):
     def loss(self, x, y):
         return (x - self.weight).square().mean()
 
-    def measure(self, x, y):
+    def validation_metrics(self, x, y):
         return {"bound": x.flatten(1)[:, 0]}
 
 
@@ -238,7 +238,7 @@ def test_nan_is_kept_in_the_monitored_metric(validate):
 
 def test_metrics_are_reset_at_each_validation(fit):
     class Growing(Given):
-        def measure(self, x, y):
+        def validation_metrics(self, x, y):
             return {"bound": torch.full((len(x),), float(self.current_epoch))}
 
     assert fit(Growing(), given([1.0, 2.0, 3.0], 2), max_epochs=3).callback_metrics["val/bound"] == 2
@@ -250,16 +250,16 @@ def test_each_model_logs_its_declared_metrics(fit, make, binary, name):
     logged = fit(model, [binary(8), binary(3)]).callback_metrics
     warms_up = model.hparams.get("objective") == "elbo"
     training = {"train/loss", "train/lr", *(["train/beta"] if warms_up else [])}
-    assert set(logged) == training | {f"val/{measure}" for measure in model.measures}
-    assert "bound" in model.measures
+    assert set(logged) == training | {f"val/{measure}" for measure in model.metric_names}
+    assert "bound" in model.metric_names
     assert all(value.isfinite() for value in logged.values())
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_validation_metrics_have_one_value_per_image(make, binary, name):
     model = make(name)
-    measured = model.measure(*binary(5))
-    assert tuple(measured) == tuple(model.measures)
+    measured = model.validation_metrics(*binary(5))
+    assert tuple(measured) == tuple(model.metric_names)
     assert all(values.shape == (5,) for values in measured.values())
 
 

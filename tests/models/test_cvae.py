@@ -92,7 +92,7 @@ def test_labels_reach_encoder_decoder_and_loss(make, binary):
         losses.append(model.loss(x, labels).item())
     assert losses[0] != losses[1]
     torch.manual_seed(3)
-    assert -model.measure(x, other)["elbo"].mean().item() == pytest.approx(losses[1], rel=1e-5)
+    assert -model.validation_metrics(x, other)["elbo"].mean().item() == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_samples_cycle_through_the_labels(make):
@@ -113,7 +113,7 @@ def test_sample_classes_decodes_each_code_with_every_label(make):
     images = model.sample_classes(4)
     assert images.shape == (4, 3, 1, 8, 8)
     torch.manual_seed(3)
-    z = model.pz().sample((4, 1))
+    z = model.prior().sample((4, 1))
     for label in range(3):
         torch.testing.assert_close(images[:, label], model.decode(z[:, 0], torch.full((4,), label)))
 

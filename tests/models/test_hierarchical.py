@@ -120,7 +120,7 @@ def test_defaults_are_those_of_burda_et_al():
     model = HierarchicalVAE(image_shape=(1, 8, 8))
     assert list(model.hparams.z_dim) == [100, 50]
     assert list(model.hparams.inner_hidden) == [100, 100]
-    assert model.pz().event_shape == (50,)
+    assert model.prior().event_shape == (50,)
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

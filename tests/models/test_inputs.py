@@ -65,7 +65,7 @@ def grey():
 @pytest.mark.parametrize("form", ["uint8", "array", "reversed", "read-only", "float64", "bool"])
 def test_equivalent_image_types_give_identical_results(build, grey, name, form):
     model = build(name)
-    y = model.given(torch.tensor([0, 1, 2]))
+    y = model.condition_args(torch.tensor([0, 1, 2]))
     if form == "bool":
         grey = (grey > 127).to(torch.uint8) * 255
     expected = grey.float() / 255
@@ -131,7 +131,7 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_every_method_refuses_invalid_images(build, name, wrong):
     model, (x, sentence) = build(name), WRONG[wrong]
-    y = model.given(torch.tensor([0, 1]))
+    y = model.condition_args(torch.tensor([0, 1]))
     for call in takes_images(model, OF_IMAGES + LIKELIHOODS).values():
         refused(call, x, *y, sentence=sentence)
 
@@ -144,7 +144,7 @@ def test_a_missing_channel_dimension_is_reported(make, shape, hint):
 @EVERY
 def test_a_bernoulli_likelihood_refuses_grey_images_but_they_can_be_encoded(build, name):
     model, x = build(name), torch.rand(3, *SHAPE)
-    y = model.given(torch.tensor([0, 1, 2]))
+    y = model.condition_args(torch.tensor([0, 1, 2]))
     assert model.reconstruct(x, *y).shape == x.shape
     calls = takes_images(model, LIKELIHOODS)
     assert bool(calls) == (name != "AE")
@@ -181,7 +181,7 @@ def test_a_custom_likelihood_may_accept_another_range(build):
 @pytest.mark.parametrize("name", [name for name, kind in MODELS.items() if hasattr(kind, "posterior")])
 def test_posterior_checks_types_and_shapes_but_not_values(build, grey, name):
     model = build(name)
-    y = model.given(torch.tensor([0, 1, 2]))
+    y = model.condition_args(torch.tensor([0, 1, 2]))
     refused(model.posterior, grey, *y, sentence="needs a tensor of floats")
     refused(model.posterior, grey.numpy(), *y, sentence="needs a tensor of floats")
     refused(model.posterior, grey.float()[0], *y, sentence="must have shape")
@@ -190,7 +190,7 @@ def test_posterior_checks_types_and_shapes_but_not_values(build, grey, name):
 @EVERY
 def test_an_empty_batch_has_empty_results(build, name):
     model, x = build(name), torch.zeros(0, *SHAPE)
-    y = model.given(torch.zeros(0, dtype=torch.long))
+    y = model.condition_args(torch.zeros(0, dtype=torch.long))
     calls = takes_images(model)
     for method in calls.keys() - {"latent_statistics", "interpolate"}:
         assert calls[method](x, *y).shape[0] == 0
@@ -205,7 +205,7 @@ def test_an_empty_batch_has_empty_results(build, name):
 @pytest.mark.parametrize("n", [0, -1, 2.5, 2.0, True, "3", None, torch.tensor([1, 2])])
 def test_counts_must_be_positive_integers(build, name, n):
     model = build(name)
-    y = model.given(torch.tensor([0, 1]))
+    y = model.condition_args(torch.tensor([0, 1]))
     x = torch.ones(2, *SHAPE)
     calls = {
         "sample": lambda: model.sample(n),
@@ -254,7 +254,7 @@ def test_features_of_m1m2_have_the_kept_dimensions(build):
 @pytest.mark.parametrize("name", ["AE", "VAE", "CVAE"])
 def test_interpolation_refuses_different_batch_sizes_and_unknown_paths(build, name):
     model, x = build(name), torch.rand(3, *SHAPE)
-    y = model.given(torch.tensor([0, 1, 2]))
+    y = model.condition_args(torch.tensor([0, 1, 2]))
     first = (part[:1] for part in y)
     refused(model.interpolate, x, x[:1], 3, "linear", *y, *first, sentence="got 3 and 1")
     refused(model.interpolate, x, x, 3, "curved", *y, *y, sentence="linear or spherical")
@@ -262,10 +262,10 @@ def test_interpolation_refuses_different_batch_sizes_and_unknown_paths(build, na
 
 def test_invalid_directions_and_weights_are_refused(build):
     model, x = build("VAE"), torch.rand(3, *SHAPE)
-    assert model.shifted(x, np.ones(20), [0.0, 1.0]).shape == (2, 3, *SHAPE)
-    refused(model.shifted, x, torch.ones(3, 20), [1.0], sentence=r"shape \(20,\); got \(3, 20\)")
-    refused(model.shifted, x, torch.ones(19), [1.0], sentence=r"\(\.\.\., 20\)")
-    refused(model.shifted, x, torch.ones(20), [], sentence="at least one")
+    assert model.add_direction(x, np.ones(20), [0.0, 1.0]).shape == (2, 3, *SHAPE)
+    refused(model.add_direction, x, torch.ones(3, 20), [1.0], sentence=r"shape \(20,\); got \(3, 20\)")
+    refused(model.add_direction, x, torch.ones(19), [1.0], sentence=r"\(\.\.\., 20\)")
+    refused(model.add_direction, x, torch.ones(20), [], sentence="at least one")
 
 
 @pytest.mark.parametrize("size", [(0, 5), (-1, 5), (5, 5, 5), 5, (2.5, 4), "56", [None, 4], ()])

@@ -57,18 +57,20 @@ def test_a_loaded_model_is_identical_to_the_saved_one(saved, make, binary, name,
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     assert any(not torch.equal(state[key], value) for key, value in start.items())  # it was trained
     x, y = binary(5)
-    for f in ("measure", "reconstruct"):
+    for f in ("validation_metrics", "reconstruct"):
         results = []
         for each in (model, loaded):
             with evaluating(each, seed=3):
-                given = each.given(y)
-                results.append(each.measure(x, y)["bound"] if f == "measure" else each.reconstruct(x, *given))
+                given = each.condition_args(y)
+                results.append(
+                    each.validation_metrics(x, y)["bound"] if f == "validation_metrics" else each.reconstruct(x, *given)
+                )
         assert torch.equal(*results)
     if hasattr(model, "log_weights"):
         weights = []
         for each in (model, loaded):
             with evaluating(each, seed=3):
-                weights.append(each.log_weights(x, 4, *each.given(y)))
+                weights.append(each.log_weights(x, 4, *each.condition_args(y)))
         assert torch.equal(*weights)
 
 

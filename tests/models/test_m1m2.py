@@ -112,7 +112,7 @@ def test_rate_and_distortion_are_the_bound_of_the_stack(make, binary):
     U = model.m2.bounds(z1[:, KEPT])[1]
     torch.testing.assert_close(distortion, -model.m1.px(z1).log_prob(x))
     torch.testing.assert_close(rate, q1.log_prob(z1) - U - Normal(0.0, 1.0).log_prob(z1[:, PRUNED]).sum(1))
-    torch.testing.assert_close(under(3, model.measure, x, y)["bound"], -(rate + distortion))
+    torch.testing.assert_close(under(3, model.validation_metrics, x, y)["bound"], -(rate + distortion))
 
 
 def test_the_loss_is_that_of_m2_on_new_samples_of_z1(make, binary):
@@ -228,7 +228,7 @@ def test_an_m1_without_active_latents_is_refused(trained):
 def test_validation(make, binary):
     model, (x, y) = make("M1M2").eval(), binary(6)
     torch.manual_seed(3)
-    measured = model.measure(x, y)
+    measured = model.validation_metrics(x, y)
     torch.manual_seed(3)
     qz1_x = model.posterior(x)
     z1 = qz1_x.rsample((1,))
@@ -240,7 +240,7 @@ def test_validation(make, binary):
     torch.testing.assert_close(measured["entropy"], qy.entropy())
     assert torch.equal(measured["error"], qy.probs.argmax(1) != y)
     torch.manual_seed(3)
-    half = model.measure(x, y.where(torch.arange(6) % 2 == 0, -1))
+    half = model.validation_metrics(x, y.where(torch.arange(6) % 2 == 0, -1))
     for key in ("labelled_bound", "error"):
         torch.testing.assert_close(half[key], measured[key][::2])
 

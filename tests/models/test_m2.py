@@ -98,7 +98,7 @@ def test_a_class_of_probability_0_keeps_everything_finite(make, binary):
     loss.backward()
     assert loss.isfinite()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-    assert all(values.isfinite().all() for values in model.measure(x, MIXED).values())
+    assert all(values.isfinite().all() for values in model.validation_metrics(x, MIXED).values())
 
 
 # Comparison with a model whose images can be enumerated
@@ -155,17 +155,17 @@ def test_rate_and_distortion_add_up_to_the_unlabelled_bound(make, binary):
     rate, distortion = under(3, model.rate_distortion, x, 1)
     torch.testing.assert_close(-(rate + distortion), under(3, model.bounds, x)[1])
     assert (rate > 0).all()
-    measured = under(3, model.measure, x, y)
+    measured = under(3, model.validation_metrics, x, y)
     torch.testing.assert_close(measured["bound"], -(rate + distortion))
     qy = model.classify(x)
     torch.testing.assert_close(measured["entropy"], Categorical(probs=qy).entropy())
     assert torch.equal(measured["error"], (qy.argmax(1) != y).double())
     labelled = under(3, model.bounds, x)[0].gather(0, y[None])[0]
     torch.testing.assert_close(measured["labelled_bound"], labelled)
-    half = under(3, model.measure, x, y.where(torch.arange(5) % 2 == 0, -1))
+    half = under(3, model.validation_metrics, x, y.where(torch.arange(5) % 2 == 0, -1))
     for key in ("labelled_bound", "error"):
         torch.testing.assert_close(half[key], measured[key][::2])
-    assert (under(3, model.measure, x, -torch.ones_like(y))["bound"] == measured["bound"]).all()
+    assert (under(3, model.validation_metrics, x, -torch.ones_like(y))["bound"] == measured["bound"]).all()
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
@@ -177,7 +177,7 @@ def test_the_first_layer_runs_once_per_image_and_classes_share_it(make, binary, 
     model.loss(x, MIXED)
     assert first == [x.shape]
     assert decoded == [C * 7]
-    assert model.rows_per_sample == C
+    assert model.decoder_cost == C
 
 
 # Methods of a trained model
@@ -209,7 +209,7 @@ def test_analogies_fix_z_and_vary_y(make, binary):
 
 def test_samples_cycle_through_labels_and_class_samples_share_z(make):
     model = make("M2")
-    z = under(3, model.pz().sample, (4,))
+    z = under(3, model.prior().sample, (4,))
     torch.testing.assert_close(under(3, model.sample, 4), model.decode(z, torch.tensor([0, 1, 2, 0])))
     images = under(3, model.sample_classes, 4)
     assert images.shape == (4, C, 1, 8, 8)

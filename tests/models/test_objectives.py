@@ -191,4 +191,4 @@ def test_the_value_of_a_surrogate_is_never_logged(objective):
     log_w = reference.log_weights(X, 10)
     torch.testing.assert_close(loss, -bound_of(objective)(log_w).mean())
     torch.manual_seed(3)
-    torch.testing.assert_close(model.measure(X, y)["bound"], bound_of(objective)(log_w))
+    torch.testing.assert_close(model.validation_metrics(X, y)["bound"], bound_of(objective)(log_w))

@@ -48,7 +48,7 @@ def test_the_size_of_a_step_counts_batch_samples_and_classes():
 
     def work(name, **options):
         kind = MODELS[name]
-        return threads.training_work(kind(**{key: getattr(digits, key) for key in kind.from_data}, **options), digits)
+        return threads.training_work(kind(**{key: getattr(digits, key) for key in kind.data_args}, **options), digits)
 
     assert threads.threads_for_work(work("VAE")) == 1
     assert work("IWAE", num_samples=50) > 20 * work("VAE")

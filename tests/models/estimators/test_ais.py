@@ -20,7 +20,7 @@ from models.estimators.ais import (
 )
 from models.estimators.importance import importance
 
-ANNEALED = [name for name, model in MODELS.items() if hasattr(model, "log_px")]
+ANNEALED = [name for name, model in MODELS.items() if hasattr(model, "ais_log_px")]
 QUICK = Settings(chains=4, temperatures=20, leapfrogs=5)
 
 
@@ -125,7 +125,7 @@ def test_both_bdmc_bounds_are_of_the_same_images():
     model, settings = LinearGaussian(exact=True), Settings(chains=500, temperatures=1)
     bounds = bidirectional(model, 400, settings, [])
     with evaluating(model, seed=0):
-        x = model.simulate(model.prior().sample((400,)))
+        x = model.ais_simulate(model.ais_prior().sample((400,)))
     truth = model.log_p(x)
     for error in (bounds.lower - truth, truth - bounds.upper):
         assert error.mean() < 0.01
@@ -189,12 +189,12 @@ def test_simulated_images_have_the_distribution_of_the_model(make, name):
     model, n = shaken(make(name, (1, 2, 2), batch_norm=False)), 20_000
     y = torch.arange(n) % 3 if MODELS[name].is_conditional else None
     with evaluating(model, seed=1):
-        x = model.simulate(model.prior().sample((n,)), y)
+        x = model.ais_simulate(model.ais_prior().sample((n,)), y)
         given = torch.zeros(2000, dtype=torch.long) if y is not None else None
         alike = x[y == 0] if y is not None else x
         pixels = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).view(16, 1, 1, 2, 2)
-        z = model.prior().sample((2000,))
-        p = torch.stack([model.log_px(image, z, given).exp().mean() for image in pixels])  # (16,)
+        z = model.ais_prior().sample((2000,))
+        p = torch.stack([model.ais_log_px(image, z, given).exp().mean() for image in pixels])  # (16,)
     frequency = (alike[None] == pixels).flatten(2).all(2).float().mean(1)
     assert x.shape == (n, 1, 2, 2)
     assert p.sum() == pytest.approx(1, abs=1e-4)
