@@ -141,7 +141,7 @@ def save_comparison(
 ) -> None:
     """Draws the models of several checkpoints beside each other, on the same test images, into `folder`."""
     short = [run_folder(Path(path)).name for path in paths]
-    names = short if len(set(short)) == len(short) else [run_name({"checkpoint": path}) for path in paths]
+    names = short if len(set(short)) == len(short) else [run_name(path) for path in paths]
     several = {
         f"{name} ({checkpoint['model']})": models.from_checkpoint(checkpoint).to(device)
         for name, (checkpoint, _) in zip(names, opened, strict=True)
