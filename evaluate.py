@@ -11,7 +11,6 @@ from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
 
-from cli.errors import explain_error
 from evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
 
 if __name__ == "__main__":
@@ -23,7 +22,7 @@ from torch import distributed
 
 import models
 from callbacks.wandb_environment import mode as wandb_mode
-from cli.errors import explain
+from cli.errors import explain_error, explain_option_error
 from cli.evaluate_options import build_evaluation_parser
 from cli.streams import prepare_streams
 from cli.terminal import terminal
@@ -186,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         device = init_distributed(device, args.devices)
     except (ValueError, OSError, ArgumentError) as error:
         known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]
-        said = explain_error(error) if isinstance(error, OSError) else explain(error, {}, known)
+        said = explain_error(error) if isinstance(error, OSError) else explain_option_error(error, {}, known)
         print(f"{rank_prefix()}error: {said}", file=sys.stderr)
         return 2
     try:

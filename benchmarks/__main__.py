@@ -1,4 +1,4 @@
-"""Speed, side by side with what a user would run instead: `python -m benchmarks --data.root data`."""
+"""Compare the speed of this project with peers and a raw loop: `python -m benchmarks --data.root data`."""
 
 import argparse
 import json
@@ -12,33 +12,33 @@ from benchmarks.rounds import side_by_side
 
 
 def options() -> argparse.Namespace:
-    """The command line."""
+    """Parse and validate the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures this project beside its peers, a raw loop and the matrix products alone: each works for "
-        "a slice of time in a process of its own while the others wait, round after round. Needs real MNIST, and "
+        description="Compares the speed of this project, other libraries, a raw PyTorch loop and the bare matrix "
+        "products. Each contender runs in its own process and takes turns with the others. Needs the MNIST files, and "
         "pip install -e '.[benchmarks]'.",
     )
-    parser.add_argument("names", nargs="*", metavar="JOB", help=f"of {', '.join(COMPARISONS)}; all by default")
-    parser.add_argument("--data.root", dest="root", default="data", help="where the data lies")
-    parser.add_argument("--rounds", type=int, default=9, help="slices of each contender")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of tables and figures")
+    parser.add_argument("names", nargs="*", metavar="JOB", help=f"from {', '.join(COMPARISONS)}; all by default")
+    parser.add_argument("--data.root", dest="root", default="data", help="folder that contains MNIST/raw")
+    parser.add_argument("--rounds", type=int, default=9, help="measured time slices per contender")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for tables and figures")
     parser.add_argument("--only", nargs="*", help="contenders, by their names in the tables; all by default")
     args = parser.parse_args()
     if unknown := set(args.names) - set(COMPARISONS):
-        parser.error(f"unknown job {', '.join(unknown)}: choose of {', '.join(COMPARISONS)}")
+        parser.error(f"unknown job {', '.join(unknown)}: choose from {', '.join(COMPARISONS)}")
     known = {contender for name in args.names or COMPARISONS for contender in COMPARISONS[name].contenders}
     if unknown := set(args.only or ()) - known:
-        parser.error(f"unknown contender {', '.join(unknown)}: choose of {', '.join(sorted(known))}")
+        parser.error(f"unknown contender {', '.join(unknown)}: choose from {', '.join(sorted(known))}")
     if not Path(args.root, "MNIST", "raw").is_dir():
-        parser.error(f"there is no folder {args.root}/MNIST/raw: give the folder that holds MNIST by --data.root")
+        parser.error(f"there is no folder {args.root}/MNIST/raw: set --data.root to the folder that contains MNIST")
     if args.rounds < 2:
-        parser.error("--rounds must be at least 2, to see how much a rate varies")
+        parser.error("--rounds must be at least 2, to estimate the variation of a rate")
     return args
 
 
 def measure(name: str, args: argparse.Namespace) -> None:
-    """Measures the contenders of one job and writes its table, figure and rates."""
+    """Measure the contenders of one job, and write its table, figure and rates."""
     comparison = COMPARISONS[name]
     jobs = {
         contender: job._replace(root=str(Path(args.root).absolute()))

@@ -1,25 +1,25 @@
-"""What is measured: jobs, the contenders of each, and the targets of this project."""
+"""The jobs that are measured, the contenders of each, and this project's target ratios."""
 
 from typing import NamedTuple
 
 OURS, RAW, LIMIT = "elbo-room", "raw loop", "matrix products"
-HASTENED = f"{RAW}, in a process set up as ours"
+RAW_CONFIGURED = f"{RAW}, in a process set up as ours"
 
 
 class Job(NamedTuple):
-    """What one contender does.
+    """The work of one contender.
 
     Args:
-        contender: File in `contenders/` and function in it, as "raw.vae".
+        contender: Module in `contenders/` and function in it, such as "raw.vae".
         batch: Images per step.
         K: Samples of z per image.
-        hidden: Widths of the hidden layers from image to latent, mirrored from latent to image.
-        z_dim: Dimensions of the latent.
-        labels: Labelled images, of M2.
+        hidden: Widths of the encoder's hidden layers; the decoder has them in reverse order.
+        z_dim: Latent dimensions.
+        labels: Number of labelled images, for M2.
         precision: "32" or "bf16".
         flags: Further options of train.py or evaluate.py.
-        workers: Of a DataLoader.
-        root: The folder of the data.
+        workers: Worker processes of the DataLoader.
+        root: Folder of the data.
     """
 
     contender: str
@@ -38,12 +38,12 @@ class Comparison(NamedTuple):
     """Contenders that do the same work.
 
     Args:
-        title: In tables and figures.
-        contenders: What each does, by its name.
-        targets: (contender, another, least ratio of their rates).
-        seconds: Least length of a slice.
-        warm_up: Seconds of each slice that are not counted.
-        every_slice: Count the first slice too, and compare means over rounds: for work that is not the same throughout.
+        title: Title of tables and figures.
+        contenders: Name -> job.
+        targets: (contender, other contender, minimum ratio of their rates).
+        seconds: Minimum length of a time slice.
+        warm_up: Seconds at the start of each slice that are not counted.
+        every_slice: Count the first slice too, and compare means over rounds; for work that varies between slices.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
 
 CALLS = ("--steps_per_call", "10")
 COMPILED = (*CALLS, "--compile")
-PAPER = ("--model.activation", "softplus", "--model.batch_norm", "false")  # as the raw loop and Pyro's example
+PAPER = ("--model.activation", "softplus", "--model.batch_norm", "false")  # the network of the raw loop and of Pyro
 PEERS_OF_VAE = {
     "Pythae": Job("with_pythae.vae"),
     "Lightning + torchvision": Job("with_lightning.vae"),
@@ -73,7 +73,7 @@ M2 = Job("raw.m2", batch=200, hidden=(500,), z_dim=50, labels=3000)
 
 
 def of(job: Job, contender: str, *flags: str, **options) -> Job:
-    """The same job for another contender."""
+    """Return the same job for another contender."""
     return job._replace(contender=contender, flags=flags, **options)
 
 
@@ -86,7 +86,7 @@ COMPARISONS = {
             f"{OURS}, compiled": Job("ours.vae", flags=COMPILED),
             f"{OURS}, bf16 compiled": Job("ours.vae", flags=COMPILED, precision="bf16"),
             RAW: Job("raw.vae"),
-            HASTENED: Job("raw.vae_hastened"),
+            RAW_CONFIGURED: Job("raw.vae_configured"),
             f"{RAW}, bf16 compiled": Job("raw.vae_compiled", precision="bf16"),
             LIMIT: Job("limit.vae"),
             f"{LIMIT}, bf16": Job("limit.vae", precision="bf16"),
@@ -120,7 +120,7 @@ COMPARISONS = {
             OURS: of(IWAE, "ours.vae"),
             f"{OURS}, bf16": of(IWAE, "ours.vae", precision="bf16"),
             RAW: IWAE,
-            HASTENED: of(IWAE, "raw.vae_hastened"),
+            RAW_CONFIGURED: of(IWAE, "raw.vae_configured"),
             f"{RAW}, bf16": IWAE._replace(precision="bf16"),
             LIMIT: of(IWAE, "limit.vae"),
             f"{LIMIT}, bf16": of(IWAE, "limit.vae", precision="bf16"),

@@ -1,4 +1,4 @@
-"""What a contender reports to, in a process of its own: it works for a slice of time, and waits for the next."""
+"""Measure the throughput of a contender in its own process, which works only during its time slices."""
 
 import os
 import sys
@@ -15,12 +15,12 @@ from benchmarks.jobs import Job
 
 
 class Meter:
-    """Counts images and the seconds that they take.
+    """Count images and the seconds spent on them.
 
-    The beginning of each slice is not counted: caches are cold, and a loader has read ahead while it waited.
+    The warm-up of each slice is not counted: caches are cold, and a data loader has prefetched while it waited.
 
     Args:
-        connection: To the process that hands out slices: gets (warm-up, seconds), gives (images, seconds).
+        connection: Connection to the parent process: receives (warm-up, seconds), sends (images, seconds).
     """
 
     def __init__(self, connection: Connection):
@@ -32,7 +32,7 @@ class Meter:
         self.images, self.spent, self.last = 0, 0.0, time.perf_counter()
 
     def tick(self, images: int) -> None:
-        """So many images have been worked on since the last call."""
+        """Count the images processed since the last call. At the end of a slice, block until the next one."""
         self.images += images
         self.spent += time.perf_counter() - self.last
         if self.warm_up is not None and self.spent >= self.warm_up:
@@ -43,13 +43,13 @@ class Meter:
         self.last = time.perf_counter()
 
     def skip(self) -> None:
-        """The time since the last call belongs to something else."""
+        """Exclude the time since the last call."""
         self.last = time.perf_counter()
 
 
 def open_terminal(log: Path) -> None:
-    """Lets this process write to a terminal, as a user's would, so that bars are drawn; `log` gets what they show."""
-    import termios  # not on Windows, where only the benchmarks cannot run
+    """Connect stdout and stderr to a pseudo-terminal, so that progress bars are drawn, and copy the output to `log`."""
+    import termios  # imported here because Windows has no termios; only the benchmarks need it
 
     outside, inside = os.openpty()
     termios.tcsetwinsize(inside, (24, 100))
@@ -65,13 +65,13 @@ def open_terminal(log: Path) -> None:
 
 
 def work(module: str, function: str, job: Job, connection: Connection, log: Path) -> None:
-    """Runs a contender until it is ended; a message in words to the other side where it cannot run."""
+    """Run a contender until its process is killed. If it fails, send the error message through the connection."""
     open_terminal(log)
     os.chdir(mkdtemp(prefix=f"{module}-", dir=log.parent))
     try:
         contender: Callable = getattr(import_module(f"benchmarks.contenders.{module}"), function)
         contender(Meter(connection), job)
-        connection.send("it ended")
+        connection.send("it returned")
     except ModuleNotFoundError as error:
         connection.send(f"{error.name} is not installed")
     except Exception as error:

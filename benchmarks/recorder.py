@@ -1,11 +1,11 @@
-"""Record what every model computes, to show that a refactoring changes no bit of it.
+"""Record what every model computes, to show that a refactoring changes no bit of the results.
 
-    python -m benchmarks.recorder --out before.json   # on the code before
-    python -m benchmarks.recorder --compare before.json   # on the code after: prints what differs, status 1 if anything
+    python -m benchmarks.recorder --out before.json       # before the change
+    python -m benchmarks.recorder --compare before.json   # after it: prints the differences; exit status 1 if any
 
-Each model is trained on the digits for 60 steps (5 epochs) on the CPU with one thread, by the commands of users.
-Recorded are the loss of each step, the validation metrics, log p(x) of each test image, the numbers of
-evaluation.json, and the bytes of every figure.
+Each model is trained on the digits for 60 steps (5 epochs), on the CPU with one thread, with the options of train.py
+and evaluate.py. Recorded are the loss of each step, the validation metrics, log p(x) of each test image, the numbers
+of evaluation.json, and hashes of all figures.
 """
 
 import argparse
@@ -45,30 +45,43 @@ RUNS = {
 }
 LABELS = {"M2": ["--data.num_labels", "100"], "M1M2": ["--data.num_labels", "100"]}
 NO_AIS = ("AE",)
-# Of evaluation.json: where and when a result was made, and versions of the code
+# Keys of evaluation.json that depend on time, machine, paths or the version of the code
 VOLATILE = ("checkpoint", "commit", "machine", "seconds", "weights_hash", "data_root")
 
 
 def command(model: str, options: list[str], steps_per_call: int, m1: Path, folder: Path) -> list[str]:
-    """The options of `train.py` for one run."""
+    """Return the options of train.py for one run.
+
+    Args:
+        model: Name of the model.
+        options: Options of the model, as "name=value".
+        steps_per_call: Optimizer steps per training step of the Trainer.
+        m1: Run folder of the VAE that M1M2 builds on.
+        folder: Run folder.
+    """
     argv = ["--model", model, "--steps_per_call", str(steps_per_call), "--run_dir", str(folder), "--seed", "0"]
     argv += ["--trainer.max_epochs", "5", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     argv += ["--trainer.log_every_n_steps", "1", "--num_samples", "20", "--limit", "100"]
-    argv += [part for option in options for part in ("--model." + option.split("=")[0], option.split("=")[1])]
-    return argv + LABELS.get(model, []) + (["--model.m1", str(m1)] if model == "M1M2" else [])
+    for option in options:
+        name, value = option.split("=")
+        argv += [f"--model.{name}", value]
+    argv += LABELS.get(model, [])
+    if model == "M1M2":
+        argv += ["--model.m1", str(m1)]
+    return argv
 
 
 def quietly(main, argv: list[str]) -> None:
-    """Run a command of this project; RuntimeError with its last lines if it fails."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    """Run a command without output. Raise RuntimeError with the end of its output if it fails."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         status = main(argv)
     if status:
-        raise RuntimeError(f"{' '.join(argv)} has ended with status {status}:\n{said.getvalue()[-2000:]}")
+        raise RuntimeError(f"{' '.join(argv)} failed with status {status}:\n{output.getvalue()[-2000:]}")
 
 
 def metrics(folder: Path) -> dict[str, list[str]]:
-    """Every column of metrics.csv that holds losses or validation metrics, as written."""
+    """Return the columns of metrics.csv with losses, validation metrics and estimates, as text."""
     columns: dict[str, list[str]] = {}
     with (folder / "metrics.csv").open() as file:
         for row in csv.DictReader(file):
@@ -79,31 +92,31 @@ def metrics(folder: Path) -> dict[str, list[str]]:
 
 
 def digest(data: bytes) -> str:
-    """A short hash."""
+    """Return a short hash."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Hashes of the per-image arrays and of the figures of a run folder."""
+    """Return hashes of the per-image arrays and of the figures in a run folder."""
     found = {}
     for path in sorted(folder.rglob("*.npz")):
         with np.load(path, allow_pickle=False) as arrays:
-            kind = path.stem.split("_")[1]  # the rest of the name holds hashes of sources
+            kind = path.stem.split("_")[1]  # the rest of the file name is a hash of the sources
             for name in arrays.files:
                 if arrays[name].dtype.kind == "f":
                     found[f"{kind} {name}"] = digest(arrays[name].tobytes())
-    figures = sorted([*folder.rglob("*.png")])
+    figures = sorted(folder.rglob("*.png"))
     return found | {str(path.relative_to(folder)): digest(path.read_bytes()) for path in figures}
 
 
 def results(folder: Path) -> dict:
-    """The numbers of evaluation.json, but for those of the machine and the moment."""
+    """Return the contents of evaluation.json without the `VOLATILE` keys."""
     result = json.loads((folder / "evaluation.json").read_text())
     return {key: value for key, value in result.items() if key not in VOLATILE}
 
 
 def record(scratch: Path) -> dict[str, dict]:
-    """Run everything and return what was computed, by the name of the run."""
+    """Train and evaluate every run of `RUNS`, and return the recorded entries by run."""
     found, m1 = {}, scratch / "m1"
     quietly(train.main, command("VAE", [], 1, m1, m1))
     for name, (model, *options) in RUNS.items():
@@ -121,19 +134,19 @@ def record(scratch: Path) -> dict[str, dict]:
 
 
 def differences(before: dict[str, dict], after: dict[str, dict]) -> list[str]:
-    """One line for each entry that is not the same."""
-    lines = [f"{run} is only in one of them" for run in before.keys() ^ after.keys()]
+    """Return one line per entry that differs between two records, and one per run that only one of them has."""
+    lines = [f"{run}: only in one of the two records" for run in before.keys() ^ after.keys()]
     for run in before.keys() & after.keys():
-        one, other = before[run], after[run]
-        lines += [f"{run}: {key}" for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]
+        old, new = before[run], after[run]
+        lines += [f"{run}: {key}" for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
     return sorted(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--out", type=Path, help="Write the record to this JSON file.")
-    group.add_argument("--compare", type=Path, help="Compare with the record in this JSON file.")
+    group.add_argument("--out", type=Path, help="write the record to this JSON file")
+    group.add_argument("--compare", type=Path, help="compare with the record in this JSON file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, by profile: `python -m benchmarks.shares`; needs no data."""
+"""Profile training steps and NLL estimates by kind of operator: `python -m benchmarks.shares`. Needs no data."""
 
 import argparse
 import time
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.report import about, publish
-from benchmarks.rounds import Elsewhere
+from benchmarks.rounds import OtherLoad
 from models import M2, VAE, Model
 from models.estimators.importance import MAX_DECODER_ROWS, importance
 from runtime.processes import configure_performance
@@ -30,12 +30,12 @@ KINDS = {
 
 
 def binary(n: int) -> Tensor:
-    """n images of binary noise."""
+    """Return n images of binary noise."""
     return (torch.rand(n, 1, 28, 28) < 0.3).float()
 
 
-def stepping(model: Model, x: Tensor, y: Tensor, precision: str) -> Callable[[], object]:
-    """A training step."""
+def training_step(model: Model, x: Tensor, y: Tensor, precision: str) -> Callable[[], object]:
+    """Return a function that takes a training step."""
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
@@ -48,26 +48,36 @@ def stepping(model: Model, x: Tensor, y: Tensor, precision: str) -> Callable[[],
     return step
 
 
+def nll(model: Model, x: Tensor, precision: str) -> Callable[[], object]:
+    """Return a function that estimates log p(x) with K = 1000 samples."""
+    return lambda: importance(model, x, 1000, MAX_DECODER_ROWS // len(x), precision=precision)
+
+
 def works() -> dict[str, Callable[[], object]]:
-    """What is profiled, by its name."""
+    """Return the functions to profile, by name."""
+    shape = (1, 28, 28)
     y = torch.cat([torch.arange(20) % 10, torch.full((180,), -1)])
-    iwae = {"objective": "iwae", "num_samples": 50}
     found: dict[str, Callable[[], object]] = {}
     for precision in ("fp32", "bf16"):
         for batch in (128, 1024):
-            found[f"VAE, batch {batch}, {precision}"] = stepping(VAE((1, 28, 28)), binary(batch), y, precision)
-        found[f"IWAE, K = 50, batch 128, {precision}"] = stepping(VAE((1, 28, 28), **iwae), binary(128), y, precision)
-        m2 = M2((1, 28, 28), 10, 0.05, hidden=[500], activation="softplus", batch_norm=False)
-        found[f"M2, batch 200, {precision}"] = stepping(m2, binary(200), y, precision)
-        model, x = VAE((1, 28, 28)), binary(50)
-        found[f"NLL, K = 1000, 50 images, {precision}"] = lambda model=model, x=x, precision=precision: importance(
-            model, x, 1000, MAX_DECODER_ROWS // 50, precision=precision
-        )
+            found[f"VAE, batch {batch}, {precision}"] = training_step(VAE(shape), binary(batch), y, precision)
+        iwae = VAE(shape, objective="iwae", num_samples=50)
+        found[f"IWAE, K = 50, batch 128, {precision}"] = training_step(iwae, binary(128), y, precision)
+        m2 = M2(shape, 10, 0.05, hidden=[500], activation="softplus", batch_norm=False)
+        found[f"M2, batch 200, {precision}"] = training_step(m2, binary(200), y, precision)
+        found[f"NLL, K = 1000, 50 images, {precision}"] = nll(VAE(shape), binary(50), precision)
     return found
 
 
 def shares(work: Callable[[], object], repeats: int) -> tuple[float, dict[str, float]]:
-    """Milliseconds of one call without a profiler, and the parts of its time with one, which slows small operators."""
+    """Return milliseconds per call, measured without the profiler, and the fraction of time per kind of operator.
+
+    Args:
+        work: The function to profile.
+        repeats: Number of calls.
+
+    The fractions are of the time with the profiler, which slows down small operators.
+    """
     for _ in range(5):
         work()
     start = time.perf_counter()
@@ -78,7 +88,7 @@ def shares(work: Callable[[], object], repeats: int) -> tuple[float, dict[str, f
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(repeats):
             work()
-        total = 1e6 * (time.perf_counter() - start)  # the profiler's unit
+        total = 1e6 * (time.perf_counter() - start)  # microseconds, as in the profiler
     own = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
     parts = {kind: sum(own.get(name, 0.0) for name in names) / total for kind, names in KINDS.items()}
     others = sum(own.values()) / total - sum(parts.values())
@@ -87,17 +97,18 @@ def shares(work: Callable[[], object], repeats: int) -> tuple[float, dict[str, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shares", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=30, help="calls of each")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the table")
+    parser.add_argument("--repeats", type=int, default=30, help="calls of each function")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the table")
     args = parser.parse_args()
     configure_performance()
-    elsewhere, lines = Elsewhere([psutil.Process()]), []
+    other_load = OtherLoad([psutil.Process()])
+    lines = []
     for name, work in works().items():
         spent, parts = shares(work, args.repeats)
         lines.append(f"| {name} | {spent:.1f} | " + " | ".join(f"{part:.0%}" for part in parts.values()) + " |")
     columns = ["ms", *KINDS, "other operators", "outside operators"]
     head = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    text = "\n".join(["## Where the time goes", "", *head, *lines, "", about(elsewhere()), ""])
+    text = "\n".join(["## Where the time goes", "", *head, *lines, "", about(other_load()), ""])
     publish(text, args.out, "shares")
 
 

@@ -1,4 +1,4 @@
-"""How much of the latent space is in use, during training."""
+"""Active units and KL per latent dimension during training, and a warning about posterior collapse."""
 
 import math
 
@@ -15,28 +15,28 @@ from models import evaluating
 from models.estimators.importance import active_units
 
 CHUNK = 500  # images per pass
-LEAST_IMAGES = 50  # for a verdict: the variance of posterior means over fewer says little
-# A unit's posterior mean that varies less over images, and no more than at an earlier look, is that of a latent which
-# is not used and will not be: of the runs that were seen to recover, none fell below 5.9e-5 (VAE, IWAE, CVAE, AffineVAE
-# and HierarchicalVAE on MNIST, OMNIGLOT, digits and faces), and one that was stopped too early to tell was at 6e-6;
-# collapsed ones fall below 1e-6 within 2,000 steps.
-COLLAPSED = 1e-6
-APART = 100  # optimiser steps between the two looks, at least
-HIGH_RATE = 0.01  # learning rate of Adam from which it is the likely cause
-WARM_UP = 1000  # optimiser steps of a KL warm-up after which OMNIGLOT and faces kept all latents
+MIN_IMAGES = 50  # the variance of posterior means over fewer images is too noisy to decide on
+# The posterior has collapsed if no unit's posterior mean varies more than this over images, and the variance does not
+# grow. In runs that recovered (VAE, IWAE, CVAE, AffineVAE and HierarchicalVAE on MNIST, OMNIGLOT, digits and faces) it
+# never fell below 5.9e-5; one run that was stopped before it could recover was at 6e-6; in collapsed runs it falls
+# below 1e-6 within 2,000 steps.
+COLLAPSE_VARIANCE = 1e-6
+MIN_STEPS_BETWEEN_CHECKS = 100  # optimiser steps between the two checks that must agree
+HIGH_RATE = 0.01  # from this learning rate of Adam on, the rate is the likely cause of a collapse
+WARM_UP_STEPS = 1000  # optimiser steps of KL warm-up with which OMNIGLOT and faces kept all latent dimensions
 
 
 def is_active(means: Tensor) -> Tensor:
-    """Which of the d units with posterior means `(N, d)` are active: boolean `(d,)`."""
+    """Return which of the d latent units with posterior means `(N, d)` are active, boolean `(d,)`."""
     return torch.tensor([active_units(unit) == 1 for unit in means.split(1, dim=1)])
 
 
 def remedy(model: LightningModule, epochs: float) -> str:
-    """The options that keep a model like this one from collapsing, as a sentence.
+    """Return a sentence that names an option against posterior collapse in this model.
 
     Args:
         model: The model.
-        epochs: Of the whole run, inf without a limit.
+        epochs: Length of the whole run, inf without a limit.
     """
     options = model.hparams
     if options.get("beta", 1) > 1:
@@ -44,11 +44,11 @@ def remedy(model: LightningModule, epochs: float) -> str:
     if options["lr"] >= HIGH_RATE:
         return f"Try a lower --model.lr, which is {options['lr']:g}."
     if "beta_warmup" in options and options.get("objective", "elbo") == "elbo":
-        present = model.warmup_steps() / model.steps_per_epoch()  # epochs
-        wanted = max(math.ceil(WARM_UP / model.steps_per_epoch()), math.ceil(2 * present))
-        fits = math.floor(min(wanted, max(1.0, epochs / 2)))
-        if fits > present:
-            return f"Try --model.beta_warmup {fits}."
+        current = model.warmup_steps() / model.steps_per_epoch()  # all lengths in epochs
+        recommended = max(math.ceil(WARM_UP_STEPS / model.steps_per_epoch()), math.ceil(2 * current))
+        suggested = math.floor(min(recommended, max(1.0, epochs / 2)))
+        if suggested > current:
+            return f"Try --model.beta_warmup {suggested}."
     if options.get("batch_norm") is False:
         return "Try --model.batch_norm true."
     if options.get("activation", "tanh") != "tanh":
@@ -56,22 +56,23 @@ def remedy(model: LightningModule, epochs: float) -> str:
     return "Try a lower --model.lr."
 
 
-class LatentSpace(PowersOfTwoCallback):
-    """Logs the active units over the validation set as `val/active_units` (`val/active_units_2`, ... for layers above
-    the first), draws the KL of each dimension, and warns of a posterior that has collapsed as soon as that is certain.
+class ActiveUnits(PowersOfTwoCallback):
+    """Log the number of active units, draw the KL per latent dimension, and warn once if the posterior collapses.
 
-    Between the epochs at which it draws, it looks at a part of the validation images after every epoch.
+    Active units (Burda et al. 2015) are counted over the whole validation set and logged as `val/active_units`
+    (`val/active_units_2`, ... for stochastic layers above the first). The collapse check runs after every epoch on the
+    first validation images.
     """
 
     name = "latent_statistics"
     required_method = "latent_statistics"
 
     def __init__(self):
-        self.low: tuple[int, float] | None = None  # step and variance of the first look that found an unused latent
+        self.first_collapsed: tuple[int, float] | None = None  # step and largest variance of the first suspicious check
         self.has_warned = False
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
-        # all of the set, on whatever number of ranks: the loader would hold only this rank's share
+        # the whole set on any number of ranks: the data loader holds only this rank's share
         x, y = trainer.datamodule.images("val", device=model.device)
         parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
         layers = zip(*(model.latent_statistics(part, *model.given(labels)) for part, labels in parts), strict=True)
@@ -89,28 +90,28 @@ class LatentSpace(PowersOfTwoCallback):
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.is_global_zero and not self.has_warned:
             with evaluating(pl_module, self.seed):
-                self._look(trainer, pl_module)
+                self._check_collapse(trainer, pl_module)
 
-    def _look(self, trainer: Trainer, model: LightningModule) -> None:
-        """Warn if the latent is not used now, was not at an earlier look, and is no closer to being used."""
+    def _check_collapse(self, trainer: Trainer, model: LightningModule) -> None:
+        """Warn if no unit was active at an earlier check or is now, and the variance has not grown in between."""
         x, y = trainer.datamodule.images("val", CHUNK, model.device)
-        if len(x) < LEAST_IMAGES or is_warming_up(model):
+        if len(x) < MIN_IMAGES or is_warming_up(model):
             return
         layers = model.latent_statistics(x, *model.given(y))
         largest, step = max(means.double().var(0).max().item() for means, _ in layers), trainer.global_step
-        if largest >= COLLAPSED or (self.low and largest > self.low[1]):
-            self.low = None
-        elif self.low is None:
-            self.low = step, largest
-        elif step - self.low[0] >= APART:
+        if largest >= COLLAPSE_VARIANCE or (self.first_collapsed and largest > self.first_collapsed[1]):
+            self.first_collapsed = None
+        elif self.first_collapsed is None:
+            self.first_collapsed = step, largest
+        elif step - self.first_collapsed[0] >= MIN_STEPS_BETWEEN_CHECKS:
             self.has_warned = True
             epochs = model.total_steps() / model.steps_per_epoch()
             rank_zero_warn(
                 f"No latent unit is active after {finished_epochs(trainer)} epochs: the posterior has collapsed to the "
-                f"prior, and nothing about an image reaches the decoder. {remedy(model, epochs)}"
+                f"prior, and the decoder ignores z. {remedy(model, epochs)}"
             )
 
 
 def is_warming_up(model: LightningModule) -> bool:
-    """Whether the weight of the KL has not reached its value yet."""
+    """Return whether the KL weight is still below its final value."""
     return hasattr(model, "beta") and model.beta() < model.hparams.beta

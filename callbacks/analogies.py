@@ -13,10 +13,10 @@ from models import Model
 
 
 class Analogies(FigureCallback):
-    """Draws every label in the style of test images of different classes (Kingma et al. 2014, figure 1).
+    """Draw every class in the style of test images of different classes (Kingma et al. 2014, figure 1).
 
     Args:
-        num_images: Images, a row each.
+        num_images: Number of test images, one row each.
     """
 
     name = "analogies"
@@ -27,13 +27,14 @@ class Analogies(FigureCallback):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test")
-        chosen = round_robin_by_class(y, self.num_images)
-        x, y, count = x[chosen].to(model.device), y[chosen].tolist(), model.hparams.num_classes
+        index = round_robin_by_class(y, self.num_images)
+        x, y = x[index].to(model.device), y[index].tolist()
+        count = model.hparams.num_classes
         classes = class_names(data, max(count, *y) + 1)
-        if count <= grids.MOST_CLASSES:
+        if count <= grids.MAX_CLASSES:
             images, shown = model.analogies(x), range(count)
-        else:  # an image at a time: with every label there are many
-            shown = evenly_spaced(count, grids.MOST_CLASSES).tolist()
+        else:  # one image at a time bounds memory: the model generates every class for each image
+            shown = evenly_spaced(count, grids.MAX_CLASSES).tolist()
             images = torch.cat([model.analogies(part)[:, shown] for part in x.split(1)])
         title = f"Labels in the style of test images{many_classes(count, shown)}: {subject(model, data)}"
         rows = [classes[label] if label >= 0 else "" for label in y]

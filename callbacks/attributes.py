@@ -1,4 +1,4 @@
-"""Attribute arithmetic with codes, during training."""
+"""Attribute vectors: the mean latent code of a class added to the codes of test images, during training."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from models import Model
 
 
 class Attributes(FigureCallback):
-    """Draws what becomes of test images of each class as the mean code of one class is added to their codes.
+    """Draw test images of each class while the mean latent code of one class is added to their codes.
 
     Args:
         label: The class whose mean code is added.
-        num_images: Images, a row each.
-        num_steps: Weights from 0 to 1, a column each.
+        num_images: Number of test images, one row each.
+        num_steps: Number of weights from 0 to 1, one column each.
     """
 
     name = "attributes"
@@ -30,13 +30,14 @@ class Attributes(FigureCallback):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test", device=model.device)
-        of_class = (y == self.label).nonzero()[:, 0]
-        if not len(of_class):
+        members = (y == self.label).nonzero()[:, 0]
+        if not len(members):
             return {}
-        of_class = of_class[evenly_spaced(len(of_class), MAX_POINTS)]
-        direction = encode(model, x[of_class], y[of_class]).mean(0)
-        chosen = round_robin_by_class(y, self.num_images)
-        x, y, weights = x[chosen], y[chosen], torch.linspace(0, 1, self.num_steps).tolist()
+        members = members[evenly_spaced(len(members), MAX_POINTS)]
+        direction = encode(model, x[members], y[members]).mean(0)
+        index = round_robin_by_class(y, self.num_images)
+        x, y = x[index], y[index]
+        weights = torch.linspace(0, 1, self.num_steps).tolist()
         images = model.shifted(x, direction, weights, *model.given(y))
         what = f"Codes of test images + w * (mean code of {class_name(data, self.label)}), decoded, by w"
         classes = class_names(data, int(y.max()) + 1)

@@ -1,4 +1,4 @@
-"""When a callback looks at the model: after epochs 1, 2, 4, 8, ... and after the last."""
+"""Base classes of callbacks that run after epochs 1, 2, 4, 8, ... and after the last."""
 
 from typing import Any
 
@@ -10,30 +10,30 @@ from models import Model, evaluating
 
 
 def between_steps(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether an optimiser step has just ended, no gradient is held, and more batches of the epoch follow.
+    """Return whether an optimiser step has just ended, no gradient is accumulated, and the epoch has more batches.
 
-    After the last batch of an epoch comes validation, and then a checkpoint anyway.
+    False after the last batch of an epoch, which is followed by validation and a checkpoint anyway.
     """
     return batch_idx + 1 < trainer.num_training_batches and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class PowersOfTwoCallback(Callback):
-    """Calls `act` after epochs 1, 2, 4, 8, ... and the last, also when training stops early.
+    """Call `act` after epochs 1, 2, 4, 8, ... and the last, also when training stops early.
 
-    An epoch can take two seconds, so looking after each would take longer than training. `act` runs on rank 0 alone,
-    unless the callback says otherwise, in evaluation mode and with its own noise, so that it cannot change training.
+    An epoch can take as little as two seconds; figures after every epoch would take longer than training. `act` runs in
+    evaluation mode with its own random state, so it cannot change training, and on rank 0 only unless `on_all_ranks`.
     """
 
-    name = ""  # in `CALLBACKS`
+    name = ""  # key in `CALLBACKS`
     required_method = ""  # the method of the model that it cannot do without
-    by_default = True  # whether it is taken where nobody chooses
+    by_default = True  # whether it runs when --callbacks is not given
     seed = 0
-    on_all_ranks = False  # whether all processes take part
-    acted_after = 0  # epochs
+    on_all_ranks = False  # whether `act` runs on all ranks
+    acted_after = 0  # the epoch after which `act` last ran
 
     @classmethod
     def unsupported_reason(cls, model: Model) -> str | None:
-        """Why this callback cannot serve a model, a sentence that says what to do; none where it can."""
+        """Return why a model does not support this callback, and what to do, as a sentence; None if it does."""
         if hasattr(model, cls.required_method):
             return None
         return (
@@ -42,7 +42,7 @@ class PowersOfTwoCallback(Callback):
         )
 
     def act(self, trainer: Trainer, model: LightningModule) -> None:
-        """What to do on the schedule."""
+        """Do the work of the callback."""
         raise NotImplementedError
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,7 +51,7 @@ class PowersOfTwoCallback(Callback):
             self._act_once(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._act_once(trainer, pl_module)  # only here is it known that an early stop made this epoch the last
+        self._act_once(trainer, pl_module)  # after an early stop, the last epoch is known only here
 
     def _act_once(self, trainer: Trainer, model: LightningModule) -> None:
         if (trainer.is_global_zero or self.on_all_ranks) and self.acted_after != finished_epochs(trainer):
@@ -61,14 +61,16 @@ class PowersOfTwoCallback(Callback):
 
 
 class FigureCallback(PowersOfTwoCallback):
-    """Records figures on the schedule. `draw` needs no trainer: with `models.evaluating(model)` around it, it draws the
-    same from a checkpoint."""
+    """Record figures after epochs 1, 2, 4, 8, ... and the last.
+
+    `draw` needs no Trainer: within `models.evaluating(model)` it draws the same figures from a checkpoint.
+    """
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
-        """Figures by their names, on the device of the model; none where these data have nothing to draw.
+        """Return figures by name; an empty dictionary if there is nothing to draw for this data.
 
         Args:
-            model: In evaluation mode, without gradients.
+            model: The model, in evaluation mode, without gradients.
             data: Its data module, set up.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Images without their transform, during training."""
+"""Images decoded without their spatial transform, during training."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from models import Model
 
 
 class Canonical(FigureCallback):
-    """Draws test images of mixed classes, their reconstructions, and these without their transform.
+    """Draw test images of all classes, their reconstructions, and the reconstructions without the transform.
 
     Args:
-        num_images: Images, ten side by side.
+        num_images: Number of test images, ten per row.
     """
 
     name = "canonical"

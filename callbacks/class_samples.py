@@ -1,4 +1,4 @@
-"""Samples of every class during training."""
+"""Samples from the prior for every class during training."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from models import Model
 
 
 class ClassSamples(FigureCallback):
-    """Draws samples from the prior with every label, from the same noise each time: what changes is the model.
+    """Draw samples from the prior for every class, with the same noise at each epoch: only the model changes.
 
     Args:
-        num_images: Draws of z, a row each.
+        num_images: Number of samples of z, one row each.
     """
 
     name = "class_samples"
@@ -27,10 +27,10 @@ class ClassSamples(FigureCallback):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         count = model.hparams.num_classes
-        if count <= grids.MOST_CLASSES:
+        if count <= grids.MAX_CLASSES:
             images, shown = model.sample_classes(self.num_images), range(count)
-        else:  # a draw at a time: with every label there are many images
-            shown = evenly_spaced(count, grids.MOST_CLASSES).tolist()
+        else:  # one sample of z at a time bounds memory: the model generates every class for each
+            shown = evenly_spaced(count, grids.MAX_CLASSES).tolist()
             images = torch.cat([model.sample_classes(1)[:, shown] for _ in range(self.num_images)])
         classes = class_names(data, count)
         title = f"Samples of each class{many_classes(count, shown)}, a draw of z in each row: {subject(model, data)}"

@@ -1,4 +1,4 @@
-"""Codes of test images, and what figures of them need to know about a model."""
+"""Latent codes of test images: encoding, active dimensions, projection to two dimensions."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from torch.nn.functional import pad
 from figures.subsets import evenly_spaced
 from models import Model
 
-MAX_POINTS = 2000  # points of a scatter plot, and images that quantiles are taken from
+MAX_POINTS = 2000  # points of a scatter plot, and images from which quantiles are computed
 CHUNK = 500  # images per pass
-WIDE = 500  # dimensions above which the principal components are found by a randomized method
-THRESHOLD = 0.01  # least variance over images of a dimension in use (Burda et al. 2015, section 5.2)
+WIDE = 500  # above this number of dimensions, PCA uses randomized SVD
+THRESHOLD = 0.01  # minimum variance over images of an active dimension (Burda et al. 2015, section 5.2)
 QUANTILES = 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99
 
 
 def code_size(model: Model) -> int:
-    """Dimensions of a code; of a hierarchical model those of z_1, from which the image is made."""
+    """Return the number of latent dimensions; for a hierarchical model those of z_1, which the decoder takes."""
     z_dim = model.hparams.z_dim
     return z_dim if isinstance(z_dim, int) else z_dim[0]
 
@@ -29,13 +29,13 @@ def has_standard_prior(model: Model) -> bool:
 
 
 def encode(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """The codes `(N, d)` of images, some at a time, in float32 whatever the precision of the model."""
+    """Return the latent codes `(N, d)` of images as float32, whatever the precision of the model."""
     parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
     return torch.cat([model.encode(part, *model.given(labels)) for part, labels in parts]).float()
 
 
 def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
-    """Codes `(N, d)` and labels of at most `MAX_POINTS` test images; images whose code is not finite are left out."""
+    """Return the finite codes `(N, d)` and their labels `(N,)` of at most `MAX_POINTS` test images."""
     x, y = data.images("test")
     index = evenly_spaced(len(y), MAX_POINTS)
     z, y = encode(model, x[index].to(model.device), y[index].to(model.device)), y[index].to(model.device)
@@ -43,25 +43,25 @@ def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
     return z[finite], y[finite]
 
 
-def active(model: Model, z: Tensor) -> Tensor:
-    """Which dimensions of the codes `(N, d)` are in use, boolean `(d,)`: by their variance over images.
+def active_dimensions(model: Model, z: Tensor) -> Tensor:
+    """Return which dimensions of the codes `(N, d)` are active by their variance over images, boolean `(d,)`.
 
-    The codes of an autoencoder have no scale of their own: there the threshold is a hundredth of the largest variance.
+    Without a prior, as in an autoencoder, codes have no fixed scale: the threshold is 1% of the largest variance.
     """
     variance = z.double().var(0, correction=0)
     return variance > (THRESHOLD if hasattr(model, "pz") else THRESHOLD * variance.max())
 
 
 def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:
-    """Codes `(N, d)` in two dimensions, `(N, 2)`, and the names of these: one or two as they are, more by PCA.
+    """Return codes `(N, d)` in two dimensions `(N, 2)`, by PCA if d > 2, and the labels of the two axes.
 
-    Codes that are all the same have no principal components: they lie at 0, and a warning says so.
+    If all codes are the same, PCA is undefined: all points are at 0, with a warning.
     """
     if z.shape[1] <= 2:
         return pad(z, (0, 2 - z.shape[1])), ["z1", "z2"][: z.shape[1]] + [""] * (2 - z.shape[1])
-    from sklearn.decomposition import PCA  # a fifth of a second, and no command line needs it to start
+    from sklearn.decomposition import PCA  # imported here because it would delay every start by 0.2 s
 
-    if do_not_vary(z):
+    if are_constant(z):
         return torch.zeros(len(z), 2), [f"principal component {i}: no variance" for i in (1, 2)]
     pca = PCA(2, svd_solver="full" if z.shape[1] <= WIDE else "randomized", random_state=0)
     points = torch.from_numpy(pca.fit_transform(z.double().cpu().numpy()))
@@ -69,10 +69,10 @@ def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:
     return points, [f"principal component {i + 1}: {share:.0%} of variance" for i, share in enumerate(shares)]
 
 
-def do_not_vary(z: Tensor) -> bool:
-    """Whether codes `(N, d)` are the same but for rounding errors; a warning says so."""
+def are_constant(z: Tensor) -> bool:
+    """Return whether all codes `(N, d)` are the same up to rounding errors, and warn if so."""
     z = z.double()
-    same = bool(((z.amax(0) - z.amin(0)) <= 1e-6 * z.abs().amax(0)).all())
-    if same:
-        rank_zero_warn(f"The codes of all {len(z):,} images are the same: a figure of them has nothing to show.")
-    return same
+    is_constant = bool(((z.amax(0) - z.amin(0)) <= 1e-6 * z.abs().amax(0)).all())
+    if is_constant:
+        rank_zero_warn(f"The codes of all {len(z):,} images are the same: a figure of the codes shows nothing.")
+    return is_constant

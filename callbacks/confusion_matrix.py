@@ -1,4 +1,4 @@
-"""Which classes a model takes for which, during training."""
+"""The confusion matrix of a classifier on validation images, during training."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ CHUNK = 500  # images per pass
 
 
 def confusion(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """How many images of the class of the row the model takes for the class of the column: `(num_classes,
-    num_classes)`. Images whose label is unknown are left out."""
+    """Return the confusion matrix `(num_classes, num_classes)`: counts of images by true (row) and predicted (column)
+    class. Images with unknown label, -1, are left out."""
     qy = torch.cat([model.classify(part) for part in x.split(CHUNK)])  # (N, num_classes)
     return multiclass_confusion_matrix(qy, y, qy.shape[1], ignore_index=-1)
 
 
 class ConfusionMatrix(FigureCallback):
-    """Draws the confusion matrix of the validation images. Their labels select nothing."""
+    """Draw the confusion matrix of the validation images. Their labels do not influence training or model selection."""
 
     name = "confusion_matrix"
     required_method = "classify"

@@ -1,4 +1,4 @@
-"""Training stops when the validation bound no longer improves."""
+"""Stop training when the validation bound no longer improves."""
 
 import sys
 from typing import Any
@@ -11,13 +11,13 @@ from callbacks.record import finished_epochs
 
 
 class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
-    """Stops training after `patience` validations in a row without a higher `val/bound`, and says so in one line.
+    """Stop training after `patience` consecutive validations without a higher `val/bound`, and print one line about it.
 
-    Its state is in every checkpoint: a run that goes on after an interruption stops where it would have stopped without
-    one, and a run that has stopped stays finished. A bound that is not finite is no improvement.
+    The state is part of every checkpoint: a resumed run stops at the same step as an uninterrupted one, and a run that
+    has stopped stays finished. A bound that is not finite counts as no improvement.
 
     Args:
-        patience: `--early_stopping`, validations without improvement.
+        patience: `--early_stopping`, the number of validations without improvement.
 
     Raises:
         ValueError: `patience` is below 1.
@@ -26,17 +26,17 @@ class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
     def __init__(self, patience: int):
         if patience < 1:
             raise ValueError(f"--early_stopping must be at least 1; got {patience}.")
-        # after validation, however often it takes place, and not after epochs
+        # checked after each validation, which need not take place in every epoch
         super().__init__("val/bound", patience=patience, mode="max", check_finite=False, check_on_train_epoch_end=False)
-        self.best_epoch = 0  # from 1
+        self.best_epoch = 0  # counted from 1; 0 before the first improvement
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the bound has not improved for too long."""
+        """Return whether the bound has not improved for `patience` validations."""
         return self.wait_count >= self.patience
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends a run that is resumed after it has stopped before its next step."""
+        """End a resumed run that had already stopped, before its next step."""
         if self.is_exhausted:
             trainer.should_stop = True
 
@@ -48,13 +48,14 @@ class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
         if self.wait_count == 0:
             self.best_epoch = trainer.current_epoch + 1
         if was_exhausted and not self.is_exhausted:
-            trainer.should_stop = False  # it has improved while min_epochs kept it going
+            trainer.should_stop = False  # the bound improved while min_epochs kept training going
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.is_exhausted:  # also where a finished run is started again, which has no end of training
-            self._say_why(trainer)
+        # in teardown because a finished run that is started again never reaches on_train_end
+        if self.is_exhausted:
+            self._print_reason(trainer)
 
-    def _say_why(self, trainer: Trainer) -> None:
+    def _print_reason(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             times = "validation" if self.wait_count == 1 else "validations"
             print(
@@ -67,17 +68,17 @@ class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
         return super().state_dict() | {"best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        patience = self.patience  # the option of this start, where a change of it is allowed
+        patience = self.patience  # of this start; --allow_changes permits another value than the checkpoint's
         super().load_state_dict(state_dict)
         self.patience, self.best_epoch = patience, state_dict["best_epoch"]
         self.best_score = torch.as_tensor(self.best_score)
 
 
 def check_validation(trainer: Trainer, val_size: int) -> None:
-    """Raise ValueError if the run has no validation whose bound could stop it.
+    """Raise ValueError if the run never validates, so that early stopping could have no effect.
 
     Args:
-        trainer: With the limits of the run.
+        trainer: The Trainer with the limits of the run.
         val_size: Number of validation images.
     """
     every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs or -1

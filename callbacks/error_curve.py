@@ -1,4 +1,4 @@
-"""The classification error over the epochs of training."""
+"""The classification error on validation images by epoch."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from figures import charts
 
 
 class ErrorCurve(PowersOfTwoCallback):
-    """Draws the model's `val/error` of all epochs so far, also of those before the run was resumed."""
+    """Draw `val/error` of all epochs so far, including those before the run was resumed."""
 
     name = "error"
     required_method = "classify"
 
     def __init__(self):
-        self.errors: dict[int, float] = {}  # by epoch, from 1
+        self.errors: dict[int, float] = {}  # error by epoch, counted from 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and "val/error" in trainer.callback_metrics:

@@ -11,11 +11,11 @@ from models import Model
 
 
 class Interpolations(FigureCallback):
-    """Draws the way between the codes of fixed pairs of test images, once straight and once along a sphere.
+    """Draw linear and spherical interpolations between the latent codes of fixed pairs of test images.
 
     Args:
-        num_pairs: Pairs of images, a row each.
-        num_steps: Images on the way, both ends included.
+        num_pairs: Number of pairs of images, one row each.
+        num_steps: Number of interpolated images, both ends included.
     """
 
     name = "interpolations"
@@ -26,12 +26,12 @@ class Interpolations(FigureCallback):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test", 2 * self.num_pairs, model.device)
-        pairs = max(1, len(x) // 2)  # a data set may be small; a single image is paired with itself
+        pairs = max(1, len(x) // 2)  # small data sets have fewer pairs; a single image is paired with itself
         x0, x1 = x[:pairs], x[-pairs:]
         labels = model.given(y[:pairs], y[-pairs:])
-        found = {}
+        figures = {}
         for path in ("linear", "spherical"):
             images = model.interpolate(x0, x1, self.num_steps, path, *labels)  # (num_steps, num_pairs, C, H, W)
             title = f"{path.capitalize()} interpolation between codes of test images: {subject(model, data)}"
-            found[f"interpolations_{path}"] = grids.interpolations(images, x0, x1, title=title)
-        return found
+            figures[f"interpolations_{path}"] = grids.interpolations(images, x0, x1, title=title)
+        return figures

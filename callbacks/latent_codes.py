@@ -1,4 +1,4 @@
-"""Where the codes of test images lie, during training."""
+"""A scatter plot of the latent codes of test images, during training."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ from callbacks.titles import class_names, subject
 from figures import charts
 from models import Model
 
-FEWEST = 3  # points that make a picture
+MIN_POINTS = 3  # fewer points are not drawn
 
 
 class LatentCodes(FigureCallback):
-    """Draws the codes of up to 2000 test images, coloured by label: one or two dimensions as they are, more by PCA."""
+    """Draw the latent codes of up to 2000 test images, coloured by label; more than two dimensions by PCA."""
 
     name = "latent_codes"
     required_method = "encode"
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)
-        if len(z) < FEWEST:
+        if len(z) < MIN_POINTS:
             return {}
         points, axes = in_plane(z)
         panel = charts.Panel(points, f"Codes of {len(z):,} test images", *axes)

@@ -1,4 +1,4 @@
-"""Which codes of test images are neighbours, by t-SNE."""
+"""A t-SNE plot of the latent codes of test images."""
 
 from typing import Any
 
@@ -6,16 +6,18 @@ import torch
 from matplotlib.figure import Figure
 
 from callbacks.base import FigureCallback
-from callbacks.codes import code_size, codes_of_test_images, do_not_vary
-from callbacks.latent_codes import FEWEST
+from callbacks.codes import are_constant, code_size, codes_of_test_images
+from callbacks.latent_codes import MIN_POINTS
 from callbacks.titles import class_names, subject
 from figures import charts
 from models import Model
 
 
 class LatentCodesTSNE(FigureCallback):
-    """Draws the codes of up to 2000 test images, coloured by label, by t-SNE (van der Maaten & Hinton 2008), which
-    keeps neighbours and no distances. It takes longer than all other figures: only on request."""
+    """Draw the latent codes of up to 2000 test images, coloured by label, by t-SNE (van der Maaten & Hinton 2008).
+
+    t-SNE preserves neighbourhoods, not distances. It takes longer than all other figures, so it runs only on request.
+    """
 
     name = "latent_codes_tsne"
     required_method = "encode"
@@ -23,18 +25,18 @@ class LatentCodesTSNE(FigureCallback):
 
     @classmethod
     def unsupported_reason(cls, model: Model) -> str | None:
-        if (found := super().unsupported_reason(model)) or code_size(model) > 2:
-            return found
+        if (reason := super().unsupported_reason(model)) or code_size(model) > 2:
+            return reason
         return (
-            f"t-SNE is for codes of more than 2 dimensions, and this {type(model).__name__} has {code_size(model)}: "
-            f"leave {cls.name} out; latent_codes draws 2 as they are."
+            f"t-SNE needs a code of more than 2 dimensions; this {type(model).__name__} has {code_size(model)}: "
+            f"leave {cls.name} out, and use latent_codes, which plots 2 dimensions directly."
         )
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         z, y = codes_of_test_images(model, data)
-        if len(z) < FEWEST or do_not_vary(z):
+        if len(z) < MIN_POINTS or are_constant(z):
             return {}
-        from sklearn.manifold import TSNE  # only here: see `in_plane`
+        from sklearn.manifold import TSNE  # imported here for a fast start: see `in_plane`
 
         tsne = TSNE(init="pca", perplexity=min(30, (len(z) - 1) / 3), random_state=0)
         points = torch.from_numpy(tsne.fit_transform(z.cpu().numpy()))

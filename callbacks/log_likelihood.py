@@ -1,4 +1,4 @@
-"""The log-likelihood of fixed validation images during training."""
+"""The importance-sampled log-likelihood of fixed validation images during training."""
 
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
@@ -12,12 +12,14 @@ IMAGES = 100  # per pass
 
 
 class LogLikelihood(PowersOfTwoCallback):
-    """Logs `val/nll`, the importance-sampled -log p(x) (of a conditional model -log p(x|y)) of the first validation
-    images in nats per image, and `val/ess`, the median effective sample size.
+    """Log `val/nll`, the importance-sampled -log p(x) of the first validation images in nats per image, and `val/ess`,
+    the median effective sample size.
+
+    Conditional models estimate -log p(x|y).
 
     Args:
-        num_images: Images to estimate.
-        num_samples: Samples per image.
+        num_images: Number of validation images.
+        num_samples: Number of importance samples per image, K.
     """
 
     name = "log_likelihood"
@@ -34,8 +36,9 @@ class LogLikelihood(PowersOfTwoCallback):
 
         def estimate(part: int) -> dict[str, Tensor]:
             images, labels = parts[part]
-            # a seed for each part, or all parts would share their noise
+            # one seed per part; with a common seed all parts would share their noise
             return importance(model, images, self.num_samples, chunk, *model.given(labels), seed=part)._asdict()
 
-        found = map_across_ranks(estimate, len(parts))
-        record_metrics(trainer, {"val/nll": -found["log_px"].mean().item(), "val/ess": found["ess"].median().item()})
+        estimates = map_across_ranks(estimate, len(parts))
+        nll, ess = -estimates["log_px"].mean().item(), estimates["ess"].median().item()
+        record_metrics(trainer, {"val/nll": nll, "val/ess": ess})

@@ -1,4 +1,4 @@
-"""Training whose numbers are no longer numbers stops at once."""
+"""Stop training when the loss or a weight is NaN or infinite."""
 
 from typing import Any
 
@@ -12,25 +12,25 @@ class Diverged(Exception):
 
 
 def check_weights(trainer: Trainer, model: LightningModule) -> None:
-    """Diverged where a weight of the model is not finite, so that no checkpoint of such weights is written."""
+    """Raise Diverged if a weight of the model is not finite, so that no such checkpoint is written."""
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise Diverged(f"A weight is not finite after step {trainer.global_step}")
 
 
-class Divergence(Callback):
-    """Raises `Diverged` after the batch whose loss is not finite; on a GPU after the one that follows it.
+class NaNGuard(Callback):
+    """Raise `Diverged` after a batch whose loss is not finite; on a GPU one batch later.
 
-    The losses of several processes are summed, so that all of them stop after the same batch.
+    The losses of all ranks are summed, so that all ranks stop after the same batch.
     """
 
     def __init__(self):
-        self.late = DelayedReader()
+        self.read_delayed = DelayedReader()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        looked_at = self.late(all_reduce(outputs["loss"].detach(), "SUM"), trainer.global_step)
-        if looked_at and not looked_at[0].isfinite():
+        delayed = self.read_delayed(all_reduce(outputs["loss"].detach(), "SUM"), trainer.global_step)
+        if delayed and not delayed[0].isfinite():
             raise Diverged(
-                f"The loss is {looked_at[0].item()} at step {looked_at[1]}, in epoch {trainer.current_epoch + 1}"
+                f"The loss is {delayed[0].item()} at step {delayed[1]}, in epoch {trainer.current_epoch + 1}"
             )

@@ -1,4 +1,4 @@
-"""How far the run is: one bar on a terminal, now and then a line in a log file."""
+"""Progress of a run: one bar on a terminal, or an occasional line in a log file."""
 
 import math
 import sys
@@ -15,46 +15,46 @@ BAR = "{desc} {percentage:3.0f}%|{bar}|"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them: 40 s, 12 min, 3.5 h."""
+    """Return a duration in seconds as text: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def is_scheduled(epoch: int) -> bool:
-    """Whether callbacks act after this epoch: 1, 2, 4, 8, ..."""
+    """Return whether the epoch is a power of two, after which figures are drawn."""
     return epoch & (epoch - 1) == 0
 
 
 def rounds_between(epoch: int, last_epoch: int) -> int:
-    """Rounds of figures after `epoch`, up to that of the last epoch."""
+    """Return how many rounds of figures are still to come after `epoch`, including that of the last epoch."""
     if epoch >= last_epoch:
         return 0
     return last_epoch.bit_length() - epoch.bit_length() + (not is_scheduled(last_epoch))
 
 
 class Pace:
-    """Seconds per step and per round of figures, each measured apart, and what they say of the time left.
+    """Estimate the remaining time from the seconds per step and per round of figures, measured separately.
 
-    A step counts with its share of validation and checkpoints. The rate is that of the epochs since the last power of
-    two, so that it follows the load of the machine and leaves out the first step, which allocates memory. Figures are
-    drawn in rounds after epochs 1, 2, 4, 8, ... and the last; a round is expected to take as long as the one before.
+    The seconds per step include validation and checkpoints. They are measured over the epochs since the last power of
+    two, to follow the load of the machine, and without the first step, which allocates memory. A round of figures is
+    drawn after epochs 1, 2, 4, 8, ... and the last, and is expected to take as long as the previous one.
 
     Args:
-        now: The time when training starts, in seconds.
-        step: Optimiser steps taken before.
+        now: Time at the start of training, in seconds.
+        step: Number of optimiser steps taken before.
     """
 
     def __init__(self, now: float, step: int):
-        self.since, self.first_step = now, step  # where the stretch that the rate is measured on begins
-        self.figures = 0.0  # seconds of the stretch that were spent on figures
+        self.since, self.first_step = now, step  # start of the interval over which the rate is measured
+        self.figures = 0.0  # seconds of the interval that were spent on figures
         self.seconds_per_step = math.inf
         self.seconds_per_round = 0.0
         self.has_begun = False
-        self.has_whole_epoch = False  # whether the rate is of whole epochs, with validation
+        self.has_whole_epoch = False  # whether the rate was measured over whole epochs, with validation
 
     def work_until(self, now: float, step: int) -> None:
-        """Note that a batch has ended. The first one only begins the first stretch."""
+        """Record the end of a batch. The first batch only starts the first interval."""
         if not self.has_begun:
             self.has_begun = True
             self.first = now - self.since, step - self.first_step
@@ -63,13 +63,13 @@ class Pace:
             self._measure(now, step)
 
     def epoch_ended(self, worked_until: float, now: float, step: int, restart: bool) -> None:
-        """Note the end of an epoch.
+        """Record the end of an epoch.
 
         Args:
-            worked_until: When its training and validation had ended.
-            now: When its figures had been drawn, too.
-            step: Optimiser steps taken.
-            restart: Whether a new stretch begins, after a round of figures.
+            worked_until: Time at the end of its training and validation.
+            now: Time after its figures were drawn.
+            step: Number of optimiser steps taken.
+            restart: Whether a new interval starts, after a round of figures.
         """
         if step > self.first_step:
             self._measure(worked_until, step)
@@ -86,13 +86,15 @@ class Pace:
             self.seconds_per_step = (now - self.since - self.figures) / (step - self.first_step)
 
     def left(self, steps: float, rounds: int) -> float:
-        """Seconds that so many steps and rounds of figures are expected to take."""
+        """Return the expected seconds for a number of steps and rounds of figures."""
         return (steps * self.seconds_per_step if steps else 0.0) + rounds * self.seconds_per_round
 
 
 class Progress(PowersOfTwoCallback):
-    """One bar for the whole run, with the time left; without a terminal, a line after epochs 1, 2, 4, 8, ... and the
-    last, because a bar would fill a log file."""
+    """Show one bar for the whole run with the time left, or lines in a log file.
+
+    Without a terminal, a line is printed after epochs 1, 2, 4, 8, ... and the last: a bar would fill the log file.
+    """
 
     bar: tqdm | None = None
 
@@ -101,7 +103,7 @@ class Progress(PowersOfTwoCallback):
         self.pace = Pace(now, trainer.global_step)
         self.worked_until = self.shown = now
         self.steps_per_epoch, self.total = pl_module.steps_per_epoch(), pl_module.total_steps()
-        # the last epoch of the run, inf without any limit
+        # inf without a limit
         self.last_epoch = self.total if self.total == math.inf else math.ceil(self.total / self.steps_per_epoch)
         if trainer.is_global_zero and sys.stderr.isatty():
             total = None if self.total == math.inf else self.total
@@ -122,7 +124,7 @@ class Progress(PowersOfTwoCallback):
         self.worked_until = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # callbacks that draw come before this one
+        # this callback comes after those that draw figures
         restart = is_scheduled(finished_epochs(trainer))
         self.pace.epoch_ended(self.worked_until, time.monotonic(), trainer.global_step, restart)
         if self.bar is not None:
@@ -147,13 +149,11 @@ class Progress(PowersOfTwoCallback):
         print("  ".join(parts), file=sys.stderr, flush=True)
 
     def _left(self, trainer: Trainer) -> float:
-        """Seconds of training that are left, inf without any limit."""
+        """Return the expected remaining seconds of training, inf without a limit."""
         if self.total == math.inf:
             return math.inf
-        steps, rounds = (
-            max(0, self.total - trainer.global_step),
-            rounds_between(finished_epochs(trainer), self.last_epoch),
-        )
+        steps = max(0, self.total - trainer.global_step)
+        rounds = rounds_between(finished_epochs(trainer), self.last_epoch)
         return self.pace.left(steps, rounds)
 
     def _refresh(self, trainer: Trainer) -> None:
@@ -161,14 +161,16 @@ class Progress(PowersOfTwoCallback):
         self.bar.n = trainer.global_step
         left = self._left(trainer)
         text = tqdm.format_interval(left) if left < math.inf else "?"
-        self.bar.bar_format = f"{BAR} {text} left"  # tqdm's own estimate would count figures as steps
+        self.bar.bar_format = f"{BAR} {text} left"  # tqdm's own estimate ignores the time for figures
         self.bar.set_description_str(self._state(trainer, trainer.current_epoch + 1))
 
     def _state(self, trainer: Trainer, epoch: int) -> str:
         limit = f"/{self.last_epoch}" if self.last_epoch < math.inf else ""
-        metrics = trainer.callback_metrics
-        shown = (("val/bound", "val/bound"), ("loss", "train/loss"))
-        return "  ".join([f"epoch {epoch}{limit}", *(f"{a} {metrics[b].item():.2f}" for a, b in shown if b in metrics)])
+        parts = [f"epoch {epoch}{limit}"]
+        for label, metric in (("val/bound", "val/bound"), ("loss", "train/loss")):
+            if metric in trainer.callback_metrics:
+                parts.append(f"{label} {trainer.callback_metrics[metric].item():.2f}")
+        return "  ".join(parts)
 
     def _close(self) -> None:
         if self.bar is not None:

@@ -11,10 +11,10 @@ from models import Model
 
 
 class Reconstructions(FigureCallback):
-    """Draws the first test images beside their reconstructions.
+    """Draw the first test images with their reconstructions.
 
     Args:
-        num_images: Images to draw.
+        num_images: Number of test images.
     """
 
     name = "reconstructions"

@@ -1,4 +1,4 @@
-"""Where figures and numbers of the callbacks go: the run folder always, W&B when it is on."""
+"""Record figures and metrics of callbacks in the run folder, and in W&B if it is switched on."""
 
 from pathlib import Path
 
@@ -7,27 +7,27 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from runtime.figure_files import DEFAULT_STYLE, at_dpi, picture, save_figure
+from runtime.figure_files import DEFAULT_STYLE, at_dpi, render, save_figure
 
 
 def finished_epochs(trainer: Trainer) -> int:
-    """Epochs of training behind us: the same number at the end of an epoch and, afterwards, at the end of training."""
+    """Return the number of completed training epochs: the same in `on_train_epoch_end` and `on_train_end`."""
     return trainer.fit_loop.epoch_progress.current.processed
 
 
 def position(trainer: Trainer) -> tuple[int, int]:
-    """The epoch and the step that Lightning gives the validation metrics of the epoch just finished, both from 0.
+    """Return the epoch and step, both from 0, under which Lightning logs the validation metrics of the last epoch.
 
-    W&B gets both as values: its own step counts calls, and what comes with a smaller one is dropped.
+    Both are logged to W&B as values, because W&B's own step counts calls and drops rows with a smaller step.
     """
     return finished_epochs(trainer) - 1, trainer.global_step - 1
 
 
 @rank_zero_only
 def record_metrics(trainer: Trainer, metrics: dict[str, float]) -> None:
-    """Logs numbers beside the validation metrics of the epoch just finished.
+    """Log metrics under the epoch and step of the validation metrics of the last epoch.
 
-    Straight to the loggers, because `LightningModule.log` is closed at the end of training, where an early stop shows.
+    Writes to the loggers directly, because `LightningModule.log` does not work in `on_train_end`.
     """
     epoch, step = position(trainer)
     for logger in trainer.loggers:
@@ -36,9 +36,9 @@ def record_metrics(trainer: Trainer, metrics: dict[str, float]) -> None:
 
 @rank_zero_only
 def record_figure(trainer: Trainer, name: str, figure: Figure) -> None:
-    """Saves `figures/<name>_epoch0001.png` (epochs from 1) in the run folder; W&B gets it as `figures/<name>`.
+    """Save `figures/<name>_epoch0001.png` (epochs from 1) in the run folder, and log it to W&B as `figures/<name>`.
 
-    `trainer.figure_style`, where it is set, gives the format and resolution of the file; W&B takes pixels only.
+    `trainer.figure_style`, if set, defines the format and resolution of the file. W&B always gets pixels.
     """
     style = getattr(trainer, "figure_style", DEFAULT_STYLE)
     path = Path(trainer.default_root_dir, "figures", f"{name}_epoch{finished_epochs(trainer):04d}.{style.format}")
@@ -48,5 +48,5 @@ def record_figure(trainer: Trainer, name: str, figure: Figure) -> None:
         if isinstance(logger, WandbLogger):
             import wandb
 
-            image = str(path) if style.format == "png" else picture(at_dpi(figure, style.dpi))
+            image = str(path) if style.format == "png" else render(at_dpi(figure, style.dpi))
             logger.log_metrics({f"figures/{name}": wandb.Image(image), "epoch": epoch}, step=step)

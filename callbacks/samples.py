@@ -11,10 +11,10 @@ from models import Model
 
 
 class Samples(FigureCallback):
-    """Draws samples from the prior, from the same noise each time: what changes is the model.
+    """Draw samples from the prior, with the same noise at each epoch: only the model changes.
 
     Args:
-        num_images: Images to draw.
+        num_images: Number of samples.
     """
 
     name = "samples"

@@ -1,4 +1,4 @@
-"""Noise as a function of (seed, rank, step), so that nothing that happens between two steps can change training."""
+"""Random state as a function of (seed, rank, step), so that nothing between two steps can change training."""
 
 from hashlib import blake2b
 from typing import Any
@@ -8,15 +8,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 def seed_of(*key: int | str) -> int:
-    """64 bits that depend on nothing but `key`; several times faster than numpy's SeedSequence."""
+    """Return a 64-bit seed that depends only on `key`; several times faster than numpy's SeedSequence."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 
-class StepNoise(Callback):
-    """Reseeds the model's device before each batch.
+class StepRNG(Callback):
+    """Reseed the generator of the model's device before each batch.
 
-    A training batch is known by (epoch, batch), which also tells apart the batches whose gradients are accumulated into
-    one step. A validation batch has the same noise in every epoch, so that its metrics change with the model alone.
+    A training batch is identified by (epoch, batch), so batches accumulated into one step have different noise. A
+    validation batch has the same noise in every epoch, so that its metrics change only with the model.
 
     Args:
         seed: The run's seed.
@@ -28,10 +28,10 @@ class StepNoise(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         device = trainer.strategy.root_device
-        # the generator itself: torch.manual_seed visits every kind of device, which takes a hundred times longer
+        # Seed this generator only: torch.manual_seed seeds every device type and takes a hundred times longer.
         self.generator = torch.default_generator
         if device.type == "cuda":
-            torch.cuda.init()  # makes the generators, which the model's first step onto the GPU would do only later
+            torch.cuda.init()  # creates the CUDA generators
             self.generator = torch.cuda.default_generators[device.index]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -39,7 +39,7 @@ class StepNoise(Callback):
         self._seed(trainer)
 
     def on_next_step(self, trainer: Trainer) -> None:
-        """Reseeds between two steps of one call of the trainer."""
+        """Reseed between two optimiser steps that the Trainer runs as one batch (`--steps_per_call`)."""
         self.batch += 1
         self._seed(trainer)
 

@@ -1,4 +1,4 @@
-"""What each dimension of the code does to an image, during training."""
+"""Latent traversals: how each latent dimension changes an image, during training."""
 
 from typing import Any
 
@@ -7,42 +7,49 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.base import FigureCallback
-from callbacks.codes import QUANTILES, active, code_size, codes_of_test_images, encode, has_standard_prior
+from callbacks.codes import QUANTILES, active_dimensions, code_size, codes_of_test_images, encode, has_standard_prior
 from callbacks.titles import subject
 from figures import grids
 from models import Model
 
-REACH = 3.0  # standard deviations of the prior, to either side
-LEAST_VARIANCE = 0.1  # of a dimension that is drawn, as a part of the largest
+RANGE = 3.0  # standard deviations of the prior in both directions
+MIN_RELATIVE_VARIANCE = 0.1  # minimum variance of a dimension that is drawn, relative to the largest
 
 
 def moved(z: Tensor, dims: Tensor, values: Tensor) -> Tensor:
-    """The code `z (d,)` with one dimension moved: `(D, n, d)`, in row i dimension `dims (D,)` at `values (D, n)`."""
+    """Return copies `(D, n, d)` of the code `z (d,)`: in row i, dimension `dims[i]` takes the values `values[i]`.
+
+    Args:
+        z: Code `(d,)`.
+        dims: Dimensions to change `(D,)`.
+        values: Their values `(D, n)`.
+    """
     codes = z.expand(*values.shape, -1)
     return codes.scatter(2, dims[:, None, None].expand(-1, values.shape[1], 1), values[..., None])
 
 
-def names(model: Model) -> list[str]:
-    """The dimensions of the code: z1, z2, ..., and where the last are a transform, p1, p2, ... of these."""
+def dimension_names(model: Model) -> list[str]:
+    """Return the names of the latent dimensions: z1, z2, ..., and p1, p2, ... for those of a spatial transform."""
     size = code_size(model)
-    content = getattr(model, "code_dim", size)
-    return [f"z{i + 1}" for i in range(content)] + [f"p{i + 1}" for i in range(size - content)]
+    content_size = getattr(model, "code_dim", size)
+    return [f"z{i + 1}" for i in range(content_size)] + [f"p{i + 1}" for i in range(size - content_size)]
 
 
-def counted(used: int, size: int, rows: int) -> str:
-    """How many of the dimensions of a code are active, and how many of these there are rows of."""
-    text = f"{used} of {size} dimensions {'is' if used == 1 else 'are'} active"
-    return f"{text}, {rows} shown" if used > rows else text
+def active_count_text(num_active: int, size: int, rows: int) -> str:
+    """Return how many of `size` dimensions are active, and how many are shown if not all of the active ones are."""
+    text = f"{num_active} of {size} dimensions {'is' if num_active == 1 else 'are'} active"
+    return f"{text}, {rows} shown" if num_active > rows else text
 
 
 class Traversals(FigureCallback):
-    """Draws the first test image with one dimension of its code moved at a time: from -3 to 3 standard deviations of
-    the prior, or, without a prior of the code, along the quantiles of the codes of test images. Only active dimensions
-    are drawn, at least one, and of them those that matter: that vary at least a tenth as much over test images as the
-    one that varies most, which comes first.
+    """Draw the first test image while one dimension of its latent code changes at a time.
+
+    With a standard normal prior the values run from -3 to 3 standard deviations, otherwise along the quantiles of the
+    codes of test images. Rows are sorted by the variance of the codes over test images. Only active dimensions whose
+    variance is at least a tenth of the largest are drawn, and always at least one.
 
     Args:
-        num_dims: Dimensions at most, a row each.
+        num_dims: Maximum number of dimensions, one row each.
     """
 
     name = "traversals"
@@ -53,21 +60,23 @@ class Traversals(FigureCallback):
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
         x, y = data.images("test", 1, model.device)
-        many, _ = codes_of_test_images(model, data)
-        if not len(many):
+        codes, _ = codes_of_test_images(model, data)
+        if not len(codes):
             return {}
-        variance, used = many.var(0, correction=0), int(active(model, many).sum())
-        seen = int((variance >= LEAST_VARIANCE * variance.max()).sum())
-        dims = variance.argsort(descending=True)[: min(max(used, 1), seen, self.num_dims)]
+        variance = codes.var(0, correction=0)
+        num_active = int(active_dimensions(model, codes).sum())
+        num_visible = int((variance >= MIN_RELATIVE_VARIANCE * variance.max()).sum())
+        dims = variance.argsort(descending=True)[: min(max(num_active, 1), num_visible, self.num_dims)]
         if has_standard_prior(model):
-            steps = torch.linspace(-REACH, REACH, len(QUANTILES), device=many.device)
+            steps = torch.linspace(-RANGE, RANGE, len(QUANTILES), device=codes.device)
             values, labels = steps.expand(len(dims), -1), [f"{value:z.1f}" for value in steps.tolist()]
-            how = "standard deviations of the prior"
+            unit = "standard deviations of the prior"
         else:
-            values = many[:, dims].quantile(torch.tensor(QUANTILES, device=many.device), 0).T  # (D, n)
-            labels = [f"{part:.0%}" for part in QUANTILES]
-            how = "quantiles of the codes of test images"
+            values = codes[:, dims].quantile(torch.tensor(QUANTILES, device=codes.device), 0).T  # (D, n)
+            labels = [f"{quantile:.0%}" for quantile in QUANTILES]
+            unit = "quantiles of the codes of test images"
         images = model.decode(moved(encode(model, x, y)[0], dims, values), *model.given(y))
-        rows = [names(model)[dim] for dim in dims.tolist()]
-        title = f"One dimension of the code moved, by {how}: {counted(used, many.shape[1], len(dims))}"
+        rows = [dimension_names(model)[dim] for dim in dims.tolist()]
+        counts = active_count_text(num_active, codes.shape[1], len(dims))
+        title = f"One dimension of the code moved, by {unit}: {counts}"
         return {"traversals": grids.traversals(x[0], images, rows, labels, f"{title}\n{subject(model, data)}")}

@@ -1,1 +1,1 @@
-"""The command lines: options, error messages, and text that fits a terminal."""
+"""Command-line interface: options, error messages, output streams and tables for terminals."""

@@ -3,22 +3,11 @@
 import errno
 import re
 
-from cli.suggestions import suggest, why_not
+from cli.suggestions import reason_for_missing_option, suggest
 
-
-def explain_error(error: Exception) -> str:
-    """What went wrong, on one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'} cannot be used: {error.strerror}."
-    said = " ".join(str(error).split())
-    if isinstance(error, ValueError | OSError | RuntimeError) and said:
-        return said
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-# Errors of the system that more room or another folder mends; not every platform has all of them
-NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM")} - {None}
-WORDS = {
+# Errors that more disk space, other permissions or another folder resolve; not every platform defines all of them.
+STORAGE_ERRORS = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM")} - {None}
+TYPE_DESCRIPTIONS = {
     "NoneType": "null",
     "Sequence": "a list such as [100,50] or [rotation,shift]",
     "bool": "true or false",
@@ -29,49 +18,77 @@ WORDS = {
 }
 
 
-def explain(error: Exception, names: dict[str, str], known: list[str]) -> str:
-    """What went wrong, what is allowed and what to do, on one line.
+def explain_error(error: Exception) -> str:
+    """Return the message of any error on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'} cannot be used: {error.strerror}."
+    message = " ".join(str(error).split())
+    if isinstance(error, ValueError | OSError | RuntimeError) and message:
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def explain_option_error(error: Exception, names: dict[str, str], known: list[str]) -> str:
+    """Return the message of an error in the options on one line.
 
     Args:
-        error: Of the parser, or a ValueError of what was built from the options.
-        names: The model and the data chosen.
-        known: All options, without dashes.
+        error: An error of the parser or of the file system, or a ValueError raised for the value of an option.
+        names: Names of the chosen model and data set; empty for evaluate.py.
+        known: All options, without leading dashes.
     """
-    text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
-        if error.errno in NO_ROOM:
-            text += " Make room or permit writing there, or choose another --run_dir."
-    elif stray := re.match(r"unrecognized arguments: ([^-\s]\S*)", text):
-        rule = "values need the name of their option, as in --model VAE" if names else "name all checkpoints together"
-        text = f"Unexpected argument {stray[1]}: {rule}."
-    elif unknown := re.match(r"unrecognized arguments: -{0,2}([^\s=]+)|Option '([^']+)' is not accepted", text):
-        text = explain_unknown(unknown[1] or unknown[2], names, known)
-    elif needed := re.match(r"the following arguments are required: (\S+)", text):
-        option, section = needed[1], needed[1].partition(".")[0]
-        text = f"{names[section]} needs --{option}." if section in names else f"Give one {option.rstrip('s')} or more."
-    elif wrong := re.match(r'Parser key "([^"]+)":\s+(?:Expected|Does not validate)', text):
-        expected = re.findall(r"Expected (?:a )?(?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])", text)
-        allowed = [
-            WORDS.get(kind.rpartition(".")[2], kind) or f"one of {literal}".replace("'", "")
-            for kind, literal in expected
-        ]
-        value = re.findall(r"(?:Got|Given) value: (.*)", text)[-1]
-        text = f"--{wrong[1]} takes {' or '.join(dict.fromkeys(allowed))}; got {value}."
-        if wrong[1] in ("callbacks", "figures"):
-            text = text.replace("[400,400]", "[samples,traversals]")
+        text = explain_file_error(error)
+    else:
+        text = explain_parser_error(str(error), names, known)
     return " ".join(text.split())
 
 
-def explain_unknown(option: str, names: dict[str, str], known: list[str]) -> str:
-    """A sentence for an option that does not exist: the one that was meant, or all of its section."""
-    sections = [part for key in names for part in (key, f"{key}.name")]  # of train.py
-    if why := why_not(option):
-        return f"Unknown option --{option}: {why}. Leave it out."
+def explain_file_error(error: OSError) -> str:
+    """Return the message of an error of the file system, with advice if the run folder is the likely cause."""
+    text = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
+    if error.errno in STORAGE_ERRORS:
+        text += " Free disk space, change the permissions, or choose another --run_dir."
+    return text
+
+
+def explain_parser_error(text: str, names: dict[str, str], known: list[str]) -> str:
+    """Return a clearer version of a message of jsonargparse, or the message itself if it is not recognised."""
+    if positional := re.match(r"unrecognized arguments: ([^-\s]\S*)", text):
+        rule = "values need the name of their option, as in --model VAE" if names else "name all checkpoints together"
+        return f"Unexpected argument {positional[1]}: {rule}."
+    if unknown := re.match(r"unrecognized arguments: -{0,2}([^\s=]+)|Option '([^']+)' is not accepted", text):
+        return explain_unknown_option(unknown[1] or unknown[2], names, known)
+    if required := re.match(r"the following arguments are required: (\S+)", text):
+        option, section = required[1], required[1].partition(".")[0]
+        return f"{names[section]} needs --{option}." if section in names else f"Give one {option.rstrip('s')} or more."
+    if invalid := re.match(r'Parser key "([^"]+)":\s+(?:Expected|Does not validate)', text):
+        return explain_invalid_value(invalid[1], text)
+    return text
+
+
+def explain_invalid_value(option: str, text: str) -> str:
+    """Return the message for a value of the wrong type, from the message `text` of jsonargparse."""
+    expected = re.findall(r"Expected (?:a )?(?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])", text)
+    allowed = [
+        TYPE_DESCRIPTIONS.get(type_name.rpartition(".")[2], type_name) or f"one of {literal}".replace("'", "")
+        for type_name, literal in expected
+    ]
+    value = re.findall(r"(?:Got|Given) value: (.*)", text)[-1]
+    message = f"--{option} takes {' or '.join(dict.fromkeys(allowed))}; got {value}."
+    if option in ("callbacks", "figures"):
+        message = message.replace("[400,400]", "[samples,traversals]")
+    return message
+
+
+def explain_unknown_option(option: str, names: dict[str, str], known: list[str]) -> str:
+    """Return the message for an option that does not exist: a suggestion, or all options of its section."""
+    sections = [part for key in names for part in (key, f"{key}.name")]  # --model and --data of train.py
+    if reason := reason_for_missing_option(option):
+        return f"Unknown option --{option}: {reason}. Leave it out."
     if guess := suggest(option, [*known, *sections]):
-        # the path of a checkpoint stands alone in evaluate.py
+        # evaluate.py takes the paths of checkpoints as positional arguments.
         return f"Unknown option --{option}, did you mean {'' if guess == 'checkpoints' else '--'}{guess}?"
     section = option.partition(".")[0] if "." in option else ""
-    same = [name for name in known if name.rpartition(".")[0] == section] or known
+    alternatives = [name for name in known if name.rpartition(".")[0] == section] or known
     owner = f"{names[section]} takes" if section in names else "There are"
-    return f"Unknown option --{option}. {owner} {', '.join('--' + name for name in same)}."
+    return f"Unknown option --{option}. {owner} {', '.join('--' + name for name in alternatives)}."

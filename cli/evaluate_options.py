@@ -1,86 +1,126 @@
-"""The command line of evaluate.py."""
+"""Options of evaluate.py."""
 
 from typing import Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from callbacks import CALLBACKS
-from cli.train_options import add_figure_options
+from cli.train_options import add_figure_options, add_limit_option
 from models.estimators.ais import Settings
 
 AIS_IMAGES = 100
-MOST = {"--ais_chains": 100_000, "--ais_temperatures": 10_000_000, "--ais_leapfrogs": 10_000}  # that can ever end
-EVALUATION = (
-    "Evaluates checkpoints on test images. A checkpoint knows its model, data and protocol. Each run folder gets an "
-    "evaluation.json and log_px.npy, the per-image values in test order, of its best.ckpt (evaluation_last.json of "
-    "last.ckpt, and so on), and each result under its setting in evaluations/. All runs together are printed as tables."
+MAX_VALUES = {"--ais_chains": 100_000, "--ais_temperatures": 10_000_000, "--ais_leapfrogs": 10_000}
+DESCRIPTION = (
+    "Evaluate checkpoints on test images. A checkpoint stores its model, data set and protocol. Results of best.ckpt "
+    "are written to the run folder as evaluation.json and log_px.npy (per-image values in test order), those of "
+    "last.ckpt as evaluation_last.json, and so on. Each result is also saved under its settings in evaluations/. "
+    "Tables of all runs are printed."
 )
 
 
 def build_evaluation_parser() -> ArgumentParser:
-    """The options of evaluate.py."""
-    options = ArgumentParser(prog="evaluate.py", description=EVALUATION, exit_on_error=False, allow_abbrev=False)
-    add = options.add_argument
-    add("checkpoints", nargs="+", type=str, help="Paths of .ckpt files or run folders, or patterns.")
-    add("--num_samples", type=int, default=1000, help="K, importance samples per image.")
-    limit = "Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000."
-    add("--limit", type=int | None, default=None, help=limit)
-    precision = "bf16 computes likelihoods with matrix products in 16 bits, and measures what that changes."
-    add("--precision", type=Literal["fp32", "bf16"], default="fp32", help=precision)
-    baselines = (
-        "Fit classifiers of scikit-learn to the same labels, on pixels and on the latents of a VAE or of the M1 of an "
-        "M1M2; by default beside an M2 or M1M2 that was given few labels."
+    """Return the parser of evaluate.py."""
+    parser = ArgumentParser(prog="evaluate.py", description=DESCRIPTION, exit_on_error=False, allow_abbrev=False)
+    add = parser.add_argument
+    add("checkpoints", nargs="+", type=str, help="Paths of .ckpt files or run folders, or glob patterns.")
+    add("--num_samples", type=int, default=1000, help="Importance samples K per image.")
+    add_limit_option(parser)
+    add(
+        "--precision",
+        type=Literal["fp32", "bf16"],
+        default="fp32",
+        help="bf16 computes likelihoods with 16-bit matrix products and measures the difference.",
     )
-    add("--baselines", action=ActionYesNo, default=None, help=baselines)
-    figures = f"Figures to draw, of {', '.join(CALLBACKS)}; by default those that the model supports, but for "
-    add("--figures", type=list[str] | None, default=None, help=f"{figures}latent_codes_tsne.")
-    overwrite = (
-        "Let results take the place of larger ones (more images, larger K, with AIS) in evaluation.json; by default "
-        "smaller ones are printed and kept in evaluations/ alone."
+    add(
+        "--baselines",
+        action=ActionYesNo,
+        default=None,
+        help="Fit scikit-learn classifiers to the same labels, on pixels and on latent codes of a VAE or of the M1 in "
+        "an M1M2; by default only for M2 and M1M2 with few labels.",
     )
-    add("--overwrite", action=ActionYesNo, default=False, help=overwrite)
-    add_figure_options(options)
-    add_ais_options(options)
-    report = "Folder for the tables of all runs as JSON, CSV and Markdown, and a figure."
-    add("--report", type=str | None, default=None, help=report)
-    wandb = "Add results to the W&B runs that made the checkpoints, and one table of all."
-    add("--wandb", type=Literal["off", "offline", "online"], default="off", help=wandb)
-    side_by_side = "Folder for figures of all models beside each other: reconstructions, codes, random points."
-    add("--side_by_side", type=str | None, default=None, help=side_by_side)
+    add(
+        "--figures",
+        type=list[str] | None,
+        default=None,
+        help=f"Figures to draw, any of {', '.join(CALLBACKS)}; by default all that the model supports except "
+        "latent_codes_tsne.",
+    )
+    add(
+        "--overwrite",
+        action=ActionYesNo,
+        default=False,
+        help="Replace larger results (more images, larger K, with AIS) in evaluation.json; by default smaller results "
+        "are printed and saved in evaluations/ only.",
+    )
+    add_figure_options(parser)
+    add_ais_options(parser)
+    add(
+        "--report",
+        type=str | None,
+        default=None,
+        help="Folder for the tables of all runs as JSON, CSV and Markdown, and a figure.",
+    )
+    add(
+        "--wandb",
+        type=Literal["off", "offline", "online"],
+        default="off",
+        help="Add the results to the W&B runs of the checkpoints, and a table of all results.",
+    )
+    add(
+        "--side_by_side",
+        type=str | None,
+        default=None,
+        help="Folder for figures that compare all models: reconstructions, latent codes, random points.",
+    )
     add("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    devices = "Devices that share the work; by default one, or those of torchrun."
-    add("--devices", type=int, default=0, help=devices)
-    threads = "Threads of the processor; by default OMP_NUM_THREADS or by the size of the model."
-    add("--threads", type=int | None, default=None, help=threads)
-    add("--data.root", type=str | None, default=None, help="Where the data lies, if it has moved.")
-    own = "Refused unless it is the checkpoint's own."
-    add("--data.binarization", type=str | None, default=None, help=own)
-    return options
+    add("--devices", type=int, default=0, help="Number of devices that share the work; by default one, or torchrun's.")
+    add(
+        "--threads",
+        type=int | None,
+        default=None,
+        help="CPU threads; by default OMP_NUM_THREADS, or a number chosen by the size of the model.",
+    )
+    add("--data.root", type=str | None, default=None, help="Path of the data, if they have moved.")
+    add("--data.binarization", type=str | None, default=None, help="Must equal the protocol of the checkpoint.")
+    return parser
 
 
 def add_ais_options(parser: ArgumentParser) -> None:
-    """The options of annealed importance sampling."""
+    """Add the options of annealed importance sampling."""
     add, defaults = parser.add_argument, Settings()
-    annealing = "Annealed importance sampling too: log p(x) from prior and decoder alone, with a bound on its error."
-    add("--ais", action=ActionYesNo, default=False, help=annealing)
-    add("--ais_images", type=int, default=AIS_IMAGES, help="Test images that it is run on, the first ones.")
+    add(
+        "--ais",
+        action=ActionYesNo,
+        default=False,
+        help="Also run annealed importance sampling, which estimates log p(x) from prior and decoder alone, with a "
+        "bound on its error.",
+    )
+    add("--ais_images", type=int, default=AIS_IMAGES, help="Run AIS on the first N test images.")
     add("--ais_chains", type=int, default=defaults.chains, help="Chains per image; 16 in Wu et al. (2017).")
-    temperatures = "Distributions between prior and posterior; 10,000 in Wu et al. (2017), for a GPU."
-    add("--ais_temperatures", type=int, default=defaults.temperatures, help=temperatures)
-    add("--ais_leapfrogs", type=int, default=defaults.leapfrogs, help="Steps of the trajectory at each of them.")
-    start = "Where chains start; posterior, q(z|x), for models with one latent."
-    add("--ais_start", type=Literal["prior", "posterior"], default=defaults.start, help=start)
+    add(
+        "--ais_temperatures",
+        type=int,
+        default=defaults.temperatures,
+        help="Intermediate distributions; 10,000 in Wu et al. (2017), feasible on a GPU.",
+    )
+    add("--ais_leapfrogs", type=int, default=defaults.leapfrogs, help="Leapfrog steps per intermediate distribution.")
+    add(
+        "--ais_start",
+        type=Literal["prior", "posterior"],
+        default=defaults.start,
+        help="Initial distribution of the chains; posterior, q(z|x), is available for models with one latent variable.",
+    )
 
 
 def check_ais(options: Namespace) -> None:
-    """ValueError, in a sentence, for options of AIS that mean nothing or do nothing."""
-    usual = {"images": AIS_IMAGES, **Settings()._asdict()}
-    given = {f"--ais_{name}": getattr(options, f"ais_{name}") for name in usual}
-    for name, value in given.items():
+    """Raise ValueError if options of AIS are out of range, or have no effect because --ais is missing."""
+    defaults = {"images": AIS_IMAGES, **Settings()._asdict()}
+    values = {f"--ais_{name}": getattr(options, f"ais_{name}") for name in defaults}
+    for name, value in values.items():
         if not isinstance(value, str) and value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}.")
-        if name in MOST and value > MOST[name]:
-            raise ValueError(f"{name} must be at most {MOST[name]:,}; got {value:,}, which would not end.")
-    idle = [name for name, value in given.items() if value != usual[name.removeprefix("--ais_")]]
-    if idle and not options.ais:
-        raise ValueError(f"{', '.join(idle)} would do nothing without --ais: add it.")
+        if name in MAX_VALUES and value > MAX_VALUES[name]:
+            raise ValueError(f"{name} must be at most {MAX_VALUES[name]:,}; got {value:,}.")
+    changed = [name for name, value in values.items() if value != defaults[name.removeprefix("--ais_")]]
+    if changed and not options.ais:
+        raise ValueError(f"{', '.join(changed)} has no effect without --ais: add it.")

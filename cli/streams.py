@@ -1,4 +1,4 @@
-"""Standard output and error that print on any terminal, and whose reader may have gone."""
+"""Standard output and error streams that handle any encoding, closed pipes and closed streams."""
 
 import codecs
 import errno
@@ -7,9 +7,9 @@ import os
 import sys
 import unicodedata
 
-ASCII = "elbo-room-ascii"  # the error handler's name for codecs
-# What is printed in place of characters that an encoding lacks; letters lose their accents, all others become ?
-SPELLED = {
+ASCII_HANDLER = "elbo-room-ascii"  # name of the error handler in `codecs`
+# Replacements of characters that an encoding lacks. Other letters lose their accents, other characters become ?.
+TRANSLITERATIONS = {
     "\xb1": "+-",
     "\xb2": "^2",
     "\xb3": "^3",
@@ -34,17 +34,17 @@ SPELLED = {
     "\u201c": '"',
     "\u201d": '"',
 }
-# What writing gives once nobody reads: of a pipe, a terminal that was closed, a closed file, and of Windows
-GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL)
+# Errors of writing to a closed pipe, a closed terminal, a closed file, and a closed pipe on Windows
+CLOSED_STREAM_ERRORS = (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL)
 
 
-def spell(text: str, encoding: str = "ascii") -> str:
-    """A text in the characters that an encoding has: signs that it lacks are spelled out, `±` as `+-`."""
-    return "".join(sign if is_encodable(sign, encoding) else in_ascii(sign) for sign in text)
+def transliterate(text: str, encoding: str = "ascii") -> str:
+    """Return the text with characters that the encoding lacks replaced by ASCII, such as `±` by `+-`."""
+    return "".join(char if is_encodable(char, encoding) else to_ascii(char) for char in text)
 
 
 def is_encodable(text: str, encoding: str) -> bool:
-    """Whether an encoding has all characters of a text."""
+    """Return whether an encoding has all characters of a text."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -52,26 +52,26 @@ def is_encodable(text: str, encoding: str) -> bool:
     return True
 
 
-def in_ascii(sign: str) -> str:
-    """A character in ASCII."""
-    return SPELLED.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
+def to_ascii(char: str) -> str:
+    """Return the ASCII replacement of a character."""
+    return TRANSLITERATIONS.get(char) or unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode() or "?"
 
 
 def replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """An error handler of `codecs` that prints characters which a terminal does not have as ASCII.
+    """Error handler for `codecs` that replaces unencodable characters by ASCII.
 
-    Bytes of file names that are no text are printed as they are.
+    Undecodable bytes of file names (surrogate escapes) are printed unchanged.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    found = error.object[error.start]
-    if "\udc80" <= found <= "\udcff":
-        return bytes([ord(found) - 0xDC00]), error.start + 1
-    return spell(found), error.start + 1
+    char = error.object[error.start]
+    if "\udc80" <= char <= "\udcff":
+        return bytes([ord(char) - 0xDC00]), error.start + 1
+    return transliterate(char), error.start + 1
 
 
-class Tolerant(io.TextIOWrapper):
-    """A text stream that is silent once nobody reads it, as after `| head -1`: a run does not end for that."""
+class ClosedPipeSafeStream(io.TextIOWrapper):
+    """Text stream that discards output once its reader is closed, as by `| head -1`, so that the run continues."""
 
     def write(self, text: str) -> int:
         try:
@@ -87,34 +87,35 @@ class Tolerant(io.TextIOWrapper):
             self._discard(error)
 
     def _discard(self, error: OSError) -> None:
-        """Sends all further output nowhere, if that is what the error means."""
-        if error.errno not in GONE:
+        """Redirect all further output to the null device if the reader is closed; re-raise other errors."""
+        if error.errno not in CLOSED_STREAM_ERRORS:
             raise error
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, self.fileno())
+        os.close(null_device)
 
 
 def open_closed_descriptors() -> None:
-    """Gives descriptors 0, 1 and 2 that are closed to the null device, lest a checkpoint gets one and what is printed.
+    """Open the null device for those of the descriptors 0, 1 and 2 that are closed, as by `python train.py >&-`.
 
-    `python train.py >&-` closes one.
+    Otherwise a checkpoint could be opened on descriptor 1 or 2 and receive printed text.
     """
-    for number in range(3):
+    for descriptor in range(3):
         try:
-            os.fstat(number)
+            os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free descriptor
 
 
 def prepare_streams() -> None:
-    """Lets `print` work on any terminal or pipe; to be called once, before anything is printed."""
-    codecs.register_error(ASCII, replace_unencodable)
+    """Make `print` work on any terminal or pipe. Call once, before anything is printed."""
+    codecs.register_error(ASCII_HANDLER, replace_unencodable)
     open_closed_descriptors()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed
+        if stream is None:  # closed before Python started
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
             options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-            setattr(sys, name, Tolerant(stream.buffer, encoding=stream.encoding, errors=ASCII, **options))
+            safe_stream = ClosedPipeSafeStream(stream.buffer, encoding=stream.encoding, errors=ASCII_HANDLER, **options)
+            setattr(sys, name, safe_stream)

@@ -1,9 +1,9 @@
-"""Which option somebody meant who named one that does not exist."""
+"""Suggestions for options that do not exist."""
 
 import difflib
 
-SIMILAR = 0.75  # share of letters in common from which a name is taken for a slip of the finger
-# What other programs call these options, the last part of the name; the first that exists is meant
+MIN_SIMILARITY = 0.75  # ratio of difflib from which a name is regarded as a typing error
+# Names in other programs (last part) -> candidates here; the first that exists is suggested.
 SYNONYMS = {
     ("learning_rate", "learningrate", "learn_rate", "base_lr"): ("model.lr",),
     ("epochs", "epoch", "n_epochs", "num_epochs", "nepochs", "max_epoch", "num_train_epochs"): ("trainer.max_epochs",),
@@ -47,19 +47,19 @@ SYNONYMS = {
     ("progress_bar", "progress"): ("trainer.enable_progress_bar",),
     ("torch_compile",): ("compile",),
 }
-# What has no option here
-NONE_NEEDED = {
-    ("workers", "num_workers", "n_workers", "pin_memory"): "batches are cut from images in memory, without workers",
+# Options of other programs that do not exist here -> reason
+MISSING_OPTIONS = {
+    ("workers", "num_workers", "n_workers", "pin_memory"): "batches are sliced from images in memory, without workers",
     ("weight_decay", "momentum", "optimizer", "optimiser", "optim"): "the optimiser is Adam without weight decay",
 }
 
 
 def suggest(option: str, known: list[str]) -> str | None:
-    """The option that was meant by one that does not exist; nothing where there is no good guess.
+    """Return the existing option that is most likely meant by an unknown one, or None.
 
     Args:
-        option: Without dashes in front.
-        known: All options that there are, without dashes.
+        option: The unknown option, without leading dashes.
+        known: All existing options, without leading dashes.
     """
     name = option.lower().replace("-", "_")
     section, _, leaf = name.rpartition(".")
@@ -67,30 +67,31 @@ def suggest(option: str, known: list[str]) -> str | None:
     for other in known:
         leaves.setdefault(other.rpartition(".")[2].lower(), []).append(other)
     for exact in (name, leaf):
-        if exact in leaves:  # in another section, or in other letters
+        if exact in leaves:  # in another section or another case
             return min(leaves[exact], key=lambda other: other.rpartition(".")[0] != section)
-        for synonyms, meant in SYNONYMS.items():
-            if exact in synonyms and (found := [other for other in meant if other in known]):
-                return found[0]
-    if close := difflib.get_close_matches(name, known, n=1, cutoff=SIMILAR):
+        for synonyms, candidates in SYNONYMS.items():
+            if exact in synonyms and (existing := [other for other in candidates if other in known]):
+                return existing[0]
+    if close := difflib.get_close_matches(name, known, n=1, cutoff=MIN_SIMILARITY):
         close_leaf = close[0].rpartition(".")[2]
-        if difflib.SequenceMatcher(None, leaf, close_leaf).ratio() >= SIMILAR:  # and not just of the same section
+        # The last parts must be similar too: a common section alone is no match.
+        if difflib.SequenceMatcher(None, leaf, close_leaf).ratio() >= MIN_SIMILARITY:
             return close[0]
-    if close := difflib.get_close_matches(leaf, leaves, n=1, cutoff=SIMILAR):
+    if close := difflib.get_close_matches(leaf, leaves, n=1, cutoff=MIN_SIMILARITY):
         return leaves[close[0]][0]
     return None
 
 
-def why_not(option: str) -> str | None:
-    """Why there is no such option, where other programs have one."""
+def reason_for_missing_option(option: str) -> str | None:
+    """Return why an option that is common in other programs does not exist here, or None."""
     leaf = option.lower().replace("-", "_").rpartition(".")[2]
-    return next((why for names, why in NONE_NEEDED.items() if leaf in names), None)
+    return next((reason for names, reason in MISSING_OPTIONS.items() if leaf in names), None)
 
 
-def in_other_letters(table: dict, name: str) -> str | None:
-    """The entry of a registry whose name is this one but for capitals, dashes and underscores."""
+def match_ignoring_case(registry: dict, name: str) -> str | None:
+    """Return the entry of a registry that equals `name` up to case, dashes and underscores, or None."""
 
-    def plain(text: str) -> str:
+    def normalise(text: str) -> str:
         return text.lower().replace("-", "").replace("_", "")
 
-    return next((other for other in table if plain(other) == plain(name)), None)
+    return next((other for other in registry if normalise(other) == normalise(name)), None)

@@ -1,4 +1,4 @@
-"""The command lines of train.py and evaluate.py: options from signatures, configuration files, mistakes explained."""
+"""Options of train.py: from signatures of classes and from configuration files, with validation."""
 
 import argparse
 import os
@@ -13,20 +13,20 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks import CALLBACKS
-from cli.suggestions import in_other_letters
+from cli.suggestions import match_ignoring_case
 from datamodules import DATAMODULES
 from models import MODELS
 from models.networks.layers import lookup
 from runtime.figure_files import FigureStyle
 from runtime.processes import launcher_world
 
-MAX_SAMPLES = 10_000_000  # of one image, which take minutes; all of MNIST takes weeks by then
-PROFILERS = ("simple", "advanced", "pytorch")  # of Lightning, by their names
+MAX_SAMPLES = 10_000_000  # per image; takes minutes for one image and weeks for all of MNIST
+PROFILERS = ("simple", "advanced", "pytorch")  # names in Lightning
 DEFAULTS = {"model": "VAE", "data": "Digits"}
 COMPONENT_TITLES = {"model": "model", "data": "data set"}
 REGISTRIES = {"model": MODELS, "data": DATAMODULES}
-# Options of the Trainer that train.py sets itself, or that do nothing to data that bring their own batches
-NOT_OFFERED = {
+# Arguments of the Trainer that train.py sets itself, or that have no effect with our batch iterator
+EXCLUDED_TRAINER_OPTIONS = {
     "barebones",
     "callbacks",
     "default_root_dir",
@@ -41,31 +41,32 @@ NOT_OFFERED = {
     "sync_batchnorm",
     "use_distributed_sampler",
 }
-# Options of the Trainer that do nothing here: files of earlier runs may name them, at these values
+# Arguments of the Trainer without effect, as option -> (default, reason). Configuration files of earlier runs contain
+# them with their defaults, so that they must be accepted.
 NO_EFFECT = {
-    "limit_test_batches": (None, "tests are the work of --num_samples and --limit"),
-    "limit_predict_batches": (None, "train.py predicts nothing"),
-    "inference_mode": (True, "validation computes no gradients in either mode"),
+    "limit_test_batches": (None, "use --num_samples and --limit for tests"),
+    "limit_predict_batches": (None, "train.py does not predict"),
+    "inference_mode": (True, "validation never computes gradients"),
 }
 
 
 def expand_user(path: str) -> str:
-    """A path with a leading `~` or `~name` replaced by that user's home folder; `./~name` means such a name itself.
+    """Return a path with a leading `~` or `~name` replaced by that user's home folder.
 
     Raises:
-        ValueError: There is no such user.
+        ValueError: If there is no such user.
     """
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
-        raise ValueError(f"{path}: no home folder of that user is known: write the path out, or ./{path}.")
+        raise ValueError(f"{path}: that user has no home folder: write the full path, or ./{path} for a file name.")
     return expanded
 
 
 def expand_paths(args: Namespace) -> Namespace:
-    """Expands `~` in all options, from the command line and from configuration files alike.
+    """Expand `~` in all options, whether from the command line or from configuration files.
 
-    Only here, so that all that read an option mean the same folder. The text of no option but a path begins with `~`.
-    Environment variables are not expanded: a shell does that.
+    This is the only place that does, so that all code uses the same folder. Only paths can begin with `~`. Environment
+    variables are left to the shell.
     """
     for key, value in args.items(branches=False):
         if isinstance(value, str):
@@ -75,17 +76,21 @@ def expand_paths(args: Namespace) -> Namespace:
     return args
 
 
-def names_in(config: str) -> dict[str, str]:
-    """The names of model and data in a YAML file of options."""
+def component_names_in_config(config: str) -> dict[str, str]:
+    """Return the names of the model and the data set in a YAML file of options, as far as it contains them.
+
+    Raises:
+        ValueError: If the file cannot be read or is not a file of options.
+    """
     try:
         options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"--config {config} was not found.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{config} cannot be read as a YAML file of options: {why}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{config} cannot be read as a YAML file of options: {reason}") from error
     if not isinstance(options, dict):
-        raise ValueError(f"{config} is no YAML file of options such as 'seed: 0'.")
+        raise ValueError(f"{config} is not a YAML file of options such as 'seed: 0'.")
     for key in REGISTRIES.keys() & options.keys():
         if not isinstance(options[key], dict):
             raise ValueError(
@@ -94,21 +99,25 @@ def names_in(config: str) -> dict[str, str]:
     return {key: options[key]["name"] for key in REGISTRIES if "name" in options.get(key, {})}
 
 
-def named_by_flag(flags: argparse.Namespace, key: str) -> str | None:
-    """The model or the data that the command line names, by --model or --model.name; ValueError for two names."""
+def component_name_from_flags(flags: argparse.Namespace, key: str) -> str | None:
+    """Return the name given by --model or --model.name (or --data, --data.name), or None.
+
+    Raises:
+        ValueError: If both are given and differ.
+    """
     short, long = getattr(flags, key), getattr(flags, f"{key}_name")
     if short is not None and long is not None and short != long:
         raise ValueError(f"--{key} {short} and --{key}.name {long} disagree: give one of them.")
     return long if short is None else short
 
 
-def warn_of_other_names(config: str, names: dict[str, str], flags: list[str]) -> None:
-    """Says which options of a file made for another model, or other data, stay in force.
+def warn_if_config_is_for_other_component(config: str, names: dict[str, str], flags: list[str]) -> None:
+    """Print a warning if a file was written for another model or data set, with the options that still apply.
 
     Args:
         config: The file.
-        names: The model and the data that are used.
-        flags: Of the command line, which win over the file.
+        names: Names of the chosen model and data set.
+        flags: Command line, which overrides the file.
     """
     options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     given = {flag.partition("=")[0] for flag in flags}
@@ -116,45 +125,54 @@ def warn_of_other_names(config: str, names: dict[str, str], flags: list[str]) ->
         section = options.get(key, {})
         if section.get("name", name) == name or rank_zero_only.rank != 0:
             continue
-        kept = [f"{k}={v}" for k, v in section.items() if k != "name" and f"--{key}.{k}" not in given]
-        stay = (
-            f"its options of the {COMPONENT_TITLES[key]} stay in force: {', '.join(kept)}"
-            if kept
-            else "none of its options stay"
+        applied = [f"{k}={v}" for k, v in section.items() if k != "name" and f"--{key}.{k}" not in given]
+        effect = (
+            f"its options of the {COMPONENT_TITLES[key]} still apply: {', '.join(applied)}"
+            if applied
+            else "none of its options apply"
         )
-        print(f"warning: {config} is made for {section['name']}, and {name} is used; {stay}.", file=sys.stderr)
+        print(f"warning: {config} was written for {section['name']}, but {name} is used; {effect}.", file=sys.stderr)
 
 
 def split_component_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The names of model and data, and the arguments with all --config files first, so that flags win over them."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    """Return the names of the model and the data set, and the arguments for the parser that these names determine.
+
+    The arguments begin with all --config files, so that flags override them wherever they stand.
+
+    Raises:
+        ValueError: If a name is unknown, or a file cannot be read.
+    """
+    first_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for key in REGISTRIES:
-        first.add_argument(f"--{key}")
-        first.add_argument(f"--{key}.name", dest=f"{key}_name")
-    first.add_argument("--config", action="append", default=[])
-    known, flags = first.parse_known_args(argv)
+        first_parser.add_argument(f"--{key}")
+        first_parser.add_argument(f"--{key}.name", dest=f"{key}_name")
+    first_parser.add_argument("--config", action="append", default=[])
+    first_args, flags = first_parser.parse_known_args(argv)
+    configs = [expand_user(config) for config in first_args.config]
+
     names = dict(DEFAULTS)
-    known.config = [expand_user(config) for config in known.config]
-    for config in known.config:
-        names |= names_in(config)
-    names |= {key: value for key in REGISTRIES if (value := named_by_flag(known, key)) is not None}
-    for key, what in COMPONENT_TITLES.items():
-        if names[key] not in REGISTRIES[key] and (meant := in_other_letters(REGISTRIES[key], names[key])):
-            raise ValueError(f"Unknown {what} '{names[key]}', did you mean {meant}?")
-        lookup(REGISTRIES[key], names[key], what)
-    for config in known.config:
-        warn_of_other_names(config, names, flags)
-    configs = [f"--config={config}" for config in known.config]
-    return names, [*configs, *(f"--{key}.name={name}" for key, name in names.items()), *flags]
+    for config in configs:
+        names |= component_names_in_config(config)
+    names |= {key: name for key in REGISTRIES if (name := component_name_from_flags(first_args, key)) is not None}
+    for key, title in COMPONENT_TITLES.items():
+        if names[key] not in REGISTRIES[key] and (match := match_ignoring_case(REGISTRIES[key], names[key])):
+            raise ValueError(f"Unknown {title} '{names[key]}', did you mean {match}?")
+        lookup(REGISTRIES[key], names[key], title)
+    for config in configs:
+        warn_if_config_is_for_other_component(config, names, flags)
+
+    config_flags = [f"--config={config}" for config in configs]
+    name_flags = [f"--{key}.name={name}" for key, name in names.items()]
+    return names, [*config_flags, *name_flags, *flags]
 
 
 def build_parser(names: dict[str, str]) -> ArgumentParser:
-    """The options of train.py and, from the signatures, of this model, this data set and Lightning's Trainer."""
+    """Return the parser of train.py, with options from the signatures of the model, the data set and the Trainer."""
     description = (
-        "Trains a model and reports its test likelihood. "
+        "Train a model and report its test likelihood. "
         f"--model MODEL: one of {', '.join(MODELS)}. --data DATA: one of {', '.join(DATAMODULES)}. "
-        f"Below are the options of --model {names['model']} --data {names['data']}; name others beside --help to see "
-        "theirs. Flags win over --config files, wherever they stand."
+        f"The options below are those of --model {names['model']} --data {names['data']}; add other names to --help to "
+        "see theirs. Flags override --config files, in any order."
     )
     usage = "python train.py [--model MODEL] [--data DATA] [--config FILE] [options]"
     parser = ArgumentParser(
@@ -162,14 +180,14 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
     )
     add_run_options(parser)
     for key, table in REGISTRIES.items():
-        parser.add_argument(f"--{key}.name", type=str, help=f"What --{key} gives.")
+        parser.add_argument(f"--{key}.name", type=str, help=f"Long form of --{key}.")
         chosen_class = table[names[key]]
         skip = {*getattr(chosen_class, "from_data", ()), *getattr(chosen_class, "from_m1", ())}
         parser.add_class_arguments(chosen_class, key, skip=skip, as_group=False)
-    parser.add_class_arguments(Trainer, "trainer", skip=NOT_OFFERED, as_group=False)
+    parser.add_class_arguments(Trainer, "trainer", skip=EXCLUDED_TRAINER_OPTIONS, as_group=False)
     parser.set_defaults(
         {
-            # Lightning's own choice would take Apple's mps, which has no float64, and all GPUs of a machine
+            # Lightning's defaults would use Apple's mps, which lacks float64, and all GPUs of a machine.
             "trainer.accelerator": "cuda" if torch.cuda.is_available() else "cpu",
             "trainer.devices": launcher_world()[0],
             "trainer.num_nodes": launcher_world()[1],
@@ -185,71 +203,106 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
 
 
 def option_names(parser: ArgumentParser) -> list[str]:
-    """All options that train.py offers, without dashes."""
-    idle = [f"trainer.{name}" for name in NO_EFFECT]
+    """Return all options of train.py that have an effect, without leading dashes."""
+    no_effect = [f"trainer.{name}" for name in NO_EFFECT]
     keys = parser.get_defaults().keys(branches=False)
-    return [key for key in keys if not key.endswith(".name") and key not in idle]
+    return [key for key in keys if not key.endswith(".name") and key not in no_effect]
 
 
 def add_run_options(parser: ArgumentParser) -> None:
-    """The options that belong to the run, whatever the model and the data."""
+    """Add the options that do not depend on the model and the data set."""
     add = parser.add_argument
-    add("--config", action="config", help="YAML file of options; several are read in order.")
-    add("--seed", type=int, default=0, help="Of initialisation, order and noise (--data.seed: of splits).")
+    add("--config", action="config", help="YAML file of options; several files are read in order.")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="Seed of initialisation, order and noise (--data.seed is that of the splits).",
+    )
     add("--run_dir", type=str | None, default=None, help="Run folder; runs/<data>-<model>/<time> by default.")
-    add("--resume", type=str | None, default=None, help="Checkpoint to go on from; auto: the run folder's last.")
-    changes = "Resume although options of the model, the data or the steps have changed; those are named."
-    add("--allow_changes", action=ActionYesNo, default=False, help=changes)
-    add("--save_every_steps", type=int | None, default=None, help="Write last.ckpt also every so many steps.")
-    add("--save_every_minutes", type=float | None, default=None, help="Write last.ckpt also every so many minutes.")
-    threads = (
-        "Threads of the processor, on which last digits depend; by default OMP_NUM_THREADS or by the size of the "
-        "model, and those of a run that goes on."
+    add(
+        "--resume",
+        type=str | None,
+        default=None,
+        help="Checkpoint to resume from; auto is the last one in the run folder, if there is one.",
     )
-    add("--threads", type=int | None, default=None, help=threads)
-    early = (
-        "Stop after so many validations in a row without a higher val/bound; never by default. lr_final stays that of "
-        "the last epoch or step that the limits allow."
+    add(
+        "--allow_changes",
+        action=ActionYesNo,
+        default=False,
+        help="Resume even if options of the model, the data or the steps have changed; the changes are printed.",
     )
-    add("--early_stopping", type=int | None, default=None, help=early)
-    steps = (
-        "Optimiser steps per call of the trainer, whose own work then costs less; signals and checkpoints wait for the "
-        "end of a call. 1, saying so, where the trainer has to see each step, as on several devices."
+    add("--save_every_steps", type=int | None, default=None, help="Also write last.ckpt every N steps.")
+    add("--save_every_minutes", type=float | None, default=None, help="Also write last.ckpt every N minutes.")
+    add(
+        "--threads",
+        type=int | None,
+        default=None,
+        help="CPU threads; their number affects rounding. By default that of the resumed run, OMP_NUM_THREADS, or one "
+        "chosen by the size of the model.",
     )
-    add("--steps_per_call", type=int, default=1, help=steps)
+    add(
+        "--early_stopping",
+        type=int | None,
+        default=None,
+        help="Stop after N consecutive validations without a higher val/bound; off by default. The learning rate "
+        "schedule (lr_final) still refers to the last epoch or step that the limits allow.",
+    )
+    add(
+        "--steps_per_call",
+        type=int,
+        default=1,
+        help="Optimiser steps per training_step, to reduce the overhead of the Trainer. Signals and checkpoints are "
+        "handled after the last of them. Reset to 1, with a warning, if the Trainer must see each step, as on several "
+        "devices.",
+    )
     add(
         "--compile",
         action=ActionYesNo,
         default=False,
-        help="Compile the loss, within half a minute; changes the last digits. Measure whether it pays.",
+        help="Compile the loss, which takes up to half a minute and affects rounding. Measure whether it is faster.",
     )
     add("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
-    usual = "by default those that the model supports, but for latent_codes_tsne."
-    supported = f"Of {', '.join(CALLBACKS)}; {usual}"
-    add("--callbacks", type=list[str] | None, default=None, help=supported)
+    add(
+        "--callbacks",
+        type=list[str] | None,
+        default=None,
+        help=f"Any of {', '.join(CALLBACKS)}; by default all that the model supports except latent_codes_tsne.",
+    )
     add_figure_options(parser)
-    add("--num_samples", type=int, default=1000, help="K of the final evaluation; 0 skips it.")
-    limit = "Evaluate the likelihood on the first N test images; by default on all, M2, M1M2 and AffineVAE on 1000."
-    add("--limit", type=int | None, default=None, help=limit)
+    add("--num_samples", type=int, default=1000, help="Importance samples K of the final evaluation; 0 skips it.")
+    add_limit_option(parser)
+
+
+def add_limit_option(parser: ArgumentParser) -> None:
+    """Add --limit, which train.py and evaluate.py share."""
+    parser.add_argument(
+        "--limit",
+        type=int | None,
+        default=None,
+        help="Evaluate the likelihood on the first N test images; by default on all (M2, M1M2, AffineVAE: on 1000).",
+    )
 
 
 def add_figure_options(parser: ArgumentParser) -> None:
-    """How figures are written: options of both train.py and evaluate.py."""
+    """Add the options of figure files, which train.py and evaluate.py share."""
     add, defaults = parser.add_argument, FigureStyle()
-    kinds = "Format of figures; W&B gets pixels in any case."
-    add("--figure_format", type=Literal["png", "pdf", "svg"], default=defaults.format, help=kinds)
-    add("--figure_dpi", type=int, default=defaults.dpi, help="Dots per inch of figures, from 50 to 600.")
+    add(
+        "--figure_format",
+        type=Literal["png", "pdf", "svg"],
+        default=defaults.format,
+        help="File format of figures; W&B always gets PNG.",
+    )
+    add("--figure_dpi", type=int, default=defaults.dpi, help="Resolution of figures in dots per inch, 50 to 600.")
 
 
 def check_trainer(trainer: Namespace) -> None:
-    """ValueError, in a sentence, for options of the Trainer that would do nothing or mean nothing."""
-    for name, (idle, why) in NO_EFFECT.items():
-        if trainer[name] != idle:
-            raise ValueError(f"--trainer.{name} would do nothing: {why}. Leave it out.")
+    """Raise ValueError if options of the Trainer are invalid or have no effect."""
+    for name, (default, reason) in NO_EFFECT.items():
+        if trainer[name] != default:
+            raise ValueError(f"--trainer.{name} has no effect: {reason}. Leave it out.")
     if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
-        raise ValueError(
-            "--trainer.gradient_clip_algorithm would do nothing without --trainer.gradient_clip_val: add it."
-        )
+        raise ValueError("--trainer.gradient_clip_algorithm has no effect without --trainer.gradient_clip_val: add it.")
     if trainer.profiler is not None and trainer.profiler not in PROFILERS:
         raise ValueError(f"--trainer.profiler must be one of {', '.join(PROFILERS)}; got {trainer.profiler}.")
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps", "gradient_clip_val"):
@@ -257,16 +310,16 @@ def check_trainer(trainer: Namespace) -> None:
             raise ValueError(f"--trainer.{name} must be above 0; got {trainer[name]}.")
     for name in ("max_epochs", "max_steps"):
         if trainer[name] is not None and trainer[name] < -1:
-            raise ValueError(f"--trainer.{name} must be -1, for no limit, or more; got {trainer[name]}.")
+            raise ValueError(f"--trainer.{name} must be -1 (no limit) or at least 0; got {trainer[name]}.")
 
 
 def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:
-    """ValueError, in a sentence, for numbers of samples or images that mean nothing."""
+    """Raise ValueError if --num_samples or --limit is out of range; `least` is the minimum of --num_samples."""
     if num_samples < least:
         raise ValueError(f"--num_samples must be at least {least}; got {num_samples}.")
     if num_samples > MAX_SAMPLES:
         raise ValueError(
-            f"--num_samples must be at most {MAX_SAMPLES:,}; got {num_samples:,}, which would not end; 5000 is usual."
+            f"--num_samples must be at most {MAX_SAMPLES:,}; got {num_samples:,}. 5000 is a common choice."
         )
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1; got {limit}.")

@@ -1,4 +1,4 @@
-"""Images for the models: each module reads one data set and cuts it into batches."""
+"""Data modules: each reads one data set, splits it and serves mini-batches."""
 
 from datamodules.base import PROTOCOLS, ImageData
 from datamodules.batches import Batches, Split

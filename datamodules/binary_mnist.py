@@ -1,4 +1,4 @@
-"""The published binarization of MNIST by Larochelle."""
+"""MNIST with the fixed binarization published by Larochelle."""
 
 import math
 import os
@@ -16,21 +16,21 @@ import torch
 
 from datamodules.base import ImageData, fixed_generator
 from datamodules.batches import Split
-from datamodules.download import DAMAGED, DataError, check_md5, download, read
+from datamodules.download import DAMAGED, DataError, check_md5, download_missing, read_file
 
 ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 
 
 class BinaryMNIST(ImageData):
-    """MNIST drawn once for everybody: 50,000 training, 10,000 validation, 10,000 test images; no labels.
+    """Binarized MNIST: 50,000 training, 10,000 validation and 10,000 test images, without labels.
 
-    The published test images are sorted by class: the first thousand are zeros. Each split is put into one mixed order,
-    always the same, so that its first images speak for all of it. The first start writes a compact copy of each file
-    beside it (.amat.npz), from which later starts read faster; not if the folder is marked read-only.
+    The published test images are sorted by class. Each split is shuffled with a fixed seed, so that its first images
+    are a representative sample. The first start writes a compact copy (.amat.npz) next to each file, which later
+    starts read faster. No copy is written to a read-only folder.
 
     Args:
-        root: Folder that holds `BinaryMNIST`, with the three published .amat files as they are or gzipped. Compact
-            copies of them, for faster starts, are written there.
+        root: Folder that contains `BinaryMNIST` with the three published .amat files, plain or gzipped. Compact copies
+            for faster starts are written there.
         batch_size: Images per batch and device.
     """
 
@@ -46,11 +46,11 @@ class BinaryMNIST(ImageData):
         self.folder = Path(root).expanduser() / "BinaryMNIST"
 
     def prepare_data(self) -> None:
-        """Download what is missing."""
-        download(self.folder, tuple(self.md5), self._download)
+        """Download missing files."""
+        download_missing(self.folder, tuple(self.md5), self._download)
 
     def load(self) -> tuple[Split, Split, Split]:
-        """Read the three files, or what was cached of them."""
+        """Return the splits from the published files or their compact copies."""
         train, val, test = (self._read(name) for name in self.md5)
         self.label_indices = torch.empty(0, dtype=torch.int64)
         return train, val, test
@@ -63,52 +63,60 @@ class BinaryMNIST(ImageData):
 
     def _read(self, name: str) -> Split:
         path = self.folder / f"{name}.npz"
-        bits, is_new = cached(path, self.md5[name], lambda: self._parse(name))
-        if is_new:
-            self.note(f"Wrote {path}, a copy of {name} that is read faster.")
+        bits, was_written = load_or_cache(path, self.md5[name], lambda: self._parse(name))
+        if was_written:
+            self.note(f"Wrote {path}, a copy of {name} that loads faster.")
         bits = bits[torch.randperm(len(bits), generator=fixed_generator(f"order of {name}")).numpy()]
         x = torch.from_numpy(bits * np.uint8(255)).unsqueeze(1)  # (N, 1, H, W)
         return Split(x, torch.full((len(x),), -1))
 
     def _parse(self, name: str) -> np.ndarray:
-        path, content = read(self.folder, name)
+        path, content = read_file(self.folder, name)
         check_md5(path, content, self.md5[name])
         return parse_amat(path, content)
 
 
 def parse_amat(path: Path, content: bytes) -> np.ndarray:
-    """Square images from lines of zeros and ones, one image a line: (N, H, W) of 0 and 1.
+    """Parse square binary images, one image per line of digits that are separated by spaces.
+
+    Returns:
+        Array (N, H, W), uint8, of 0 and 1.
 
     Raises:
-        DataError: If the content is anything else.
+        DataError: If the content has another format.
     """
-    length = content.find(b"\n") + 1  # a digit and a separator for each pixel
-    side = math.isqrt(length // 2)
-    if length == 0 or length != 2 * side * side or len(content) % length:
-        raise DataError(f"{path} does not hold one square image a line: {DAMAGED}")
+    line_length = content.find(b"\n") + 1  # a digit and a separator per pixel
+    side = math.isqrt(line_length // 2)
+    if line_length == 0 or line_length != 2 * side * side or len(content) % line_length:
+        raise DataError(f"{path} does not hold one square image per line: {DAMAGED}")
     bits = np.frombuffer(content, np.uint8).reshape(-1, side, side, 2)[..., 0] - ord("0")
     if bits.max() > 1:
         raise DataError(f"{path} holds pixels other than 0 and 1: {DAMAGED}")
     return bits
 
 
-def cached(path: Path, md5: str, make: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
-    """The array of 0 and 1 packed at `path`, made anew unless that is an undamaged copy for `md5`.
+def load_or_cache(path: Path, md5: str, parse: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
+    """Load a binary array from the cache file `path`, or parse the source and write the cache file.
+
+    Args:
+        path: The cache file.
+        md5: Checksum of the source; a cache file of another source is replaced.
+        parse: Return the array from the source.
 
     Returns:
-        The array, and whether it has been written to `path` now.
+        The array, and whether the cache file was written by this call.
     """
-    # Reading compares the zip's checksums.
+    # Any failure is a cache miss. Reading also verifies the checksums of the zip file.
     with suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile), open(path, "rb") as file:
-        copy = np.load(file)
-        if str(copy["md5"]) == md5:
-            shape = copy["shape"]
-            return np.unpackbits(copy["bits"], count=shape.prod()).reshape(shape), False
-    bits = make()
-    # Root may write anywhere; a folder marked read-only is left alone all the same.
+        cache = np.load(file)
+        if str(cache["md5"]) == md5:
+            shape = cache["shape"]
+            return np.unpackbits(cache["bits"], count=shape.prod()).reshape(shape), False
+    bits = parse()
+    # The mode is checked explicitly because root can write to read-only folders.
     if path.parent.stat().st_mode & 0o222:
-        with suppress(OSError), TemporaryDirectory(dir=path.parent, prefix=".cache-") as fresh:
-            np.savez(Path(fresh, path.name), bits=np.packbits(bits), shape=bits.shape, md5=md5)
-            os.replace(Path(fresh, path.name), path)
+        with suppress(OSError), TemporaryDirectory(dir=path.parent, prefix=".cache-") as temporary:
+            np.savez(Path(temporary, path.name), bits=np.packbits(bits), shape=bits.shape, md5=md5)
+            os.replace(Path(temporary, path.name), path)
             return bits, True
     return bits, False

@@ -1,4 +1,4 @@
-"""Several batches at a time, for models that take several steps per call."""
+"""Groups of batches, for models that take several optimiser steps per `training_step`."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -10,14 +10,14 @@ from datamodules.batches import Batches
 
 
 class BatchGroups:
-    """An iterable of tuples of `size` batches, the last of an epoch perhaps of fewer; otherwise as `batches`.
+    """Iterable of tuples of `size` consecutive batches; the last tuple of an epoch may be shorter.
 
     Args:
-        batches: Where they come from.
-        size: How many at a time.
+        batches: The batches to group.
+        size: Batches per group.
     """
 
-    batch_sampler = None  # Lightning asks for it wherever there is a sampler
+    batch_sampler = None  # Lightning reads it from any loader that has a sampler
 
     def __init__(self, batches: Batches, size: int):
         self.batches, self.size = batches, size
@@ -27,18 +27,18 @@ class BatchGroups:
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
         batches = iter(self.batches)
-        while call := tuple(islice(batches, self.size)):
-            yield call
+        while group := tuple(islice(batches, self.size)):
+            yield group
 
     @property
     def sampler(self) -> Batches:
-        """Where Lightning looks for `set_epoch`."""
+        """The object on which Lightning calls `set_epoch`."""
         return self.batches
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, in batches."""
+        """Return the position, in batches."""
         return self.batches.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iteration, once, begin at the position `state`."""
+        """Start the next iteration at the position `state`; later iterations start at the beginning."""
         self.batches.load_state_dict(state)

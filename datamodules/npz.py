@@ -1,4 +1,4 @@
-"""Your own images, from one .npz file."""
+"""User images from one .npz file."""
 
 import zipfile
 import zlib
@@ -12,27 +12,28 @@ from torch import Tensor
 from datamodules.base import fixed_generator
 from datamodules.batches import Split
 from datamodules.download import DataError
-from datamodules.grayscale import GreyData
-from datamodules.labels import as_classes, read_labels, shortened
-from datamodules.pixels import as_bytes
+from datamodules.grayscale import GrayscaleData
+from datamodules.labels import as_classes, list_names, read_labels
+from datamodules.pixels import as_uint8
 
-USUAL_CHANNELS = (1, 3, 4)
-NPY = b"\x93NUMPY"  # how a .npy file begins
-FORM = "a file made by numpy.savez(path, x=images), with y=labels if there are any"
+COMMON_CHANNELS = (1, 3, 4)
+NPY_MAGIC = b"\x93NUMPY"  # first bytes of a .npy file
+EXPECTED_FILE = "save it with numpy.savez(path, x=images), and y=labels if there are any"
 
 
-class NPZ(GreyData):
+class NPZ(GrayscaleData):
     """Your own images, in one .npz file of arrays named x and, if you have them, y, x_test, y_test.
 
-    x and x_test are bytes from 0 to 255, or truth values, (N, H, W), (N, C, H, W) or (N, H, W, C). Of four axes, the
-    second is the channels if it has length 1, 3 or 4, else the last if that has, else the shorter of the two, the
-    second if they are equal. Images of 0 and 1 only are read as masks, 0 and 255; other small ranges are refused.
+    x and x_test are uint8 from 0 to 255, or boolean, of shape (N, H, W), (N, C, H, W) or (N, H, W, C). In four
+    dimensions, the channels are the second axis if its length is 1, 3 or 4, otherwise the last axis if its length is,
+    otherwise the shorter of the two (the second if they are equal). Images of 0 and 1 only are read as masks, 0 and
+    255; other small ranges are refused.
 
-    y and y_test are whole numbers, with -1 for unknown, or text, with '' for unknown. Their distinct values in sorted
-    order are the classes. Without x_test, a tenth of the images, always the same, is put aside for the test.
+    y and y_test are integers, with -1 for unlabelled images, or text, with '' for unlabelled images. The classes are
+    their distinct values in sorted order. Without x_test, a fixed random tenth of the images is the test set.
 
     Args:
-        root: The .npz file: images x (uint8) and, if there are any, labels y, test images x_test, their labels y_test.
+        root: The .npz file: images x (uint8) and, optionally, labels y, test images x_test and their labels y_test.
         val_size: Validation images, taken from the training images; a tenth of them by default.
     """
 
@@ -42,53 +43,57 @@ class NPZ(GreyData):
 
     @property
     def source(self) -> str:
-        """The file."""
+        """The path of the file."""
         return str(self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers of the data besides the options: a file is known by its images, not its path."""
+        """Return what a checkpoint stores in addition to the options: the class names and a hash of the images."""
         return {**super().state_dict(), "images_hash": self.images_hash}
 
     def fetch(self) -> tuple[Split, Split]:
-        """Read the arrays."""
-        arrays = self._arrays()
+        """Return the training and test images of the file.
+
+        Raises:
+            DataError: If the file cannot be used.
+        """
+        arrays = self._read_arrays()
         if "y_test" in arrays and "x_test" not in arrays:
             raise DataError(f"{self.path} has y_test but no x_test: add x_test or leave y_test out.")
-        images = self._images({name: arrays[name] for name in ("x", "x_test") if name in arrays})
-        classes = self._classes(arrays)
+        images = self._read_images({name: arrays[name] for name in ("x", "x_test") if name in arrays})
+        classes = self._read_classes(arrays)
         train = Split(images["x"], classes["y"])
-        if "x_test" in images:
-            if len(train.y) < 2:
-                raise DataError(
-                    f"{self.path}: x must hold 2 images or more (to train and validate), not {len(train.y)}."
-                )
-            return train, Split(images["x_test"], classes["y_test"])
         size = len(train.y)
+        if "x_test" in images:
+            if size < 2:
+                raise DataError(f"{self.path}: x must hold at least 2 images (to train and validate), not {size}.")
+            return train, Split(images["x_test"], classes["y_test"])
         if size < 3:
-            raise DataError(f"{self.path} must hold 3 images or more (to train, validate, test), not {size}.")
+            raise DataError(f"{self.path} must hold at least 3 images (to train, validate and test), not {size}.")
         order = torch.randperm(size, generator=fixed_generator("test images of an NPZ"))
-        aside = max(1, size // 10)
-        return train.take(order[aside:]), train.take(order[:aside])
+        test_size = max(1, size // 10)
+        return train.subset(order[test_size:]), train.subset(order[:test_size])
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of the file that have a meaning here."""
+    def _read_arrays(self) -> dict[str, np.ndarray]:
+        """Return those of the arrays x, y, x_test and y_test that the file contains."""
         if self.path.is_dir():
-            raise DataError(f"{self.path} is a folder, and NPZ reads one .npz file: {FORM}.")
+            raise DataError(f"{self.path} is a folder, but NPZ reads one .npz file: {EXPECTED_FILE}.")
         if not self.path.is_file():
             raise DataError(f"{self.path} was not found: root must be the .npz file that holds your images.")
-        found = {}
+        arrays = {}
         name = None
         try:
-            # Opened here, since numpy leaves a damaged file open.
+            # The file is opened here because numpy does not close a damaged file.
             with open(self.path, "rb") as file:
-                if file.read(len(NPY)) == NPY:
-                    raise DataError(f"{self.path} is a .npy file of one array, and NPZ reads an .npz file: {FORM}.")
+                if file.read(len(NPY_MAGIC)) == NPY_MAGIC:
+                    raise DataError(
+                        f"{self.path} is a .npy file of one array, but NPZ reads an .npz file: {EXPECTED_FILE}."
+                    )
                 file.seek(0)
-                with np.load(file, allow_pickle=False) as arrays:
-                    names = list(arrays)
+                with np.load(file, allow_pickle=False) as archive:
+                    names_in_file = list(archive)
                     for name in ("x", "y", "x_test", "y_test"):
-                        if name in arrays:
-                            found[name] = arrays[name]
+                        if name in archive:
+                            arrays[name] = archive[name]
         except DataError:
             raise
         except (EOFError, TypeError, zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError) as error:
@@ -99,53 +104,55 @@ class NPZ(GreyData):
                     f"{self.path}: {name} is an array of Python objects: save it as an array of numbers, or of text "
                     "with numpy.array(labels, dtype=str)."
                 ) from error
-            raise DataError(f"{self.path} is not a whole .npz file of plain arrays; numpy.savez makes one.") from error
-        if "x" not in found:
-            holds = f" but {shortened(names)}" if names else ""
-            raise DataError(f"{self.path} has no array named x{holds}: name the images x when you save them.")
-        return found
+            raise DataError(
+                f"{self.path} is not a complete .npz file of plain arrays; numpy.savez makes one."
+            ) from error
+        if "x" not in arrays:
+            contents = f" but {list_names(names_in_file)}" if names_in_file else ""
+            raise DataError(f"{self.path} has no array named x{contents}: name the images x when you save them.")
+        return arrays
 
-    def _images(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        """Images (N, C, H, W), uint8 from 0 to 255, contiguous."""
+    def _read_images(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """Return contiguous images (N, C, H, W), uint8 from 0 to 255, by name."""
         for name, x in arrays.items():
             if x.ndim not in (3, 4) or 0 in x.shape:
-                forms = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
-                raise DataError(f"{self.path}: {name} must hold images, {forms}, not an array {x.shape}.")
-        arrays, remarks = as_bytes(str(self.path), arrays)
-        for remark in remarks:
-            self.note(remark)
-        return {name: torch.from_numpy(self._channels_second(name, x)) for name, x in arrays.items()}
+                shapes = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
+                raise DataError(f"{self.path}: {name} must hold images, {shapes}, not an array {x.shape}.")
+        arrays, messages = as_uint8(str(self.path), arrays)
+        for message in messages:
+            self.note(message)
+        return {name: torch.from_numpy(self._to_channels_first(name, x)) for name, x in arrays.items()}
 
-    def _channels_second(self, name: str, x: np.ndarray) -> np.ndarray:
-        """Images (N, C, H, W), of which the third to last axis may be missing or last."""
+    def _to_channels_first(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Return images of shape (N, H, W), (N, C, H, W) or (N, H, W, C) as (N, C, H, W)."""
         if x.ndim == 3:
             return x[:, None]
         second, last = x.shape[1], x.shape[3]
-        if second not in USUAL_CHANNELS and (last in USUAL_CHANNELS or last < second):
+        if second not in COMMON_CHANNELS and (last in COMMON_CHANNELS or last < second):
             x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-        if x.shape[1] not in USUAL_CHANNELS:
+        if x.shape[1] not in COMMON_CHANNELS:
             _, channels, height, width = x.shape
             self.note(f"{name} in {self.path} is read as images of {channels} channels and {height} x {width} pixels.")
         return x
 
-    def _classes(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        """The classes of y and y_test, -1 where there are no labels, and their names in `class_names`."""
+    def _read_classes(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """Return the classes of y and y_test, -1 for unlabelled images, and set `class_names`."""
         sizes = {name: len(arrays[images]) for name, images in (("y", "x"), ("y_test", "x_test")) if images in arrays}
-        classes = {name: torch.full((size,), -1) for name, size in sizes.items()}
-        given = {
+        unlabelled = {name: torch.full((size,), -1) for name, size in sizes.items()}
+        labels = {
             name: read_labels(str(self.path), name, arrays[name], size)
             for name, size in sizes.items()
             if name in arrays
         }
-        if not given:
-            return classes
-        numbers, names = as_classes(str(self.path), *given.values())
+        if not labels:
+            return unlabelled
+        classes, names = as_classes(str(self.path), *labels.values())
         self.class_names = names or None
         if names != [str(index) for index in range(len(names))]:
-            number = "1 class" if len(names) == 1 else f"{len(names)} classes"
-            self.note(f"Labels in {self.path}: {number}, {shortened(names)}.")
-        if names == ["1"] and any((part < 0).any() for part in numbers):
+            count = "1 class" if len(names) == 1 else f"{len(names)} classes"
+            self.note(f"Labels in {self.path}: {count}, {list_names(names)}.")
+        if names == ["1"] and any((y < 0).any() for y in classes):
             self.note(
-                f"warning: labels in {self.path} are -1 and 1, and -1 means unknown: save 0 and 1 for two classes."
+                f"warning: labels in {self.path} are -1 and 1, but -1 means unlabelled: save 0 and 1 for two classes."
             )
-        return classes | dict(zip(given, numbers, strict=True))
+        return unlabelled | dict(zip(labels, classes, strict=True))

@@ -16,7 +16,7 @@ LIMITS = 20.0, 1 / 14, 0.1
 def is_measured(model: Model, data) -> bool:
     """Return whether the measures apply: the model infers poses, or is an AE or VAE on data with known moves."""
     plain = isinstance(model, AE | VAE) and not model.is_conditional
-    if not hasattr(data, "moved_test") or len(data.test.y) < LEAST:
+    if not hasattr(data, "transformed_test_images") or len(data.test.y) < LEAST:
         return False
     return hasattr(model, "pose") or (plain and bool(data.variant))
 
@@ -57,7 +57,8 @@ def disentanglement(model: Model, data, device: torch.device | str = "cpu") -> d
         The measures that are defined, by name; none if codes are not finite or all images are equal.
     """
     limits = moves(data)
-    (x, poses), (x_again, poses_again) = (data.moved_test(limits, draw) for draw in ("test images", "again"))
+    x, poses = data.transformed_test_images(limits, "test images")
+    x_again, poses_again = data.transformed_test_images(limits, "again")
     x, x_again = x.to(device), x_again.to(device)
     total = x.double().var(0).sum().item()
     content, result = codes(model.encode, x, model), {}

@@ -14,7 +14,7 @@ from callbacks.base import FigureCallback
 from cli.evaluate_options import check_ais
 from cli.train_options import check_numbers
 from datamodules import DATAMODULES, ImageData
-from datamodules.labels import shortened
+from datamodules.labels import list_names
 from evaluation.baselines import can_have_baselines
 from evaluation.result_files import try_writing
 from evaluation.side_by_side import check_same_images
@@ -118,8 +118,8 @@ def load_data(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageDat
         names = checkpoint.get(type(data).__name__, {}).get("class_names")  # older checkpoints have none
         if "num_classes" in options and names and names != data.class_names:
             raise ValueError(
-                f"{checkpoint['model']} knows classes {shortened(names)}, and the data have classes "
-                f"{shortened(data.class_names)}."
+                f"{checkpoint['model']} knows classes {list_names(names)}, and the data have classes "
+                f"{list_names(data.class_names)}."
             )
     return [(checkpoint, ready[data_key(data)]) for checkpoint, data in opened]
 

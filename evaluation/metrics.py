@@ -13,8 +13,8 @@ from torch.distributions import Independent, Normal
 from tqdm import tqdm
 
 import models
-from callbacks import ConfusionMatrix, LatentSpace, for_model
-from callbacks.active_units import LEAST_IMAGES, is_active
+from callbacks import ActiveUnits, ConfusionMatrix, for_model
+from callbacks.active_units import MIN_IMAGES, is_active
 from callbacks.base import FigureCallback
 from callbacks.confusion_matrix import confusion
 from callbacks.titles import class_names, subject
@@ -124,9 +124,9 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
     """Return active units over the images `x`, in total and per layer, and the mean KL of each latent dimension.
 
     Returns:
-        Fields of `Evaluation`; none for fewer than `LEAST_IMAGES` images, whose variance is too noisy.
+        Fields of `Evaluation`; none for fewer than `MIN_IMAGES` images, whose variance is too noisy.
     """
-    if len(x) < LEAST_IMAGES:
+    if len(x) < MIN_IMAGES:
         return {}
     parts = zip(x.split(500), y.split(500), strict=True)
     with models.evaluating(model):
@@ -193,7 +193,7 @@ def save_figures(
 
 def figures(callback, model: models.Model, data, result: Evaluation) -> dict[str, Figure]:
     """Return the figures of one callback by name; none for a callback that draws nothing from a checkpoint."""
-    if isinstance(callback, LatentSpace) and result.kl_per_dimension and result.active_dimensions:
+    if isinstance(callback, ActiveUnits) and result.kl_per_dimension and result.active_dimensions:
         kl = [torch.tensor(layer) for layer in result.kl_per_dimension]
         active = [torch.tensor(layer) for layer in result.active_dimensions]
         return {"kl_per_dimension": charts.kl_per_dimension(kl, active, subject(model, data))}

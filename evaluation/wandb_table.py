@@ -9,7 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from callbacks.loggers import FINISH_SECONDS, INIT_SECONDS
-from callbacks.wandb_environment import PROJECT, Recorded, init_options, is_set, is_sweep, say_where, settings
+from callbacks.wandb_environment import (
+    PROJECT,
+    WandbRunRecord,
+    init_options,
+    is_set,
+    is_sweep,
+    print_sync_command,
+    settings,
+)
 from evaluation.schema import Evaluation
 
 # Setting -> (argument of wandb.init, environment variable). They are meant for new runs and would change existing ones.
@@ -48,7 +56,9 @@ def mirror(
         for result, folder, suffix in zip(summaries or results, folders, suffixes or [""] * len(results), strict=True)
         if (folder / "wandb_id").is_file()
     ]
-    place = next((Recorded(folder).place for folder in folders if Recorded(folder).id), {"project": PROJECT})
+    place = next(
+        (WandbRunRecord(folder).place for folder in folders if WandbRunRecord(folder).id), {"project": PROJECT}
+    )
     failed, ended = [], []
     rows = [result.to_dict() for result in results]
     for write in (*of_runs, partial(tabulate, rows, here, offline, place)):
@@ -58,7 +68,7 @@ def mirror(
             failed.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
     if failed:
         print(f"warning: W&B has not got all results ({'; '.join(dict.fromkeys(failed))}).", file=sys.stderr)
-    say_where(ended)
+    print_sync_command(ended)
 
 
 @contextmanager
@@ -94,7 +104,7 @@ def named_by_variables() -> dict:
 
 def summarise(result: dict, folder: Path, offline: bool, name: str = "test"):
     """Add a result to the summary of the run that trained the checkpoint. Return that run."""
-    recorded = Recorded(folder)
+    recorded = WandbRunRecord(folder)
     if not recorded.id:  # W&B would start a new run
         raise ValueError(f"{folder / 'wandb_id'} is empty")
     options = init_options(**recorded.place)

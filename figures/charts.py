@@ -1,4 +1,4 @@
-"""Charts with axes as pure functions of tensors, beside the grids of images in `figures`."""
+"""Charts with axes as pure functions of tensors; `figures.grids` has the grids of images."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,41 +18,41 @@ from figures.text import shortened as shortened_text
 
 ACTIVE, INACTIVE = "tab:blue", "silver"
 BLUE, RED = (0.12, 0.47, 0.71), (0.84, 0.15, 0.16)
-MOST_BARS = 100  # dimensions that are drawn as bars of their own
-MOST_LAYERS = 6  # panels of a figure
-MOST_NUMBERED = 30  # classes of a confusion matrix with numbers
-MOST_CELLS = 250  # rows of a confusion matrix that a screen can show
-MOST_NAMED = 20  # classes in a legend
-MOST_RUNS = 60  # rows of a comparison
-LEGEND_ROOM, TICK_ROOM = 110, 90  # points that the name of a class may take
-# Colours that people with colour vision deficiencies can tell apart (Petroff 2021), without its two greys and its
-# lightest one: those are the colours of what is not known; black and a dark green take their place
+MAX_BARS = 100  # more dimensions are drawn as outlines instead of single bars
+MAX_LAYERS = 6  # panels of the KL figure
+MAX_NUMBERED_CLASSES = 30  # more classes are drawn without a number in each cell
+MAX_CELLS = 250  # rows of a confusion matrix; with more classes, a cell holds several
+MAX_NAMED_CLASSES = 20  # classes in a legend
+MAX_RUNS = 60  # rows of a comparison of runs
+LEGEND_WIDTH, TICK_WIDTH = 110, 90  # maximum width of the name of a class, in points
+# Colours that people with colour vision deficiencies can tell apart (Petroff 2021). Black and a dark green replace its
+# two greys, because grey marks unknown labels.
 COLORS = ("#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#92dadd", "#a96b59", "#e76300", "#b9ac70", "#222222", "#2a7f4f")
 UNKNOWN = "#d5d5d5"
-MARKERS = ("o", "^")  # of the first ten classes and of the second
+MARKERS = ("o", "^")  # of the first ten classes and of the next ten
 
 
-def title(axes: Axes, text: str, subject: str = "") -> None:
-    """Writes a title above the left end of axes, and below it what it is about."""
+def set_title(axes: Axes, text: str, subject: str = "") -> None:
+    """Write a left-aligned title above the axes, with the subject on a second line."""
     axes.set_title("\n".join(filter(None, [text, printable(subject)])), fontsize=TITLE, loc="left", parse_math=False)
 
 
 def kl_per_dimension(kl: Sequence[Tensor], active: Sequence[Tensor], subject: str = "") -> Figure:
-    """The KL of each latent dimension, sorted, one panel per stochastic layer.
+    """Return a bar chart of the KL per latent dimension, sorted, with one panel per stochastic layer.
 
     Args:
-        kl: KL of each dimension in nats, `(d,)` for each layer.
+        kl: KL per dimension in nats per image, `(d,)` for each layer.
         active: Whether each dimension is an active unit, boolean `(d,)` for each layer.
         subject: The model and its data, for the title.
     """
-    layers = min(len(kl), MOST_LAYERS)
+    layers = min(len(kl), MAX_LAYERS)
     figure = Figure((7, 2.6 * layers), dpi=DPI, facecolor="white", layout="constrained")
     for layer, axes in enumerate(figure.subplots(layers, 1, squeeze=False, sharey=True)[:, 0]):
         finite = kl[layer].nan_to_num(0, 0, 0)
         order = finite.argsort(descending=True).cpu()
-        values, on = finite.cpu()[order].numpy(), active[layer].cpu()[order].numpy()
-        bars(axes, values, on)
-        counts = ((ACTIVE, f"{on.sum()} active"), (INACTIVE, f"{(~on).sum()} inactive"))
+        values, is_active = finite.cpu()[order].numpy(), active[layer].cpu()[order].numpy()
+        draw_bars(axes, values, is_active)
+        counts = ((ACTIVE, f"{is_active.sum()} active"), (INACTIVE, f"{(~is_active).sum()} inactive"))
         axes.legend(
             handles=[Patch(color=color, label=label) for color, label in counts], frameon=False, loc="upper right"
         )
@@ -60,27 +60,28 @@ def kl_per_dimension(kl: Sequence[Tensor], active: Sequence[Tensor], subject: st
         axes.set(xlim=(0.4, len(values) + 0.6), ylabel="KL (nats)", xlabel="latent dimension, sorted by KL")
         axes.spines[["top", "right"]].set_visible(False)
         name = f"Layer {layer + 1}{f' of {len(kl)}' if layers < len(kl) else ''}: " if len(kl) > 1 else ""
-        missing = int((~kl[layer].isfinite()).sum())
-        broken = f" ({missing} not finite, drawn as 0)" if missing else ""
-        about = subject if layer == 0 else ""
-        title(axes, f"{name}KL of each dimension, {values.sum():.1f} nats in all{broken}", about)
+        num_invalid = int((~kl[layer].isfinite()).sum())
+        note = f" ({num_invalid} not finite, drawn as 0)" if num_invalid else ""
+        title = f"{name}KL of each dimension, {values.sum():.1f} nats in all{note}"
+        set_title(axes, title, subject if layer == 0 else "")
     highest = max(float(part.nan_to_num(0, 0, 0).max()) for part in kl[:layers])
     axes.set_ylim(min(0, *(float(part.nan_to_num(0, 0, 0).min()) for part in kl[:layers]), 0), 1.05 * highest or 1)
     return figure
 
 
-def bars(axes: Axes, values: np.ndarray, active: np.ndarray) -> None:
-    """A bar for each value `(d,)`, those that are active in blue; of many, outlines of all bars of a colour."""
-    place = np.arange(1, len(values) + 1)
-    if len(values) <= MOST_BARS:
-        axes.bar(place, values, color=np.where(active, ACTIVE, INACTIVE))
+def draw_bars(axes: Axes, values: np.ndarray, active: np.ndarray) -> None:
+    """Draw a bar for each value `(d,)`, blue if active; for many values one outline per colour instead."""
+    position = np.arange(1, len(values) + 1)
+    if len(values) <= MAX_BARS:
+        axes.bar(position, values, color=np.where(active, ACTIVE, INACTIVE))
         return
-    for chosen, color in ((active, ACTIVE), (~active, INACTIVE)):
-        axes.stairs(np.where(chosen, values, 0), np.append(place - 0.5, len(values) + 0.5), fill=True, color=color)
+    edges = np.append(position - 0.5, len(values) + 0.5)
+    for selected, color in ((active, ACTIVE), (~active, INACTIVE)):
+        axes.stairs(np.where(selected, values, 0), edges, fill=True, color=color)
 
 
-def compact(count: int) -> str:
-    """A count in at most five characters: 9999, 10k, 1.2M."""
+def compact_count(count: int) -> str:
+    """Return a count in at most five characters: 9999, 10k, 1.2M."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if count >= unit:
             value = count / (1e3 if letter == "k" else unit)
@@ -89,43 +90,42 @@ def compact(count: int) -> str:
 
 
 def confusion_matrix(counts: Tensor, of: str, classes: Sequence[str] = (), subject: str = "") -> Figure:
-    """Counts `(num_classes, num_classes)`, rows true and columns predicted: blue what is right, red what is not.
+    """Return a confusion matrix with true classes as rows, predicted ones as columns; correct in blue, errors in red.
 
-    Up to 30 classes each cell has its number; more are a picture of a fixed size.
+    With up to 30 classes each cell shows its count; with more the figure has a fixed size and no counts.
 
     Args:
-        counts: How many images of the class of the row were taken for the class of the column.
-        of: What was classified, such as "test", for the title.
+        counts: Images by true (row) and predicted (column) class, `(num_classes, num_classes)`.
+        of: The part of the data, such as "test", for the title.
         classes: Names of the classes; by default 0, 1, ...
         subject: The model and its data, for the title.
     """
     counts = counts.cpu()
-    side, images, right = len(counts), int(counts.sum()), int(counts.trace())
+    side, images, correct = len(counts), int(counts.sum()), int(counts.trace())
     share = counts / counts.sum(1, keepdim=True).clip(min=1)
-    block = -(-side // MOST_CELLS)  # classes per cell
-    # a few mistakes among a hundred should show: their colour grows with the root
-    right_shade, wrong_shade = shades(share, block)
+    block = -(-side // MAX_CELLS)  # classes per cell
+    correct_shade, error_shade = cell_shades(share, block)
+    # the square root makes a few errors among a hundred images visible
     canvas = np.minimum(
-        1 - 0.8 * right_shade[..., None] * (1 - np.array(BLUE, dtype=np.float32)),
-        1 - 0.8 * np.sqrt(wrong_shade)[..., None] * (1 - np.array(RED, dtype=np.float32)),
+        1 - 0.8 * correct_shade[..., None] * (1 - np.array(BLUE, dtype=np.float32)),
+        1 - 0.8 * np.sqrt(error_shade)[..., None] * (1 - np.array(RED, dtype=np.float32)),
     )
-    numbered = side <= MOST_NUMBERED
-    inches = max(0.42 * side, 3.4) if numbered else 6.5  # the title is about so long
-    names = [shortened_text(printable(name), TICK_ROOM, 9) for name in classes] if numbered else []
-    long = any(len(name) > 3 for name in names)
-    figure = Figure(
-        (inches + (1.9 if long else 0.8), inches + (1.9 if long else 1.1) + 0.2 * bool(subject)), dpi=DPI,
-        facecolor="white", layout="constrained",
-    )  # fmt: skip
+    numbered = side <= MAX_NUMBERED_CLASSES
+    inches = max(0.42 * side, 3.4) if numbered else 6.5  # 3.4 inches is about the width of the title
+    names = [shortened_text(printable(name), TICK_WIDTH, 9) for name in classes] if numbered else []
+    has_long_names = any(len(name) > 3 for name in names)
+    width_inches = inches + (1.9 if has_long_names else 0.8)
+    height_inches = inches + (1.9 if has_long_names else 1.1) + 0.2 * bool(subject)
+    figure = Figure((width_inches, height_inches), dpi=DPI, facecolor="white", layout="constrained")
     axes = figure.subplots()
     axes.imshow(canvas, interpolation="nearest", extent=(-0.5, side - 0.5, side - 0.5, -0.5))
     if numbered:
-        shade = np.maximum(right_shade, np.sqrt(wrong_shade)) * 0.8
+        shade = np.maximum(correct_shade, np.sqrt(error_shade)) * 0.8
         for (row, column), count in np.ndenumerate(counts.numpy()):
             color = "white" if shade[row, column] > 0.55 else "0.15" if count else "0.75"
-            axes.text(column, row, compact(count), ha="center", va="center", fontsize=9, color=color)
+            axes.text(column, row, compact_count(count), ha="center", va="center", fontsize=9, color=color)
         labels = {"labels": names or [str(label) for label in range(side)], "parse_math": False}
-        axes.set_xticks(range(side), **labels, rotation=90 if long else 0)
+        axes.set_xticks(range(side), **labels, rotation=90 if has_long_names else 0)
         axes.set_yticks(range(side), **labels)
     else:
         for axis in (axes.xaxis, axes.yaxis):
@@ -134,29 +134,30 @@ def confusion_matrix(counts: Tensor, of: str, classes: Sequence[str] = (), subje
     axes.tick_params(length=0 if numbered else 3)
     axes.spines[:].set_visible(not numbered)
     axes.spines[:].set_color("0.7")
-    error = f"{(images - right) / images:.2%}" if images else "unknown"
-    title(axes, f"{error} error: {images - right:,} of {images:,} {of} images", subject)
+    error = f"{(images - correct) / images:.2%}" if images else "unknown"
+    set_title(axes, f"{error} error: {images - correct:,} of {images:,} {of} images", subject)
     return figure
 
 
-def shades(share: Tensor, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """How much of a class is right and how much is taken for others, from 0 to 1, in cells of `block` classes: of each
-    cell the largest value.
+def cell_shades(share: Tensor, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares of correct and of wrong predictions per cell, from 0 to 1.
+
+    A cell of several classes has the largest share of its entries.
 
     Args:
-        share: Parts of each class of the rows, `(num_classes, num_classes)`.
-        block: Classes per cell, along both axes.
+        share: Confusion matrix with rows normalised to 1, `(num_classes, num_classes)`.
+        block: Classes per cell along both axes.
     """
-    right = share.diag().diag()
-    parts = (right, share - right)
+    correct = share.diag().diag()
+    parts = (correct, share - correct)
     if block > 1:
         parts = (max_pool2d(part[None].float(), block, ceil_mode=True)[0] for part in parts)
-    right, wrong = (part.float().numpy() for part in parts)
-    return right, wrong
+    correct, wrong = (part.float().numpy() for part in parts)
+    return correct, wrong
 
 
 def error_curve(errors: dict[int, float], subject: str = "") -> Figure:
-    """The error on validation images, a fraction, after each of the epochs that are the keys."""
+    """Return a chart of the validation error by epoch; `errors` maps epochs to fractions."""
     epochs, percent = list(errors), [100 * error for error in errors.values()]
     figure = Figure((7, 3.2), dpi=DPI, facecolor="white", layout="constrained")
     axes = figure.subplots()
@@ -164,33 +165,36 @@ def error_curve(errors: dict[int, float], subject: str = "") -> Figure:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
-    # the largest finite error: one that is not finite has no place in the figure
+    # errors that are not finite do not count for the limit
     highest = max(np.nan_to_num(percent).tolist())
     axes.set(xlabel="epoch", ylabel="error (%)", ylim=(0, 1.08 * highest or 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
-    title(axes, f"Error on validation images: {percent[-1]:.2f}% after epoch {epochs[-1]}", subject)
+    set_title(axes, f"Error on validation images: {percent[-1]:.2f}% after epoch {epochs[-1]}", subject)
     return figure
 
 
 class Panel(NamedTuple):
-    """A scatter plot: its points `(N, 2)`, a title, and what its axes are."""
+    """A scatter plot: its points `(N, 2)`, title and axis labels."""
 
     points: Tensor
     title: str
     xlabel: str
     ylabel: str
     limits: tuple[float, float] | None = None  # of both axes
-    ticks: bool = True  # whether numbers at the axes mean something
+    ticks: bool = True  # False if coordinates have no meaning, as in t-SNE
 
 
 def label_styles(y: np.ndarray) -> dict[int, tuple[str, str]]:
-    """The colour and marker of each class that has a place in the legend, by its label: of many classes, those of most
-    images. Up to ten classes differ in their colours alone, and a class looks the same whatever others there are."""
+    """Return the colour and marker of each label in the legend.
+
+    Of many classes, the legend has those with the most images. Up to ten classes differ only in colour. The style of a
+    class does not depend on the other classes.
+    """
     labels, counts = np.unique(y[y >= 0], return_counts=True)
-    if len(labels) > MOST_NAMED:
-        labels = np.sort(labels[np.argsort(-counts, kind="stable")[:MOST_NAMED]])
-    places = labels if max(labels, default=0) < MOST_NAMED else range(len(labels))
+    if len(labels) > MAX_NAMED_CLASSES:
+        labels = np.sort(labels[np.argsort(-counts, kind="stable")[:MAX_NAMED_CLASSES]])
+    places = labels if max(labels, default=0) < MAX_NAMED_CLASSES else range(len(labels))
     return {
         int(label): (COLORS[place % len(COLORS)], MARKERS[place // len(COLORS)])
         for label, place in zip(labels, places, strict=True)
@@ -198,12 +202,12 @@ def label_styles(y: np.ndarray) -> dict[int, tuple[str, str]]:
 
 
 def scatter(panels: Sequence[Panel], y: Tensor, classes: Sequence[str] = (), subject: str = "") -> Figure:
-    """Points side by side, coloured by their labels, with one legend; of one colour if no label is known.
+    """Return scatter plots side by side, coloured by label, with one legend; in one colour if no label is known.
 
     Args:
-        panels: Of the same points; up to four in a row.
-        y: Their labels `(N,)`, -1 for unknown.
-        classes: Names of classes; by default 0, 1, ...
+        panels: Scatter plots of the same images; up to four per row.
+        y: Labels `(N,)`, -1 for unknown.
+        classes: Names of the classes; by default 0, 1, ...
         subject: The model and its data, for the title.
     """
     y = y.cpu().numpy()
@@ -222,7 +226,7 @@ def scatter(panels: Sequence[Panel], y: Tensor, classes: Sequence[str] = (), sub
         if not panel.ticks:
             axes.set(xticks=[], yticks=[])
         axes.spines[["top", "right"]].set_visible(panel.limits is not None)
-        title(axes, shortened_text(printable(panel.title), 72 * 4.6, TITLE), subject)
+        set_title(axes, shortened_text(printable(panel.title), 72 * 4.6, TITLE), subject)
     for axes in places[len(panels) :]:
         axes.remove()
     if entries:
@@ -231,28 +235,30 @@ def scatter(panels: Sequence[Panel], y: Tensor, classes: Sequence[str] = (), sub
 
 
 def draw_points(axes: Axes, points: np.ndarray, y: np.ndarray, styles: dict[int, tuple[str, str]]) -> None:
-    """Points `(N, 2)` in the styles of their labels `y (N,)`; those without a style are grey and lie below the others,
-    or blue if none has one."""
-    size = min(max(14000 / max(1, len(y)), 7), 30)  # of a point, as an area: many have to be small
+    """Draw points `(N, 2)` in the styles of their labels `y (N,)`.
+
+    Points without a style are grey and below the others; if no label has a style, all points are blue.
+    """
+    size = min(max(14000 / max(1, len(y)), 7), 30)  # area of a point: the more points, the smaller
     plain = UNKNOWN if styles else COLORS[0]
     styled = [*((marker, 2) for marker in MARKERS), (None, 1)]  # None: points without a style, below all others
     for marker, order in styled:
-        chosen = np.array([styles.get(label, (plain, None))[1] == marker for label in y.tolist()], dtype=bool)
-        if chosen.any():
-            colors = [styles.get(label, (plain, None))[0] for label in y[chosen].tolist()]
+        selected = np.array([styles.get(label, (plain, None))[1] == marker for label in y.tolist()], dtype=bool)
+        if selected.any():
+            colors = [styles.get(label, (plain, None))[0] for label in y[selected].tolist()]
             style = {"marker": marker or MARKERS[0], "zorder": order, "linewidths": 0}
-            axes.scatter(*points[chosen].T, c=colors, s=size, **style)
+            axes.scatter(*points[selected].T, c=colors, s=size, **style)
 
 
 def legend_entries(
     y: np.ndarray, styles: dict[int, tuple[str, str]], classes: Sequence[str]
 ) -> list[tuple[tuple[str, str], str]]:
-    """The style and the name of each line of a legend: of classes, and of what grey points are; none without classes.
+    """Return the style and text of each legend entry: classes, other classes, unknown. Empty without classes.
 
     Args:
         y: Labels `(N,)`, -1 for unknown.
-        styles: Of the classes that are named.
-        classes: Names of classes; by default 0, 1, ...
+        styles: Styles of the named classes, by label.
+        classes: Names of the classes; by default 0, 1, ...
     """
     if not styles:
         return []
@@ -261,19 +267,19 @@ def legend_entries(
         entries.append(((UNKNOWN, MARKERS[0]), f"{more} other classes" if more > 1 else "1 other class"))
     if (y < 0).any():
         entries.append(((UNKNOWN, MARKERS[0]), "unknown"))
-    return [(style, shortened_text(printable(name), LEGEND_ROOM, 9)) for style, name in entries]
+    return [(style, shortened_text(printable(name), LEGEND_WIDTH, 9)) for style, name in entries]
 
 
 def add_legend(figure: Figure, entries: Sequence[tuple[tuple[str, str], str]]) -> None:
-    """A legend to the right of all panels, from colours, markers and names."""
+    """Add a legend with these styles and names to the right of all panels."""
     dots = [Line2D([], [], marker=marker, linestyle="", color=color) for (color, marker), _ in entries]
     legend = figure.legend(dots, [""] * len(dots), loc="outside right center", frameon=False, fontsize=9)
-    # written afterwards: a legend leaves out names that begin with _, and reads $ as the begin of a formula
+    # set afterwards, because a legend omits names that begin with _ and parses $ as a formula
     for text, (_, name) in zip(legend.texts, entries, strict=True):
         text.set(text=name, parse_math=False)
 
 
-# Likelihoods of a run as they are drawn: what they are, colour, marker and its size
+# Likelihood columns of a comparison: legend text, colour, marker and marker size
 LIKELIHOODS = {
     "nll": ("importance-sampled", ACTIVE, "o", 5),
     "ais_nll": ("by AIS, a bound too", "tab:orange", "D", 5),
@@ -282,35 +288,35 @@ LIKELIHOODS = {
 
 
 def comparison(results: Sequence[dict], title: str) -> Figure:
-    """Likelihoods of several runs, beside those of papers and of AIS; and what they pay and get: rate and distortion.
+    """Return a comparison of runs. Left: NLL, with those of papers and AIS. Right: rate-distortion plane.
 
     Args:
-        results: Each with a `label` and its `nll`; `nll_se`, `paper_nll`, `ais_nll`, `ais_nll_se`, `rate` and
-            `distortion` may be None or missing. `num_samples` is K.
-        title: Of the figure.
+        results: Results with `label`, `nll` and `num_samples` (K); `nll_se`, `paper_nll`, `ais_nll`, `ais_nll_se`,
+            `rate` and `distortion` may be None or missing.
+        title: Title of the figure.
     """
-    if len(results) > MOST_RUNS:
-        title = f"{title}: the first {MOST_RUNS} of {len(results)} runs"
-        results = results[:MOST_RUNS]
+    if len(results) > MAX_RUNS:
+        title = f"{title}: the first {MAX_RUNS} of {len(results)} runs"
+        results = results[:MAX_RUNS]
     figure = Figure((11, 1.5 + 0.3 * max(len(results), 8)), dpi=DPI, facecolor="white", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # inches
     left, right = figure.subplots(1, 2)
-    places = np.arange(len(results))[::-1]
+    rows = np.arange(len(results))[::-1]
     for name, (label, color, marker, size) in LIKELIHOODS.items():
-        there = [(result, place) for result, place in zip(results, places, strict=True) if result.get(name) is not None]
-        if there:
-            values, errors = zip(*((result[name], result.get(f"{name}_se") or 0) for result, _ in there), strict=True)
+        known = [(result, row) for result, row in zip(results, rows, strict=True) if result.get(name) is not None]
+        if known:
+            values, errors = zip(*((result[name], result.get(f"{name}_se") or 0) for result, _ in known), strict=True)
             style = {"fmt": marker, "color": color, "label": label, "markersize": size, "linewidth": 1}
-            left.errorbar(values, [place for _, place in there], xerr=errors, **style)
+            left.errorbar(values, [row for _, row in known], xerr=errors, **style)
     numbers = [f"{number}" for number in range(1, len(results) + 1)] if len(results) > 1 else [""]
-    names = [f"{shortened(result['label'])}  {number}" for result, number in zip(results, numbers, strict=True)]
-    left.set_yticks(places, names, parse_math=False)
+    names = [f"{shorten_middle(result['label'])}  {number}" for result, number in zip(results, numbers, strict=True)]
+    left.set_yticks(rows, names, parse_math=False)
     left.set_ylim(-0.6, len(results) - 0.4)
     samples = ", ".join(map(str, sorted({result["num_samples"] for result in results})))
     left.set_xlabel(f"NLL (nats per image) ± standard error, K = {samples}")
     if len(left.containers) > 1:
         figure.legend(handles=left.containers, frameon=False, loc="outside lower left", ncols=3, fontsize=9)
-    rate_distortion(right, results, numbers)
+    draw_rate_distortion(right, results, numbers)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
@@ -319,46 +325,49 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
     return figure
 
 
-def shortened(name: str, most: int = 32) -> str:
-    """A name of at most so many letters: of a longer one, its beginning and its end."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+def shorten_middle(name: str, length: int = 32) -> str:
+    """Return a name of at most `length` characters; the middle of a longer one is replaced by an ellipsis."""
+    return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-length // 2 :]}"
 
 
-def rate_distortion(axes: Axes, results: Sequence[dict], numbers: Sequence[str]) -> None:
-    """Points of models in the plane of rate and distortion, over lines of equal ELBO (Alemi et al. 2018).
+def draw_rate_distortion(axes: Axes, results: Sequence[dict], numbers: Sequence[str]) -> None:
+    """Draw models in the rate-distortion plane, over lines of equal ELBO (Alemi et al. 2018).
 
     Args:
-        axes: To draw in.
+        axes: The axes to draw in.
         results: As for `comparison`; those without a rate are left out.
-        numbers: What is written beside their points; those of points that lie on each other, once.
+        numbers: Annotations of the points; those of overlapping points are joined.
     """
     axes.set(xlabel="rate: KL(q(z|x) || p(z)), nats", ylabel="distortion: -E[log p(x|z)], nats")
-    there = [(result["rate"], result["distortion"], number) for result, number in zip(results, numbers, strict=True)
-             if result.get("rate") is not None]  # fmt: skip
-    if not there:
+    known = [
+        (result["rate"], result["distortion"], number)
+        for result, number in zip(results, numbers, strict=True)
+        if result.get("rate") is not None
+    ]
+    if not known:
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "no rate is known", ha="center", transform=axes.transAxes)
         return
-    points = np.array([point[:2] for point in there])  # (N, 2)
+    points = np.array([point[:2] for point in known])  # (N, 2)
     low, high = points.min(0), points.max(0)
     pad = np.maximum(0.12 * (high - low), 0.5)
     low, high = low - pad, high + pad
-    low[0] = max(low[0], -0.02 * high[0])  # no rate is negative, and a point at 0 is to be seen whole
+    low[0] = max(low[0], -0.02 * high[0])  # rates are not negative; leave room for the whole marker of a point at 0
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.plot(*points.T, "o", color=ACTIVE, markersize=5)
     within = (points - low) / (high - low)
-    for group in clusters(within):
-        words = ", ".join(there[i][2] for i in group)
-        to_left = within[group, 0].min() > 0.6  # where there is room for many numbers
-        place = (min if to_left else max)(points[group], key=lambda point: point[0])
+    for group in group_close_points(within):
+        text = ", ".join(known[i][2] for i in group)
+        to_left = within[group, 0].min() > 0.6  # at the right border, many numbers fit only to the left
+        position = (min if to_left else max)(points[group], key=lambda point: point[0])
         style = {"xytext": (-5, 4), "ha": "right"} if to_left else {"xytext": (5, 4)}
-        axes.annotate(words, place, textcoords="offset points", fontsize=9, **style)
-    equal_elbo(axes, low, high, within)
+        axes.annotate(text, position, textcoords="offset points", fontsize=9, **style)
+    draw_equal_elbo_lines(axes, low, high, within)
     axes.set_title("grey: equal ELBO", fontsize=9, loc="left", color="0.4")
 
 
-def clusters(points: np.ndarray, near: tuple[float, float] = (0.05, 0.06)) -> list[list[int]]:
-    """Which of the points `(N, 2)` are nearer to another of their group than `near`, across and upwards."""
+def group_close_points(points: np.ndarray, near: tuple[float, float] = (0.05, 0.06)) -> list[list[int]]:
+    """Return groups of indices of the points `(N, 2)` that are closer than `near` (x, y) to another of their group."""
     groups: list[list[int]] = []
     for i, point in enumerate(points):
         touched = [group for group in groups if (abs(points[group] - point) < near).all(1).any()]
@@ -367,19 +376,19 @@ def clusters(points: np.ndarray, near: tuple[float, float] = (0.05, 0.06)) -> li
     return sorted(groups)
 
 
-def equal_elbo(axes: Axes, low: np.ndarray, high: np.ndarray, points: np.ndarray) -> None:
-    """Lines where rate and distortion have the same sum, each with its ELBO where it is farthest from all points.
+def draw_equal_elbo_lines(axes: Axes, low: np.ndarray, high: np.ndarray, points: np.ndarray) -> None:
+    """Draw lines of equal rate + distortion = -ELBO, each labelled with its ELBO where it is farthest from all points.
 
     Args:
-        axes: To draw in.
-        low: Least rate and distortion.
-        high: Largest ones.
-        points: Where something lies already, in units of the axes: `(N, 2)`.
+        axes: The axes to draw in.
+        low: Lower limits of rate and distortion.
+        high: Upper limits of rate and distortion.
+        points: Positions to keep free, `(N, 2)`, as fractions of the axes.
     """
     for total in MaxNLocator(9).tick_values(low.sum(), high.sum()):
         ends = np.array([max(low[0], total - high[1]), min(high[0], total - low[1])])  # of the rate
         if ends[0] > ends[1] or np.linalg.norm((ends[1] - ends[0]) / (high - low)) < 0.3:
-            continue  # outside, or in a corner, too short for a number
+            continue  # outside the axes, or too short for a label
         axes.plot(ends, total - ends, color="0.8", linewidth=0.8, zorder=0)
         rate = np.linspace(*ends, 21)[4:-4]
         along = (np.stack([rate, total - rate], 1) - low) / (high - low)

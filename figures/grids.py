@@ -1,5 +1,4 @@
-"""Grids of images as pure functions of tensors. No pyplot: a figure belongs to whoever asked for it and to no global
-state."""
+"""Grids of images as pure functions of tensors. Figures are created without pyplot, so there is no global state."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,33 +13,32 @@ from torch.nn.functional import interpolate
 
 from figures.text import printable, width, wrapped
 
-DPI = 100  # of figures by default; all lengths in pixels below are at this resolution
-CELL = 72  # the longer side of an image in a grid has about so many pixels
-LARGEST = 128  # the longer side of an image in a grid has at most so many pixels; larger ones are reduced
-GAP, BREAK = 2, 14  # pixels between images, and where a row or column is set apart
-CHARACTER, LINE, MARGIN = 8, 18, 8  # pixels: the widest that a letter of a label gets, a line of text, the border
-SMALL_LINE = 12  # pixels from one line of small text to the next
+DPI = 100  # default resolution; all lengths in pixels below are at this resolution
+CELL = 72  # approximate pixels of the longer side of an image in a grid
+LARGEST = 128  # maximum pixels of the longer side; larger images are reduced
+GAP, BREAK = 2, 14  # pixels between images, and at a break between groups of rows or columns
+CHARACTER, LINE, MARGIN = 8, 18, 8  # pixels: maximum width of a character, height of a line of text, margin
+SMALL_LINE = 12  # pixels between lines of small text
 INDENT = 6  # pixels between a label and its row
 TITLE, LABEL, SMALL = 10, 9, 7.5  # font sizes in points
 COLORS = {TITLE: "0", LABEL: "0.15", SMALL: "0.15"}
-LONGEST_LABEL = 24  # characters of a row label
-NARROWEST_TITLE = 420  # pixels that a title may take, however narrow the grid is
-PER_ROW = 10
-MOST_CLASSES = 20  # columns of figures with a column per class
-TOUCHING = 26  # the longer side of an image in a large grid without gaps has about so many pixels
-LARGEST_TOUCHING = 40  # and at most so many
-SHADES = 16  # of grey or of each colour in such a grid: its file is a third as large
+MAX_LABEL_LENGTH = 24  # characters of a row label
+MIN_TITLE_WIDTH = 420  # pixels that a title may always take, however narrow the grid is
+PER_ROW = 10  # images per row
+MAX_CLASSES = 20  # maximum number of classes in figures with a column per class
+PLANE_CELL = 26  # approximate pixels of the longer side of an image in the latent plane
+PLANE_LARGEST = 40  # maximum pixels of the longer side of an image in the latent plane
+SHADES = 16  # levels per channel in the latent plane, which reduces the file size to a third
 
 
 class GridFigure(Figure):
-    """A figure of images. `at_dpi(n)` lays it out for another resolution, at which an image pixel is a whole number of
-    dots again."""
+    """A figure of images. `at_dpi(n)` lays it out again, so that image pixels are whole numbers of dots at n dpi."""
 
     at_dpi: Callable[[int], "GridFigure"]
 
 
 def reduced(images: Tensor, largest: int) -> Tensor:
-    """Images `(..., C, H, W)` reduced to sides of at most `largest` pixels, by means over areas."""
+    """Return images `(..., C, H, W)` reduced to sides of at most `largest` pixels by area averaging."""
     height, width = images.shape[-2:]
     factor = math.ceil(max(height, width) / largest)
     if factor == 1:
@@ -50,22 +48,24 @@ def reduced(images: Tensor, largest: int) -> Tensor:
 
 
 def pixels(image: Tensor, scale: int) -> np.ndarray:
-    """An image `(C, H, W)` as RGB `(H * scale, W * scale, 3)`: two channels and one are shown in grey, by their mean; a
-    fourth channel is left out."""
+    """Return an image `(C, H, W)` as RGB `(H * scale, W * scale, 3)`.
+
+    One or two channels are shown in grey, by their mean; a fourth channel is ignored.
+    """
     image = image.detach().float().cpu()
     rgb = image[:3] if len(image) >= 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
     enlarged = rgb.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     return enlarged.permute(1, 2, 0).nan_to_num(0).clamp(0, 1).numpy()
 
 
-def starts(count: int, size: int, breaks: Collection[int] = (), gap: int = GAP, wide: int = BREAK) -> list[int]:
-    """Where each of `count` cells of `size` pixels begins, and at last where they all end."""
-    begins = [i * (size + gap) + sum(0 < b <= i for b in breaks) * (wide - gap) for i in range(count)]
-    return [*begins, begins[-1] + size]
+def cell_offsets(count: int, size: int, breaks: Collection[int] = (), gap: int = GAP, wide: int = BREAK) -> list[int]:
+    """Return the offsets of `count` cells of `size` pixels, followed by the end of the last cell."""
+    offsets = [i * (size + gap) + sum(0 < b <= i for b in breaks) * (wide - gap) for i in range(count)]
+    return [*offsets, offsets[-1] + size]
 
 
-def points(length: float, dpi: int) -> float:
-    """Pixels at this resolution in points."""
+def to_points(length: float, dpi: int) -> float:
+    """Convert pixels at a resolution to points."""
     return 72 * length / dpi
 
 
@@ -82,23 +82,34 @@ def image_grid(
     largest: int = LARGEST,
     dpi: int = DPI,
 ) -> GridFigure:
-    """Images in rows, each pixel a square of whole screen pixels; grey and colour run from 0 to 1 whatever the image.
+    """Return a grid of images; image pixels are squares of whole screen pixels, colours run from 0 to 1.
 
     Args:
         images: Rows of images in [0, 1]: `(rows, columns, C, H, W)`, or a list of `(columns, C, H, W)`.
         row_labels: Text to the left of each row.
         column_labels: Text above each column, in up to three lines.
-        title: Text above the grid, or above the columns that are the keys.
+        title: Text above the grid, or a mapping from columns to the text above them.
         row_breaks: Rows with a wider gap above them.
         column_breaks: Columns with a wider gap to their left.
-        captions: Rows of text, for below each image.
+        captions: Rows of text below the images.
         gap: Pixels between images.
-        cell: About how many pixels the longer side of an image gets.
-        largest: How many it gets at most; larger images are reduced.
-        dpi: Dots per inch. Lengths in pixels, such as `gap`, are at 100.
+        cell: Approximate pixels of the longer side of an image.
+        largest: Maximum pixels of the longer side; larger images are reduced.
+        dpi: Dots per inch. Lengths in pixels, such as `gap`, refer to 100 dpi.
     """
-    again = partial(image_grid, images, row_labels, column_labels, title, row_breaks, column_breaks, captions, gap,
-                    cell, largest)  # fmt: skip
+    layout_again = partial(
+        image_grid,
+        images,
+        row_labels,
+        column_labels,
+        title,
+        row_breaks,
+        column_breaks,
+        captions,
+        gap,
+        cell,
+        largest,
+    )
 
     def px(length: float) -> int:
         return round(length * dpi / DPI)
@@ -108,30 +119,37 @@ def image_grid(
     scale = max(1, round(cell * dpi / DPI / max(height, width_)))
     height, width_ = height * scale, width_ * scale
     line, wide, gap = px(LINE), px(BREAK), px(gap) if gap != 1 else max(1, px(1))
-    tops = starts(len(images), height + line * bool(captions), row_breaks, gap, wide)
-    lefts = starts(max(len(row) for row in images), width_, column_breaks, gap, wide)
+    tops = cell_offsets(len(images), height + line * bool(captions), row_breaks, gap, wide)
+    lefts = cell_offsets(max(len(row) for row in images), width_, column_breaks, gap, wide)
     canvas = np.ones((tops[-1], lefts[-1], 3), dtype=np.float32)
     for top, row in zip(tops, images, strict=False):
         for left, image in zip(lefts, row, strict=False):
             canvas[top : top + height, left : left + width_] = pixels(image, scale)
 
-    row_labels = [text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
-                  for text in map(printable, row_labels)]  # fmt: skip
-    column_labels, size = fitted(column_labels, points(width_ + gap, dpi) - 2)
+    row_labels = [
+        text if len(text) <= MAX_LABEL_LENGTH else f"{text[: MAX_LABEL_LENGTH - 1]}…"
+        for text in map(printable, row_labels)
+    ]
+    column_labels, size = fit_column_labels(column_labels, to_points(width_ + gap, dpi) - 2)
     column_lines = max((label.count("\n") + 1 for label in column_labels if label), default=0)
     titles = wrapped_titles({0: title} if isinstance(title, str) else title, lefts, dpi)
     title_lines = max((text.count("\n") + 1 for text in titles.values() if text), default=0)
-    # column labels of one line have the height that they always have had
+    # labels of one line and of several lines have different line heights
     above_columns = line * column_lines if size == LABEL else px(SMALL_LINE * column_lines + 4)
     longest = max(map(len, row_labels), default=0)
     left_margin = px(MARGIN) + px(CHARACTER * longest + INDENT * bool(longest))
-    needed = max((lefts[at] + width(part, TITLE) * dpi / 72
-                  for at, text in titles.items() for part in text.split("\n")), default=0)  # fmt: skip
+    title_ends = [
+        lefts[column] + width(part, TITLE) * dpi / 72 for column, text in titles.items() for part in text.split("\n")
+    ]
     axes = canvas_axes(
-        canvas, left=left_margin, top=px(MARGIN) + above_columns + line * title_lines, margin=px(MARGIN), dpi=dpi,
-        least_width=math.ceil(needed),
-    )  # fmt: skip
-    axes.figure.at_dpi = again
+        canvas,
+        left=left_margin,
+        top=px(MARGIN) + above_columns + line * title_lines,
+        margin=px(MARGIN),
+        dpi=dpi,
+        min_width=math.ceil(max(title_ends, default=0)),
+    )
+    axes.figure.at_dpi = layout_again
 
     def write(x: float, y: float, text: str, size: float, **style) -> None:
         axes.text(x, y, text, fontsize=size, color=COLORS.get(size, "0.15"), parse_math=False, **style)
@@ -144,18 +162,17 @@ def image_grid(
     for top, row in zip(tops, captions, strict=False):
         for left, label in zip(lefts, row, strict=False):
             write(left + width_ / 2, top + height + line / 2, label, SMALL, ha="center", va="center")
-    for column, words in titles.items():
-        write(lefts[column], -px(4) - above_columns, words, TITLE, va="bottom")
+    for column, text in titles.items():
+        write(lefts[column], -px(4) - above_columns, text, TITLE, va="bottom")
     return axes.figure
 
 
-def fitted(labels: Sequence[str], room: float) -> tuple[list[str], float]:
-    """Column labels as they fit above their columns, and their font size: one line if all fit, or up to three lines of
-    small text.
+def fit_column_labels(labels: Sequence[str], room: float) -> tuple[list[str], float]:
+    """Return column labels and their font size: one line if all labels fit, else up to three lines of small text.
 
     Args:
-        labels: Text.
-        room: Points that a line may take.
+        labels: Text of the labels.
+        room: Maximum width of a line in points.
     """
     labels = [printable(label) for label in labels]
     if all(width(label, LABEL) <= room for label in labels):
@@ -164,43 +181,45 @@ def fitted(labels: Sequence[str], room: float) -> tuple[list[str], float]:
 
 
 def wrapped_titles(titles: Mapping[int, str], lefts: Sequence[int], dpi: int) -> dict[int, str]:
-    """Titles in up to two lines, none of which reaches the next one; a line break within a title stays.
+    """Return titles wrapped to two lines, so that none reaches the next; existing line breaks are kept.
 
     Args:
-        titles: Text by the column above which it stands.
-        lefts: Where columns begin, and where the last one ends, in pixels.
+        titles: Text by column.
+        lefts: Offsets of the columns, and the end of the last one, in pixels.
         dpi: Dots per inch.
     """
-    columns, found = sorted(titles), {}
+    columns, wrapped_text = sorted(titles), {}
     for column, after in zip(columns, [*columns[1:], None], strict=True):
         if after is None:
-            room = max(lefts[-1] - lefts[column], NARROWEST_TITLE * dpi / DPI)
+            room = max(lefts[-1] - lefts[column], MIN_TITLE_WIDTH * dpi / DPI)
         else:
             room = lefts[after] - lefts[column]
         parts = [printable(part) for part in titles[column].split("\n")]
-        found[column] = "\n".join(wrapped(part, points(room, dpi), TITLE, lines=2) for part in parts)
-    return found
+        wrapped_text[column] = "\n".join(wrapped(part, to_points(room, dpi), TITLE, lines=2) for part in parts)
+    return wrapped_text
 
 
 def canvas_axes(
-    canvas: np.ndarray, left: int, top: int, margin: int = MARGIN, dpi: int = DPI, least_width: int = 0
+    canvas: np.ndarray, left: int, top: int, margin: int = MARGIN, dpi: int = DPI, min_width: int = 0
 ) -> Axes:
-    """Axes in pixel coordinates that show `canvas (height, width, 3)` pixel by pixel, in a figure just large enough for
-    it and for text of `least_width` pixels."""
+    """Return axes in pixel coordinates that show `canvas (height, width, 3)` pixel by pixel.
+
+    The figure is just large enough for the canvas and for text of `min_width` pixels.
+    """
     height, width = canvas.shape[:2]
-    full_width, full_height = left + max(width, least_width) + margin, top + height + margin
-    # a hundredth of a pixel more: the size in inches times dpi is rounded down
+    full_width, full_height = left + max(width, min_width) + margin, top + height + margin
+    # 0.01 pixels more, because matplotlib rounds inches times dpi down
     size = (full_width + 0.01) / dpi, (full_height + 0.01) / dpi
     figure = GridFigure(size, dpi=dpi, facecolor="white")
     axes = figure.add_axes((left / full_width, margin / full_height, width / full_width, height / full_height))
-    # "none" puts the pixels into PDF and SVG files as they are; for PNG it is the same as "nearest"
+    # "none" stores the pixels in PDF and SVG files unchanged; for PNG it equals "nearest"
     axes.imshow(canvas, interpolation="none", extent=(0, width, height, 0))
     axes.set_axis_off()
     return axes
 
 
 def reconstructions(x: Tensor, x_hat: Tensor, title: str = "") -> Figure:
-    """Images `(B, C, H, W)` above their reconstructions, ten pairs side by side."""
+    """Return images `(B, C, H, W)` above their reconstructions, ten pairs per row."""
     pairs = zip(x.split(PER_ROW), x_hat.split(PER_ROW), strict=True)
     rows = [row for pair in pairs for row in pair]
     labels = ["input", "reconstruction"] * (len(rows) // 2)
@@ -208,7 +227,7 @@ def reconstructions(x: Tensor, x_hat: Tensor, title: str = "") -> Figure:
 
 
 def canonical(x: Tensor, x_hat: Tensor, without: Tensor, title: str = "") -> Figure:
-    """Images `(B, C, H, W)` above their reconstructions and those without the transform, ten side by side."""
+    """Return images `(B, C, H, W)` above their reconstructions with and without the transform, ten per row."""
     triples = zip(x.split(PER_ROW), x_hat.split(PER_ROW), without.split(PER_ROW), strict=True)
     rows = [row for triple in triples for row in triple]
     labels = ["input", "reconstruction", "canonical"] * (len(rows) // 3)
@@ -216,59 +235,73 @@ def canonical(x: Tensor, x_hat: Tensor, without: Tensor, title: str = "") -> Fig
 
 
 def samples(images: Tensor, title: str = "") -> Figure:
-    """Images `(n, C, H, W)` in a square, or nearly."""
+    """Return images `(n, C, H, W)` in an approximately square grid."""
     return image_grid(images.split(math.ceil(math.sqrt(len(images)))), title=title)
 
 
 def interpolations(images: Tensor, x0: Tensor, x1: Tensor, title: str = "") -> Figure:
-    """A row per pair: the image of `x0 (B, C, H, W)`, the steps `images (n, B, C, H, W)`, the image of `x1`."""
+    """Return a row per pair: the image of `x0 (B, C, H, W)`, the steps `images (n, B, C, H, W)`, the image of `x1`."""
     n = len(images)
     rows = torch.cat([x0[None], images, x1[None]]).transpose(0, 1)  # (B, n + 2, C, H, W)
     labels = ["from", *(f"{i / max(1, n - 1):.2f}" for i in range(n)), "to"]
     return image_grid(rows, column_labels=labels, column_breaks=(1, n + 1), title=title)
 
 
-def numbers(count: int) -> list[str]:
-    """Names of classes that have none."""
+def default_names(count: int) -> list[str]:
+    """Return the numbers of `count` classes as their names."""
     return [str(label) for label in range(count)]
 
 
 def analogies(
     x: Tensor, images: Tensor, classes: Sequence[str] | None = None, title: str = "", row_labels: Sequence[str] = ()
 ) -> Figure:
-    """A row per image: the original of `x (B, C, H, W)`, and labels in its style: `(B, num_labels, C, H, W)`.
+    """Return a row per image: the original, and every class in its style.
 
     Args:
-        x: Images.
-        images: Each image with each of the labels.
-        classes: What the labels are called; by default 0, 1, ...
-        title: Of the figure.
-        row_labels: The class of each image of `x`, if it is known.
+        x: Originals `(B, C, H, W)`.
+        images: Every class in the style of each original, `(B, num_classes, C, H, W)`.
+        classes: Names of the classes; by default 0, 1, ...
+        title: Title of the figure.
+        row_labels: Names of the classes of the originals, if known.
     """
-    labels = ["original", *(classes or numbers(images.shape[1]))]
+    labels = ["original", *(classes or default_names(images.shape[1]))]
     rows = torch.cat([x[:, None], images], 1)
     return image_grid(rows, row_labels=row_labels, column_labels=labels, column_breaks=(1,), title=title)
 
 
 def class_samples(images: Tensor, classes: Sequence[str] | None = None, title: str = "") -> Figure:
-    """A row per draw of z, a column per label: `(n, num_labels, C, H, W)`; `classes` names the labels."""
-    return image_grid(images, column_labels=classes or numbers(images.shape[1]), title=title)
+    """Return a row per sample of z and a column per class, from images `(n, num_classes, C, H, W)`."""
+    return image_grid(images, column_labels=classes or default_names(images.shape[1]), title=title)
 
 
 def plane(images: Tensor, z1: Tensor, z2: Tensor, title: str) -> Figure:
-    """Images that touch each other, z1 to the right and z2 upwards: `images (n, m, C, H, W)`, from the lowest row, have
-    `z2 (n,)` and `z1 (m,)`, of which every third is written. What is drawn in small images reaches their edges: these
-    are enlarged, and a hair's breadth apart."""
+    """Return the decoded latent plane as a grid without gaps, with z1 to the right and z2 upwards.
+
+    Small images are enlarged and separated by one pixel, because their content reaches the edges.
+
+    Args:
+        images: Decoded images `(n, m, C, H, W)`, from the lowest row up.
+        z1: Values along the columns `(m,)`, of which every third is labelled.
+        z2: Values along the rows `(n,)`, of which every third is labelled.
+        title: Title of the figure.
+    """
     right, up = ([f"{value:z.1f}" if i % 3 == 1 else "" for i, value in enumerate(z.tolist())] for z in (z1, z2))
     images = images.flip(0).mul(SHADES - 1).round().div(SHADES - 1)
-    gap = int(max(images.shape[-2:]) < TOUCHING / 2)
-    return image_grid(images, up[::-1], right, title, gap=gap, cell=TOUCHING, largest=LARGEST_TOUCHING)
+    gap = int(max(images.shape[-2:]) < PLANE_CELL / 2)
+    return image_grid(images, up[::-1], right, title, gap=gap, cell=PLANE_CELL, largest=PLANE_LARGEST)
 
 
 def traversals(x: Tensor, images: Tensor, names: Sequence[str], values: Sequence[str], title: str) -> Figure:
-    """The image `x (C, H, W)`, and a row for each latent dimension with a column for each of its values: `images
-    (dimensions, values, C, H, W)`."""
-    first = torch.ones_like(images[:, :1])  # white, but for the image in the corner
+    """Return the image `x (C, H, W)` and a row per latent dimension with a column per value.
+
+    Args:
+        x: The image whose code is changed.
+        images: Decoded images `(dimensions, values, C, H, W)`.
+        names: Names of the dimensions.
+        values: Labels of the values.
+        title: Title of the figure.
+    """
+    first = torch.ones_like(images[:, :1])  # white except for the image in the corner
     first[0, 0] = x
     rows = torch.cat([first, images], 1)
     return image_grid(rows, row_labels=names, column_labels=["input", *values], column_breaks=(1,), title=title)
@@ -277,8 +310,15 @@ def traversals(x: Tensor, images: Tensor, names: Sequence[str], values: Sequence
 def attributes(
     x: Tensor, images: Tensor, weights: Sequence[float], title: str, row_labels: Sequence[str] = ()
 ) -> Figure:
-    """A row per image: the original of `x (B, C, H, W)`, and `images (len(weights), B, C, H, W)`; `row_labels` are the
-    classes of the originals."""
+    """Return a row per image: the original, and the decoded images for each weight of the attribute vector.
+
+    Args:
+        x: Originals `(B, C, H, W)`.
+        images: Decoded images `(len(weights), B, C, H, W)`.
+        weights: Weights of the attribute vector.
+        title: Title of the figure.
+        row_labels: Names of the classes of the originals.
+    """
     rows = torch.cat([x[None], images]).transpose(0, 1)  # (B, 1 + len(weights), C, H, W)
     labels = ["original", *(f"{weight:.2f}" for weight in weights)]
     return image_grid(rows, row_labels=row_labels, column_labels=labels, column_breaks=(1,), title=title)

@@ -30,7 +30,9 @@ def read_checkpoint(path: str | Path) -> dict:
     """
     checkpoint = checkpoints.read(path)
     if str(checkpoint.get("model")) not in MODELS:
-        raise ValueError(f"{path} is no checkpoint of this project: it names none of the models {', '.join(MODELS)}.")
+        raise ValueError(
+            f"{path} is not a checkpoint of this project: it names none of the models {', '.join(MODELS)}."
+        )
     return checkpoint
 
 

@@ -1,23 +1,23 @@
-"""What a model that learns classes asks of the labels."""
+"""Checks of the labels that models of classes (CVAE, M2, M1M2) are trained on."""
 
-MOST_CLASSES = 1000  # beyond it labels are identifiers or measurements, and networks become too large
+MAX_CLASSES = 1000  # more values are identifiers or measurements, and one-hot inputs become too large
 
 
 def check_number(model: str, num_classes: int) -> None:
-    """Raise ValueError if there are too many classes for networks that are given the class one-hot."""
-    if num_classes > MOST_CLASSES:
+    """Raise ValueError if there are too many classes for one-hot inputs."""
+    if num_classes > MAX_CLASSES:
         raise ValueError(
-            f"{model} takes at most {MOST_CLASSES} classes, and the labels of these data have {num_classes} different "
-            "values: check that they are classes, or use --model VAE."
+            f"{model} takes at most {MAX_CLASSES} classes, but the labels have {num_classes} different values: check "
+            "that the labels are classes, or use --model VAE."
         )
 
 
 def check_training_images(model: str, data) -> None:
-    """Raise ValueError if classes have no training image, or if there are about as many classes as images.
+    """Raise ValueError if a class has no labelled training image, or if there are fewer than two images per class.
 
     Args:
-        model: The model's name, for messages.
-        data: The data module, set up.
+        model: Name of the model, for messages.
+        data: The data module after `setup`.
     """
     images = len(data.train.y)
     if data.num_classes > images / 2:
@@ -29,6 +29,6 @@ def check_training_images(model: str, data) -> None:
         some = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         which = f"class {some} has none" if len(missing) == 1 else f"classes {some} have none"
         raise ValueError(
-            f"{model} needs labelled training images of every class, and {which}: add some, leave the "
-            f"{'class' if len(missing) == 1 else 'classes'} out of the data, or use --model VAE."
+            f"{model} needs labelled training images of every class, but {which}: add images, remove the "
+            f"{'class' if len(missing) == 1 else 'classes'} from the data, or use --model VAE."
         )

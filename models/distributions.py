@@ -1,6 +1,6 @@
-"""The distributions of all models: torch's own, with event dimensions folded by `Independent`.
+"""Distributions of latents and images: torch.distributions, with the event dimensions declared by `Independent`.
 
-`log_prob` of each returns one number per latent vector or image, so that no objective sums over dimensions.
+`log_prob` returns one number, in nats, per latent vector or image: the objectives never sum over dimensions.
 """
 
 import math
@@ -12,68 +12,68 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, register_kl
 
-# Checking arguments costs small networks a third of their speed; the data layer checks ranges once instead.
+# Argument validation costs small networks a third of their speed. The data modules validate ranges once, at load time.
 Distribution.set_default_validate_args(False)
 
-LATENT_LIMIT = 7.0  # sigma of a latent stays within e^-7 ... e^7
-MAX_FACTORS = 120  # between 1 and 2 whose product float32 holds
-CHUNK_SIZE = 2**19  # numbers that are worked on at a time: two megabytes
-LARGE_SIZE = 2**19  # pixels from which on products and pieces pay
-SCALE_LIMIT = math.log(256)  # a learned observation scale stays within 1/256 ... 256: one grey level at the least
+LATENT_LIMIT = 7.0  # bounds the standard deviation of a latent to [e^-7, e^7]
+MAX_FACTORS = 120  # max. number of factors in [1, 2] whose product fits float32
+CHUNK_SIZE = 2**19  # elements per chunk: 2 MiB of float32, which fits a CPU cache
+LARGE_SIZE = 2**19  # number of pixels from which the chunked Bernoulli likelihood is faster than torch's
+SCALE_LIMIT = math.log(256)  # bounds a learned observation scale to [1/256, 256]; 1/256 is one grey level
 
 
 def soft_clip(raw: Tensor, limit: float) -> Tensor:
-    """A smooth bound: close to `raw` near 0, never beyond +-`limit`; its exponential cannot vanish or overflow."""
+    """Return limit * tanh(raw / limit): about `raw` near 0, within +-`limit`, so that its exponential is finite."""
     return limit * torch.tanh(raw / limit)
 
 
 def inverse_soft_clip(value: float, limit: float) -> float:
-    """The raw number whose `bounded` is `value`."""
+    """Return the inverse of `soft_clip` at `value`."""
     return limit * math.atanh(value / limit)
 
 
 def at_least_float32(outputs: Tensor) -> Tensor:
-    """Outputs of a network at no less than float32: densities need more than 16 bits."""
+    """Return the outputs of a network in float32 if they have 16 bits, which are too few for log densities."""
     return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
 
 class DiagonalNormal(Independent):
-    """N(mu, diag(sigma^2)), by a name of its own so that `kl_divergence` finds the short form below."""
+    """N(mu, diag(sigma^2)). Subclassed so that `register_kl` can dispatch on it."""
 
 
 def diagonal_normal(parameters: Tensor) -> Independent:
-    """N(mu, diag(sigma^2)) from `(..., 2 d)` network outputs: mu, then the unbounded log sigma."""
+    """Return N(mu, diag(sigma^2)) from network outputs `(..., 2 d)`: mu, then log sigma before clipping."""
     mu, raw = at_least_float32(parameters).chunk(2, -1)  # (..., d)
     return DiagonalNormal(Normal(mu, soft_clip(raw, LATENT_LIMIT).exp()), 1)
 
 
 def detached(q: Independent) -> Independent:
-    """The same diagonal Gaussian, whose density has no gradient for its parameters."""
+    """Return the same diagonal Gaussian with detached parameters: its density has no gradient for them."""
     return Independent(Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach()), 1)
 
 
 class StandardNormal(Independent):
-    """N(0, I), by a name of its own for the same reason."""
+    """N(0, I). Subclassed so that `register_kl` can dispatch on it."""
 
 
 def standard_normal(dim: int, like: Tensor) -> Independent:
-    """N(0, I) in `dim` dimensions, on the device of `like`."""
+    """Return N(0, I) in `dim` dimensions, on the device and in the precision of `like` (at least float32)."""
     zero = at_least_float32(torch.zeros(dim, device=like.device, dtype=like.dtype))
     return StandardNormal(Normal(zero, torch.ones_like(zero)), 1)
 
 
 @register_kl(DiagonalNormal, StandardNormal)
 def kl_to_standard_normal(q: DiagonalNormal, p: StandardNormal) -> Tensor:
-    """KL(N(mu, diag(sigma^2)) || N(0, I)) = sum_d (mu^2 + sigma^2 - 1) / 2 - log sigma (Kingma & Welling, app. B)."""
+    """Return sum_d (mu_d^2 + sigma_d^2 - 1) / 2 - log sigma_d, in nats (Kingma & Welling 2013, appendix B)."""
     mu, sigma = q.base_dist.loc, q.base_dist.scale
     return (0.5 * torch.addcmul(mu * mu, sigma, sigma) - sigma.log()).sum(-1) - 0.5 * mu.shape[-1]
 
 
 def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:
-    """sum_p x_p l_p - log(1 + e^l_p), `(..., P) -> (...)`: log p(x) of pixels from their logits l.
+    """Return log p(x) = sum_p x_p l_p - log(1 + e^l_p) for logits l, `(..., P) -> (...)`, in nats.
 
-    With log(1 + e^l) = max(l, 0) + log(1 + e^-|l|), and a sum of such logarithms as one of a product, whose factors lie
-    between 1 and 2: most logarithms are saved, and float32 holds 120 factors.
+    Uses log(1 + e^l) = max(l, 0) + log(1 + e^-|l|). The factors 1 + e^-|l| lie in [1, 2], so the logarithms of up to
+    120 pixels are computed as one logarithm of a product, without overflow of float32.
     """
     positive = logits.relu()
     factors = torch.sub(logits, positive, alpha=2).exp_().add_(1)  # 1 + e^-|l|
@@ -84,51 +84,51 @@ def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def cache_sized_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Parts of tensors `(..., P)`, all cut alike along a dimension before the last, of about `PIECE` numbers each."""
+    """Split tensors `(..., P)` along the same leading dimension into chunks of about `CHUNK_SIZE` elements."""
     batch = tensors[0].shape[:-1]
-    dim = next((dim for dim, size in enumerate(batch) if size > 1), 0)  # the first that can be cut
+    dim = next((dim for dim, size in enumerate(batch) if size > 1), 0)  # the first dimension that can be split
     size = max(1, CHUNK_SIZE * batch[dim] // max(1, tensors[0].numel()))
     return zip(*(tensor.split(size, dim) for tensor in tensors), strict=True)
 
 
 class LogBernoulli(Function):
-    """`log_bernoulli` with its gradient, x - sigmoid(l), in pieces that stay in a processor's cache."""
+    """`log_bernoulli` with its gradient x - sigmoid(l), computed in chunks that fit a CPU cache."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(logits, x)
         log_p = torch.empty(logits.shape[:-1], dtype=logits.dtype)
-        for piece, pixels, out in cache_sized_chunks(logits, x, log_p[..., None]):
-            out[..., 0] = log_bernoulli(piece, pixels)
+        for logits_chunk, x_chunk, out in cache_sized_chunks(logits, x, log_p[..., None]):
+            out[..., 0] = log_bernoulli(logits_chunk, x_chunk)
         return log_p
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         logits, x = ctx.saved_tensors
-        of_logits = torch.empty_like(logits)
-        for piece, pixels, g, out in cache_sized_chunks(logits, x, grad[..., None], of_logits):
-            torch.sub(pixels, torch.sigmoid(piece, out=out), out=out).mul_(g)
-        return of_logits, None
+        grad_logits = torch.empty_like(logits)
+        for logits_chunk, x_chunk, grad_chunk, out in cache_sized_chunks(logits, x, grad[..., None], grad_logits):
+            torch.sub(x_chunk, torch.sigmoid(logits_chunk, out=out), out=out).mul_(grad_chunk)
+        return grad_logits, None
 
 
 class BernoulliImage(Independent):
-    """Independent Bernoulli pixels, from `(..., C, H, W)` logits; `log_prob` of many of them on a CPU is fast."""
+    """Independent Bernoulli pixels with logits `(..., C, H, W)`, with a fast `log_prob` for large inputs on a CPU."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.base_dist.logits
-        few = max(logits.numel(), value.numel()) < LARGE_SIZE or max(logits.ndim, value.ndim) == 3
-        if few or value.requires_grad or logits.device.type != "cpu" or torch.compiler.is_compiling():
+        is_small = max(logits.numel(), value.numel()) < LARGE_SIZE or max(logits.ndim, value.ndim) == 3
+        if is_small or value.requires_grad or logits.device.type != "cpu" or torch.compiler.is_compiling():
             return super().log_prob(value)
-        shape = torch.broadcast_shapes(logits.shape, value.shape)  # a slow function
+        shape = torch.broadcast_shapes(logits.shape, value.shape)  # slow, hence only for large inputs
         return LogBernoulli.apply(logits.expand(shape).flatten(-3), value.to(logits.dtype).expand(shape).flatten(-3))
 
 
 def bernoulli_image(logits: Tensor) -> Independent:
-    """Independent Bernoulli pixels, from `(..., C, H, W)` logits."""
+    """Return independent Bernoulli pixels with logits `(..., C, H, W)`, batch shape `(...)`."""
     return BernoulliImage(Bernoulli(logits=at_least_float32(logits)), 3)
 
 
 def normal_image(logits: Tensor, raw_scale: Tensor) -> Independent:
-    """Independent Gaussian pixels with mean sigmoid(logits) in (0, 1) and one scale, exp(bounded), for all of them."""
+    """Return independent Gaussian pixels with mean sigmoid(logits) and one scale for all, exp(soft_clip(raw_scale))."""
     return Independent(Normal(at_least_float32(logits).sigmoid(), soft_clip(raw_scale, SCALE_LIMIT).exp()), 3)

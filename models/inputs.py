@@ -1,7 +1,7 @@
-"""Checks and conversions of what users pass to the methods of a trained model.
+"""Validation and conversion of the arguments that users pass to the methods of a trained model.
 
-Each function returns its argument as a tensor that the model can compute with, on the model's device, or raises a
-ValueError that names what is expected. Training does not come here: its data are checked when they are read.
+Each `as_...` function returns its argument as a tensor in the model's precision and on its device, and raises
+ValueError if it is invalid. Not used in training, where the data module validates the data at load time.
 """
 
 import math
@@ -12,11 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TOLERANCE = 1e-4  # of pixel values beyond [0, 1]: what interpolation and rounding add
+TOLERANCE = 1e-4  # pixel values may leave [0, 1] by this much, because of interpolation and rounding
 
 
 def as_tensor(values, what: str) -> Tensor:
-    """A tensor as it is, or a copy of a NumPy array, which may be read-only or have negative strides."""
+    """Return a tensor unchanged, or a copy of a NumPy array, since arrays may be read-only or have negative strides.
+
+    Args:
+        values: A tensor or a NumPy array of numbers.
+        what: Name of the argument, for messages.
+    """
     if isinstance(values, Tensor):
         return values
     if not isinstance(values, np.ndarray | np.generic):
@@ -25,23 +30,23 @@ def as_tensor(values, what: str) -> Tensor:
         raise ValueError(f"{what} must be numbers; got a NumPy array of {values.dtype}.")
     try:
         return torch.from_numpy(np.array(values, order="C", dtype=values.dtype.newbyteorder("=")))
-    except TypeError as error:  # such as a float of 128 bits
-        raise ValueError(f"{what} must be numbers that PyTorch knows; got a NumPy array of {values.dtype}.") from error
+    except TypeError as error:  # for example float128
+        raise ValueError(f"{what} must have a type that PyTorch supports; got a NumPy {values.dtype} array.") from error
 
 
 def as_real(values: Tensor, like: Tensor) -> Tensor:
-    """Numbers in the precision of `like`, at least float32, on its device."""
+    """Return values in the precision of `like` (at least float32) and on its device."""
     dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
     return values.to(like.device, dtype)
 
 
 def type_name(values: Tensor) -> str:
-    """The name of a tensor's type, such as float32."""
+    """Return the name of a tensor's dtype, such as float32."""
     return str(values.dtype).removeprefix("torch.")
 
 
 def check_image_shape(x: Tensor, image_shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `x` is a batch of images of this shape, with a hint where the intent is plain."""
+    """Raise ValueError unless `x` is a batch of images of this shape, with a hint for common mistakes."""
     if x.ndim == len(image_shape) + 1 and tuple(x.shape[1:]) == image_shape:
         return
     channels, height, width = image_shape
@@ -60,60 +65,59 @@ def check_image_shape(x: Tensor, image_shape: tuple[int, ...]) -> None:
 
 
 def check_form(x, image_shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `x` is a floating-point batch of this shape: without a look at values.
+    """Raise ValueError unless `x` is a floating-point batch of this shape. The values are not checked.
 
     Args:
-        x: Images, or feature vectors where `image_shape` has one dimension.
-        image_shape: Of one of them.
+        x: Images, or feature vectors if `image_shape` has one dimension.
+        image_shape: Shape of one image or feature vector.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = type_name(x) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"The posterior takes a tensor of floats in [0, 1]; got {got}. `encode` converts its input.")
+        raise ValueError(f"`posterior` needs a tensor of floats in [0, 1]; got {got}. `encode` converts its input.")
     if len(image_shape) == 3:
         check_image_shape(x, image_shape)
 
 
 def as_images(x, image_shape: tuple[int, ...], like: Tensor, in_unit_interval: bool = True) -> Tensor:
-    """Images `(B, C, H, W)` with values in [0, 1], in the precision and on the device of `like`.
+    """Return images `(B, C, H, W)` with values in [0, 1], in the precision and on the device of `like`.
 
-    Bytes are divided by 255 as the data modules do; booleans become 0 and 1.
+    Values of uint8 are divided by 255, as in the data modules; booleans become 0 and 1.
 
     Args:
-        x: Floats, bytes or booleans, as a tensor or NumPy array.
+        x: Floats, uint8 or booleans, as a tensor or NumPy array.
         image_shape: Channels, height and width of the model's images.
         like: A parameter of the model.
-        in_unit_interval: Whether values must lie in [0, 1]; they must be finite in any case.
+        in_unit_interval: Whether floats must lie in [0, 1]; they must be finite in any case.
 
     Raises:
-        ValueError: Another shape or type, or values that are not finite or outside [0, 1].
+        ValueError: Wrong shape or type, or values that are not finite or outside [0, 1].
     """
     x = as_tensor(x, "Images")
     check_image_shape(x, image_shape)
     if x.dtype == torch.uint8:
         if x.numel() and x.max() == 1:
             raise ValueError(
-                "Images of uint8 hold values from 0 to 255, and the largest of these is 1: pass x.astype(bool) or "
-                "x.bool() if they are binary."
+                "Images of type uint8 have values from 0 to 255, but the largest value here is 1: pass x.astype(bool) "
+                "or x.bool() if they are binary."
             )
         return as_real(x.float().div(255), like)
     if x.dtype == torch.bool:
         return as_real(x, like)
     if not x.is_floating_point():
         raise ValueError(
-            f"Images must be floats in [0, 1], uint8 from 0 to 255 or booleans; got {type_name(x)}. Convert them to "
-            "one of these."
+            f"Images must be floats in [0, 1], uint8 from 0 to 255 or booleans; got {type_name(x)}. Convert them first."
         )
     check_range(x, in_unit_interval)
     return as_real(x, like)
 
 
 def check_range(x: Tensor, in_unit_interval: bool) -> None:
-    """Raise ValueError where floats are not finite or, if they must be pixels, outside [0, 1]."""
+    """Raise ValueError if a value is not finite or, with `in_unit_interval`, outside [0, 1]."""
     if not x.numel():
         return
-    low, high = torch.stack(torch.aminmax(x.detach())).tolist()  # NaN if one value is
+    low, high = torch.stack(torch.aminmax(x.detach())).tolist()  # NaN if any value is NaN
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("Images must be finite; these hold NaN or infinite values.")
+        raise ValueError("Images must be finite; these have NaN or infinite values.")
     if not in_unit_interval or (low >= -TOLERANCE and high <= 1 + TOLERANCE):
         return
     hint = " Divide them by 255, or pass them as uint8." if low >= 0 and 1 < high <= 255 else ""
@@ -121,17 +125,17 @@ def check_range(x: Tensor, in_unit_interval: bool) -> None:
 
 
 def check_binary(x: Tensor, model: str) -> None:
-    """Raise ValueError unless all pixels are 0 or 1, as a Bernoulli likelihood needs them."""
+    """Raise ValueError unless all pixels are 0 or 1, as a Bernoulli likelihood requires."""
     if bool(((x == 0) | (x == 1)).all()):
         return
     raise ValueError(
-        f"This {model} has a Bernoulli likelihood, which is a probability of pixels that are 0 or 1 alone, and these "
-        "are grey: binarize them, for example by x.bernoulli(), or train with a gaussian likelihood."
+        f"This {model} has a Bernoulli likelihood, which is only defined for pixels 0 and 1, but these images are "
+        "grey: binarize them, for example by x.bernoulli(), or train with a gaussian likelihood."
     )
 
 
 def as_features(x, dim: int, like: Tensor) -> Tensor:
-    """Feature vectors `(B, dim)`, as models take them that work on another model's latents."""
+    """Return feature vectors `(B, dim)`, the input of models that work on the latents of another model."""
     x = as_tensor(x, "Features")
     if x.ndim != 2 or x.shape[1] != dim or not x.is_floating_point():
         raise ValueError(f"Features must be floats of shape (B, {dim}); got {type_name(x)} of shape {tuple(x.shape)}.")
@@ -139,7 +143,7 @@ def as_features(x, dim: int, like: Tensor) -> Tensor:
 
 
 def as_latents(z, dim: int, like: Tensor) -> Tensor:
-    """Latents `(..., dim)`. Their values may be anything: a NaN gives images of NaN."""
+    """Return latents `(..., dim)`. The values are not checked: a NaN gives images of NaN."""
     z = as_tensor(z, "Latents")
     if not z.ndim or z.shape[-1] != dim:
         raise ValueError(f"Latents must have shape (..., {dim}); got {tuple(z.shape)}.")
@@ -149,14 +153,17 @@ def as_latents(z, dim: int, like: Tensor) -> Tensor:
 
 
 def as_labels(y, num_classes: int, like: Tensor, shape: tuple[int, ...], broadcast: bool = False) -> Tensor:
-    """Labels as int64 on the device of `like`.
+    """Return labels as int64 on the device of `like`.
 
     Args:
-        y: Integers from 0 to num_classes - 1: a tensor, a NumPy array, a list, or a single one where they broadcast.
-        num_classes: Of the model.
+        y: Integers from 0 to num_classes - 1, as a tensor, a NumPy array, a list, or one integer with `broadcast`.
+        num_classes: Number of classes of the model.
         like: A parameter of the model.
-        shape: Of the images or latents that they belong to, without their own dimensions.
-        broadcast: Whether a shape that broadcasts with `shape` will do.
+        shape: Batch shape of the images or latents that the labels belong to.
+        broadcast: Whether the labels may have any shape that broadcasts with `shape`.
+
+    Raises:
+        ValueError: Not integers, out of range, or of a wrong shape.
     """
     if isinstance(y, Sequence | int) and not isinstance(y, str | bool):
         try:
@@ -165,22 +172,22 @@ def as_labels(y, num_classes: int, like: Tensor, shape: tuple[int, ...], broadca
             raise ValueError(f"Labels must be integers of shape {shape}; got a ragged list.") from error
     y = as_tensor(y, "Labels")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        empty = not y.numel()  # an empty list has no type
-        if not (empty and y.is_floating_point()):
+        is_empty = not y.numel()  # np.asarray([]) is an array of floats
+        if not (is_empty and y.is_floating_point()):
             raise ValueError(f"Labels must be integers from 0 to {num_classes - 1}; got {type_name(y)}.")
-    if not (fits(y.shape, shape) if broadcast else tuple(y.shape) == shape):
-        how = "broadcast with" if broadcast else "have"
-        raise ValueError(f"Labels must {how} shape {shape}, one for each image; got {tuple(y.shape)}.")
+    if not (broadcasts(y.shape, shape) if broadcast else tuple(y.shape) == shape):
+        relation = "broadcast with" if broadcast else "have"
+        raise ValueError(f"Labels must {relation} shape {shape}, one per image; got {tuple(y.shape)}.")
     y = y.to(like.device, torch.int64)
     if y.numel():
         low, high = torch.stack(torch.aminmax(y)).tolist()
         if low < 0 or high >= num_classes:
-            raise ValueError(f"Labels must lie between 0 and {num_classes - 1}; got labels from {low} to {high}.")
+            raise ValueError(f"Labels must be from 0 to {num_classes - 1}; got labels from {low} to {high}.")
     return y
 
 
-def fits(shape: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two shapes broadcast."""
+def broadcasts(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether two shapes can be broadcast."""
     try:
         torch.broadcast_shapes(shape, other)
     except RuntimeError:
@@ -189,29 +196,29 @@ def fits(shape: Sequence[int], other: Sequence[int]) -> bool:
 
 
 def as_count(n, name: str) -> int:
-    """A whole number of at least 1."""
+    """Return n as an int. Raise ValueError unless it is an integer of at least 1; `name` is for the message."""
     try:
         count = operator.index(n)
     except TypeError:
         count = 0
     if isinstance(n, bool) or count < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1; got {n!r}.")
+        raise ValueError(f"{name} must be an integer of at least 1; got {n!r}.")
     return count
 
 
 def as_size(size, default: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of an image to draw, `default` where there is none."""
+    """Return height and width of the images to generate, `default` if `size` is None."""
     if size is None:
         return default
     try:
         height, width = (as_count(side, "size") for side in size)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"size must be two whole numbers of at least 1, height and width, such as (56, 56); got {size!r}."
+            f"size must be two integers of at least 1, height and width, such as (56, 56); got {size!r}."
         ) from error
     return height, width
 
 
 def evidence_of(model, x, y=None) -> tuple[Tensor, Tensor | None]:
-    """Images and labels as the model's likelihood takes them; as they are where the model does not say."""
+    """Return images and labels as validated by the model's `as_evidence`, unchanged if the model does not define it."""
     return model.as_evidence(x, y) if hasattr(model, "as_evidence") else (x, y)

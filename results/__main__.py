@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import yaml
 
-from cli.errors import explain
+from cli.errors import explain_option_error
 from evaluation import report
 from evaluation.comparisons import with_comparisons
 from evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
@@ -147,7 +147,7 @@ def main() -> int:
     try:
         run(args)
     except (ValueError, OSError) as error:
-        print(f"error: {explain(error, {}, [])}", file=sys.stderr)
+        print(f"error: {explain_option_error(error, {}, [])}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped. The same command continues.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic and durable writes of files."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 @contextmanager
 def with_filename(path: Path) -> Iterator[None]:
-    """Errors of the system within name the file: those of a full disk do not."""
+    """Add the file name to OSErrors raised in the block: that of a full disk has none."""
     try:
         yield
     except OSError as error:
@@ -18,7 +18,7 @@ def with_filename(path: Path) -> Iterator[None]:
 
 @contextmanager
 def durable_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, with its folder, on the disk when the block ends; after an error there is none."""
+    """Open a file for writing, creating its folder; synced to disk at the end of the block, deleted after an error."""
     try:
         with with_filename(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,14 +27,14 @@ def durable_write(path: Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
     except BaseException:
-        with suppress(OSError):  # on a disk that cannot be written to
+        with suppress(OSError):  # the disk may be read-only
             path.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is complete; after an error `path` is as it was."""
+    """Open a file that replaces `path` once it is complete; after an error `path` is unchanged."""
     partial = path.with_name(path.name + ".partial")
     with with_filename(path):
         with durable_write(partial) as file:

@@ -13,21 +13,21 @@ from runtime.atomic_write import durable_write, with_filename
 
 
 class FileIO(TorchCheckpointIO):
-    """Writes a checkpoint straight to its path, on the disk when the call returns; after an error there is none.
+    """Write a checkpoint directly to its path, synced to disk when the call returns; after an error there is no file.
 
-    Lightning's own writes to TMPDIR first: another file system, which may be full, and from which no file can be moved
-    here in one go.
+    Lightning's default writes to TMPDIR first, which may be full, and may be on another file system, from which a file
+    cannot be moved atomically.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        content = io.BytesIO()  # to a file itself torch reports a full disk as an error of its own kind
+        content = io.BytesIO()  # when writing to a file, torch hides the OSError of a full disk in an error of its own
         torch.save(checkpoint, content)
         with durable_write(Path(path)) as file:
             file.write(content.getbuffer())
 
 
-def keep_as(path: Path, keep: Path) -> None:
-    """Lets a file have another name too, or a copy where the file system knows no links."""
+def link_or_copy(path: Path, keep: Path) -> None:
+    """Give a file a second name by a hard link, or copy it if the file system has no hard links."""
     keep.unlink(missing_ok=True)
     try:
         os.link(path, keep)

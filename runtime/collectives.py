@@ -1,4 +1,4 @@
-"""Looking at numbers of a GPU without waiting for it."""
+"""Collective operations over the ranks of a run, and reading GPU scalars without synchronising."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,32 +8,34 @@ from torch import Tensor, distributed
 
 
 class DelayedReader:
-    """Hands back a number of a GPU at the next call, when it has long been computed; one of the CPU at once."""
+    """Return a GPU tensor one call late, so that reading never waits for the GPU; CPU tensors at once."""
 
     def __init__(self):
-        self.before: tuple[Tensor, Any, torch.cuda.Event] | None = None
+        self.pending: tuple[Tensor, Any, torch.cuda.Event] | None = None
 
     def __call__(self, value: Tensor, note: Any = None) -> tuple[Tensor, Any] | None:
-        """What the call before was given, on the CPU, or nothing at the first one; on the CPU what this one is given.
+        """Return the tensor of the previous call, on the CPU, with its note; None at the first call.
+
+        A CPU tensor is returned by the same call.
 
         Args:
-            value: A tensor, the same kind at each call.
-            note: Handed back beside it.
+            value: A tensor, on the same device at each call.
+            note: Anything to return together with the tensor.
         """
         if value.device.type == "cpu":
             return value, note
         copy = torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        before, self.before = self.before, (copy, note, event)
-        if before is None:
+        pending, self.pending = self.pending, (copy, note, event)
+        if pending is None:
             return None
-        before[2].synchronize()  # waits for that copy, and not for the work that has been given to the GPU since
-        return before[:2]
+        pending[2].synchronize()  # waits for that copy only, not for work queued since
+        return pending[:2]
 
 
 def all_reduce(value: Tensor, op: str) -> Tensor:
-    """The SUM or MAX of `value` over all processes of a run, known to each; itself where there is but one."""
+    """Return the SUM or MAX of `value` over all ranks, on every rank; `value` itself if there is only one process."""
     if distributed.is_available() and distributed.is_initialized():
         value = value.clone()
         distributed.all_reduce(value, getattr(distributed.ReduceOp, op))
@@ -41,7 +43,7 @@ def all_reduce(value: Tensor, op: str) -> Tensor:
 
 
 def broadcast_from_rank0(value):
-    """The value that the first process of a distributed run has."""
+    """Return the value of rank 0 on every rank."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return value
     values = [value]
@@ -50,20 +52,21 @@ def broadcast_from_rank0(value):
 
 
 def rank_indices(parts: int) -> range:
-    """Which of so many parts are the work of this process."""
-    several = distributed.is_available() and distributed.is_initialized()
-    return range(distributed.get_rank(), parts, distributed.get_world_size()) if several else range(parts)
+    """Return the indices of the parts that this rank computes."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return range(parts)
+    return range(distributed.get_rank(), parts, distributed.get_world_size())
 
 
 def map_across_ranks(compute: Callable[[int], dict[str, Tensor]], parts: int) -> dict[str, Tensor]:
-    """The results of `compute(0), ..., compute(parts - 1)`, joined in this order, on the CPU.
+    """Return the results of `compute(0), ..., compute(parts - 1)`, concatenated in this order, on the CPU.
 
-    The processes of a distributed run share the parts, each of which is computed exactly once, and all of them get all
-    results. Where noise is a function of the part, the results are the same to the bit on any number of processes.
+    Each part is computed once, by one rank, and every rank gets all results. If the noise is a function of the part,
+    the results are bit-identical for any number of processes.
 
     Args:
-        compute: Results of a part by their names, each with the part's images as first dimension.
-        parts: How many there are, at least 1.
+        compute: Returns the results of a part by name, each with the part's images as first dimension.
+        parts: The number of parts, at least 1.
     """
     own = {part: {name: values.cpu() for name, values in compute(part).items()} for part in rank_indices(parts)}
     shares = [own]

@@ -12,17 +12,17 @@ from PIL import Image
 from figures.grids import DPI
 from runtime.atomic_write import atomic_write
 
-# Text as TrueType fonts in PDF, which publishers ask for, and as outlines in SVG; the same ids in each SVG
-VECTOR = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "figure"}
-DATE = {"pdf": "CreationDate", "svg": "Date"}  # left out: the same figure gives the same file
-LEAST_DPI, MOST_DPI = 50, 600
+# PDF: embed TrueType fonts, as publishers require. SVG: text as outlines, and the same ids in each file.
+VECTOR_RC = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "figure"}
+DATE_KEYS = {"pdf": "CreationDate", "svg": "Date"}  # removed, so that the same figure gives the same bytes
+MIN_DPI, MAX_DPI = 50, 600
 
 
 class FigureStyle(NamedTuple):
-    """How figures are written.
+    """File format and resolution of figures.
 
     Args:
-        format: Of the files, which is also the suffix of their names.
+        format: File format, which is also the file suffix.
         dpi: Dots per inch.
     """
 
@@ -34,14 +34,14 @@ DEFAULT_STYLE = FigureStyle()
 
 
 def check_style(style: FigureStyle) -> FigureStyle:
-    """The style itself; ValueError for a resolution that cannot be drawn."""
-    if not LEAST_DPI <= style.dpi <= MOST_DPI:
-        raise ValueError(f"--figure_dpi must be from {LEAST_DPI} to {MOST_DPI}; got {style.dpi}.")
+    """Return the style; raise ValueError if its resolution is out of range."""
+    if not MIN_DPI <= style.dpi <= MAX_DPI:
+        raise ValueError(f"--figure_dpi must be from {MIN_DPI} to {MAX_DPI}; got {style.dpi}.")
     return style
 
 
 def at_dpi(figure: Figure, dpi: int) -> Figure:
-    """The figure at another resolution; a grid of images is laid out again, so that its pixels stay whole."""
+    """Return the figure at another resolution; an image grid is laid out again, so that image pixels stay whole."""
     if dpi == figure.dpi:
         return figure
     if hasattr(figure, "at_dpi"):
@@ -50,21 +50,21 @@ def at_dpi(figure: Figure, dpi: int) -> Figure:
     return figure
 
 
-def picture(figure: Figure) -> Image.Image:
-    """A figure in pixels, at its own size; one without colours in grey, which is half as large in a file."""
+def render(figure: Figure) -> Image.Image:
+    """Return a figure as pixels at its own size; in grayscale if it has no colours, which halves the file size."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     rgb = np.asarray(canvas.buffer_rgba())[..., :3]
-    grey = (rgb == rgb[..., :1]).all()
-    return Image.fromarray(rgb[..., 0] if grey else rgb)
+    is_grayscale = (rgb == rgb[..., :1]).all()
+    return Image.fromarray(rgb[..., 0] if is_grayscale else rgb)
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
-    """Writes a figure at its own size, in the format that the suffix of the path names: .png, .pdf or .svg."""
-    figure, kind = at_dpi(figure, dpi), path.suffix[1:]
+    """Write a figure at its own size, in the format of the file suffix: .png, .pdf or .svg."""
+    figure, file_format = at_dpi(figure, dpi), path.suffix[1:]
     with atomic_write(path) as file:
-        if kind == "png":
-            picture(figure).save(file, format="png", dpi=(dpi, dpi))
+        if file_format == "png":
+            render(figure).save(file, format="png", dpi=(dpi, dpi))
             return
-        with matplotlib.rc_context(VECTOR):
-            figure.savefig(file, format=kind, dpi=dpi, metadata={DATE[kind]: None})
+        with matplotlib.rc_context(VECTOR_RC):
+            figure.savefig(file, format=file_format, dpi=dpi, metadata={DATE_KEYS[file_format]: None})

@@ -1,4 +1,4 @@
-"""One writer for each run folder."""
+"""A lock that gives each run folder a single writer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from pytorch_lightning.utilities import rank_zero_only
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a run folder, which the system frees when its process ends in whatever way.
+    """Hold the lock of a run folder; the operating system releases it however the process ends.
 
     Raises:
         ValueError: Another job holds it.
     """
-    if rank_zero_only.rank != 0:  # the first process of a run writes for all
+    if rank_zero_only.rank != 0:  # only rank 0 writes
         yield
         return
     lock = FileLock(folder / ".lock")

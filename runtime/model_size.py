@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory of this machine, known before it is built."""
+"""Check before a model is built whether it fits into the memory of this machine."""
 
 import os
 from math import prod
@@ -9,42 +9,43 @@ import torch
 from datamodules import ImageData
 from models import Model
 
-COPIES = 4  # of each weight in training: itself, its gradient and the two moments of Adam
-FLOAT = 4  # bytes
-NAMED = "--model.z_dim or --model.hidden"  # what a model's size depends on
+COPIES_PER_WEIGHT = 4  # in training: weight, gradient and the two moments of Adam
+BYTES_PER_FLOAT = 4
+SIZE_OPTIONS = "--model.z_dim or --model.hidden"  # the options that determine the size of a model
 
 
 def machine_memory(device: str) -> int | None:
-    """Bytes of memory of the machine, or of its GPU; none where the system does not say."""
+    """Return the memory of the machine, or of its GPU, in bytes; None if unknown."""
     if device == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # of Windows
+    except (AttributeError, ValueError, OSError):  # on Windows
         return None
 
 
 def size_text(size: float) -> str:
-    """A number of bytes as text."""
+    """Return a number of bytes as text in GB or TB."""
     return f"{size / 2**40:,.0f} TB" if size >= 2**40 else f"{size / 2**30:,.1f} GB"
 
 
 def check_model_size(kind: type[Model], data: ImageData, options: dict[str, Any], device: str) -> None:
-    """Counts the weights of a model without allocating them, and the activations of a training batch.
+    """Raise ValueError if the weights of a model or the activations of a training batch exceed the memory.
 
-    Both counts are lower bounds: for activations that of the widest layer, for each image and sample.
+    Weights are counted without allocating them. Both sizes are lower bounds; for activations only the widest layer is
+    counted, for each image and sample.
 
     Args:
-        kind: The model's class.
-        data: Set up.
-        options: Of the command line, for the model.
-        device: Where it is to be trained, its type.
+        kind: The model class.
+        data: The data module, set up.
+        options: The model's options of the command line.
+        device: The device type of the training.
 
     Raises:
-        ValueError: The machine has too little memory for either.
+        ValueError: The machine has too little memory.
     """
     memory = machine_memory(device)
-    if memory is None or hasattr(kind, "from_m1"):  # whose sizes are in a checkpoint
+    if memory is None or hasattr(kind, "from_m1"):  # the sizes of an M1M2 depend on its M1 checkpoint
         return
     has = f"this machine has {size_text(memory)}"
     try:
@@ -52,15 +53,17 @@ def check_model_size(kind: type[Model], data: ImageData, options: dict[str, Any]
             model = kind(**{name: getattr(data, name) for name in kind.from_data}, **options)
     except (RuntimeError, OverflowError, TypeError) as error:
         numbers = [part for value in options.values() for part in (value if isinstance(value, list) else [value])]
-        if any(isinstance(number, int) and number > 2**31 for number in numbers):  # sizes that torch cannot count
-            raise ValueError(f"This model's weights would fill more than any memory: lower {NAMED}.") from error
+        if any(isinstance(number, int) and number > 2**31 for number in numbers):  # overflow in torch
+            raise ValueError(f"The weights of this model exceed any memory: lower {SIZE_OPTIONS}.") from error
         raise
-    weights = FLOAT * COPIES * sum(parameter.numel() for parameter in model.parameters())
+    weights = BYTES_PER_FLOAT * COPIES_PER_WEIGHT * sum(parameter.numel() for parameter in model.parameters())
     if weights > memory:
-        raise ValueError(f"Training this model's weights takes {size_text(weights)}, and {has}: lower {NAMED}.")
+        raise ValueError(
+            f"Training this model takes {size_text(weights)} for its weights, and {has}: lower {SIZE_OPTIONS}."
+        )
     widths = [layer.out_features for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
     K, images = options.get("num_samples") or 1, min(data.batch_size, len(data.train.y))
-    activations = FLOAT * images * K * max([prod(data.image_shape), *widths])
+    activations = BYTES_PER_FLOAT * images * K * max([prod(data.image_shape), *widths])
     if activations > memory:
         raise ValueError(
             f"A batch of {images} images with {K:,} samples each takes {size_text(activations)} or more, and {has}: "

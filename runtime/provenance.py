@@ -1,4 +1,4 @@
-"""Where a result comes from: the code, the machine."""
+"""Provenance of a result: the commit of the code and the machine."""
 
 import platform
 import subprocess
@@ -10,7 +10,7 @@ import torch
 
 @cache
 def commit() -> str | None:
-    """The commit of this code, with a + where files differ from it; none where it is no clone of a repository."""
+    """Return the commit of this code, with a + if tracked files differ from it; None outside a git clone."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():  # installed into a folder that happens to lie in another repository
         return None
@@ -25,7 +25,7 @@ def commit() -> str | None:
 
 
 def processor() -> str:
-    """The name of the processor."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -34,7 +34,7 @@ def processor() -> str:
 
 
 def machine(device: torch.device, processes: int = 1) -> str:
-    """What computes: the processor and its threads, or the GPU, how many of them, and the version of torch."""
+    """Return the hardware as text: number of processes, GPU or processor with its threads, and the torch version."""
     threads = torch.get_num_threads()
     cpu = f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu

@@ -1,4 +1,4 @@
-"""What a run that is started again finds: a checkpoint that it may go on from or not, and perhaps its result."""
+"""Check whether a run may be resumed from a checkpoint with the given options."""
 
 import json
 import sys
@@ -9,23 +9,30 @@ from pytorch_lightning import Trainer
 
 from datamodules import ImageData
 from models import Model, from_checkpoint, read_checkpoint
-from runtime.hparams import TRAINING, defaults, training_options
+from runtime.hparams import TRAINING_DEFAULTS, defaults, training_options
 
-# What the place of a checkpoint within an epoch counts in
-BATCH_OPTIONS = ("protocol", "seed", "labels_hash", "processes", "--trainer.accumulate_grad_batches",
-                   "--steps_per_call")  # fmt: skip
-NAMES = {"processes": "number of processes", "labels_hash": "choice of labels"}
+# Options that define batch boundaries; they may not change in the middle of an epoch
+BATCH_OPTIONS = (
+    "protocol",
+    "seed",
+    "labels_hash",
+    "processes",
+    "--trainer.accumulate_grad_batches",
+    "--steps_per_call",
+)
+OPTION_DESCRIPTIONS = {"processes": "number of processes", "labels_hash": "choice of labels"}
 
 
 def changed_options(
     checkpoint: dict, args: Namespace, data: ImageData, model: Model, trainer: Trainer
 ) -> dict[str, tuple]:
-    """What a checkpoint remembers otherwise than these options have it: `{name: (then, now)}`."""
+    """Return the options in which a checkpoint differs from this run, as `{name: (checkpoint's, this run's)}`."""
     then = {"model": checkpoint["model"], "processes": trainer.world_size, **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
     now |= {"labels_hash": data.labels_hash, "processes": trainer.world_size}
     if options := checkpoint.get("training"):
-        then |= {f"--{key}": value for key, value in (TRAINING | options).items()}  # an option may be newer than it
+        # the checkpoint may be older than an option
+        then |= {f"--{key}": value for key, value in (TRAINING_DEFAULTS | options).items()}
     now |= {f"--{key}": value for key, value in training_options(trainer, data).items()}
     for section, built, old, new in (
         ("model", model, checkpoint["hyper_parameters"], model.hparams),
@@ -34,62 +41,62 @@ def changed_options(
         old = defaults(type(built)) | old  # an option may be newer than the checkpoint
         then |= {f"--{section}.{key}": value for key, value in old.items() if key != "root"}
         now |= {f"--{section}.{key}": value for key, value in new.items()}
-    # as text, lists and tuples are the same
+    # compared as JSON, in which lists and tuples are equal
     return {key: (old, now.get(key)) for key, old in then.items() if json.dumps(old) != json.dumps(now.get(key))}
 
 
 def weights_match(checkpoint: dict, model: Model) -> bool:
-    """Whether the weights of a checkpoint are those of this network."""
+    """Return whether the weights of a checkpoint have the names and shapes of this model's."""
     old, new = checkpoint["state_dict"], model.state_dict()
     return old.keys() == new.keys() and all(old[key].shape == value.shape for key, value in new.items())
 
 
 def is_mid_epoch(checkpoint: dict) -> bool:
-    """Whether training batches of the checkpoint's epoch are still to come."""
+    """Return whether the checkpoint was written before the end of its epoch."""
     return not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
 
 
 def position(checkpoint: dict) -> tuple[int, int, bool]:
-    """Where a checkpoint stands: epochs begun, optimiser steps, and whether it lies within an epoch.
+    """Return the number of started epochs, of optimiser steps, and whether the checkpoint is in the middle of an epoch.
 
     Raises:
-        KeyError, TypeError, AttributeError: It holds no such record.
+        KeyError, TypeError, AttributeError: The checkpoint's record of epochs and steps is damaged.
     """
-    within = is_mid_epoch(checkpoint)
+    mid_epoch = is_mid_epoch(checkpoint)
     finished = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    return finished + within, checkpoint["global_step"] + 0, within
+    return finished + mid_epoch, checkpoint["global_step"] + 0, mid_epoch  # + 0 raises TypeError if it is no number
 
 
 def check_limits(resume: Path, epochs: int, steps: int, trainer: Trainer) -> None:
-    """ValueError where a checkpoint is beyond the limits of this run, before anything is written.
+    """Raise ValueError if a checkpoint exceeds the limits of this run, before anything is written.
 
     Args:
         resume: The checkpoint's path.
-        epochs: How many it has begun.
-        steps: How many optimiser steps it has taken.
-        trainer: With the limits.
+        epochs: Number of epochs that it has started.
+        steps: Number of optimiser steps that it has taken.
+        trainer: The Trainer with the limits.
     """
     for name, limit, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):
         if limit is not None and 0 <= limit < done:
             unit = "epoch" if name == "max_epochs" else "step"
             raise ValueError(
                 f"{resume} cannot be resumed with --trainer.{name} {limit}: it is in {unit} {done} already. "
-                f"Give {done} or more, or evaluate it by evaluate.py."
+                f"Give {done} or more, or evaluate it with evaluate.py."
             )
 
 
 def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, trainer: Trainer) -> None:
-    """Compares a checkpoint with the run that these options ask for, and says what differs.
+    """Compare a checkpoint with the options of this run; print the differences if --allow_changes permits them.
 
     Raises:
-        ValueError: Something differs and --allow_changes is not given, or no option can allow it.
+        ValueError: Options differ without --allow_changes, or in a way that it cannot permit.
     """
     checkpoint = read_checkpoint(resume)
-    from_checkpoint(checkpoint)  # refuses options and weights that do not belong together
+    from_checkpoint(checkpoint)  # raises if options and weights do not match
     if "fit_loop" not in checkpoint.get("loops", {}) or "optimizer_states" not in checkpoint:
-        raise ValueError(f"{resume} cannot be resumed: it holds no state of training.")
+        raise ValueError(f"{resume} cannot be resumed: it holds no training state.")
     try:
-        epochs, steps, is_within = position(checkpoint)
+        epochs, steps, mid_epoch = position(checkpoint)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{resume} cannot be resumed: its record of epochs and steps is damaged.") from error
     check_limits(resume, epochs, steps, trainer)
@@ -98,22 +105,24 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
     if calls and 1 in calls:
         raise ValueError(
             f"{resume} cannot be resumed: its --steps_per_call is {calls[0]}, not {calls[1]}, and Lightning counts "
-            f"single steps apart: give --steps_per_call {calls[0]}."
+            f"single steps differently: give --steps_per_call {calls[0]}."
         )
-    if calls and not is_within:
-        del changes["--steps_per_call"]  # the steps are the same
+    if calls and not mid_epoch:
+        del changes["--steps_per_call"]  # at the end of an epoch, both numbers lead to the same steps
     if not changes:
         return
-    said = "; ".join(f"its {NAMES.get(key, key)} is {then}, not {now}" for key, (then, now) in changes.items())
+    differences = "; ".join(
+        f"its {OPTION_DESCRIPTIONS.get(key, key)} is {then}, not {now}" for key, (then, now) in changes.items()
+    )
     if {"model", "data"} & changes.keys() or not weights_match(checkpoint, model):
-        raise ValueError(f"{resume} cannot be resumed: {said}. Its weights are those of another model.")
-    batches = [key for key in changes if key in BATCH_OPTIONS or key.startswith("--data.")]
-    if batches and is_within:
+        raise ValueError(f"{resume} cannot be resumed: {differences}. Its weights are those of another model.")
+    changes_batches = any(key in BATCH_OPTIONS or key.startswith("--data.") for key in changes)
+    if changes_batches and mid_epoch:
         raise ValueError(
-            f"{resume} cannot be resumed: {said}. It was written within an epoch, whose batches would be others: "
-            "choose a checkpoint from the end of an epoch, such as best.ckpt."
+            f"{resume} cannot be resumed: {differences}. It was written in the middle of an epoch, whose batches would "
+            "change: choose a checkpoint from the end of an epoch, such as best.ckpt."
         )
     if not args.allow_changes:
-        raise ValueError(f"{resume} cannot be resumed: {said}. Give what it has, or add --allow_changes.")
+        raise ValueError(f"{resume} cannot be resumed: {differences}. Give the same options, or add --allow_changes.")
     if trainer.is_global_zero:
-        print(f"warning: {resume} is of another run: {said}.", file=sys.stderr)
+        print(f"warning: {resume} is of another run: {differences}.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Run folders of train.py: which one a run writes to, and its newest checkpoint."""
+"""The run folder of train.py: its path, its lock, and its newest checkpoint."""
 
 import os
 import shutil
@@ -15,12 +15,16 @@ from models import read_checkpoint
 from models.checkpoints import find
 from runtime.lock import locked
 
-# What a run puts into its folder before its first step
+# Files and folders that a run creates before its first step
 RUN_FILES = ("config.yaml", "wandb_id", "wandb", "checkpoints")
 
 
 def resolve_run_dir(args: Namespace) -> tuple[Path, Path | None]:
-    """The run folder and the checkpoint to resume from, if any. Refuses a folder that holds a run already."""
+    """Return the run folder and the checkpoint to resume from, or None.
+
+    Raises:
+        ValueError: The options are invalid, or the folder already holds a run and --resume is not given.
+    """
     if not 0 <= args.seed < 2**32:
         raise ValueError(f"--seed must be between 0 and {2**32 - 1}; got {args.seed}.")
     for name in ("run_dir", "resume"):
@@ -29,7 +33,7 @@ def resolve_run_dir(args: Namespace) -> tuple[Path, Path | None]:
     if args.run_dir and Path(args.run_dir).exists() and not Path(args.run_dir).is_dir():
         raise ValueError(f"--run_dir {args.run_dir} is a file: name a folder.")
     if args.resume == "auto" and args.run_dir is None:
-        raise ValueError("--resume auto needs --run_dir, the folder of the run to go on with.")
+        raise ValueError("--resume auto needs --run_dir, the folder of the run to resume.")
     resume = None if args.resume in (None, "auto") else checkpoint_to_resume(Path(args.resume))
     if resume and not resume.is_file():
         raise ValueError(f"There is no checkpoint {resume} to resume from.")
@@ -41,40 +45,40 @@ def resolve_run_dir(args: Namespace) -> tuple[Path, Path | None]:
         folder = Path("runs", f"{args.data.name}-{args.model.name}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     if args.resume == "auto":
         resume = newest_readable_checkpoint(folder / "checkpoints")
-    # the other processes of a run find what the first has written
+    # only rank 0 checks: other ranks may see files that rank 0 has already written
     if rank_zero_only.rank == 0 and args.run_dir and not args.resume and (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} holds a run already: choose another --run_dir, or go on with it by --resume auto.")
+        raise ValueError(f"{folder} holds a run already: choose another --run_dir, or resume it with --resume auto.")
     return folder, resume
 
 
 def checkpoint_to_resume(path: Path) -> Path:
-    """The checkpoint to resume from: of a run folder its newest, for the best one may be many epochs behind."""
+    """Return the checkpoint to resume from: for a run folder the newest, because the best may be many epochs older."""
     path = path.expanduser()
     if not path.is_dir():
         return path
     for folder in (path / "checkpoints", path):
         if found := newest_readable_checkpoint(folder):
-            print(f"Going on from {found}.", file=sys.stderr)
+            print(f"Resuming from {found}.", file=sys.stderr)
             return found
     return find(path)
 
 
 def newest_readable_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest checkpoint of a run that can be read; none where the run has written none yet.
+    """Return the newest readable checkpoint of a run, or None if there is no checkpoint.
 
     Raises:
-        ValueError: There are some, and none of them can be read.
+        ValueError: There are checkpoints, but none of them can be read.
     """
-    there = [path for name in ("last.ckpt", "previous.ckpt") if (path := checkpoints / name).is_file()]
+    existing = [path for name in ("last.ckpt", "previous.ckpt") if (path := checkpoints / name).is_file()]
     damaged = []
-    for path in there:
+    for path in existing:
         try:
             read_checkpoint(path)
         except ValueError as error:
             damaged.append(str(error))
             continue
-        for why in damaged:
-            print(f"warning: {why} Going on from {path}.", file=sys.stderr)
+        for message in damaged:
+            print(f"warning: {message} Resuming from {path}.", file=sys.stderr)
         return path
     if damaged:
         raise ValueError(" ".join(damaged))
@@ -82,37 +86,37 @@ def newest_readable_checkpoint(checkpoints: Path) -> Path | None:
 
 
 def make_folder(folder: Path, is_default: bool) -> tuple[Path, list[Path]]:
-    """Makes the run folder, and names the folders that are new, the run folder first and those it lies in after it.
+    """Create the run folder; return it and the list of new folders, from the run folder upwards.
 
-    A default name that another run has just taken is numbered.
+    If another run has just taken the default name, a number is appended.
     """
     if rank_zero_only.rank != 0:
         return folder, []
     if not is_default and folder.exists():
         return folder, []
-    above = [parent for parent in folder.parents if not parent.exists()]
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
     names = [folder.name, *(f"{folder.name}-{number}" for number in range(2, 1000) if is_default)]
     for name in names:
-        with suppress(FileExistsError):  # by a run that started in the same second
+        with suppress(FileExistsError):  # created by a run that started in the same second
             folder.with_name(name).mkdir(parents=True)
-            return folder.with_name(name), [folder.with_name(name), *above]
-    raise ValueError(f"{folder} has just been made by another run: choose another --run_dir.")
+            return folder.with_name(name), [folder.with_name(name), *new_parents]
+    raise ValueError(f"{folder} was just created by another run: choose another --run_dir.")
 
 
 @contextmanager
 def locked_run_dir(folder: Path, is_default: bool, began: Callable[[], bool]) -> Iterator[Path]:
-    """Makes and locks the run folder. After an error all that is new there goes again, unless something was trained.
+    """Create and lock the run folder. On error, delete what is new in it, unless it holds training results.
 
     Args:
-        folder: Its path.
-        is_default: Whether nobody has chosen it, so that another name will do as well.
-        began: Whether training has begun.
+        folder: The run folder.
+        is_default: Whether it is the default name, which may be changed.
+        began: Returns whether training has begun.
 
     Raises:
         ValueError: Another job holds the folder.
     """
     folder, new = make_folder(folder, is_default)
-    with locked(folder):  # nobody else's folder is touched
+    with locked(folder):  # so that a folder in use by another job is never changed
         absent = [path for name in RUN_FILES if not (path := folder / name).exists()]
         try:
             yield folder
@@ -124,11 +128,11 @@ def locked_run_dir(folder: Path, is_default: bool, began: Callable[[], bool]) ->
 
 
 def remove_new_files(absent: list[Path], new: list[Path]) -> None:
-    """Removes what a run that was refused has made, on a disk that may have become read-only.
+    """Delete what a refused run has created. Errors are ignored, because the disk may have become read-only.
 
     Args:
-        absent: Files and folders of a run that were not there before.
-        new: Folders that it has made, inner ones first; one that holds something else by now stays.
+        absent: Files and folders of the run that did not exist before.
+        new: Folders that it has created, the run folder first; parents are deleted only if they are empty.
     """
     if rank_zero_only.rank != 0:
         return
@@ -144,7 +148,7 @@ def remove_new_files(absent: list[Path], new: list[Path]) -> None:
 
 
 def run_folder(path: Path) -> Path:
-    """The run folder of a checkpoint, also where its path begins within that folder."""
+    """Return the run folder of a checkpoint, also if its path is relative to a folder inside the run folder."""
     if path.parent.name == "checkpoints":
         return path.parent.parent
     folder = path.parent.resolve()

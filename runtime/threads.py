@@ -1,7 +1,7 @@
-"""How many threads of the processor a run uses: as many as the size of its model can keep busy.
+"""Choose the number of CPU threads of a run from the size of its model.
 
-Results depend on the number in their last digits, so it is a function of the model and not of the load of the machine,
-and a run that goes on keeps the number it began with.
+Results depend on the number of threads in their last digits. It is therefore a function of the model and not of the
+load of the machine, and a resumed run keeps the number it started with.
 """
 
 import os
@@ -14,39 +14,39 @@ from torch import Tensor, nn
 from models import Model, evaluating
 from models.estimators.importance import MAX_DECODER_ROWS
 
-# Multiply-adds of the forward pass of one step for which another thread pays. Measured on two idle cores, the second
+# Multiply-adds per forward pass and step from which one more thread pays off. Measured on two idle cores: the second
 # thread makes steps of 20 to 100 million (8x8 images; 28x28, batch 100) 1.2 times as fast, steps of 300 to 500 million
-# (IWAE, K = 5; batch 500) 1.6 times. Beside another process the second thread made all of them slower.
+# (IWAE, K = 5; batch 500) 1.6 times. With another process on the cores, it made all of them slower.
 WORK_PER_THREAD = 100e6
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise ValueError if `--threads` is no number of threads."""
+    """Raise ValueError if `--threads` is below 1."""
     if threads is not None and threads < 1:
         raise ValueError(f"--threads must be at least 1; got {threads}.")
 
 
-def layer_work(layer: nn.Module, given: Tensor, out: Tensor) -> int:
-    """The multiply-adds of a linear or convolutional layer that makes `out` of `given`."""
+def layer_work(layer: nn.Module, inputs: Tensor, out: Tensor) -> int:
+    """Return the multiply-adds of a linear or convolutional layer that maps `inputs` to `out`."""
     if isinstance(layer, nn.Linear):
         return out.numel() * layer.in_features
     kernel = layer.weight[0, 0].numel()
     if isinstance(layer, nn.ConvTranspose2d):
-        return given.numel() * layer.out_channels // layer.groups * kernel
+        return inputs.numel() * layer.out_channels // layer.groups * kernel
     return out.numel() * layer.in_channels // layer.groups * kernel
 
 
 def multiply_adds(model: Model, compute) -> int:
-    """The multiply-adds of the layers of a model while `compute()` runs, which leaves model and noise as they are."""
+    """Return the multiply-adds of the layers of a model in `compute()`; model and random state stay unchanged."""
     counts = []
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
     hooks = [
-        layer.register_forward_hook(lambda layer, given, out: counts.append(layer_work(layer, given[0], out)))
+        layer.register_forward_hook(lambda layer, inputs, out: counts.append(layer_work(layer, inputs[0], out)))
         for layer in layers
     ]
     try:
@@ -59,14 +59,14 @@ def multiply_adds(model: Model, compute) -> int:
 
 
 def training_work(model: Model, data: Any) -> float:
-    """The multiply-adds of the forward pass of one training step."""
+    """Return the multiply-adds of the forward pass of one training step."""
     x, y = data.images("train", 2)
     loss = type(model).loss  # not the compiled one
     return multiply_adds(model, lambda: loss(model, x, y)) / len(x) * data.batch_size
 
 
 def evaluation_work(model: Model, x: Tensor, y: Tensor) -> float:
-    """The multiply-adds of one pass of importance sampling, or of 500 images where the model has no likelihood."""
+    """Return the multiply-adds of one pass of importance sampling, or of 500 images if the model has no likelihood."""
     x, y = x[:1], y[:1]
     if not hasattr(model, "log_weights"):
         return 500 * multiply_adds(model, lambda: model.measure(x, y))
@@ -75,71 +75,76 @@ def evaluation_work(model: Model, x: Tensor, y: Tensor) -> float:
     return once / samples * MAX_DECODER_ROWS / model.rows_per_sample
 
 
-def by_size(work: float, processes: int = 1) -> int:
-    """The threads that so much work per step can keep busy, at most this process's share of the cores.
+def threads_for_work(work: float, processes: int = 1) -> int:
+    """Return the number of threads for a step, at most this process's share of the cores.
 
     Args:
-        work: Multiply-adds.
-        processes: Processes of this run on this machine.
+        work: Multiply-adds per step.
+        processes: Number of processes of this run on this machine.
     """
     return max(1, min(int(work / WORK_PER_THREAD), cores() // processes))
 
 
 def is_set_by_environment() -> bool:
-    """Whether the user, or a launcher, has said how many threads there are to be."""
+    """Return whether the user or a launcher has set OMP_NUM_THREADS."""
     return bool(os.environ.get("OMP_NUM_THREADS"))
 
 
-def use(threads: int, processes: int = 1) -> None:
-    """Let torch use so many threads in this process, and in those that it starts for the same run."""
+def set_threads(threads: int, processes: int = 1) -> None:
+    """Set torch's number of threads in this process, and in the processes that it starts for the same run."""
     torch.set_num_threads(threads)
     if processes > 1:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # which Lightning would set otherwise
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # otherwise Lightning sets its own value
     if threads > cores():
-        print(f"warning: {threads} threads on {cores()} cores wait for each other.", file=sys.stderr)
+        print(
+            f"warning: {threads} threads on {cores()} cores will slow each other down.",
+            file=sys.stderr,
+        )
 
 
 def set_for_training(threads: int | None, recorded: int | None, model: Model, data: Any, processes: int = 1) -> int:
-    """Set and return the number of threads of a run: that of the option, of OMP_NUM_THREADS, of the checkpoint that it
-    goes on from, or by the size of its model, in this order.
+    """Set and return the number of threads of a run.
+
+    In order of precedence: the option, OMP_NUM_THREADS, the resumed checkpoint, the size of the model.
 
     Args:
-        threads: `--threads`.
-        recorded: What the checkpoint says.
-        model: On the CPU.
+        threads: `--threads`, or None.
+        recorded: The number in the resumed checkpoint, or None.
+        model: The model, on the CPU.
         data: Its data module, set up.
-        processes: Processes of this run on this machine.
+        processes: Number of processes of this run on this machine.
     """
     if threads is None and is_set_by_environment():
         threads = torch.get_num_threads()
     elif threads is None:
-        threads = recorded or by_size(training_work(model, data), processes)
+        threads = recorded or threads_for_work(training_work(model, data), processes)
     if recorded and threads != recorded:
         print(
-            f"warning: This run had {counted(recorded)} before and has {counted(threads)} now: last digits may differ.",
+            f"warning: This run had {thread_count_text(recorded)} before and has {thread_count_text(threads)} now: "
+            "last digits may differ.",
             file=sys.stderr,
         )
     if threads != torch.get_num_threads() or processes > 1:
-        use(threads, processes)
+        set_threads(threads, processes)
     return threads
 
 
 def set_for_evaluation(threads: int | None, model: Model, x: Tensor, y: Tensor, processes: int = 1) -> None:
-    """Set the number of threads for an evaluation, the same for a checkpoint alone and among others.
+    """Set the number of threads for an evaluation; it does not depend on other checkpoints of the same command.
 
     Args:
         threads: `--threads`; by default OMP_NUM_THREADS, or else by the size of the model.
-        model: On any device.
-        x: Test images.
-        y: Their labels.
-        processes: Processes that share the work on this machine.
+        model: The model, on any device.
+        x: Test images `(N, C, H, W)`.
+        y: Their labels `(N,)`.
+        processes: Number of processes that share the work on this machine.
     """
     if threads is not None:
-        use(threads)
+        set_threads(threads)
     elif not is_set_by_environment():
-        use(by_size(evaluation_work(model, x, y), processes))
+        set_threads(threads_for_work(evaluation_work(model, x, y), processes))
 
 
-def counted(threads: int) -> str:
-    """1 thread, 2 threads."""
+def thread_count_text(threads: int) -> str:
+    """Return a number of threads as text: 1 thread, 2 threads."""
     return f"{threads} thread" + ("" if threads == 1 else "s")

@@ -1,4 +1,4 @@
-"""Models of which everything is known."""
+"""Models with a known posterior and log p(x), for tests of estimators."""
 
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
@@ -7,12 +7,12 @@ from models import VAE
 
 
 class LinearGaussian(VAE):
-    """p(z) = N(0, I), p(x|z) = N(W z + b, s^2 I): everything is known. q is the exact posterior, or a wider one."""
+    """p(z) = N(0, I), p(x|z) = N(W z + b, s^2 I). q(z|x) is the exact posterior, or a shifted and wider one."""
 
     def __init__(self, exact):
         super().__init__(image_shape=(1, 2, 2), z_dim=2, hidden=[3])
         self.exact, self.s = exact, 0.7
-        # orthogonal columns: the posterior is diagonal, as q is
+        # The columns are orthogonal, so that the exact posterior is diagonal, as q is.
         self.W = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [1.0, -1.0]]) * torch.tensor([0.3, 0.8])
         self.b = torch.tensor([0.1, -0.2, 0.3, 0.0])
 

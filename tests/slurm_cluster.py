@@ -1,4 +1,4 @@
-"""A SLURM of two nodes on this machine for tests: its own configuration, ports and daemons."""
+"""Local SLURM cluster of two nodes for tests, with its own configuration, ports and daemons."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-# Two partitions can be preempted by `high`: `low` at once, `grace` with a notice of two minutes. Numbers of jobs become
-# ports of runs on several devices, so they start where others on this machine do not.
+# Partition `high` preempts `low` immediately and `grace` after a notice of two minutes. Multi-device runs derive their
+# ports from job ids, so the first job id is a free port.
 CONFIG = """
 ClusterName=test
 FirstJobId={controller}
@@ -45,7 +45,7 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
 def missing() -> str:
-    """Why SLURM cannot be run here; nothing where it can."""
+    """Return why SLURM cannot be run here, or ""."""
     if os.name != "posix" or os.geteuid() != 0:
         return "SLURM's daemons need root"
     absent = [name for name in ("slurmctld", "slurmd", "sbatch", "srun") if shutil.which(name) is None]
@@ -53,7 +53,7 @@ def missing() -> str:
 
 
 def wait_for(condition, what: str, seconds: float = 180):
-    """The first true value of `condition()`."""
+    """Wait for a true value of `condition()` and return it."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
@@ -62,7 +62,7 @@ def wait_for(condition, what: str, seconds: float = 180):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
+    """Return distinct free ports."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
@@ -71,43 +71,43 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """Commands to a running SLURM, from the folder that jobs are submitted from."""
+    """A running SLURM cluster; commands run in the folder from which jobs are submitted."""
 
     def __init__(self, folder: Path, env: dict[str, str]):
         self.folder, self.env = folder, env
 
     def run(self, *words: str, **variables: str) -> str:
-        """What a command of SLURM prints."""
+        """Run a SLURM command and return its output."""
         done = subprocess.run(words, cwd=self.folder, env=self.env | variables, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
         return done.stdout.strip()
 
     def show(self, job: str) -> dict[str, str]:
-        """What SLURM knows of a job: JobState, Reason, Restarts, ExitCode, ..."""
+        """Return the fields of a job: JobState, Reason, Restarts, ExitCode, ..."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", "--oneliner", job)))
 
     def start_again(self, job: str, *changes: str) -> None:
-        """Waits until a job is in the queue again, and starts it soon: SLURM by itself waits two minutes.
+        """Wait until a job is requeued and start it in 3 seconds instead of SLURM's two minutes.
 
-        It does not start a job in the second in which it has ended it.
+        SLURM does not start a job in the same second in which it ended it.
         """
         wait_for(lambda: self.show(job)["JobState"] == "PENDING", f"job {job} to be requeued")
         wait_for(lambda: self.show(job)["Reason"] == "BeginTime", f"job {job} to have been cleaned up")
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3", *changes)
 
     def end(self, job: str) -> dict[str, str]:
-        """What SLURM knows of a job when it has ended for good."""
+        """Wait until a job has ended and return its fields."""
         wait_for(lambda: self.show(job)["JobState"] in ENDED, f"job {job} to end")
         return self.show(job)
 
 
 @contextmanager
 def cluster(folder: Path, env: dict[str, str]) -> Iterator[Cluster]:
-    """Runs SLURM while the block lasts.
+    """Run a SLURM cluster for the duration of the block.
 
     Args:
-        folder: For its files.
-        env: The environment of its commands and thereby of jobs.
+        folder: Folder for its files.
+        env: Environment of its commands and jobs.
     """
     controller, n1, n2 = free_ports(3)
     host = socket.gethostname().partition(".")[0]

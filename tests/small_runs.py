@@ -1,4 +1,4 @@
-"""Small runs that are killed and go on, for the tests of reliability: interrupted = uninterrupted, bit for bit."""
+"""Small runs that are killed and resumed, for tests that an interrupted run equals an uninterrupted one exactly."""
 
 import json
 import multiprocessing
@@ -18,13 +18,13 @@ COMMAND = ["--model.hidden", "[8]", "--trainer.max_epochs", str(EPOCHS), "--num_
            "--trainer.log_every_n_steps", "1"]  # fmt: skip
 OF_MODEL = {"VAE": [], "M2": ["--model", "M2", "--data.num_labels", "50"]}
 LAST = Path("checkpoints", "last.ckpt")
-# Started once, with everything imported: each process is a copy of it, for importing takes longer than training
+# The fork server imports everything once; forking it for each process saves imports, which take longer than training.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["train"])
 os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # where it looks for that
 TRAIN = "import sys, train; sys.exit(train.main(sys.argv[1:]))"
 EVALUATE = "import sys, evaluate; sys.exit(evaluate.main(sys.argv[1:]))"
-# train.py where one process, at a step or at a save, is sent a signal or has a loss that is no number
+# train.py with a fault in one process: a signal or a NaN loss at a given step, or SIGKILL during a given save
 FAULTY = """
 import json, math, os, signal, sys
 import train
@@ -60,7 +60,7 @@ def contents(folder):
 
 
 def assert_same(folder, other):
-    """The weights, the optimiser, the metrics."""
+    """Assert that the last checkpoints of two runs have equal steps, weights and optimiser states."""
     a, b = contents(folder), contents(other)
     assert a["global_step"] == b["global_step"]
     for key, value in a["state_dict"].items():
@@ -71,11 +71,11 @@ def assert_same(folder, other):
 
 
 def at_steps(monkeypatch, kind, act):
-    """Calls `act(step)` in each training step of models of this class."""
+    """Call `act(step)` in each training step of models of this class."""
     loss = kind.loss
 
     def watched(self, x, y):
-        if self.training:  # the size of a step is measured in evaluation mode, before training
+        if self.training:  # the cost of a step is measured in evaluation mode before training
             act(self.global_step)
         return loss(self, x, y)
 
@@ -83,7 +83,7 @@ def at_steps(monkeypatch, kind, act):
 
 
 def ranks(rank, world, port):
-    """What torchrun tells each process by its environment; nothing to one that is alone."""
+    """Return the environment variables that torchrun sets for a process; none for a single process."""
     if world == 1:
         return {}
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
@@ -91,27 +91,27 @@ def ranks(rank, world, port):
     return {key: str(value) for key, value in (numbers | place).items()}
 
 
-def _process(said, folder, environment, script, argv):
-    """The life of one process: `python -c script *argv` in a folder, its output and errors in files."""
+def _process(output_files, folder, environment, script, argv):
+    """Run `python -c script *argv` in a folder, with output and errors redirected to files."""
     os.chdir(folder)
     os.environ.update(environment)
-    for number, path in enumerate(said, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-    rank_zero_only.rank = int(environment.get("RANK", 0))  # which importing Lightning would have done
-    torch.set_num_threads(1)  # other threads, other bits: as many as tests/conftest.py sets
+    for descriptor, path in enumerate(output_files, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    rank_zero_only.rank = int(environment.get("RANK", 0))  # Lightning sets it only when it is imported
+    torch.set_num_threads(1)  # as tests/conftest.py does; the number of threads affects rounding
     sys.argv = ["-c", *argv]
     exec(script, {"__name__": "__main__"})
 
 
 def processes(world, script, *argv):
-    """The exit status, output and errors of each of several processes `python -c script *argv` of one run."""
+    """Run several processes `python -c script *argv` of one run; return exit status, output and errors of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with TemporaryDirectory() as folder:
-        said = [(f"{folder}/{rank}.out", f"{folder}/{rank}.err") for rank in range(world)]
+        files = [(f"{folder}/{rank}.out", f"{folder}/{rank}.err") for rank in range(world)]
         started = [
-            SERVER.Process(target=_process, args=(said[rank], os.getcwd(), ranks(rank, world, port), script, argv))
+            SERVER.Process(target=_process, args=(files[rank], os.getcwd(), ranks(rank, world, port), script, argv))
             for rank in range(world)
         ]
         for process in started:
@@ -120,16 +120,16 @@ def processes(world, script, *argv):
             process.join(timeout=200)
             process.kill()
             process.join()
-        texts = [[Path(path).read_text() for path in paths] for paths in said]
+        texts = [[Path(path).read_text() for path in paths] for paths in files]
     return [(process.exitcode, *text) for process, text in zip(started, texts, strict=True)]
 
 
 def faulty(fault, *argv, world=1):
-    """`processes` of train.py, one of which has this fault, as `FAULTY` understands it."""
+    """Run train.py with `processes`, with a fault (keys of `FAULTY`) in one of them."""
     return processes(world, FAULTY, json.dumps(fault), *argv)
 
 
 def killed(step, where, *argv):
     fault = {"step": step, "signal": signal.SIGKILL} if where == "step" else {"save": step}
-    ((status, _, said),) = faulty(fault, *argv)
-    assert status == -signal.SIGKILL, said
+    ((status, _, stderr),) = faulty(fault, *argv)
+    assert status == -signal.SIGKILL, stderr

@@ -1,4 +1,4 @@
-"""The report on known vulnerabilities in .ci/run."""
+"""The report of .ci/run on known vulnerabilities of the installed packages."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ CLEAN = {"name": "numpy", "version": "2.0", "vulns": []}
 UNKNOWN = {"name": "wandb", "skip_reason": "Dependency not found on PyPI"}
 
 
-def test_findings_are_said(audit):
+def test_vulnerabilities_are_listed(audit):
     assert audit.report(json.dumps({"dependencies": [FOUND, CLEAN, UNKNOWN], "fixes": []})) == (
         "AUDIT: 2 known vulnerabilities in 2 of 3 packages looked up.\n"
         "  torch 1.0: PYSEC-1 (CVE-1), fixed in 1.1, 2.0\n"
@@ -35,7 +35,7 @@ def test_findings_are_said(audit):
     )
 
 
-def test_a_registry_that_knows_nothing_does_not_look_like_a_clean_set(audit):
+def test_packages_missing_from_the_registry_are_listed(audit):
     said = audit.report(json.dumps({"dependencies": [UNKNOWN], "fixes": []}))
     assert "in 0 of 1 packages looked up" in said
     assert "wandb" in said
@@ -47,12 +47,12 @@ def test_a_registry_that_knows_nothing_does_not_look_like_a_clean_set(audit):
     ("print('<html>')", "<html>"),
     ("import time; time.sleep(600)", "timed out"),
 ])  # fmt: skip
-def test_no_answer_is_said_and_fails_nothing(audit, monkeypatch, program, reason):
+def test_a_failed_lookup_is_reported_without_failing(audit, monkeypatch, program, reason):
     monkeypatch.setattr(audit, "SECONDS", 60 if reason != "timed out" else 1)
     said = audit.report(audit.audit([sys.executable, "-c", program]))
     assert said.startswith("AUDIT: nothing is known of any package. ")
     assert reason in said
 
 
-def test_no_program(audit):
+def test_a_missing_audit_program_is_reported(audit):
     assert "nothing is known" in audit.report(audit.audit(["/nowhere/pip-audit"]))

@@ -2,8 +2,11 @@
 
 `data/5fb90a3/README.md` says how these files were made. The numbers are equal to the bit on the machine and the torch
 version that wrote them. The tolerances allow for another order of summation in matrix products, which depends on the
-processor and on the torch version: a sum of float32 numbers then differs in its last digits, and training amplifies
-this difference.
+processor and on the torch version: a sum of float32 numbers then differs in its last digits.
+
+The networks of M2 have batch norm. The gradient of a bias in front of a batch norm is zero but for
+rounding errors, which Adam scales up to steps of full size. These biases, and the running means that follow them, are
+therefore different on another processor, and with them the validation metrics (by 0.001), but not the training losses.
 """
 
 import csv
@@ -28,6 +31,11 @@ INITIAL_WEIGHTS = {"vae": ["--model.init", "glorot"], "m2": [], "hierarchical": 
 EXACT = ("model", "data", "protocol", "seed", "quantity", "num_samples", "num_images", "precision", "active_units",
          "epochs", "step", "labels_hash", "images_hash")  # fmt: skip
 MEASURED = ("nll", "nll_se", "elbo", "rate", "distortion")
+# Weights and metrics of M2 that depend on rounding errors, see above; nats per image, and shares of images
+ROUNDING_WEIGHTS = ("encoder.first.1.bias", "encoder.rest.0.running_mean", "decoder.first.bias",
+                    "decoder.rest.0.running_mean", "classifier.first.1.bias",
+                    "classifier.rest.0.running_mean")  # fmt: skip
+ROUNDING_METRICS = 0.01
 
 
 @pytest.fixture(autouse=True)
@@ -49,15 +57,19 @@ def read_metrics(folder: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def assert_same_metrics(rows: list[dict], expected: list[dict]):
-    assert len(rows) == len(expected)
-    for row, other in zip(rows, expected, strict=True):
+def assert_same_metrics(folder: Path, recorded: list[dict], name: str):
+    rows = read_metrics(folder)
+    assert len(rows) == len(recorded)
+    for row, other in zip(rows, recorded, strict=True):
         assert row.keys() == other.keys()
-        for name, value in other.items():
+        for metric, value in other.items():
+            depends_on_rounding = name == "m2" and metric.startswith("val/")
+            tolerance = ROUNDING_METRICS if depends_on_rounding else 1e-6
             if value == "":
-                assert row[name] == "", name
+                assert row[metric] == "", metric
             else:
-                assert float(row[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-4), name
+                expected = pytest.approx(float(value), rel=1e-6, abs=tolerance)
+                assert float(row[metric]) == expected, f"{metric} at step {row['step']}"
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -95,12 +107,13 @@ def test_a_run_folder_resumes_to_what_an_uninterrupted_run_has(name):
     more = ["--trainer.max_epochs", "4", "--num_samples", "0"]
     assert train.main(["--config", config, "--run_dir", str(folder), "--resume", "auto", *more]) == 0
     uninterrupted = RECORDED / "4_epochs" / name
-    assert_same_metrics(read_metrics(folder), read_metrics(uninterrupted))
+    assert_same_metrics(folder, read_metrics(uninterrupted), name)
     weights = contents(folder)["state_dict"]
     with np.load(uninterrupted / "weights.npz") as recorded:
         assert set(recorded.files) == set(weights)
         for key, value in weights.items():
-            np.testing.assert_allclose(value.numpy(), recorded[key], rtol=1e-3, atol=1e-4, err_msg=key)
+            if name != "m2" or key not in ROUNDING_WEIGHTS:
+                np.testing.assert_allclose(value.numpy(), recorded[key], rtol=1e-5, atol=1e-5, err_msg=key)
 
 
 def test_options_on_the_command_line_resume_a_run_folder():
@@ -110,7 +123,7 @@ def test_options_on_the_command_line_resume_a_run_folder():
             "--model.beta_warmup", "0", "--num_samples", "0", "--callbacks", "[]", "--trainer.log_every_n_steps", "1",
             "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "4"]  # fmt: skip
     assert train.main([*argv, "--run_dir", str(folder), "--resume", "auto"]) == 0
-    assert_same_metrics(read_metrics(folder), read_metrics(RECORDED / "4_epochs" / "vae"))
+    assert_same_metrics(folder, read_metrics(RECORDED / "4_epochs" / "vae"), "vae")
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -119,7 +132,7 @@ def test_a_config_trains_to_the_same_losses(name):
     argv = ["--config", config, "--run_dir", "again", "--trainer.max_epochs", "1", "--num_samples", "0"]
     assert train.main([*argv, *INITIAL_WEIGHTS[name]]) == 0
     recorded = [row for row in read_metrics(RECORDED / "2_epochs" / name) if row["epoch"] == "0"]
-    assert_same_metrics(read_metrics(Path("again")), recorded)
+    assert_same_metrics(Path("again"), recorded, name)
 
 
 def test_a_config_without_init_gets_the_initial_weights_of_today():

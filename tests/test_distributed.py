@@ -1,4 +1,4 @@
-"""Runs of several processes, as torchrun starts them: gloo on the CPU."""
+"""Training and evaluation on several processes, started as by torchrun, with gloo on the CPU."""
 
 import csv
 import json
@@ -32,14 +32,14 @@ from torch import distributed
 import train
 from models import MODELS, Model
 
-drawn = {}
+seen = {}
 step = Model.training_step
-def drawing(self, batch, batch_idx):
-    drawn[type(self).__name__] = torch.get_rng_state()
-    drawn["model"] = self
-    drawn["labelled"] = int((batch[1] >= 0).sum())
+def recording(self, batch, batch_idx):
+    seen[type(self).__name__] = torch.get_rng_state()
+    seen["model"] = self
+    seen["labelled"] = int((batch[1] >= 0).sum())
     return step(self, batch, batch_idx)
-Model.training_step = drawing
+Model.training_step = recording
 
 OF_MODEL = {"M2": ["--data.num_labels", "50"], 
             "M1M2": ["--data.num_labels", "50", "--model.m1", "VAE/checkpoints/last.ckpt"],
@@ -50,15 +50,15 @@ for name in [name for name in MODELS if name != "M1M2"] + ["M1M2"]:
     argv = ["--model", name, "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "3", "--callbacks",
             "[log_likelihood]" if name != "AE" else "[]", "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
     assert train.main(argv + (["--model.batch_norm", "false"] if name in norm else [])) == 0, name
-    weights = torch.cat([parameter.detach().flatten() for parameter in drawn["model"].parameters()])
+    weights = torch.cat([parameter.detach().flatten() for parameter in seen["model"].parameters()])
     everywhere = [torch.empty_like(weights) for _ in range(2)]
     distributed.all_gather(everywhere, weights)
     assert torch.equal(*everywhere), name
-    noise = [torch.empty_like(drawn[name]) for _ in range(2)]
-    distributed.all_gather(noise, drawn[name])
+    noise = [torch.empty_like(seen[name]) for _ in range(2)]
+    distributed.all_gather(noise, seen[name])
     assert not torch.equal(*noise), name
     if name in norm:
-        assert drawn["labelled"] == 10, drawn
+        assert seen["labelled"] == 10, seen
     print("trained", name)
 """
 
@@ -82,7 +82,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The run folder of a model on two processes that nothing interrupts, by the model's name."""
+    """Return a function that returns the run folder of an uninterrupted run of a model on two processes."""
     folders = {}
 
     def run(kind="VAE"):
@@ -100,18 +100,18 @@ def _there(tmp_path, monkeypatch):
 
 
 def done(found):
-    """The output of the first of `processes`, all of which have ended well."""
+    """Assert that all processes exited with status 0, and return the output of rank 0."""
     assert [status for status, _, _ in found] == [0] * len(found), found
     return found[0][1]
 
 
-def test_every_model_trains_with_the_same_weights_and_other_noise():
+def test_ranks_have_the_same_weights_and_different_noise():
     said = done(processes(2, ALL_MODELS))
     assert all(f"trained {name}" in said for name in ("AE", "VAE", "M2", "M1M2", "HierarchicalVAE"))
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_each_part_is_computed_once_and_known_to_all(world):
+def test_map_across_ranks_computes_each_part_once(world):
     found = processes(world, SHARES)
     done(found)
     shares = [json.loads(said) for _, said, _ in found]
@@ -120,28 +120,28 @@ def test_each_part_is_computed_once_and_known_to_all(world):
         assert sorted(part for share in shares for part in share[str(parts)][1]) == list(range(parts))
 
 
-def test_alone_there_is_nothing_to_share():
+def test_map_across_ranks_with_one_process():
     alone = map_across_ranks(lambda part: {"value": torch.tensor([part])}, 3)
     assert alone["value"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["VAE", "M2", "CVAE"])
-def test_the_test_likelihood_is_that_of_one_process_image_by_image(kind):
+def test_the_test_likelihood_does_not_depend_on_the_number_of_processes(kind):
     assert train.main([*QUIET, "--model", kind, "--num_samples", "0", "--run_dir", "a"]) == 0
     options = ["--num_samples", "7", "--device", "cpu", "--limit", "250"]
     options += ["--ais", "--ais_images", "120", "--ais_temperatures", "3", "--ais_leapfrogs", "2"]
     assert evaluate.main(["a/checkpoints/best.ckpt", *options]) == 0
     alone = np.load("a/log_px.npy"), json.loads(Path("a/evaluation.json").read_text())
-    assert len(alone[0]) == 250  # five parts of 50, which neither 2 nor 3 divides
+    assert len(alone[0]) == 250  # five parts of 50 images, a number that neither 2 nor 3 divides
     for world in (2, 3):
-        shutil.rmtree("a/per_image")  # or nothing would be computed
+        shutil.rmtree("a/per_image")  # otherwise the cache would be used
         done(processes(world, EVALUATE, "a/checkpoints/best.ckpt", *options))
         np.testing.assert_array_equal(np.load("a/log_px.npy"), alone[0])
         assert json.loads(Path("a/evaluation.json").read_text()) == alone[1]
 
 
 def test_validation_counts_each_image_once():
-    # without noise, and at a rate that changes nothing, 1, 2 and 3 processes have the same loss on 250 images
+    # Without noise and with a negligible learning rate, 1, 2 and 3 processes have the same loss on 250 images.
     options = ["--model", "AE", *QUIET, "--model.lr", "1e-12", "--num_samples", "0"]
     found = []
     for world in (1, 2, 3):
@@ -153,14 +153,14 @@ def test_validation_counts_each_image_once():
 
 
 def starting(script, *argv):
-    """The output of a script that starts the second process itself."""
+    """Return the output of a script that starts the second process itself."""
     found = subprocess.run([sys.executable, str(ROOT / script), *argv], capture_output=True, text=True, check=False,
                            env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     assert found.returncode == 0, found.stderr
     return found.stdout
 
 
-def test_the_first_process_can_start_the_others():
+def test_rank_0_can_start_the_other_ranks():
     options = [*QUIET, "--num_samples", "3", "--trainer.devices", "2"]
     starting("train.py", *options, "--run_dir", "a")
     done(processes(2, TRAIN, *options, "--run_dir", "b"))
@@ -173,7 +173,7 @@ def test_the_first_process_can_start_the_others():
     np.testing.assert_array_equal(np.load("a/log_px.npy"), before)
 
 
-def test_without_a_name_there_is_one_folder():
+def test_all_ranks_share_one_default_run_folder():
     done(processes(2, TRAIN, *QUIET, "--num_samples", "3"))
     (folder,) = Path("runs/Digits-VAE").iterdir()
     assert (folder / "evaluation.json").exists()
@@ -182,7 +182,7 @@ def test_without_a_name_there_is_one_folder():
 def test_batch_norm_is_refused_on_the_cpu():
     found = processes(2, TRAIN, *QUIET, "--model.batch_norm", "true", "--run_dir", "a")
     assert [status for status, _, _ in found] == [2, 2]
-    sentence = "error: Batch norm on several processes needs GPUs, to see all of a batch: "
+    sentence = "error: Batch norm on several processes requires GPUs, to synchronise its statistics: "
     assert found[0][2].startswith(sentence)
     assert found[1][2].startswith("rank 1: " + sentence)
     assert not Path("a").exists()
@@ -190,57 +190,56 @@ def test_batch_norm_is_refused_on_the_cpu():
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["VAE", "M2"])
-def test_killed_twice_on_two_processes(whole, kind, seed):
+def test_a_run_killed_twice_on_two_processes_resumes_bit_identically(whole, kind, seed):
     cut = command("cut", kind, *ON_CPUS[kind])
     for rank, step in enumerate(sorted(random.Random(seed).sample(range(7, 21), 2))):  # in epochs 2 and 3
         found = faulty({"rank": rank, "step": step, "signal": signal.SIGKILL}, *cut, world=2)
         assert found[rank][0] == -signal.SIGKILL
-        assert found[1 - rank][0] == 1  # and it did not wait for ever
-        assert "error: Another process of this run has ended: see what it has said." in found[1 - rank][2]
+        assert found[1 - rank][0] == 1  # it noticed that the other rank had exited
+        assert "error: Another process of this run has ended: see its messages." in found[1 - rank][2]
         assert step - 4 < contents("cut")["global_step"] <= step
     done(faulty({}, *cut, world=2))
     assert_same(whole(kind), "cut")
 
 
-def test_killed_during_a_save_of_two_processes(whole):
+def test_a_run_killed_while_saving_on_two_processes_resumes(whole):
     assert faulty({"save": 3}, *command("cut"), world=2)[0][0] == -signal.SIGKILL
     done(faulty({}, *command("cut"), world=2))
     assert_same(whole(), "cut")
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_process_stops_both_after_the_same_batch(whole, rank):
+def test_a_signal_to_one_rank_stops_both_after_the_same_batch(whole, rank):
     found = faulty({"rank": rank, "step": 9, "signal": signal.SIGTERM}, *command("cut"), world=2)
     assert [status for status, _, _ in found] == [143, 0]
-    assert "Stopped by SIGTERM after step 10. Go on with: " in found[0][2]
+    assert "Stopped by SIGTERM after step 10. Resume with: " in found[0][2]
     assert contents("cut")["global_step"] == 10
     done(faulty({}, *command("cut"), world=2))
     assert_same(whole(), "cut")
     assert Path(whole(), "metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
 
 
-def test_a_loss_of_one_process_that_is_none_stops_both():
+def test_a_nan_loss_on_one_rank_stops_both():
     found = faulty({"rank": 1, "step": 9, "nan": True}, *command("a"), world=2)
     assert [status for status, _, _ in found] == [1, 0]
     assert "error: The loss is nan at step 10, in epoch 2: the model has diverged." in found[0][2]
     assert all(value.isfinite().all() for value in contents("a")["state_dict"].values() if value.is_floating_point())
 
 
-def test_another_number_of_processes_is_another_run(whole):
+def test_resuming_with_another_number_of_processes_needs_allow_changes(whole):
     more = "--trainer.max_epochs", "4"
     shutil.copytree(whole(), "a")
     found = faulty({}, *command("a", "VAE", *more))
     assert found[0][0] == 2
     assert (
-        "last.ckpt cannot be resumed: its number of processes is 2, not 1. Give what it has, or add --allow_c"
-        in found[0][2]
+        "last.ckpt cannot be resumed: its number of processes is 2, not 1. Give the same options, or add" in found[0][2]
     )
     done(faulty({}, *command("a", "VAE", *more, "--allow_changes")))
     assert contents("a")["global_step"] == 3 * 7 + 13
 
 
-def test_within_an_epoch_the_number_of_processes_stays():
+def test_the_number_of_processes_cannot_change_within_an_epoch():
     faulty({"step": 9, "signal": signal.SIGTERM}, *command("a"), world=2)
     found = faulty({}, *command("a", "VAE", "--allow_changes"))
     assert found[0][0] == 2
-    assert "It was written within an epoch, whose batches would be others: choose a checkpoint" in found[0][2]
+    assert "It was written in the middle of an epoch, whose batches would change: choose a checkpoint" in found[0][2]

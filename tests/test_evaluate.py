@@ -1,4 +1,4 @@
-"""evaluate.py: what it writes, what it prints, what it refuses."""
+"""evaluate.py: result files, printed tables, error messages."""
 
 import errno
 import json
@@ -57,11 +57,11 @@ def read(run: str) -> dict:
 
 
 def overwrite(argv: list[str]) -> int:
-    """evaluate.py where the result of each test takes the place of those before it, be they larger."""
+    """Run evaluate.py with --overwrite, so that larger results of earlier tests are replaced."""
     return evaluate.main([*argv, "--overwrite"])
 
 
-def test_writes_the_mean_of_the_per_image_values():
+def test_nll_is_the_mean_of_the_per_image_values():
     assert overwrite([VAE, "--num_samples", "50", "--limit", "120"]) == 0
     log_px = np.load("vae/log_px.npy")
     result = read("vae")
@@ -74,7 +74,7 @@ def test_writes_the_mean_of_the_per_image_values():
     assert 1 <= result["ess_median"] <= 50
 
 
-def test_the_first_images_have_the_same_value_whatever_the_limit():
+def test_per_image_values_do_not_depend_on_the_limit():
     assert overwrite([VAE, "--num_samples", "20", "--limit", "50"]) == 0
     first = np.load("vae/log_px.npy")
     assert overwrite([VAE, "--num_samples", "20"]) == 0
@@ -83,7 +83,7 @@ def test_the_first_images_have_the_same_value_whatever_the_limit():
     np.testing.assert_array_equal(first, everything[:50])
 
 
-def test_more_samples_are_a_tighter_bound():
+def test_more_samples_give_a_tighter_bound():
     assert overwrite([VAE, "--num_samples", "1"]) == 0
     loose = read("vae")["nll"]
     assert overwrite([VAE, "--num_samples", "200"]) == 0
@@ -95,7 +95,7 @@ def test_one_image_has_no_standard_error():
     assert read("vae")["nll_se"] is None
 
 
-def test_16_bits_say_what_they_cost(capsys):
+def test_bf16_reports_its_bias(capsys):
     command = [VAE, "--num_samples", "50", "--limit", "150", "--figures", "[]"]
     assert overwrite(command) == 0
     exact, of_exact = np.load("vae/log_px.npy"), read("vae")
@@ -111,7 +111,7 @@ def test_16_bits_say_what_they_cost(capsys):
     assert f"{raised.mean():.4f} ± {raised.std(ddof=1) / 10:.4f}" in capsys.readouterr().out
 
 
-def test_train_does_not_take_a_result_in_16_bits_for_its_own(capsys):
+def test_train_does_not_reuse_a_bf16_result(capsys):
     again = [*QUICK, "--run_dir", "own", "--resume", "auto", "--num_samples", "20"]
     assert train.main(again) == 0
     exact = read("own")
@@ -126,7 +126,7 @@ def test_train_does_not_take_a_result_in_16_bits_for_its_own(capsys):
     assert (read("own")["precision"], read("own")["nll"]) == ("fp32", exact["nll"])
 
 
-def test_protocols_and_quantities_never_share_a_table(capsys):
+def test_protocols_and_quantities_have_separate_tables(capsys):
     assert overwrite([VAE, THRESHOLD, AE, "--num_samples", "5", "--limit", "10"]) == 0
     tables = [table for table in capsys.readouterr().out.split("\n\n") if table.strip()]
     assert len(tables) == 3
@@ -150,7 +150,7 @@ def counted(run: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("run", ["m2", "m1m2"])
-def test_error_counts_all_test_images_whatever_the_limit(run, capsys):
+def test_the_test_error_is_of_all_test_images_for_any_limit(run, capsys):
     model = models.load(f"{run}/checkpoints/best.ckpt")
     data = DATAMODULES["Digits"]()
     data.setup()
@@ -168,7 +168,7 @@ def test_error_counts_all_test_images_whatever_the_limit(run, capsys):
     assert f"{result['test_error']:.2%}" in out
 
 
-def test_labels_go_to_conditional_models_alone():
+def test_only_conditional_models_get_labels():
     data = DATAMODULES["Digits"]()
     data.setup()
     x, y = data.images("test", 50)
@@ -183,7 +183,7 @@ def test_labels_go_to_conditional_models_alone():
     assert read("cvae")["quantity"] == "log p(x|y)"
 
 
-def test_bound_is_made_of_rate_and_distortion():
+def test_the_elbo_is_minus_rate_minus_distortion():
     assert overwrite([M2, M1M2, CVAE, "--num_samples", "50", "--limit", "100"]) == 0
     for run in ("m2", "m1m2", "cvae"):
         result = read(run)
@@ -191,7 +191,7 @@ def test_bound_is_made_of_rate_and_distortion():
         assert result["nll"] < -result["elbo"]
 
 
-def test_models_with_all_classes_in_their_weights_have_a_limit_of_their_own(monkeypatch):
+def test_models_that_sum_over_classes_have_a_default_limit(monkeypatch):
     assert models.M2.default_limit == models.M1M2.default_limit == 1000
     monkeypatch.setattr(models.M2, "default_limit", 30)
     assert overwrite([M2, VAE, "--num_samples", "2"]) == 0
@@ -200,7 +200,7 @@ def test_models_with_all_classes_in_their_weights_have_a_limit_of_their_own(monk
     assert read("m2")["num_images"] == 250
 
 
-def test_baselines_beside_few_labels_and_on_request_of_a_vae(capsys):
+def test_baselines_are_computed_for_few_labels_and_on_request(capsys):
     names = ["MLP", "M1+SVM", "M1+logreg", "M1+5-NN"]
     quick = ["--num_samples", "2", "--limit", "5"]
     assert overwrite([M1M2, VAE, M2, *quick]) == 0
@@ -244,13 +244,13 @@ def test_mean_over_runs_that_differ_in_their_seeds(capsys):
 
 
 @pytest.mark.parametrize("paths", [[M2, VAE], [M2, SEVERAL[3]], [M2, M2], [M2, M2.replace("best", "last")]])
-def test_no_mean_without_a_group(paths, capsys):
+def test_there_is_no_mean_over_seeds_without_a_group(paths, capsys):
     assert overwrite([*paths, "--num_samples", "2", "--limit", "5"]) == 0
     assert "±" in (out := capsys.readouterr().out)
     assert "over seeds" not in out
 
 
-def test_data_of_other_classes_are_refused(tmp_path, monkeypatch, capsys):
+def test_data_with_other_classes_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = DATAMODULES["Digits"]()
     data.setup()
@@ -283,7 +283,7 @@ FEW = ["--num_samples", "5", "--limit", "20", "--figures", "[]", "--no_baselines
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """A copy of the run `vae` that other tests do not see, without what they have written."""
+    """A copy of the checkpoints of the runs `vae` and `ae`, without the results of other tests."""
     shutil.copytree("vae/checkpoints", tmp_path / "vae/checkpoints")
     shutil.copytree("ae/checkpoints", tmp_path / "ae/checkpoints")
     monkeypatch.chdir(tmp_path)
@@ -291,13 +291,13 @@ def copy(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("blocked", ["per_image", "evaluations", "figures", "evaluation.json", "log_px.npy"])
-def test_the_table_is_printed_where_a_file_cannot_be_written(copy, blocked, capsys):
-    """A file lies where a folder is to be, or the other way round: that stops root too."""
+def test_the_table_is_printed_if_a_file_cannot_be_written(copy, blocked, capsys):
+    """A file in place of a folder, or a folder in place of a file, makes writing fail even for root."""
     if "." in blocked:
         (copy / blocked / "full").mkdir(parents=True)
     else:
         (copy / blocked).touch()
-    assert evaluate.main([VAE, *FEW[:4], "--figures", "[samples]"]) == 0  # another file holds the result
+    assert evaluate.main([VAE, *FEW[:4], "--figures", "[samples]"]) == 0  # the result is saved in another file
     out, err = capsys.readouterr()
     assert "NLL ± SE" in out
     assert err.count("warning: ") == 1
@@ -305,7 +305,7 @@ def test_the_table_is_printed_where_a_file_cannot_be_written(copy, blocked, caps
     assert "--run_dir" not in err
 
 
-def test_a_result_that_no_file_holds_is_printed_and_ends_in_an_error(copy, monkeypatch, capsys):
+def test_an_unsaved_result_is_printed_and_ends_with_an_error(copy, monkeypatch, capsys):
     def refuse(path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
@@ -318,14 +318,14 @@ def test_a_result_that_no_file_holds_is_printed_and_ends_in_an_error(copy, monke
     assert "no likelihood" in out
     said = err.splitlines()
     assert [line.split(":")[0] for line in said if "/2 " not in line] == ["warning", "warning", "error", "error"]
-    assert said[0].startswith("warning: vae cannot be written: Read-only file system.")  # before the work
+    assert said[0].startswith("warning: vae cannot be written: Read-only file system.")  # printed before the evaluation
     assert "save the results elsewhere by --report" in said[-1]
     assert "--run_dir" not in err
-    assert evaluate.main([VAE, *FEW, "--report", "report"]) == 0  # where all of it is saved
+    assert evaluate.main([VAE, *FEW, "--report", "report"]) == 0  # all results are saved in the report
     assert "Report: report" in capsys.readouterr().out
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_the_work(copy, capsys):
+def test_an_unwritable_report_folder_is_refused_before_the_evaluation(copy, capsys):
     for option in ("report", "side_by_side"):
         assert (
             evaluate.main([VAE, VAE.replace("best", "last"), *FEW, f"--{option}", "vae/checkpoints/best.ckpt/r"]) == 2
@@ -336,7 +336,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(copy, capsys
     assert not (copy / "evaluation.json").exists()
 
 
-def test_a_report_that_fails_does_not_take_the_table_with_it(copy, monkeypatch, capsys):
+def test_the_table_is_printed_if_the_report_fails(copy, monkeypatch, capsys):
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "r/results.json")
 
@@ -349,7 +349,7 @@ def test_a_report_that_fails_does_not_take_the_table_with_it(copy, monkeypatch, 
     assert (copy / "evaluation.json").exists()
 
 
-def test_a_figure_that_fails_costs_a_warning(copy, monkeypatch, capsys):
+def test_a_failing_figure_is_a_warning(copy, monkeypatch, capsys):
     def fail(*_, **__):
         raise KeyError("colour")
 
@@ -362,7 +362,7 @@ def test_a_figure_that_fails_costs_a_warning(copy, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError(errno.EIO, "Input/output error", "x")])
-def test_a_checkpoint_that_fails_does_not_take_the_others_with_it(copy, monkeypatch, capsys, error):
+def test_other_checkpoints_are_evaluated_if_one_fails(copy, monkeypatch, capsys, error):
     measure = evaluation.evaluate.reconstruction
 
     def fail(*_):
@@ -378,7 +378,7 @@ def test_a_checkpoint_that_fails_does_not_take_the_others_with_it(copy, monkeypa
     assert evaluate.main([AE, VAE, *FEW]) == 0
 
 
-def test_a_smaller_evaluation_leaves_the_files_of_a_larger_one(copy, capsys):
+def test_a_smaller_evaluation_keeps_the_files_of_a_larger_one(copy, capsys):
     last = VAE.replace("best", "last")
     assert evaluate.main([VAE, "--num_samples", "20", "--figures", "[]"]) == 0
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
@@ -389,7 +389,7 @@ def test_a_smaller_evaluation_leaves_the_files_of_a_larger_one(copy, capsys):
     assert len(np.load(copy / "log_px_last.npy")) == 20
 
 
-def test_seeds_on_the_same_images_are_averaged_whatever_their_paths(tmp_path, monkeypatch, capsys):
+def test_seeds_on_the_same_images_are_averaged_for_any_paths(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     x = np.random.default_rng(0).integers(0, 256, (60, 4, 4), np.uint8)
     Path("sub").mkdir()
@@ -400,18 +400,8 @@ def test_seeds_on_the_same_images_are_averaged_whatever_their_paths(tmp_path, mo
         runs = []
         for seed, root in enumerate(["a.npz", str(tmp_path / "sub/../a.npz"), "sub/copy.npz", "other.npz"]):
             runs.append(f"{model}-{seed}")
-            options = [
-                "--model",
-                model,
-                "--data",
-                "NPZ",
-                "--data.root",
-                root,
-                "--seed",
-                str(seed),
-                "--run_dir",
-                runs[-1],
-            ]
+            options = ["--model", model, "--data", "NPZ", "--data.root", root]
+            options += ["--seed", str(seed), "--run_dir", runs[-1]]
             assert train.main([*QUICK, *options]) == 0
         capsys.readouterr()
         assert evaluate.main([*runs, "--num_samples", "2", "--figures", "[]"]) == 0
@@ -437,7 +427,7 @@ MISTAKES = {
     f"{VAE} --precision half": "--precision takes one of fp32, bf16; got half.",
     f"{AE} --ais": "--ais needs a density of x given its latents, which an AE does not have: leave it out.",
     f"{M2} --ais --ais_start posterior": "cannot start at 'posterior': start them at the prior.",
-    f"{VAE} --ais_images 10": "--ais_images would do nothing without --ais: add it.",
+    f"{VAE} --ais_images 10": "--ais_images has no effect without --ais: add it.",
     f"{VAE} --ais --ais_chains 0": "--ais_chains must be at least 1; got 0.",
     "nowhere/*.ckpt": "No checkpoint matches nowhere/*.ckpt: give the path of a .ckpt file, or a pattern",
     f"{VAE} --report vae/config.yaml": "--report vae/config.yaml is a file: name a folder.",
@@ -447,7 +437,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_ends_in_a_sentence_and_changes_nothing(mistake, capsys):
+def test_a_mistake_is_one_error_message_and_changes_no_file(mistake, capsys):
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     assert evaluate.main(mistake.split()) == 2
     out, err = capsys.readouterr()
@@ -458,7 +448,7 @@ def test_mistake_ends_in_a_sentence_and_changes_nothing(mistake, capsys):
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
 
 
-def test_figures_have_the_format_and_resolution_that_were_asked_for(capsys):
+def test_figures_have_the_given_format_and_resolution(capsys):
     options = ["--num_samples", "5", "--limit", "10", "--figures", "[samples]"]
     assert evaluate.main([VAE, *options, "--figure_format", "pdf", "--figure_dpi", "200", "--report", "styled"]) == 0
     figures = Path(VAE).parent.parent / "figures"

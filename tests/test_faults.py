@@ -102,7 +102,7 @@ def what_stops(act, monkeypatch, capsys):
         at_steps(patch, VAE, act)
         assert train.main(command("disk/a")) == 1
     said = capsys.readouterr().err
-    assert "The checkpoints are as they were." in said
+    assert "The checkpoints are unchanged." in said
     return said
 
 
@@ -121,21 +121,23 @@ def nothing_half_written(folder):
 
 
 @pytest.mark.parametrize("room", [0, 8, 40, 150])
-def test_a_full_disk_is_known_before_the_first_step(mounts, monkeypatch, capsys, room):
+def test_a_full_disk_is_detected_before_the_first_step(mounts, monkeypatch, capsys, room):
     disk = small(mounts)
     fill(disk)
     os.truncate(disk / "filler", max(0, (disk / "filler").stat().st_size - room * 1024))
     at_steps(monkeypatch, VAE, lambda step: pytest.fail("it trained"))
     assert train.main(command("disk/a")) == 2
     said = capsys.readouterr().err
-    assert re.search(r"No space left on device\. Make room|too few for four checkpoints: make room", said)
+    assert re.search(
+        r"No space left on device\. Free disk space|too little for four checkpoints: free some space", said
+    )
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     assert not Path("disk/a").exists()
 
 
 @pytest.mark.parametrize("step", [2, 18, 25])
-def test_a_disk_that_fills_up_costs_no_checkpoint(mounts, monkeypatch, capsys, step):
+def test_a_disk_that_fills_up_destroys_no_checkpoint(mounts, monkeypatch, capsys, step):
     assert train.main(command("whole")) == 0
     disk, saved = small(mounts), {}
 
@@ -144,7 +146,7 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(mounts, monkeypatch, capsys, s
             fill(disk)
             saved.update(files("disk/a/checkpoints"))
 
-    assert "No space left on device. Make room" in what_stops(act, monkeypatch, capsys)
+    assert "No space left on device. Free disk space" in what_stops(act, monkeypatch, capsys)
     assert files("disk/a/checkpoints") == saved
     assert nothing_half_written(disk)
     assert train.main(command("disk/a")) == 2  # still full
@@ -153,7 +155,7 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(mounts, monkeypatch, capsys, s
     goes_on()
 
 
-def test_a_row_of_metrics_that_was_cut_is_written_again(monkeypatch):
+def test_a_truncated_row_of_metrics_is_rewritten(monkeypatch):
     assert train.main(command("whole")) == 0
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 20 and os.kill(os.getpid(), signal.SIGTERM))
@@ -175,7 +177,7 @@ def test_a_disk_that_fills_up_before_the_evaluation(mounts, monkeypatch, capsys)
     with monkeypatch.context() as patch:
         patch.setattr(train, "evaluate_checkpoint", act)
         assert train.main(again) == 1
-    assert "No space left on device. Make room" in capsys.readouterr().err
+    assert "No space left on device. Free disk space" in capsys.readouterr().err
     assert nothing_half_written(disk)
     assert not Path("disk/a/evaluation.json").exists()
     before = files("disk/a/checkpoints")
@@ -194,7 +196,7 @@ def test_a_read_only_disk_is_refused(mounts, capsys):
     for folder in ("disk/a", "disk/new"):
         assert train.main(command(folder, "VAE", "--trainer.max_epochs", "4")) == 2
         said = capsys.readouterr().err
-        assert "Read-only file system. Make room or permit writing there, or choose another --run_dir." in said
+        assert "Read-only file system. Free disk space, change the permissions, or choose another --run_dir." in said
         assert said.count("\n") == 1
     assert files("disk") == before
 
@@ -203,11 +205,11 @@ def test_a_read_only_disk_is_refused(mounts, capsys):
 def test_a_folder_without_permission_is_refused(capsys):
     Path("a").mkdir(mode=0o555)
     assert train.main(command("a")) == 2
-    assert "Permission denied. Make room or permit writing there" in capsys.readouterr().err
+    assert "Permission denied. Free disk space, change the permissions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", [2, 18])
-def test_a_disk_that_turns_read_only_costs_no_checkpoint(mounts, monkeypatch, capsys, step):
+def test_a_disk_that_turns_read_only_destroys_no_checkpoint(mounts, monkeypatch, capsys, step):
     assert train.main(command("whole")) == 0
     small(mounts)
 
@@ -216,7 +218,7 @@ def test_a_disk_that_turns_read_only_costs_no_checkpoint(mounts, monkeypatch, ca
             mounts.add("disk", "--bind", "disk")
             mounts.turn_read_only("bind")
 
-    assert "Read-only file system. Make room or permit writing" in what_stops(act, monkeypatch, capsys)
+    assert "Read-only file system. Free disk space" in what_stops(act, monkeypatch, capsys)
     mounts.undo()
     assert nothing_half_written("disk")
     goes_on()
@@ -226,7 +228,7 @@ def test_a_disk_that_turns_read_only_costs_no_checkpoint(mounts, monkeypatch, ca
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing", "another"])
-def test_damaged_data_are_refused_before_there_is_a_run_folder(capsys, damage):
+def test_damaged_data_are_refused_before_the_run_folder_is_created(capsys, damage):
     path = Path("mine.npz")
     np.savez(path, x=np.random.default_rng(0).integers(0, 256, (40, 5, 6), np.uint8))
     good = path.read_bytes()
@@ -242,7 +244,7 @@ def test_damaged_data_are_refused_before_there_is_a_run_folder(capsys, damage):
         path.unlink()
     assert train.main(["--data", "NPZ", "--data.root", "mine.npz", "--run_dir", "a", "--resume", "auto"]) == 2
     said = capsys.readouterr().err
-    assert re.match(r"error: mine\.npz (is not a whole \.npz file|was not found)", said)
+    assert re.match(r"error: mine\.npz (is not a complete \.npz file|was not found)", said)
     assert said.count("\n") == 1
     assert not Path("a").exists()
 
@@ -275,7 +277,7 @@ def run(script, *argv, **env):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "step"), [("fsync", 8), ("link", 12), ("replace", 8)])
-def test_killed_during_a_save_with_temporary_files_elsewhere(mounts, call, step):
+def test_killed_during_a_save_with_tmpdir_on_another_file_system(mounts, call, step):
     assert train.main(command("whole")) == 0
     elsewhere = small(mounts, "8k")
     fill(elsewhere)  # nothing of a checkpoint depends on what lies there
@@ -341,11 +343,11 @@ UPLOAD = "Upload it later by: wandb sync --include-online a/wandb\n"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "said"), [
-    ("unreachable", r"W&B does not answer \(.*connection refused\): the run is written to the disk\. "),
-    ("network", r"W&B has not got all of the run \(.*\)\. "),
-    ("service", r"W&B has failed \(.*\), and gets nothing more\. "),
+    ("unreachable", r"W&B does not answer \(.*connection refused\): the run is written to disk\. "),
+    ("network", r"W&B has not received the whole run \(.*\)\. "),
+    ("service", r"W&B has failed \(.*\): nothing more is sent to it\. "),
 ])  # fmt: skip
-def test_training_goes_on_without_wandb(how, said):
+def test_training_continues_without_wandb(how, said):
     assert train.main(command("whole")) == 0
     done = run(WANDB, how, *command("a", "VAE", "--wandb", "online"), **ACCOUNT)
     assert done.returncode == 0, done.stderr
@@ -361,7 +363,7 @@ def test_training_goes_on_without_wandb(how, said):
         assert history(offline) == numbers("a")
 
 
-def test_a_run_is_one_in_wandb_however_often_it_starts(monkeypatch):
+def test_all_starts_of_a_run_are_one_wandb_run(monkeypatch):
     assert train.main(command("whole")) == 0
     again = command("a", "VAE", "--wandb", "offline")
     with monkeypatch.context() as patch:
@@ -385,7 +387,7 @@ def test_a_run_is_one_in_wandb_however_often_it_starts(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["0" * 40, "short"])
-def test_a_wrong_key_is_refused(key):
+def test_an_invalid_wandb_key_is_refused(key):
     done = run(WANDB, "key", *command("a", "VAE", "--wandb", "online"), **ACCOUNT | {"WANDB_API_KEY": key})
     assert done.returncode == 2
     assert re.search("^error: W&B: .*(401|API key must have).* Use --wandb offline", done.stderr, re.MULTILINE)
@@ -393,7 +395,7 @@ def test_a_wrong_key_is_refused(key):
     assert not Path("a").exists()
 
 
-def test_wandb_writes_into_the_run_folder_whatever_its_service_calls_the_current_one(tmp_path, monkeypatch):
+def test_wandb_writes_into_the_run_folder_for_any_working_directory(tmp_path, monkeypatch):
     """The service keeps the folder that it was started in, by whichever run of a process came first."""
     wandb.setup().ensure_service()
     there = tmp_path / "there"

@@ -72,7 +72,7 @@ print(f"{len(imported)} modules, status {status}")
 
 
 @pytest.mark.parametrize("system", ["win32", pytest.param("darwin", marks=pytest.mark.slow)])
-def test_nothing_needs_what_a_platform_lacks(tmp_path, system):
+def test_no_module_requires_platform_specific_features(tmp_path, system):
     done = subprocess.run([sys.executable, "-c", HIDE, system, str(ROOT)], cwd=tmp_path, capture_output=True, text=True,
                           env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ def test_nothing_needs_what_a_platform_lacks(tmp_path, system):
     assert status == "0", done.stderr
 
 
-def test_names_of_new_run_folders_are_allowed_everywhere(tmp_path, monkeypatch):
+def test_names_of_run_folders_are_valid_on_all_platforms(tmp_path, monkeypatch):
     from cli.train_options import DEFAULTS, build_parser
     from runtime.run_folder import resolve_run_dir
 

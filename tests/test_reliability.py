@@ -33,7 +33,7 @@ def _signals():
 
 @pytest.mark.parametrize("kind", ["VAE", "M2"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(monkeypatch, capsys, kind, number):
+def test_a_signal_stops_after_the_batch_and_the_same_command_resumes(monkeypatch, capsys, kind, number):
     assert train.main(command("whole", kind)) == 0
     stops = {3, 20}
 
@@ -48,8 +48,8 @@ def test_a_signal_stops_after_the_batch_and_the_same_command_goes_on(monkeypatch
         assert train.main(command("cut", kind)) == 128 + number
         assert contents("cut")["global_step"] == step + 1
         said = capsys.readouterr().err
-        assert f"Stopped by {number.name} after step {step + 1}. Go on with: " in said
-        assert shlex.split(said.split("Go on with: ")[1])[2:] == command("cut", kind)
+        assert f"Stopped by {number.name} after step {step + 1}. Resume with: " in said
+        assert shlex.split(said.split("Resume with: ")[1])[2:] == command("cut", kind)
     assert train.main(command("cut", kind)) == 0
     assert_same("whole", "cut")
     assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
@@ -87,7 +87,7 @@ def test_killed_during_a_save():
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(monkeypatch, capsys, damage):
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(monkeypatch, capsys, damage):
     assert train.main(command("whole")) == 0
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 22 and os.kill(os.getpid(), signal.SIGTERM))
@@ -104,11 +104,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(monkeypatch, capsys, d
     assert train.main(command("cut")) == 0
     said = capsys.readouterr().err
     assert "last.ckpt cannot be read as a checkpoint" in said
-    assert "Going on from cut/checkpoints/previous.ckpt." in said
+    assert "Resuming from cut/checkpoints/previous.ckpt." in said
     assert_same("whole", "cut")
 
 
-def test_no_checkpoint_that_can_be_read_is_refused(capsys):
+def test_resuming_without_a_readable_checkpoint_is_refused(capsys):
     assert train.main(command("a")) == 0
     for name in ("last.ckpt", "previous.ckpt"):
         Path("a/checkpoints", name).write_bytes(b"no")
@@ -120,7 +120,7 @@ def test_no_checkpoint_that_can_be_read_is_refused(capsys):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_numbers_that_are_none_end_training_within_a_step(monkeypatch, capsys, what):
+def test_a_nan_loss_stops_training_within_a_step(monkeypatch, capsys, what):
     class Poison(torch.autograd.Function):
         @staticmethod
         def forward(ctx, loss):
@@ -147,7 +147,7 @@ def test_numbers_that_are_none_end_training_within_a_step(monkeypatch, capsys, w
     assert all(value.isfinite().all() for value in contents("a")["state_dict"].values() if value.is_floating_point())
 
 
-def test_weights_that_are_none_are_not_saved(monkeypatch, capsys):
+def test_nan_weights_are_not_saved(monkeypatch, capsys):
     def spoil(step):
         if step == 11:  # spoils the step after it, the last of the epoch, so that only the checkpoint can notice
             monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure: spoiled(self, closure))
@@ -163,7 +163,7 @@ def test_weights_that_are_none_are_not_saved(monkeypatch, capsys):
     assert contents("a")["global_step"] == 12
 
 
-def test_a_folder_has_one_writer(capsys):
+def test_a_run_folder_is_locked_by_one_process(capsys):
     Path("a").mkdir()
     with FileLock("a/.lock"):
         assert train.main(command("a")) == 2
@@ -172,15 +172,15 @@ def test_a_folder_has_one_writer(capsys):
     assert train.main(command("a")) == 0
 
 
-def test_too_little_room_is_known_before_the_first_step(monkeypatch, capsys):
+def test_insufficient_disk_space_is_detected_before_the_first_step(monkeypatch, capsys):
     usage = type("Usage", (), {"free": 10_000})
     monkeypatch.setattr("callbacks.checkpoint.shutil.disk_usage", lambda path: usage)
     assert train.main(command("a")) == 2
-    assert "too few for four checkpoints" in capsys.readouterr().err
+    assert "too little for four checkpoints" in capsys.readouterr().err
     assert not Path("a").exists()
 
 
-def test_a_disk_that_fills_up_costs_no_checkpoint(monkeypatch, capsys):
+def test_a_disk_that_fills_up_destroys_no_checkpoint(monkeypatch, capsys):
     save = RunCheckpoint._save
     times = []
 
@@ -196,7 +196,7 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(monkeypatch, capsys):
     assert contents("a")["global_step"] == 12
 
 
-def test_a_finished_run_is_left_as_it_is(capsys):
+def test_a_finished_run_is_not_changed(capsys):
     assert train.main(command("a")) == 0
     before = Path("a", LAST).read_bytes()
     assert train.main(command("a")) == 0
@@ -232,14 +232,14 @@ def test_a_signal_at_the_end_of_training_leaves_the_evaluation_to_the_next_start
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 38 and os.kill(os.getpid(), signal.SIGUSR1))
         assert train.main(with_result) == 138
-    assert "Stopped by SIGUSR1 after step 39. Go on with: " in capsys.readouterr().err
+    assert "Stopped by SIGUSR1 after step 39. Resume with: " in capsys.readouterr().err
     assert not Path("a/evaluation.json").exists()
     assert train.main(with_result) == 0
     assert Path("a/evaluation.json").exists()
 
 
 @pytest.mark.slow
-def test_killed_with_rare_logs_the_rows_of_metrics_stay():
+def test_rows_of_metrics_survive_a_kill_with_a_large_log_interval():
     rare = ["--trainer.log_every_n_steps", "5", "--save_every_steps", "100"]
     assert train.main(command("whole", "VAE", *rare)) == 0
     killed(19, "step", *command("cut", "VAE", *rare))
@@ -248,7 +248,7 @@ def test_killed_with_rare_logs_the_rows_of_metrics_stay():
     assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
 
 
-def test_who_does_not_get_the_lock_touches_nothing(monkeypatch, capsys):
+def test_a_process_without_the_lock_changes_nothing(monkeypatch, capsys):
     made = run_folder.make_folder
 
     def slowly(folder, is_default):  # another job takes the lock between the making of the folder and the locking
@@ -265,7 +265,7 @@ def test_who_does_not_get_the_lock_touches_nothing(monkeypatch, capsys):
     assert Path("a/config.yaml").read_text() == "of another job"
 
 
-def test_the_folder_is_locked_until_the_evaluation_has_ended(monkeypatch):
+def test_the_folder_is_locked_until_the_evaluation_ends(monkeypatch):
     def look(*args, **options):
         with pytest.raises(Timeout):
             FileLock("a/.lock").acquire(timeout=0)

@@ -87,7 +87,7 @@ def refuse(path, capsys, commands=COMMANDS):
     return said
 
 
-def test_an_honest_checkpoint_is_welcome(trained, path, capsys):
+def test_a_valid_checkpoint_is_accepted(trained, path, capsys):
     for command in (resume, resume_auto, evaluated, stacked):
         torch.save(trained, path)
         assert command(path) == 0, command.__name__
@@ -107,7 +107,7 @@ def test_a_malicious_pickle(trained, path, capsys, place, form):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint: it is damaged, or holds more than numbers and text" in said
+        assert "cannot be read as a checkpoint: it is damaged, or contains more than numbers and text" in said
     with path.open("rb") as file:  # the control: it does go off
         pickle.load(file) if form == "pickle" else torch.load(path, weights_only=False)
     assert Path(MARK).exists()
@@ -163,7 +163,7 @@ PARTS = ["run", "hyper_parameters", "datamodule_hyper_parameters", "state_dict",
 
 @pytest.mark.parametrize("key", PARTS)
 @pytest.mark.parametrize("value", ["os.mkdir", [], 3, None, {}])
-def test_parts_of_another_kind(trained, path, capsys, key, value):
+def test_checkpoint_entries_of_another_type(trained, path, capsys, key, value):
     for command in COMMANDS:
         torch.save(trained | {key: value}, path)
         capsys.readouterr()
@@ -174,7 +174,7 @@ def test_parts_of_another_kind(trained, path, capsys, key, value):
         assert not Path(MARK).exists()
 
 
-def test_any_flipped_bit_is_noticed_or_without_meaning(trained, path):
+def test_any_flipped_bit_is_detected_or_harmless(trained, path):
     torch.save(trained, path)
     whole, random_positions = path.read_bytes(), random.Random(0)
     positions = {random_positions.randrange(len(whole)) for _ in range(400)}

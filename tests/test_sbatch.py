@@ -1,4 +1,4 @@
-"""What slurm/train.sbatch makes of the ways in which train.py ends, with stand-ins for SLURM's commands."""
+"""slurm/train.sbatch after each exit status of train.py, with shell scripts in place of the SLURM commands."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "slurm" / "train.sbatch"
-# srun notes its words, saves a checkpoint where SAVES is set, and ends as train.py did; scontrol notes its own
+# srun records its arguments, writes a checkpoint if SAVES is set, and exits with STATUS; scontrol records its arguments
 COMMANDS = {
     "srun": 'echo "$@" >> srun.said; [ "$SAVES" ] && mkdir -p "$SAVES" && date +%N > "$SAVES/new" '
     '&& mv "$SAVES/new" "$SAVES/last.ckpt"; exit "$STATUS"',
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 
 @pytest.fixture
 def job(tmp_path):
-    """Runs the script as SLURM would, from a folder with a train.py, and returns what came of it."""
+    """Return a function that runs the script as SLURM would, in a folder with a train.py."""
     (tmp_path / "bin").mkdir()
     for name, line in COMMANDS.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{line}\n")
@@ -47,40 +47,40 @@ def job(tmp_path):
     [
         (0, "RUNNING", 1, LAST, False),
         (1, "RUNNING", 1, LAST, False),  # diverged
-        (2, "RUNNING", 1, "", False),  # a mistake in the options
+        (2, "RUNNING", 1, "", False),  # invalid options
         (137, "RUNNING", 1, LAST, False),  # out of memory
         (138, "RUNNING", 1, LAST, True),  # near the time limit
         (138, "RUNNING", 1, "", True),  # before training, or after it
-        (138, "COMPLETING", 1, LAST, False),  # cancelled meanwhile
+        (138, "COMPLETING", 1, LAST, False),  # cancelled in the meantime
         (143, "RUNNING", 1, LAST, True),  # notice of preemption
         (143, "RUNNING", 1, "", True),
         (143, "COMPLETING", 1, LAST, False),  # cancelled, or preempted without notice
         (143, "", 1, LAST, False),
-        (143, "RUNNING", 2, LAST, True),  # all tasks have saved
-        (143, "RUNNING", 2, "", False),  # one has failed, and srun has ended the other
+        (143, "RUNNING", 2, LAST, True),  # all tasks have saved a checkpoint
+        (143, "RUNNING", 2, "", False),  # one task failed, and srun ended the other
         (138, "RUNNING", 2, LAST, True),
     ],
 )
-def test_a_job_is_requeued_where_it_can_go_on(job, status, state, tasks, saves, requeued):
+def test_a_job_is_requeued_if_it_can_resume(job, status, state, tasks, saves, requeued):
     found = job(status=status, state=state, saves=saves, SLURM_NTASKS=str(tasks))
     assert found.returncode == status
     assert found.stderr == ""
     assert job.said("scontrol") == ("requeue 7\n" if requeued else "")
 
 
-def test_an_old_checkpoint_is_no_progress(job):
+def test_an_old_checkpoint_does_not_count_as_progress(job):
     job(status=0, saves=LAST)
     assert job(status=143, SLURM_NTASKS="2").returncode == 143
     assert job.said("scontrol") == ""
 
 
-def test_a_new_checkpoint_of_the_same_size_is_progress(job):
+def test_a_new_checkpoint_of_the_same_size_counts_as_progress(job):
     for _ in range(2):
         job(status=143, saves=LAST, SLURM_NTASKS="2")
     assert job.said("scontrol") == "requeue 7\n" * 2
 
 
-def test_three_starts_in_a_row_that_save_nothing_are_enough(job):
+def test_requeueing_stops_after_three_starts_without_a_new_checkpoint(job):
     for _ in range(2):
         assert job(status=138).stderr == ""
     job(status=138, saves=LAST)
@@ -89,17 +89,17 @@ def test_three_starts_in_a_row_that_save_nothing_are_enough(job):
     assert len(job.said("scontrol").splitlines()) == 5
     found = job(status=138)
     assert found.returncode == 138
-    assert "Three starts have saved nothing new: ask for a longer --time" in found.stderr
+    assert "Three starts made no progress: request a longer --time" in found.stderr
     assert len(job.said("scontrol").splitlines()) == 5
 
 
-def test_a_cluster_that_does_not_requeue_says_how_to_go_on(job):
+def test_a_failed_requeue_says_how_to_resume(job):
     found = job(status=138, saves=LAST, REQUEUES="1")
     assert found.returncode == 138
-    assert "go on by --run_dir runs/slurm/7" in found.stderr
+    assert "resume with --run_dir runs/slurm/7" in found.stderr
 
 
-def test_the_options_of_train_py_follow_from_the_job(job):
+def test_train_py_gets_its_options_from_the_job(job):
     job("--config", "my recipe.yaml", SLURM_NTASKS="8", SLURM_NTASKS_PER_NODE="4", SLURM_NNODES="2")
     said = job.said("srun").split()
     assert said[:4] == ["--kill-on-bad-exit=1", "--wait=0", "python", "train.py"]
@@ -111,22 +111,22 @@ def test_the_options_of_train_py_follow_from_the_job(job):
     assert not any(word.startswith("--seed") for word in said)
 
 
-def test_each_run_of_an_array_has_a_seed_a_folder_and_a_name_of_its_own(job):
+def test_each_array_task_has_its_own_seed_folder_and_name(job):
     saves = "runs/slurm/7_0/checkpoints"
-    job("--config", "a.yaml", status=138, saves=saves, **ARRAY)  # seed 0, in a job with the number of the whole array
+    job("--config", "a.yaml", status=138, saves=saves, **ARRAY)  # the job of seed 0 has the id of the array
     assert "--run_dir runs/slurm/7_0 " in job.said("srun")
     assert job.said("srun").endswith(" --config a.yaml --seed=0\n")
     assert job.said("scontrol") == "requeue 7_0\n"
 
 
 @pytest.mark.parametrize("words", [["--run_dir", "runs/a b"], ["--run_dir=runs/a b"]])
-def test_a_folder_that_is_named_wins(job, words):
+def test_a_given_run_dir_takes_precedence(job, words):
     assert job(*words, status=143, saves="runs/a b/checkpoints", SLURM_NTASKS="2").returncode == 143
-    assert job.said("scontrol") == "requeue 7\n"  # it has seen the checkpoint there
+    assert job.said("scontrol") == "requeue 7\n"  # the checkpoint there was found
     assert not (job.folder / "runs" / "slurm").exists()
 
 
-def test_a_seed_that_is_named_wins(job):
+def test_a_given_seed_takes_precedence(job):
     assert job("--seed", "3").returncode == 0
     assert job.said("srun").endswith(" --seed 3\n")
 
@@ -143,7 +143,7 @@ def test_a_seed_that_is_named_wins(job):
         ([], {"SLURM_SUBMIT_DIR": "/"}, "There is no train.py in /: submit from the folder that holds it."),
     ],
 )
-def test_what_would_not_go_on_is_refused(job, words, variables, said):
+def test_options_that_prevent_resuming_are_refused(job, words, variables, said):
     found = job(*words, **variables)
     assert found.returncode == 2
     assert said in found.stderr
@@ -151,7 +151,7 @@ def test_what_would_not_go_on_is_refused(job, words, variables, said):
     assert job.said("srun") == ""
 
 
-def test_without_slurm_it_says_how_to_start_it(job):
+def test_without_slurm_the_script_says_to_use_sbatch(job):
     found = subprocess.run(["bash", SCRIPT], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
     assert found.returncode != 0
     assert "start this script by sbatch" in found.stderr

@@ -1,4 +1,4 @@
-"""slurm/train.sbatch on a real SLURM: one job, arrays, several tasks; preempted = uninterrupted, bit for bit."""
+"""slurm/train.sbatch on a real SLURM: jobs, arrays and several tasks; preempted runs are bit-identical to others."""
 
 import os
 import subprocess
@@ -15,15 +15,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missi
 ROOT = Path(__file__).parents[1]
 COMMAND = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0", "--callbacks", "[]",
            "--save_every_steps", "4", "--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu"]  # fmt: skip
-HIGH = ["--partition=high", "--nodes=2", "--exclusive", "--wrap=true"]  # needs all there is
+HIGH = [
+    "--partition=high",
+    "--nodes=2",
+    "--exclusive",
+    "--wrap=true",
+]  # needs all nodes, so it preempts every other job
 LAST = Path("checkpoints", "last.ckpt")
-# Of Python's own start: in step HOLD_AT of its first start, train.py waits until it has noted a signal, or for ever
+# sitecustomize.py: at step HOLD_AT of a job's first start, train.py waits for a signal (or until it is killed)
 HOLD = """
 import os, sys
 if sys.orig_argv[1:2] == ["train.py"] and "HOLD_AT" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
     import time
     from pathlib import Path
-    from callbacks import Interruption
+    from callbacks import GracefulStop
     from models import VAE
     mine = f"{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_PROCID']}"
     reached, noted = Path(f"reached-{mine}"), Path(f"noted-{mine}")
@@ -34,10 +39,10 @@ if sys.orig_argv[1:2] == ["train.py"] and "HOLD_AT" in os.environ and "SLURM_RES
             while os.environ["HOLD_UNTIL"] == "killed" or not noted.exists():
                 time.sleep(0.05)
         return measured(self, x, y)
-    def note(self, number, frame, note=Interruption._note):
+    def note(self, number, frame, note=GracefulStop._note):
         note(self, number, frame)
         noted.touch()
-    VAE.loss, Interruption._note = loss, note
+    VAE.loss, GracefulStop._note = loss, note
 """
 
 
@@ -48,7 +53,7 @@ def slurm(tmp_path_factory):
     (folder / "patch" / "sitecustomize.py").write_text(HOLD)
     env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
     env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}", "OMP_NUM_THREADS": "1"}
-    env["MASTER_ADDR"] = "127.0.0.1"  # the names of its nodes are in no table of hosts
+    env["MASTER_ADDR"] = "127.0.0.1"  # the node names cannot be resolved
     env["PYTHONPATH"] = f"{folder / 'patch'}{os.pathsep}{ROOT}"
     with cluster(folder, env) as running:
         (running.folder / "train.py").symlink_to(ROOT / "train.py")
@@ -57,7 +62,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(slurm):
-    """The run folders of uninterrupted runs without SLURM, by the number of devices."""
+    """Run folders of uninterrupted runs without SLURM, by number of devices."""
     folders = {}
     for devices in (1, 2):
         more = ["--run_dir", f"whole-{devices}", "--trainer.devices", str(devices)]
@@ -67,7 +72,7 @@ def whole(slurm):
 
 
 def submit(slurm, *words, sbatch=(), **variables):
-    """Submits slurm/train.sbatch and returns the job's number."""
+    """Submit slurm/train.sbatch and return the job id."""
     script = [*sbatch, "--cpus-per-task=1", "--time=10", str(ROOT / "slurm" / "train.sbatch")]
     return slurm.run("sbatch", "--parsable", *script, *COMMAND, *words, **variables)
 
@@ -81,7 +86,7 @@ def run_dir(slurm, job):
 
 
 def reached(slurm, job, process=0):
-    """Waits until a process of a job holds, and returns its number."""
+    """Wait until a process of a job has reached HOLD_AT, and return its process id."""
     path = slurm.folder / f"reached-{slurm.show(job)['JobId']}-{process}"
     wait_for(path.exists, f"job {job} to reach its step")
     return path.read_text()
@@ -95,7 +100,7 @@ def ended_well(slurm, job, restarts):
 
 
 def assert_same(folder, other):
-    """The weights, the optimiser, the metrics."""
+    """Assert that two runs have the same weights, optimizer states and metrics."""
     a, b = (torch.load(each / LAST, weights_only=True) for each in (folder, other))
     assert a["global_step"] == b["global_step"] > 0
     for key, value in a["state_dict"].items():
@@ -114,8 +119,8 @@ def test_a_job_trains_and_evaluates(slurm, whole):
 
 
 @pytest.mark.parametrize("partition", ["low", "grace"])
-def test_a_preempted_job_goes_on(slurm, whole, partition):
-    # `low` kills after seconds, in the middle of a step; `grace` leaves the time to save
+def test_a_preempted_job_resumes(slurm, whole, partition):
+    # Partition `low` kills after seconds, during a step; `grace` leaves time to save a checkpoint.
     how = {"HOLD_AT": "18", "HOLD_UNTIL": {"low": "killed", "grace": "noted"}[partition]}
     job = submit(slurm, sbatch=[f"--partition={partition}"], **how)
     reached(slurm, job)
@@ -127,22 +132,22 @@ def test_a_preempted_job_goes_on(slurm, whole, partition):
     assert_same(whole[1], run_dir(slurm, job))
 
 
-def test_a_job_near_its_time_limit_goes_on(slurm, whole):
+def test_a_job_near_its_time_limit_resumes(slurm, whole):
     job = submit(slurm, HOLD_AT="18", HOLD_UNTIL="noted")
     reached(slurm, job)
-    slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")  # of which --signal leaves nothing
+    slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")  # so that --signal is sent at once
     slurm.start_again(job, "TimeLimit=10")
     ended_well(slurm, job, restarts=1)
     assert "Stopped by SIGUSR1 after step 19." in log(slurm, job)
     assert_same(whole[1], run_dir(slurm, job))
 
 
-def test_an_array_is_a_run_for_each_seed_and_one_of_them_starts_again(slurm, whole):
+def test_an_array_has_one_run_per_seed_and_each_can_restart(slurm, whole):
     array = submit(slurm, sbatch=["--array=0-1"], HOLD_AT="18", HOLD_UNTIL="noted")
     jobs = [f"{array}_{seed}" for seed in (0, 1)]
     for job in jobs:
         reached(slurm, job)
-    # one of them has the number of the whole array
+    # One of the two jobs has the id of the array.
     [first] = [job for job in jobs if slurm.show(job)["JobId"] == array]
     [other] = set(jobs) - {first}
     slurm.run("scancel", "--signal=USR1", first)
@@ -160,7 +165,7 @@ def test_an_array_is_a_run_for_each_seed_and_one_of_them_starts_again(slurm, who
     assert any(not torch.equal(value, one[key]) for key, value in zero.items())
 
 
-def test_two_tasks_share_a_run_and_go_on(slurm, whole):
+def test_a_run_of_two_tasks_resumes(slurm, whole):
     job = submit(slurm, sbatch=["--ntasks-per-node=2"], HOLD_AT="8", HOLD_UNTIL="noted")
     for process in (0, 1):
         reached(slurm, job, process)
@@ -170,13 +175,13 @@ def test_two_tasks_share_a_run_and_go_on(slurm, whole):
     assert_same(whole[2], run_dir(slurm, job))
 
 
-def test_two_nodes_share_a_run(slurm, whole):
+def test_a_run_on_two_nodes(slurm, whole):
     job = submit(slurm, sbatch=["--nodes=2"])
     ended_well(slurm, job, restarts=0)
     assert_same(whole[2], run_dir(slurm, job))
 
 
-def test_a_job_whose_node_is_lost_goes_on(slurm, whole):
+def test_a_job_whose_node_fails_resumes(slurm, whole):
     job = submit(slurm, HOLD_AT="18", HOLD_UNTIL="killed")
     process = Path("/proc", reached(slurm, job))
     node = slurm.show(job)["NodeList"]
@@ -190,7 +195,7 @@ def test_a_job_whose_node_is_lost_goes_on(slurm, whole):
     assert_same(whole[1], run_dir(slurm, job))
 
 
-def test_a_cancelled_job_stays_so_and_another_goes_on_in_its_folder(slurm, whole):
+def test_a_cancelled_job_is_not_requeued_and_another_job_can_resume_its_run(slurm, whole):
     job = submit(slurm, HOLD_AT="18", HOLD_UNTIL="noted")
     reached(slurm, job)
     slurm.run("scancel", job)
@@ -210,10 +215,10 @@ def test_a_cancelled_job_stays_so_and_another_goes_on_in_its_folder(slurm, whole
         (["--array=0"], ["--run_dir=runs/mine"], "leave --run_dir out"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_sentence(slurm, sbatch, words, said):
+def test_inconsistent_options_are_refused(slurm, sbatch, words, said):
     job = submit(slurm, *words, sbatch=sbatch)
     job += "_0" if "--array=0" in sbatch else ""
-    assert slurm.end(job)["ExitCode"] in ("2:0", "143:0")  # 143 where srun has ended the other task
+    assert slurm.end(job)["ExitCode"] in ("2:0", "143:0")  # 143 if srun ended the other task
     assert said in log(slurm, job)
     assert "Traceback" not in log(slurm, job)
     assert not run_dir(slurm, job).exists()

@@ -42,7 +42,7 @@ def early(source):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_imports_a_late_library_before_it_needs_it(path):
+def test_slow_libraries_are_not_imported_at_module_level(path):
     assert early(path.read_text()) == []
 
 
@@ -65,7 +65,7 @@ def test_the_check_itself(source, expected):
     "train.py --data NPZ --data.root images.npz --trainer.max_epochs 1 --num_samples 0 --callbacks [] "
     "--trainer.enable_progress_bar false",
 ])  # fmt: skip
-def test_a_command_imports_no_late_library_that_it_does_not_use(command, tmp_path):
+def test_a_command_does_not_import_slow_libraries_that_it_does_not_use(command, tmp_path):
     # torchvision is not looked for: Lightning imports it, where it is installed
     images = np.random.default_rng(0).integers(0, 256, (40, 6, 6), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", x=images)

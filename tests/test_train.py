@@ -102,24 +102,24 @@ MISTAKES = {
     "--Seed 3": "did you mean --seed?",
     "--batch-size 3": "did you mean --data.batch_size?",
     "--latent_dim 3": "did you mean --model.z_dim?",
-    "--num_workers 3": "Unknown option --num_workers: batches are cut from images in memory, without workers.",
+    "--num_workers 3": "Unknown option --num_workers: batches are sliced from images in memory, without workers.",
     "--qwertz 3": "Unknown option --qwertz. There are --config, --seed",
     "--model vae": "Unknown model 'vae', did you mean VAE?",
     "--data fashion-mnist": "Unknown data set 'fashion-mnist', did you mean FashionMNIST?",
-    "--trainer.limit_test_batches 3": "--trainer.limit_test_batches would do nothing",
-    "--trainer.inference_mode false": "--trainer.inference_mode would do nothing",
-    "--trainer.gradient_clip_algorithm norm": "would do nothing without --trainer.gradient_clip_val",
+    "--trainer.limit_test_batches 3": "--trainer.limit_test_batches has no effect",
+    "--trainer.inference_mode false": "--trainer.inference_mode has no effect",
+    "--trainer.gradient_clip_algorithm norm": "has no effect without --trainer.gradient_clip_val",
     "--trainer.accumulate_grad_batches 0": "--trainer.accumulate_grad_batches must be above 0; got 0.",
     "--trainer.check_val_every_n_epoch 0": "--trainer.check_val_every_n_epoch must be above 0; got 0.",
     "--trainer.profiler fast": "--trainer.profiler must be one of simple, advanced, pytorch; got fast.",
-    "--model.z_dim 1000000000": "Training this model's weights takes",
-    "--model.z_dim 1000000000000000000": "This model's weights would fill more than any memory: lower --model.z_dim",
-    "--model.hidden [1000000000]": "Training this model's weights takes",
-    "--model HierarchicalVAE --model.z_dim [1000000000,4]": "Training this model's weights takes",
+    "--model.z_dim 1000000000": "Training this model takes",
+    "--model.z_dim 1000000000000000000": "The weights of this model exceed any memory: lower --model.z_dim",
+    "--model.hidden [1000000000]": "Training this model takes",
+    "--model HierarchicalVAE --model.z_dim [1000000000,4]": "Training this model takes",
     "--model IWAE --model.num_samples 1000000000": "A batch of 100 images with 1,000,000,000 samples each takes",
-    "--num_samples 1000000000": "--num_samples must be at most 10,000,000; got 1,000,000,000, which would not end",
-    "--trainer.max_epochs -5": "--trainer.max_epochs must be -1, for no limit, or more; got -5.",
-    "--model.batch_norm true --data.batch_size 1": "Batch norm needs two images or more in each batch",
+    "--num_samples 1000000000": "--num_samples must be at most 10,000,000; got 1,000,000,000. 5000",
+    "--trainer.max_epochs -5": "--trainer.max_epochs must be -1 (no limit) or at least 0; got -5.",
+    "--model.batch_norm true --data.batch_size 1": "Batch norm needs at least two images per batch",
     "train": "Unexpected argument train",
     "--model.encoder resnet": "Unknown encoder 'resnet': choose one of mlp, conv.",
     "--model.activation sine": "Unknown activation 'sine': choose one of relu, tanh",
@@ -130,10 +130,10 @@ MISTAKES = {
     "--model.hidden 4,4": "--model.hidden takes a list such as [400,400] or null; got 4,4.",
     "--callbacks none": "--callbacks takes a list such as [samples,traversals] or null; got none.",
     "--model.likelihood poisson": "--model.likelihood takes one of bernoulli, gaussian; got poisson.",
-    "--model.likelihood gaussian": "A gaussian likelihood gives dynamic images no probability: use --data.binarization",
-    "--data.binarization grey": "A bernoulli likelihood gives grey images no probability",
+    "--model.likelihood gaussian": "A gaussian likelihood is not defined for dynamic images: use --data.binarization",
+    "--data.binarization grey": "A bernoulli likelihood is not defined for grey images",
     "--data.batch_size 0": "batch_size must be at least 1",
-    "--data.num_labels 7": "num_labels must be a multiple of the 10 classes",
+    "--data.num_labels 7": "num_labels must be a multiple of the number of classes (10)",
     "--data MNIST --data.root nowhere": "nowhere",
     "--data NPZ --data.root my.npz": "my.npz",
     "--data NPZ": "NPZ needs --data.root.",
@@ -167,7 +167,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_ends_at_once_in_a_sentence(mistake, capsys, monkeypatch):
+def test_option_errors_are_one_sentence_and_exit_status_2(mistake, capsys, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no network")
 
@@ -187,7 +187,7 @@ def test_mistake_ends_at_once_in_a_sentence(mistake, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "text", ["model: IWAE\n", "model: {z_dims: 3}\n", "model: {z_dim: x}\n", "- a\n", "{a: b: c}\n", "sead: 3\n"]
 )
-def test_mistake_in_config(text, capsys):
+def test_errors_in_config_files(text, capsys):
     Path("c.yaml").write_text(text)
     assert train.main(["--config", "c.yaml"]) == 2
     err = capsys.readouterr().err
@@ -208,7 +208,7 @@ def test_help_shows_the_options_of_the_model_named(capsys):
 # Runs
 
 
-def test_command_line_in_a_process_of_its_own():
+def test_command_line_in_a_separate_process():
     script = Path(train.__file__)
     done = subprocess.run([sys.executable, script, *QUICK, "--run_dir", "run", "--trainer.enable_progress_bar", "true"],
                           capture_output=True, text=True, check=False)  # fmt: skip
@@ -264,7 +264,7 @@ def test_run_folder(name, capsys):
     assert str(folder) in capsys.readouterr().out
 
 
-def test_pictures_of_a_classifier():
+def test_figures_of_a_classifier():
     assert train.main([*QUICK, "--model", "M2", "--data.num_labels", "20", "--run_dir", "a"]) == 0
     drawn = {path.name for path in Path("a/figures").iterdir()}
     for name in ("analogies", "class_samples", "confusion_matrix", "error", "reconstructions", "samples"):
@@ -305,7 +305,7 @@ def test_a_new_model_needs_no_more_than_the_readme_says(monkeypatch, capsys):
     assert "Pixels" in capsys.readouterr().out
 
 
-def test_config_of_a_run_repeats_it():
+def test_config_yaml_reproduces_the_run():
     assert train.main([*QUICK, "--run_dir", "a", "--seed", "3"]) == 0
     assert train.main(["--config", "a/config.yaml", "--run_dir", "b"]) == 0
     assert train.main([*QUICK, "--run_dir", "c", "--seed", "4"]) == 0
@@ -371,14 +371,14 @@ def test_a_resumed_run_may_name_its_options_in_its_own_config():
     assert train.main(["--config", "a/config.yaml", "--run_dir", "a", "--resume", "auto"]) == 0
 
 
-def test_a_run_that_diverges_fails(capsys):
+def test_a_diverging_run_fails(capsys):
     command = [*QUICK, "--model.lr", "1e30", "--num_samples", "2", "--callbacks", "[]", "--run_dir", "a"]
     assert train.main(command) == 1
     assert "diverged" in capsys.readouterr().err
     assert not Path("a/evaluation.json").exists()
 
 
-def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch):
+def test_runs_started_in_the_same_second_have_different_folders(monkeypatch):
     class SameSecond(datetime):
         @classmethod
         def now(cls):
@@ -462,9 +462,9 @@ def test_a_home_folder_is_expanded_once_for_all_options(tmp_path, monkeypatch, c
     assert not [path for path in Path().rglob("*") if "~" in path.name]
 
 
-def test_an_unknown_home_folder_is_no_name_of_a_folder(capsys):
+def test_an_unknown_home_folder_is_refused(capsys):
     assert train.main(["--run_dir", "~nobody-of-this-name/a"]) == 2
-    assert "no home folder of that user is known" in capsys.readouterr().err
+    assert "that user has no home folder" in capsys.readouterr().err
     assert train.main(["--run_dir", ""]) == 2
     assert capsys.readouterr().err == "error: --run_dir is empty: name a path, or leave it out.\n"
     assert not list(Path().iterdir())
@@ -473,23 +473,24 @@ def test_an_unknown_home_folder_is_no_name_of_a_folder(capsys):
 # Instructions that disagree
 
 
-def test_a_file_for_another_model_is_said(capsys):
+def test_a_config_for_another_model_causes_a_warning(capsys):
     Path("c.yaml").write_text("model: {name: IWAE, num_samples: 50, z_dim: 5}\ndata: {name: Digits, val_size: 100}\n")
     names, _ = train_options.split_component_flags(["--model", "VAE", "--config", "c.yaml", "--model.z_dim", "7"])
     assert names == {"model": "VAE", "data": "Digits"}
     assert capsys.readouterr().err == (
-        "warning: c.yaml is made for IWAE, and VAE is used; its options of the model stay in force: num_samples=50.\n"
+        "warning: c.yaml was written for IWAE, but VAE is used; its options of the model still apply: num_samples=50.\n"
     )
     train_options.split_component_flags(["--data", "MNIST", "--config", "c.yaml"])
-    assert "is made for Digits, and MNIST is used; its options of the data set stay" in capsys.readouterr().err
+    warning = capsys.readouterr().err
+    assert "was written for Digits, but MNIST is used; its options of the data set still apply" in warning
     Path("d.yaml").write_text("model: {name: VAE}\n")
     train_options.split_component_flags(["--config", "c.yaml", "--config", "d.yaml"])  # the later file wins
-    assert "c.yaml is made for IWAE, and VAE is used" in capsys.readouterr().err
+    assert "c.yaml was written for IWAE, but VAE is used" in capsys.readouterr().err
     train_options.split_component_flags(["--model", "IWAE", "--config", "c.yaml"])
     assert capsys.readouterr().err == ""
 
 
-def test_two_names_of_a_model_are_one(capsys):
+def test_model_and_model_name_must_agree(capsys):
     assert train_options.split_component_flags(["--model.name", "IWAE"])[0]["model"] == "IWAE"
     assert train_options.split_component_flags(["--model.name=IWAE", "--model", "IWAE"])[0]["model"] == "IWAE"
     assert train.main(["--model", "IWAE", "--model.name", "VAE"]) == 2
@@ -527,7 +528,7 @@ SHOWN = {
 }
 
 
-def test_every_option_of_the_trainer_that_is_offered_is_known_to_do_something(capsys):
+def test_every_offered_trainer_option_has_an_effect(capsys):
     offered = train_options.option_names(train_options.build_parser(train_options.DEFAULTS))
     assert {name.removeprefix("trainer.") for name in offered if name.startswith("trainer.")} == SHOWN.keys()
     with pytest.raises(SystemExit):
@@ -541,7 +542,7 @@ def steps(folder: str) -> int:
     return torch.load(Path(folder, "checkpoints", "last.ckpt"), weights_only=True)["global_step"]
 
 
-def test_options_of_the_trainer_do_what_they_say(capsys, monkeypatch):
+def test_trainer_options_take_effect(capsys, monkeypatch):
     quick = ["--model.hidden", "[4]", "--num_samples", "0", "--callbacks", "[]", "--trainer.max_epochs", "2"]
     printing = ["--trainer.profiler", "simple", "--trainer.enable_model_summary", "true"]
     assert train.main([*quick, "--run_dir", "plain", "--trainer.enable_progress_bar", "false"]) == 0
@@ -571,12 +572,12 @@ def test_options_of_the_trainer_do_what_they_say(capsys, monkeypatch):
     assert not same(weights("norm"), weights("value"))
 
 
-def test_a_file_of_an_earlier_run_may_name_options_that_do_nothing():
+def test_config_of_an_earlier_run_may_contain_options_without_effect():
     Path("c.yaml").write_text("trainer: {limit_test_batches: null, inference_mode: true, max_epochs: 1}\n")
     assert train.main([*QUICK[:2], "--num_samples", "0", "--callbacks", "[]", "--config", "c.yaml"]) == 0
 
 
-def test_beta_does_not_fall_where_a_run_goes_on_for_more_epochs():
+def test_beta_does_not_decrease_when_a_run_is_extended():
     more = ["--trainer.max_epochs", "40", "--trainer.limit_train_batches", "3", "--trainer.log_every_n_steps", "1"]
     assert train.main([*QUICK, *more, "--trainer.max_epochs", "4", "--run_dir", "a"]) == 0
     assert train.main([*QUICK, *more, "--run_dir", "a", "--resume", "auto"]) == 0
@@ -594,7 +595,7 @@ def test_a_run_in_float64_is_evaluated(capsys):
 # Training that has failed
 
 
-def test_a_likelihood_worse_than_the_mean_image_is_said_to_have_failed(capsys):
+def test_a_likelihood_worse_than_the_mean_image_is_reported(capsys):
     assert train.main([*QUICK, "--num_samples", "5", "--callbacks", "[]", "--model.lr", "1000"]) == 0
     assert "Training has failed" in capsys.readouterr().out
 
@@ -653,7 +654,7 @@ def wandb_run(folder):
     return next(record.run for record in read_wandb_file(newest) if record.HasField("run"))
 
 
-def test_variables_of_wandb_are_honoured_and_recorded(variables, tmp_path, capfd):
+def test_wandb_environment_variables_are_used_and_recorded(variables, tmp_path, capfd):
     variables(**OF_AGENT, **OF_USER, WANDB_DIR=tmp_path / "files")
     (tmp_path / "files").mkdir()
     assert train.main([*QUICK, *OFFLINE, "--run_dir", "a"]) == 0
@@ -668,7 +669,7 @@ def test_variables_of_wandb_are_honoured_and_recorded(variables, tmp_path, capfd
     assert out.count("wandb sync files/wandb/offline-run-") == 1
 
 
-def test_a_run_that_goes_on_keeps_its_place_in_wandb(variables, capfd):
+def test_a_resumed_run_keeps_its_wandb_run(variables, capfd):
     more = [*OFFLINE, "--run_dir", "a", "--resume", "auto", "--trainer.max_epochs"]
     variables(WANDB_PROJECT="mine", WANDB_RUN_ID="first123")
     assert train.main([*QUICK, *more, "1"]) == 0
@@ -682,11 +683,11 @@ def test_a_run_that_goes_on_keeps_its_place_in_wandb(variables, capfd):
     run = wandb_run("a")
     assert (run.run_id, run.project) == ("second12", "mine")
     assert Path("a/wandb_id").read_text() == "second12"
-    said = "warning: WANDB_RUN_ID is second12, and this run has been first123 in W&B: it goes on as second12.\n"
+    said = "warning: This run was first123 in W&B, but WANDB_RUN_ID is second12: it continues as second12.\n"
     assert said in capfd.readouterr().err
 
 
-def test_without_variables_the_project_is_ours_and_one_line_says_where_the_run_lies(variables, capfd):
+def test_default_wandb_project_and_one_line_with_the_run_path(variables, capfd):
     assert train.main([*QUICK, *OFFLINE, "--run_dir", "a"]) == 0
     run = wandb_run("a")
     assert (run.project, run.sweep_id) == ("elbo-room", "")
@@ -707,7 +708,7 @@ def test_a_variable_switches_wandb_off(variables, monkeypatch, capfd, variable, 
     variables(**dict([variable.split("=")]))
     monkeypatch.setattr(wandb, "init", lambda **options: pytest.fail("W&B was started"))
     assert train.main([*QUICK, *OFFLINE, "--wandb", option, "--run_dir", "a"]) == 0
-    assert f"W&B is switched off by {variable}, in spite of --wandb {option}.\n" in capfd.readouterr().err
+    assert f"W&B is switched off by {variable}, although --wandb is {option}.\n" in capfd.readouterr().err
     assert not Path("a/wandb").exists()
     assert not Path("a/wandb_id").exists()
 
@@ -725,7 +726,7 @@ def test_the_more_restrictive_of_option_and_variable_holds(variables, option, va
 @pytest.mark.parametrize(("variable", "said"), [
     ({"WANDB_MODE": "perhaps"}, "mode: Input should be"), ({"WANDB_RUN_ID": "a/b"}, "Run ID cannot contain"),
 ])  # fmt: skip
-def test_a_variable_that_wandb_refuses_changes_no_record(variables, capfd, variable, said):
+def test_an_invalid_wandb_variable_changes_no_record(variables, capfd, variable, said):
     more = [*OFFLINE, "--run_dir", "a", "--resume", "auto", "--trainer.max_epochs"]
     assert train.main([*QUICK, *more, "1"]) == 0
     before = Path("a/wandb_id").read_text()

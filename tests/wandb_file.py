@@ -1,13 +1,15 @@
-"""Reads the file that an offline W&B run leaves behind."""
+"""Read the `.wandb` file of an offline W&B run."""
 
 from pathlib import Path
 
 
 def read_wandb_file(path: Path) -> list:
-    """The protobuf records of a `.wandb` file, which is a LevelDB log: blocks of 32 KiB that cut records."""
+    """Return the protobuf records of a `.wandb` file: a LevelDB log, whose records may be split over 32 KiB blocks."""
     from wandb.proto import wandb_internal_pb2
 
-    content, position, records, parts = path.read_bytes(), 7, [], b""  # 7 bytes name the format
+    content = path.read_bytes()
+    position = 7  # the header has 7 bytes
+    records, parts = [], b""
     while position + 7 <= len(content):
         left = 2**15 - position % 2**15
         length, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
@@ -16,7 +18,7 @@ def read_wandb_file(path: Path) -> list:
             continue
         parts += content[position + 7 : position + 7 + length]
         position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a complete record, or the last part of a split one
             records.append(wandb_internal_pb2.Record.FromString(parts))
             parts = b""
     return records

@@ -1,4 +1,4 @@
-"""The limit: the matrix products of a training step or an evaluation and nothing else."""
+"""Upper limit of the speed: only the matrix products of a training step or of an evaluation."""
 
 from itertools import pairwise
 
@@ -14,18 +14,18 @@ Product = tuple[Tensor, Tensor]
 
 
 def forward(rows: int, sizes: list[int], dtype: torch.dtype) -> list[Product]:
-    """The products of linear layers of these sizes, for so many rows."""
+    """Return the matrix products of linear layers of these sizes, for an input of `rows` rows."""
     return [(torch.randn(rows, a).to(dtype), torch.randn(b, a).to(dtype).T) for a, b in pairwise(sizes)]
 
 
 def training(rows: int, sizes: list[int], dtype: torch.dtype, of_data: bool) -> list[Product]:
-    """The products of a training step: forward, gradients of the weights, and of what each layer is given.
+    """Return the matrix products of a training step: forward, weight gradients and input gradients.
 
     Args:
-        rows: Of each matrix.
-        sizes: Of the layers.
-        dtype: Of all numbers.
-        of_data: Whether the first layer is given data, whose gradient nobody needs.
+        rows: Rows of the input.
+        sizes: Sizes of the layers.
+        dtype: Type of all matrices.
+        of_data: Whether the input is data, which needs no gradient.
     """
     products = forward(rows, sizes, dtype)
     for layer, (x, w) in enumerate(list(products)):
@@ -37,7 +37,7 @@ def training(rows: int, sizes: list[int], dtype: torch.dtype, of_data: bool) -> 
 
 
 def repeat(meter: Meter, products: list[Product], images: int) -> None:
-    """Computes the products again and again."""
+    """Compute the products in an endless loop."""
     torch.set_flush_denormal(True)
     outputs = [x @ w for x, w in products]
     while True:
@@ -47,12 +47,12 @@ def repeat(meter: Meter, products: list[Product], images: int) -> None:
 
 
 def number_type(job: Job) -> torch.dtype:
-    """What a job computes with."""
+    """Return the dtype of a job's matrices."""
     return torch.bfloat16 if job.precision == "bf16" else torch.float32
 
 
 def vae(meter: Meter, job: Job) -> None:
-    """A step of a VAE or, with K above 1, of an IWAE: the encoder once per image, the decoder K times."""
+    """A training step of a VAE, or of an IWAE if K is above 1: the encoder once per image, the decoder K times."""
     dtype = number_type(job)
     encoder = training(job.batch, [PIXELS, *job.hidden, 2 * job.z_dim], dtype, of_data=True)
     decoder = training(job.batch * job.K, [job.z_dim, *job.hidden[::-1], PIXELS], dtype, of_data=False)
@@ -60,7 +60,7 @@ def vae(meter: Meter, job: Job) -> None:
 
 
 def m2(meter: Meter, job: Job) -> None:
-    """A step of M2, all classes: the layers that are given x once per image, the others once per image and class."""
+    """A training step of M2: layers with input x once per image, the others once per image and class."""
     dtype, rows = number_type(job), job.batch * CLASSES
     classifier = training(job.batch, [PIXELS, *job.hidden, CLASSES], dtype, of_data=True)
     first = training(job.batch, [PIXELS, job.hidden[0]], dtype, of_data=True)
@@ -70,7 +70,7 @@ def m2(meter: Meter, job: Job) -> None:
 
 
 def nll(meter: Meter, job: Job) -> None:
-    """K samples of z through the decoder, as many rows at a time as evaluate.py takes, for one image after another."""
+    """The decoder on K samples of z per image, with as many rows per pass as in evaluate.py."""
     rows = MAX_DECODER_ROWS
     decoder = forward(rows, [job.z_dim, *job.hidden[::-1], PIXELS], number_type(job))
     repeat(meter, decoder * (job.K // rows), 1)

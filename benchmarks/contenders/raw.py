@@ -1,4 +1,4 @@
-"""Raw loops: what somebody who knows PyTorch would write by hand for one job, with nothing around it."""
+"""Raw loops: each job as an experienced PyTorch user would write it by hand, without any framework."""
 
 import math
 from itertools import pairwise
@@ -16,29 +16,29 @@ PIXELS, CLASSES = 784, 10
 
 
 def images(job: Job) -> tuple[Tensor, Tensor]:
-    """The training images, bytes (N, 784), and their labels."""
+    """Return the training images, uint8 `(N, 784)`, and their labels `(N,)`."""
     data = MNIST(job.root)
     return data.data.flatten(1), data.targets
 
 
 def layers(*sizes: int) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
+    """Return linear layers with ReLU between them."""
     parts = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*parts[:-1])
 
 
 def binarized(x: Tensor) -> Tensor:
-    """Bytes to pixels that are on with probability x / 255."""
+    """Return binary pixels that are 1 with probability x / 255."""
     return (torch.empty_like(x).random_(0, 255) < x).float()
 
 
 def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:
-    """log p(x|z), summed over pixels."""
+    """Return log p(x|z), summed over pixels."""
     return (x * logits - softplus(logits)).sum(-1)
 
 
 def bound(encoder: nn.Module, decoder: nn.Module, x: Tensor, K: int) -> Tensor:
-    """The ELBO with its KL in closed form for K = 1, the IWAE bound otherwise, as a mean over the batch."""
+    """Return the batch mean of the ELBO with closed-form KL for K = 1, and of the IWAE bound for K above 1."""
     mu, log_sigma = encoder(x).float().chunk(2, -1)
     sigma = log_sigma.exp()
     eps = torch.randn(K, *mu.shape)
@@ -51,13 +51,13 @@ def bound(encoder: nn.Module, decoder: nn.Module, x: Tensor, K: int) -> Tensor:
 
 
 def epochs(x: Tensor, batch: int):
-    """The indices of batches, epoch after epoch."""
+    """Yield the indices of shuffled batches, without end; the last, smaller batch of an epoch is dropped."""
     while True:
         yield from torch.randperm(len(x)).split(batch)[:-1]
 
 
 def train(meter: Meter, job: Job, compiled: bool = False) -> None:
-    """Adam on the bound."""
+    """Maximise the bound by Adam in an endless loop."""
     torch.set_flush_denormal(True)
     encoder = layers(PIXELS, *job.hidden, 2 * job.z_dim)
     decoder = layers(job.z_dim, *job.hidden[::-1], PIXELS)
@@ -77,23 +77,23 @@ def train(meter: Meter, job: Job, compiled: bool = False) -> None:
 
 
 def vae(meter: Meter, job: Job) -> None:
-    """A VAE, or with K above 1 an IWAE."""
+    """A VAE, or an IWAE if K is above 1."""
     train(meter, job)
 
 
-def vae_hastened(meter: Meter, job: Job) -> None:
-    """The same in a process with this project's settings: no search for GPUs, memory that is kept."""
+def vae_configured(meter: Meter, job: Job) -> None:
+    """The same with this project's process settings (`configure_performance`)."""
     configure_performance()
     train(meter, job)
 
 
 def vae_compiled(meter: Meter, job: Job) -> None:
-    """The same, its loss compiled."""
+    """The same with a compiled loss."""
     train(meter, job, compiled=True)
 
 
 def m2(meter: Meter, job: Job) -> None:
-    """M2 with all classes of all images in one pass; alpha 5, one labelled image in ten of each batch."""
+    """M2 with all classes of all images in one pass; alpha 5, and a tenth of each batch is labelled."""
     torch.set_flush_denormal(True)
     x, y = images(job)
     labelled, unlabelled = x[: job.labels], x[job.labels :]
@@ -124,7 +124,7 @@ def m2(meter: Meter, job: Job) -> None:
 
 
 def estimate(meter: Meter, job: Job, compiled: bool = False) -> None:
-    """-log p(x) from K samples, 5000 rows at a time; the encoder once per image."""
+    """Estimate log p(x) with K samples in an endless loop over images: the encoder once, 5000 decoder rows per pass."""
     torch.set_flush_denormal(True)
     encoder = layers(PIXELS, *job.hidden, 2 * job.z_dim)
     decoder = layers(job.z_dim, *job.hidden[::-1], PIXELS)
@@ -148,10 +148,10 @@ def estimate(meter: Meter, job: Job, compiled: bool = False) -> None:
 
 
 def nll(meter: Meter, job: Job) -> None:
-    """-log p(x) of one image after another."""
+    """The NLL of one image after another."""
     estimate(meter, job)
 
 
 def nll_compiled(meter: Meter, job: Job) -> None:
-    """The same, its log weights compiled."""
+    """The same with compiled log weights."""
     estimate(meter, job, compiled=True)

@@ -1,4 +1,4 @@
-"""PyTorch Lightning as its "15 minutes" guide trains: a LightningModule, a DataLoader over torchvision's MNIST with
+"""PyTorch Lightning, after its "15 minutes" guide: a LightningModule, a DataLoader over torchvision's MNIST with
 ToTensor, and a Trainer with its default logger, checkpoints and progress bar."""
 
 import tempfile
@@ -42,7 +42,7 @@ class Tick(pl.Callback):
         self.meter = meter
 
     def on_train_epoch_start(self, trainer, pl_module):
-        self.meter.skip()  # the checkpoint
+        self.meter.skip()  # exclude writing the checkpoint
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.meter.tick(len(batch[0]))

@@ -1,4 +1,4 @@
-"""Pixyz as its notebooks vae_with_vae_class and m2 train: distributions as classes, its VAE or Model, and a DataLoader
+"""Pixyz, after its notebooks vae_with_vae_class and m2: distributions as classes, its VAE or Model, and a DataLoader
 with one worker over torchvision's MNIST."""
 
 from itertools import pairwise
@@ -64,7 +64,7 @@ def standard_normal(job):
 
 
 def loader(job, labels=None):
-    """Batches of all digits, or of `labels` of them, the same number of each class."""
+    """Return batches of all digits, or of `labels` digits with the same number of each class."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Lambda(torch.flatten)])
     data = MNIST(job.root, train=True, transform=transform)
     options = {"batch_size": job.batch, "num_workers": job.workers or 1}
@@ -102,11 +102,11 @@ def forever(batches):
 def m2(meter, job):
     unlabelled, labelled = loader(job), loader(job, job.labels)
     model = semi_supervised(job, (len(unlabelled) + len(labelled)) / len(labelled))
-    # The notebook opens iter(labelled) anew in every step, and so starts a worker process in each: far too slow to be
-    # meant, so here it runs on.
-    pairs = forever(labelled)
+    # The notebook calls iter(labelled) in every step, which starts a worker process each time. That is so slow that it
+    # cannot be intended; here one iterator runs on.
+    labelled_batches = forever(labelled)
     while True:
         for x_u, _ in unlabelled:
-            x, y = next(pairs)
+            x, y = next(labelled_batches)
             model.train({"x": x, "y": torch.eye(10)[y], "x_u": x_u})
             meter.tick(len(x) + len(x_u))

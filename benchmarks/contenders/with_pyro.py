@@ -1,5 +1,5 @@
-"""Pyro as its examples vae.py (with --jit) and ss_vae_M2.py (with --aux-loss) train: SVI, with the digits held as one
-tensor and a DataLoader taking them one by one."""
+"""Pyro, after its examples vae.py (with --jit) and ss_vae_M2.py (with --aux-loss): SVI, and a DataLoader over one
+tensor of digits."""
 
 from itertools import pairwise
 
@@ -32,7 +32,7 @@ def standard_normal(x, z_dim):
 
 
 def bernoulli(probs):
-    # Unchecked as in the examples: grey pixels are outside of a Bernoulli's support.
+    # Without validation, as in the examples: grey pixels are outside the support of a Bernoulli distribution.
     return dist.Bernoulli(probs, validate_args=False).to_event(1)
 
 
@@ -66,7 +66,7 @@ class M2(nn.Module):
 
     @staticmethod
     def join(a, y):
-        """Concatenates, giving `a` the dimension of the enumerated classes that `y` may have in front."""
+        """Concatenate `a` and `y`, expanding `a` over the leading dimension of enumerated classes that `y` may have."""
         shape = torch.broadcast_shapes(a.shape[:-1], y.shape[:-1])
         return torch.cat([a.expand(*shape, -1), y.expand(*shape, -1)], -1)
 
@@ -96,7 +96,7 @@ class M2(nn.Module):
 
 
 def vae(meter, job):
-    pyro.enable_validation(False)  # its own advice for speed, "of mature models"
+    pyro.enable_validation(False)  # recommended by Pyro for speed
     x, y = cached_mnist(job)
     batches = loader(job, x, y)
     net = VAE(job.hidden, job.z_dim)
@@ -110,7 +110,7 @@ def vae(meter, job):
 
 
 def split(job):
-    """Loaders of the labelled images, the same number of each class, and of the others."""
+    """Return loaders of the labelled images (the same number of each class) and of the unlabelled ones."""
     x, y = cached_mnist(job)
     labelled = torch.zeros(len(x), dtype=torch.bool)
     for is_class in y.T:
@@ -124,8 +124,8 @@ def m2(meter, job):
     every = (len(sup.dataset) + len(unsup.dataset)) // job.labels
     net, optimizer = M2(job.hidden, job.z_dim), Adam({"lr": 1e-3})
     guide = config_enumerate(net.guide, "parallel", expand=True)
-    # With --aux-loss, as in the example's own command line: without it no label reaches the classifier. Without --jit,
-    # which fails on the unlabelled batches of that loss, and made the other one no faster.
+    # With --aux-loss, as in the example's command line: without it the classifier is not trained on labels. Without
+    # --jit, which fails on the unlabelled batches of that loss and does not speed up the other loss.
     losses = [
         SVI(net.model, guide, optimizer, loss=TraceEnum_ELBO(max_plate_nesting=1)),
         SVI(net.model_classify, net.guide_classify, optimizer, loss=Trace_ELBO()),

@@ -1,4 +1,4 @@
-"""Pythae as its README trains: own encoder and decoder, TrainingPipeline with a BaseTrainerConfig, data as one float
+"""Pythae, after its README: custom encoder and decoder, TrainingPipeline with a BaseTrainerConfig, data as one float
 tensor; and `get_nll`, its estimate of the test likelihood."""
 
 import tempfile
@@ -36,7 +36,7 @@ class Encoder(BaseEncoder):
 class Decoder(BaseDecoder):
     def __init__(self, job):
         super().__init__()
-        # Probabilities, not logits: its "bce" is F.binary_cross_entropy of what the decoder returns.
+        # Probabilities instead of logits: its "bce" applies F.binary_cross_entropy to the output of the decoder.
         self.body = nn.Sequential(
             relu_layers(job.z_dim, *job.hidden[::-1]),
             nn.Linear(job.hidden[0], 784),
@@ -52,12 +52,12 @@ class Tick(TrainingCallback):
     def __init__(self, meter):
         self.meter = meter
 
-    def on_train_step_begin(self, training_config, train_loader=None, **kwargs):  # once an epoch, despite its name
+    def on_train_step_begin(self, training_config, train_loader=None, **kwargs):  # called once per epoch
         self.left = len(train_loader.dataset)
-        self.meter.skip()  # a copy of the best model
+        self.meter.skip()  # exclude the copy of the best model
 
     def on_train_step_end(self, training_config, **kwargs):
-        n = min(training_config.per_device_train_batch_size, self.left)  # the last batch is shorter
+        n = min(training_config.per_device_train_batch_size, self.left)  # the last batch is smaller
         self.left -= n
         self.meter.tick(n)
 
@@ -103,14 +103,14 @@ def nll(meter, job):
 
 
 def nll_large_batches(meter, job):
-    # About a fifth faster; more gains nothing. Never above K: it draws a whole batch at least.
+    # About 20 % faster; larger batches gain nothing. At most K, because get_nll draws at least one whole batch.
     estimate(meter, job, min(1000, job.K))
 
 
 def estimate(meter, job, batch_size):
     model = build(VAE, VAEConfig, job).eval()
     data = images(job, train=False)
-    with torch.no_grad():  # get_nll leaves autograd on by itself
+    with torch.no_grad():  # get_nll does not disable autograd
         while True:
             for i in range(len(data)):
                 model.get_nll(data[i : i + 1], n_samples=job.K, batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""How much of a gradient is signal, and how much is the noise of its samples of z."""
+"""Signal-to-noise ratio of the gradients of a loss, over samples of z."""
 
 import math
 from typing import NamedTuple
@@ -10,38 +10,38 @@ from models.base import Model, evaluating
 
 
 class Gradient(NamedTuple):
-    """A gradient g over draws of noise, in nats per unit of its parameters, which are taken as one vector."""
+    """Signal and noise of a gradient g over noise samples, in nats per unit of the parameters, taken as one vector."""
 
     signal: float  # |E g|
     noise: float  # sqrt(E |g - E g|^2)
 
     @property
     def ratio(self) -> float:
-        """Signal to noise: 0 without a signal, infinite without noise."""
+        """Signal-to-noise ratio: 0 without signal, infinite without noise."""
         if self.signal == 0:
             return 0.0
         return self.signal / self.noise if self.noise else math.inf
 
 
 class RunningMoments:
-    """Mean and variance of vectors that come one by one (Welford 1962), in float64."""
+    """Running mean and variance of vectors, in float64 (Welford 1962)."""
 
     def __init__(self):
         self.count = 0
         self.mean = self.squares = 0.0
 
     def update(self, vector: Tensor) -> None:
-        """Takes in another vector `(d,)`."""
+        """Add a vector `(d,)`."""
         self.count += 1
         vector = vector.double()
-        off = vector - self.mean
-        self.mean = self.mean + off / self.count
-        self.squares += (off * (vector - self.mean)).sum().item()
+        deviation = vector - self.mean
+        self.mean = self.mean + deviation / self.count
+        self.squares += (deviation * (vector - self.mean)).sum().item()
 
     def gradient(self) -> Gradient:
-        """What the vectors, of which there are at least two, say of their distribution."""
+        """Return signal and noise of the vectors, of which there must be at least two."""
         variance = self.squares / (self.count - 1)
-        # the mean of n draws of mere noise has a length too
+        # |mean|^2 overestimates |E g|^2 by variance / n: subtract it.
         signal = max(0.0, self.mean.square().sum().item() - variance / self.count)
         return Gradient(math.sqrt(signal), math.sqrt(variance))
 
@@ -49,49 +49,50 @@ class RunningMoments:
 def signal_to_noise(
     model: Model, x: Tensor, y: Tensor, n: int = 200, parts: tuple[str, ...] = ("encoder", "decoder"), seed: int = 0
 ) -> dict[str, Gradient]:
-    """Signal, noise and their ratio in the gradient of the loss, for parts of a model.
+    """Return signal and noise of the gradient of the loss, for each part of a model.
 
-    With g the gradient of `model.loss(x, y)` for all parameters of a part, as one vector, the ratio is
+    With g the gradient of `model.loss(x, y)` with respect to all parameters of a part, as one vector, the
+    signal-to-noise ratio over n noise samples is
 
-        |E g| / sqrt(E |g - E g|^2),
+        |E g| / sqrt(E |g - E g|^2).
 
-    over n draws of the noise. Rainforth et al. (2018, "Tighter Variational Bounds are Not Necessarily Better") report
-    the same of single parameters, and its mean over them; it follows the same powers of K. That mean has no value where
-    a parameter gets no gradient, and does not fall below 0.8 / sqrt(n), what n draws of mere noise have. Here
-    parameters count by the size of their gradient, and |E g|^2 is estimated without bias, as |mean|^2 - variance / n,
-    cut off at 0. It still takes more than 1 / ratio^2 draws to see a signal; where two losses have the same mean
-    gradient, as DReG's and IWAE's, the one with less noise knows it for both.
+    Rainforth et al. (2018, "Tighter Variational Bounds are Not Necessarily Better") compute it per parameter and report
+    the mean over parameters, which scales with the same powers of K. That mean is undefined if a parameter has no
+    gradient, and is at least 0.8 / sqrt(n), its value for pure noise. Here parameters are weighted by the size of
+    their gradient, and |E g|^2 is estimated without bias as |mean|^2 - variance / n, clipped at 0. More than
+    1 / ratio^2 samples are needed to detect a signal. If two losses have the same expected gradient, as DReG and IWAE
+    do, the signal of the less noisy one is the better estimate for both.
 
-    Runs in evaluation mode; mode, gradients and random state are left as they were.
+    Runs in evaluation mode; the mode, the gradients and the random state are restored.
 
     Args:
-        model: With a module for each of `parts`, and a `loss(x, y)` that draws its noise from torch's generators.
-        x: Images `(B, C, H, W)`, the same in every draw.
-        y: Their labels `(B,)`.
-        n: Draws.
+        model: A model with a module for each of `parts`, and a `loss(x, y)` that samples from torch's generators.
+        x: Images `(B, C, H, W)`, the same for every noise sample.
+        y: Labels `(B,)`.
+        n: Number of noise samples, at least 2.
         parts: Names of modules of the model.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Raises:
-        ValueError: n below 2, or a part that the model does not have or does not train.
+        ValueError: n below 2, or a part that does not exist or has no trained parameters.
     """
     if n < 2:
-        raise ValueError(f"Noise takes at least 2 draws to be seen; got n {n}.")
+        raise ValueError(f"The variance of a gradient needs n of at least 2; got n {n}.")
     parameters = {part: trained_parameters(model, part) for part in parts}
     moments = {part: RunningMoments() for part in parts}
-    together = [parameter for own in parameters.values() for parameter in own]
+    all_parameters = [parameter for of_part in parameters.values() for parameter in of_part]
     with evaluating(model, seed), torch.enable_grad():
         for _ in range(n):
-            gradients = iter(torch.autograd.grad(model.loss(x, y), together, materialize_grads=True))
-            for part, own in parameters.items():
-                moments[part].update(torch.cat([next(gradients).flatten() for _ in own]))
-    return {part: found.gradient() for part, found in moments.items()}
+            gradients = iter(torch.autograd.grad(model.loss(x, y), all_parameters, materialize_grads=True))
+            for part, of_part in parameters.items():
+                moments[part].update(torch.cat([next(gradients).flatten() for _ in of_part]))
+    return {part: moment.gradient() for part, moment in moments.items()}
 
 
 def trained_parameters(model: Model, part: str) -> list[nn.Parameter]:
-    """The parameters of a part that are trained; ValueError where there are none."""
+    """Return the parameters of a part that require gradients. Raise ValueError if there are none."""
     module = getattr(model, part, None)
-    found = [p for p in module.parameters() if p.requires_grad] if isinstance(module, nn.Module) else []
-    if not found:
-        raise ValueError(f"{type(model).__name__} trains no part '{part}'.")
-    return found
+    parameters = [p for p in module.parameters() if p.requires_grad] if isinstance(module, nn.Module) else []
+    if not parameters:
+        raise ValueError(f"{type(model).__name__} has no trained part '{part}'.")
+    return parameters

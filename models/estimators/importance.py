@@ -1,4 +1,4 @@
-"""Estimates of log p(x) and of how well a latent space is used, for any model with `log_weights`."""
+"""Importance-sampled log p(x) with its diagnostics (ESS, Pareto k-hat), and the number of active units."""
 
 import math
 from typing import NamedTuple
@@ -10,15 +10,13 @@ from models.base import evaluating
 from models.inputs import evidence_of
 from models.networks.layers import lookup
 
-MAX_DECODER_ROWS = (
-    2500  # of a fully connected decoder in one pass: memory does not grow with K, and more rows are slower
-)
-EQUAL_WEIGHTS = 1e-3  # nats between log weights that differ by no more than rounding
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # of matrix products, where they are not that of the weights
+MAX_DECODER_ROWS = 2500  # max. rows of a fully connected decoder per pass: bounds memory, and more rows are slower
+EQUAL_WEIGHTS = 1e-3  # log weights that differ by less, in nats, differ only by rounding
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # autocast type of matrix products; None: that of the weights
 
 
 class Estimate(NamedTuple):
-    """Per-image results of importance sampling, each `(B,)` in float64, in nats."""
+    """Importance-sampling results per image, each `(B,)` in float64; log p(x) and ELBO in nats."""
 
     log_px: Tensor  # log 1/K sum_k w_k
     elbo: Tensor  # 1/K sum_k log w_k
@@ -27,34 +25,34 @@ class Estimate(NamedTuple):
 
 
 def tail_size(K: int) -> int:
-    """How many of K weights are the tail whose shape `pareto_k` estimates (Vehtari et al. 2024)."""
+    """Return the number of largest weights, of K, to which `pareto_k` fits the tail (Vehtari et al. 2024)."""
     return int(3 * K**0.5) if K > 225 else K // 5
 
 
 def importance(
     model, x: Tensor, K: int, chunk: int = 100, y: Tensor | None = None, seed: int = 0, precision: str = "fp32"
 ) -> Estimate:
-    """Importance-sampled log-likelihood, log 1/K sum_k w_k (Burda et al. 2015, eq. 8 with a large K).
+    """Return the importance-sampled log-likelihood log 1/K sum_k w_k (Burda et al. 2015, eq. 8) with diagnostics.
 
-    In the mean a lower bound on log p(x), which grows with K.
+    Its expectation is a lower bound on log p(x) that increases with K.
 
-    The encoder runs once per image; the K samples are drawn `chunk` at a time and their weights summed as they come, so
-    memory does not grow with K. Runs in evaluation mode; mode and random state are restored.
+    The encoder runs once per image. The K samples are drawn `chunk` at a time and their weights accumulated, so memory
+    does not grow with K. Runs in evaluation mode; the mode and the random state are restored.
 
     Args:
-        model: Anything with `posterior(x, y)` and `log_weights(x, K, y, posterior)`.
+        model: A model with `posterior(x, y)` and `log_weights(x, K, y, posterior)`.
         x: Images `(B, C, H, W)`.
         K: Samples per image.
-        chunk: Samples per image and pass.
+        chunk: Samples per image and decoder pass.
         y: Labels `(B,)`, for conditional models.
-        seed: Of the noise.
-        precision: fp32, or bf16 for matrix products in 16 bits in all that comes after `posterior(x, y)`: p(x|z) is
-            then rounded, and the estimate has a bias. Densities and sums stay in fp32.
+        seed: Seed of the noise.
+        precision: fp32, or bf16 to run `log_weights` under autocast, but not `posterior`. Rounding of p(x|z) biases
+            the estimate. Densities and sums are computed in fp32.
 
     Raises:
-        ValueError: K or chunk below 1, another precision, or images and labels that the model refuses.
+        ValueError: K or chunk below 1, unknown precision, or invalid images or labels.
     """
-    rounded = lookup(PRECISIONS, precision, "precision")
+    autocast_dtype = lookup(PRECISIONS, precision, "precision")
     if K < 1 or chunk < 1:
         raise ValueError(f"Importance sampling needs K and chunk of at least 1; got K {K} and chunk {chunk}.")
     x, y = evidence_of(model, x, y)
@@ -63,7 +61,7 @@ def importance(
     largest = torch.empty((0, len(x)), dtype=torch.float64, device=x.device)
     with evaluating(model, seed):
         posterior = model.posterior(x, y)
-        with torch.autocast(x.device.type, rounded, enabled=rounded is not None):
+        with torch.autocast(x.device.type, autocast_dtype, enabled=autocast_dtype is not None):
             for start in range(0, K, chunk):
                 log_w = model.log_weights(x, min(chunk, K - start), y, posterior).double()  # (k, B)
                 log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
@@ -76,36 +74,37 @@ def importance(
 
 
 def pareto_k(largest: Tensor, K: int) -> Tensor:
-    """The shape k of the tail of K weights, `(B,)` (Vehtari et al. 2024, "Pareto smoothed importance sampling").
+    """Return the Pareto shape k-hat of the tail of K weights, `(B,)` ("PSIS", Vehtari et al. 2024).
 
-    Below 0.7 an importance-sampled mean can be trusted; at 1 and above the weights have no mean that a sample shows.
-    NaN with fewer than 25 samples, and 0 where the weights of the tail are all alike.
+    An importance-sampled mean is reliable below 0.7; from 1 on the weights have no finite mean. NaN for fewer than 25
+    samples; 0 if all weights in the tail are equal up to rounding.
 
     Args:
-        largest: The largest log weights, `(B, tail_size(K) + 1)`.
-        K: Of how many.
+        largest: The largest log weights in descending order, `(B, tail_size(K) + 1)`.
+        K: Number of all weights.
     """
-    from arviz_stats.base import array_stats  # a second and a half that most commands need not wait
+    from arviz_stats.base import array_stats  # imported here because it takes 1.5 s, and most commands do not need it
 
     if tail_size(K) < 5:
         return torch.full((len(largest),), math.nan, dtype=torch.float64)
-    found = []
+    k_hats = []
     for tail in largest.cpu().double():
         if tail[0] - tail[-1] < EQUAL_WEIGHTS:
-            found.append(0.0)
+            k_hats.append(0.0)
             continue
-        # of all others only their number counts, and that they are smaller
+        # The fit uses only the tail and the number of smaller weights, so these may have any smaller value.
         log_w = torch.cat([tail, tail[-1:].expand(K - len(tail))])
-        found.append(float(array_stats.psislw(-log_w.numpy())[1]))  # which takes log p(x|z) for leaving x out: -log w
-    return torch.tensor(found, dtype=torch.float64)
+        # psislw follows the leave-one-out convention and expects -log w.
+        k_hats.append(float(array_stats.psislw(-log_w.numpy())[1]))
+    return torch.tensor(k_hats, dtype=torch.float64)
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:
-    """Dimensions whose posterior mean varies over images: Var_x(E_q[z]) > 0.01 (Burda et al. 2015, section 5.2).
+    """Return the number of dimensions with Var_x(E_q[z]) > threshold (Burda et al. 2015, section 5.2).
 
     Args:
         means: Posterior means `(N, d)` of a data set.
-        threshold: Least variance of an active unit.
+        threshold: Variance above which a unit is active.
     """
-    variance = means.double().var(0, correction=min(1, len(means) - 1))  # of a single image there is none
+    variance = means.double().var(0, correction=min(1, len(means) - 1))  # 0, not NaN, for a single image
     return int((variance > threshold).sum())

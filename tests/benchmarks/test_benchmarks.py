@@ -1,4 +1,4 @@
-"""The benchmarks: what is counted, and that every contender they name is there."""
+"""Speed benchmarks: the meter, the tables, and the contenders of every job."""
 
 import ast
 import sys
@@ -19,7 +19,7 @@ CONTENDERS = Path(__file__).parents[2] / "benchmarks" / "contenders"
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test advances by hand."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
@@ -27,10 +27,10 @@ class Clock:
 
 
 class Parent:
-    """Hands out slices, and ends the contender after the last."""
+    """The parent's end of a connection: sends slices, and raises StopIteration after the last one."""
 
     def __init__(self, *slices):
-        self.slices, self.heard = list(slices), []
+        self.slices, self.received = list(slices), []
 
     def recv(self):
         if not self.slices:
@@ -38,10 +38,10 @@ class Parent:
         return self.slices.pop(0)
 
     def send(self, answer):
-        self.heard.append(answer)
+        self.received.append(answer)
 
 
-def test_a_meter_counts_neither_the_warm_up_nor_what_it_is_told_to_skip(monkeypatch):
+def test_meter_excludes_the_warm_up_and_skipped_time(monkeypatch):
     clock, parent = Clock(monkeypatch), Parent((1.0, 2.0), (0.0, 1.0))
     meter = Meter(parent)
 
@@ -55,14 +55,14 @@ def test_a_meter_counts_neither_the_warm_up_nor_what_it_is_told_to_skip(monkeypa
     clock.now += 50
     meter.skip()
     work(0.75, 50)
-    clock.now += 50  # while others work
-    work(0.0, 7)  # of no slice at all: the first tick of the next one is its warm-up
+    clock.now += 50  # other contenders work
+    work(0.0, 7)  # the first tick of the next slice ends its warm-up and does not count
     with pytest.raises(StopIteration):
         work(1.25, 70)
-    assert parent.heard == [(150, 2.25), (70, 1.25)]
+    assert parent.received == [(150, 2.25), (70, 1.25)]
 
 
-def test_rates_are_compared_round_by_round():
+def test_rates_are_compared_within_rounds():
     drifting = Measured({"a": [10.0, 100.0, 1000.0], "b": [5.0, 50.0, 500.0]}, {}, 0.0)
     assert drifting.rate("a") == 100
     assert drifting.ratio("a", "b") == (2, 2, 2)
@@ -70,7 +70,7 @@ def test_rates_are_compared_round_by_round():
     assert uneven.ratio("a", "b")[0] == 1.5
 
 
-def test_a_table_says_which_targets_are_missed_and_who_did_not_run():
+def test_table_lists_missed_targets_and_missing_contenders():
     comparison = Comparison("A job", {}, ((OURS, RAW, 0.95), (OURS, "Other", 3.0), (OURS, "Absent", 1.0)))
     rates = {OURS: [96.0, 98.0], RAW: [100.0, 100.0], "Other": [40.0, 40.0]}
     text = table(comparison, Measured(rates, {"Absent": "absent is not installed"}, 0.0))
@@ -82,40 +82,40 @@ def test_a_table_says_which_targets_are_missed_and_who_did_not_run():
     assert labels == ["Other", OURS, RAW]
 
 
-def defined(module):
-    """The functions of a contender's file, which is not imported: its peer may not be installed."""
+def functions_of(module):
+    """Return the names of the functions in a contender's module without importing it: the peer may not be installed."""
     tree = ast.parse((CONTENDERS / f"{module}.py").read_text())
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
-def test_contenders_and_targets_are_there(name):
+def test_contenders_and_targets_exist(name):
     comparison = COMPARISONS[name]
     for job in comparison.contenders.values():
         module, function = job.contender.split(".")
-        assert function in defined(module)
-    for contender, other, least in comparison.targets:
+        assert function in functions_of(module)
+    for contender, other, target in comparison.targets:
         assert {contender, other} <= comparison.contenders.keys()
-        assert least > 0
+        assert target > 0
     work = {(job.batch, job.K, job.hidden, job.z_dim, job.labels) for job in comparison.contenders.values()}
-    assert len(work) == 1  # all do the same
+    assert len(work) == 1  # all contenders do the same work
 
 
-def operations(products):
+def flops(products):
     return sum(2 * x.shape[0] * x.shape[1] * w.shape[1] for x, w in products)
 
 
-def test_the_limit_of_a_step_is_three_times_that_of_a_forward_pass_less_the_gradient_of_the_data():
+def test_a_training_step_has_three_times_the_flops_of_a_forward_pass_minus_the_gradient_of_the_data():
     sizes, rows = [784, 400, 40], 16
     forward = sum(2 * rows * a * b for a, b in pairwise(sizes))
-    assert operations(limit.forward(rows, sizes, torch.float32)) == forward
-    assert operations(limit.training(rows, sizes, torch.float32, of_data=False)) == 3 * forward
-    assert operations(limit.training(rows, sizes, torch.float32, of_data=True)) == 3 * forward - 2 * rows * 784 * 400
+    assert flops(limit.forward(rows, sizes, torch.float32)) == forward
+    assert flops(limit.training(rows, sizes, torch.float32, of_data=False)) == 3 * forward
+    assert flops(limit.training(rows, sizes, torch.float32, of_data=True)) == 3 * forward - 2 * rows * 784 * 400
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="contenders get a terminal of their own")
-def test_contenders_take_turns_and_one_that_cannot_run_says_why(tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="contenders need a pseudo-terminal")
+def test_contenders_take_turns_and_a_failed_one_has_a_reason(tmp_path):
     small = Job("limit.vae", batch=8, hidden=(16,), z_dim=2)
     jobs = {LIMIT: small, "again": small, "broken": small._replace(contender="limit.nothing")}
     measured = side_by_side(jobs, rounds=3, seconds=0.05, warm_up=0.01, folder=tmp_path)

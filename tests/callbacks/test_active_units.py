@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from callbacks import LatentSpace, active_units
+from callbacks import ActiveUnits, active_units
 from callbacks.active_units import is_active
 from models import MODELS, VAE
 from models.estimators import importance
@@ -20,7 +20,7 @@ class TwoLayers(VAE):
         return [(mean, torch.ones_like(mean)) for mean in means]
 
 
-def test_which_units_are_active():
+def test_is_active_thresholds_the_variance_of_means():
     means = torch.tensor([[1.0, 5.0, 0.0], [-1.0, 5.0, 0.05], [1.0, 5.0, -0.05]])
     assert is_active(means).tolist() == [True, False, False]
 
@@ -28,14 +28,14 @@ def test_which_units_are_active():
 def test_logs_the_active_units_of_the_whole_validation_set(fit, make_model, memory, data, monkeypatch):
     monkeypatch.setattr(active_units, "CHUNK", 60)  # 250 images in parts, the last one smaller
     log, model = memory(), make_model(batch_norm=False)
-    fit(model, [LatentSpace()], max_epochs=1, logger=log)
+    fit(model, [ActiveUnits()], max_epochs=1, logger=log)
     expected = importance.active_units(model.eval().encode(data.images("val")[0]))
     assert log.of("val/active_units")[-1][2] == expected > 0
 
 
-def test_each_layer_has_its_number_beside_the_metrics_of_validation(fit, make_model, memory):
+def test_each_layer_is_logged_with_the_validation_metrics(fit, make_model, memory):
     log = memory()
-    fit(make_model(kind=TwoLayers), [LatentSpace()], max_epochs=1, logger=log)
+    fit(make_model(kind=TwoLayers), [ActiveUnits()], max_epochs=1, logger=log)
     step, epoch, _ = log.of("val/bound")[0]
     assert log.of("val/active_units") == [(step, epoch, 2)]
     assert log.of("val/active_units_2") == [(step, epoch, 1)]
@@ -47,27 +47,27 @@ def test_draws_the_kl_averaged_over_images(fit, make_model, data, monkeypatch):
     draw = active_units.charts.kl_per_dimension
     monkeypatch.setattr(active_units.charts, "kl_per_dimension", lambda *args: drawn.append(args) or draw(*args))
     model = make_model()
-    fit(model, [LatentSpace()], max_epochs=1)
+    fit(model, [ActiveUnits()], max_epochs=1)
     _, kl = model.eval().latent_statistics(data.images("val")[0])[0]
     torch.testing.assert_close(drawn[0][0][0], kl.mean(0).detach())
 
 
 @pytest.fixture
 def collapsing(fit, make_model, monkeypatch):
-    """Trains a model whose posterior means have these variances over images, look by look, 3 steps apart."""
-    monkeypatch.setattr(active_units, "APART", 6)
+    """Train a model with given variances of posterior means over images, one per check, 3 steps apart."""
+    monkeypatch.setattr(active_units, "MIN_STEPS_BETWEEN_CHECKS", 6)
 
     def run(variances, callback=None, name="VAE", **options):
-        class Told(MODELS[name]):
-            looks = iter(variances)
+        class Collapsing(MODELS[name]):
+            checks = iter(variances)
 
             def latent_statistics(self, x, y=None):
                 varies = x.flatten(1).sum(1, keepdim=True)
-                means = varies / varies.std() * next(self.looks) ** 0.5
+                means = varies / varies.std() * next(self.checks) ** 0.5
                 return [(means.expand(-1, 4), torch.zeros(len(x), 4))]
 
-        model = make_model(name, kind=Told, **{"beta_warmup": 0, **options})
-        callback = callback or LatentSpace()
+        model = make_model(name, kind=Collapsing, **{"beta_warmup": 0, **options})
+        callback = callback or ActiveUnits()
         callback.act = lambda trainer, model: None
         fit(model, [callback], max_epochs=len(variances))
         return callback.has_warned
@@ -75,48 +75,48 @@ def collapsing(fit, make_model, monkeypatch):
     return run
 
 
-def test_a_collapse_is_said_once_as_soon_as_it_is_certain(collapsing):
-    said = r"No latent unit is active after 3 epochs: .* Try --model\.beta_warmup 3\.$"
-    with pytest.warns(UserWarning, match=said) as caught:
+def test_a_collapse_is_reported_once(collapsing):
+    message = r"No latent unit is active after 3 epochs: .* Try --model\.beta_warmup 3\.$"
+    with pytest.warns(UserWarning, match=message) as caught:
         assert collapsing([1e-7, 9e-8, 8e-8, 7e-8, 6e-8, 5e-8])
     assert len([w for w in caught if "No latent unit" in str(w.message)]) == 1
 
 
 @pytest.mark.parametrize("variances", [
-    [1e-7],  # a single look
+    [1e-7],  # a single check
     [1e-7, 9e-8],  # two, close to each other
-    [1e-7, 1e-6, 1e-4, 1e-2, 1],  # a small beginning
+    [1e-7, 1e-6, 1e-4, 1e-2, 1],  # slow start
     [1e-8, 2e-8, 4e-8, 8e-8, 1.6e-7],  # still growing
-    [1e-3, 1e-4, 6e-6, 6e-6, 6e-6, 1e-5, 1],  # found back
+    [1e-3, 1e-4, 6e-6, 6e-6, 6e-6, 1e-5, 1],  # recovers
 ])  # fmt: skip
-def test_no_warning_where_the_latent_may_still_be_used(collapsing, variances):
+def test_no_warning_if_units_may_still_become_active(collapsing, variances):
     assert not collapsing(variances)
 
 
-def test_no_verdict_while_beta_grows(collapsing):
+def test_no_warning_during_kl_warm_up(collapsing):
     assert not collapsing([1e-7] * 5, beta_warmup=5)
     with pytest.warns(UserWarning, match=r"after 3 epochs: .*beta_warmup 2\."):
         assert collapsing([1e-7] * 5, beta_warmup=1)
 
 
-def test_no_verdict_from_few_images(collapsing, data, monkeypatch):
+def test_no_warning_with_few_images(collapsing, data, monkeypatch):
     images = type(data).images
     monkeypatch.setattr(type(data), "images", lambda self, split, n=None, *args, **kwargs:
                         images(self, split, min(n or 49, 49), *args, **kwargs))  # fmt: skip
     assert not collapsing([1e-7] * 5)
 
 
-def test_one_image_has_no_number_of_active_units(fit, make_model, memory, data, monkeypatch):
+def test_active_units_are_not_logged_for_one_image(fit, make_model, memory, data, monkeypatch):
     images = type(data).images
     monkeypatch.setattr(type(data), "images", lambda self, split, n=None, *args, **kwargs:
                         images(self, split, 1, *args, **kwargs))  # fmt: skip
     log = memory()
-    fit(make_model(), [LatentSpace()], max_epochs=1, logger=log)
+    fit(make_model(), [ActiveUnits()], max_epochs=1, logger=log)
     assert log.of("val/bound")
     assert not log.of("val/active_units")
 
 
-@pytest.mark.parametrize(("name", "options", "epochs", "said"), [
+@pytest.mark.parametrize(("name", "options", "epochs", "message"), [
     ("VAE", {}, 100, "Try --model.beta_warmup 10."),
     ("VAE", {}, 7, "Try --model.beta_warmup 3."),
     ("VAE", {}, 1, "Try --model.beta_warmup 1."),
@@ -132,11 +132,11 @@ def test_one_image_has_no_number_of_active_units(fit, make_model, memory, data, 
     ("VAE", {"objective": "stl", "activation": "tanh"}, 100, "Try a lower --model.lr."),
     ("M2", {"batch_norm": False}, 100, "Try --model.batch_norm true."),
 ])  # fmt: skip
-def test_the_remedy_is_one_that_the_model_takes(make_model, monkeypatch, name, options, epochs, said):
+def test_the_suggested_option_is_accepted_by_the_model(make_model, monkeypatch, name, options, epochs, message):
     model = make_model(name, **options)
     monkeypatch.setattr(model, "steps_per_epoch", lambda: 100)
     monkeypatch.setattr(model, "total_steps", lambda: 100 * epochs)
-    assert active_units.remedy(model, epochs) == said
-    if change := re.match(r"Try --model\.(\w+) (\w+)", said):
+    assert active_units.remedy(model, epochs) == message
+    if change := re.match(r"Try --model\.(\w+) (\w+)", message):
         value = {"true": True, "tanh": "tanh"}.get(change[2]) or int(change[2])
         make_model(name, **options | {change[1]: value})

@@ -41,7 +41,7 @@ def test_the_mean_code_of_a_class_is_added_step_by_step(make_model, data, drawn,
     assert figure.axes[0].images[0].get_array().shape[:2] == size
 
 
-def test_a_class_that_no_image_has_is_no_direction(make_model, data):
+def test_a_class_without_images_draws_nothing(make_model, data):
     assert Attributes(label=10).draw(make_model().eval(), data) == {}
 
 

@@ -6,8 +6,8 @@ from callbacks import PowersOfTwoCallback, RunCheckpoint
 from callbacks.base import finished_epochs
 
 
-class Diary(PowersOfTwoCallback):
-    """Writes down after which epochs it acts, and in what state it finds the model."""
+class Recorder(PowersOfTwoCallback):
+    """Record the epochs after which it acts, and the state of the model."""
 
     def __init__(self):
         self.epochs, self.training, self.gradients, self.noise = [], [], [], []
@@ -31,44 +31,44 @@ class StopAfter(Callback):
     ("max_epochs", "expected"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (7, [1, 2, 4, 7]), (8, [1, 2, 4, 8])]
 )
 def test_acts_after_powers_of_two_and_the_last_epoch_once_each(fit, make_model, max_epochs, expected):
-    diary = Diary()
-    fit(make_model(), [diary], max_epochs)
-    assert diary.epochs == expected
+    recorder = Recorder()
+    fit(make_model(), [recorder], max_epochs)
+    assert recorder.epochs == expected
 
 
 @pytest.mark.parametrize(("stop", "expected"), [(3, [1, 2, 3]), (4, [1, 2, 4])])
-@pytest.mark.parametrize("diary_first", [True, False])
-def test_an_early_stop_makes_its_epoch_the_last(fit, make_model, stop, expected, diary_first):
-    diary = Diary()
-    fit(make_model(), [diary, StopAfter(stop)] if diary_first else [StopAfter(stop), diary], max_epochs=10)
-    assert diary.epochs == expected
+@pytest.mark.parametrize("recorder_first", [True, False])
+def test_acts_after_the_epoch_of_an_early_stop(fit, make_model, stop, expected, recorder_first):
+    recorder = Recorder()
+    fit(make_model(), [recorder, StopAfter(stop)] if recorder_first else [StopAfter(stop), recorder], max_epochs=10)
+    assert recorder.epochs == expected
 
 
-def test_a_limit_of_steps_makes_its_epoch_the_last(fit, make_model):
-    diary = Diary()
-    fit(make_model(), [diary], max_epochs=10, max_steps=9)  # three epochs of three
-    assert diary.epochs == [1, 2, 3]
+def test_acts_after_the_last_epoch_of_a_step_limit(fit, make_model):
+    recorder = Recorder()
+    fit(make_model(), [recorder], max_epochs=10, max_steps=9)  # three epochs of three
+    assert recorder.epochs == [1, 2, 3]
 
 
 def test_a_resumed_run_keeps_the_schedule(fit, make_model, tmp_path):
     fit(make_model(), [RunCheckpoint(tmp_path, seed=0)], max_epochs=3)
-    diary = Diary()
+    recorder = Recorder()
     resumed = {"max_epochs": 6, "ckpt_path": tmp_path / "checkpoints" / "last.ckpt"}
-    fit(make_model(), [diary, RunCheckpoint(tmp_path, seed=0)], **resumed)
-    assert diary.epochs == [4, 6]
+    fit(make_model(), [recorder, RunCheckpoint(tmp_path, seed=0)], **resumed)
+    assert recorder.epochs == [4, 6]
 
 
 def test_acts_in_evaluation_mode_without_gradients_with_the_same_noise(fit, make_model):
-    diary = Diary()
+    recorder = Recorder()
     model = make_model()
-    fit(model, [diary])
-    assert diary.training == diary.gradients == [False, False]
-    assert diary.noise[0] == diary.noise[1]
+    fit(model, [recorder])
+    assert recorder.training == recorder.gradients == [False, False]
+    assert recorder.noise[0] == recorder.noise[1]
     assert all(module.training for module in model.modules() if not module._get_name().startswith("Mean"))
 
 
-def test_acts_on_the_first_rank_alone(fit, make_model):
-    diary = Diary()
+def test_acts_on_rank_0_only(fit, make_model):
+    recorder = Recorder()
     trainer = fit(make_model(), [])
 
     class Elsewhere:
@@ -76,6 +76,6 @@ def test_acts_on_the_first_rank_alone(fit, make_model):
         fit_loop = trainer.fit_loop
         max_epochs = 2
 
-    diary.on_train_epoch_end(Elsewhere(), trainer.lightning_module)
-    diary.on_train_end(Elsewhere(), trainer.lightning_module)
-    assert diary.epochs == []
+    recorder.on_train_epoch_end(Elsewhere(), trainer.lightning_module)
+    recorder.on_train_end(Elsewhere(), trainer.lightning_module)
+    assert recorder.epochs == []

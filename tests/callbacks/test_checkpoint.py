@@ -10,7 +10,7 @@ from models import VAE
 
 
 class Scripted(VAE):
-    """A model whose bound is as told, epoch by epoch."""
+    """A model with a given bound in each epoch."""
 
     bounds = ()
 
@@ -19,7 +19,7 @@ class Scripted(VAE):
 
 
 class Weights(Callback):
-    """Keeps the weights of each epoch."""
+    """Record the weights after each epoch."""
 
     def __init__(self):
         self.of_epoch = []
@@ -30,7 +30,7 @@ class Weights(Callback):
 
 @pytest.fixture
 def run(fit, make_model, tmp_path):
-    """Trains with given bounds; gives the folder of the checkpoints and the weights of each epoch."""
+    """Train with given bounds; return the folder of checkpoints and the weights of each epoch."""
 
     def run(bounds, folder=tmp_path, **options):
         model = make_model(kind=Scripted)
@@ -134,7 +134,7 @@ def test_a_run_resumed_in_another_folder_has_a_best_there(run, tmp_path):
     assert same(load(other / "best.ckpt"), weights[-1])
 
 
-def test_a_save_that_breaks_off_leaves_the_last_good_file(run, monkeypatch):
+def test_an_interrupted_save_keeps_the_previous_file(run, monkeypatch):
     folder, weights = run([-1.0])
 
     def break_off(self, path, weights_only=False):

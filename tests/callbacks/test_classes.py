@@ -1,4 +1,4 @@
-"""The figures of models that know classes: analogies, samples of each class, confusion matrix, error."""
+"""Figures of models with classes: analogies, samples of each class, confusion matrix, error."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def test_without_validation_there_is_no_error_curve(fit, make_model, drawn):
     assert not drawn
 
 
-def test_a_conditional_model_is_given_the_labels_of_the_images(fit, make_model, data, drawn):
+def test_a_conditional_model_receives_the_labels(fit, make_model, data, drawn):
     model = make_model("CVAE")
     fit(model, [Reconstructions(num_images=5), Interpolations(num_pairs=2, num_steps=4)], max_epochs=1)
     model.eval()

@@ -1,10 +1,10 @@
-"""Figures of data and codes in which nothing varies, or of very few images: without warnings, which are errors here."""
+"""Figures of constant data and codes, or of very few images, are drawn without warnings (warnings are errors here)."""
 
 import pytest
 import torch
 
 from callbacks import FigureCallback, LatentCodes, LatentCodesTSNE, for_model
-from callbacks.codes import active, in_plane
+from callbacks.codes import active_dimensions, in_plane
 from figures import charts
 from models import MODELS, evaluating
 
@@ -12,7 +12,7 @@ SAME = r"The codes of all \d+ images are the same"
 
 
 class Few:
-    """The same test image a few times over."""
+    """Data that repeat one test image."""
 
     def __init__(self, count, label=0):
         self.count, self.label = count, label
@@ -36,20 +36,20 @@ def test_every_figure_of_few_images_that_are_the_same(make_model, name, count, l
 
 
 @pytest.mark.parametrize("value", [0.0, 1.7, -1e6])
-def test_codes_that_do_not_vary_lie_in_the_middle_and_a_sentence_says_so(value):
+def test_constant_codes_are_projected_to_zero_with_a_warning(value):
     with pytest.warns(UserWarning, match=SAME):
         points, axes = in_plane(torch.full((5, 3), value))
     assert points.tolist() == [[0, 0]] * 5
     assert not any("nan" in name for name in axes)
 
 
-def test_codes_that_differ_little_are_not_taken_for_the_same():
+def test_small_differences_are_not_constant():
     z = torch.tensor([[0.0, 1, 1], [1e-4, 1, 1], [0, 1, 1.001]])
     _, axes = in_plane(z)
     assert all("% of variance" in name for name in axes)
 
 
-def test_a_plain_figure_of_codes_that_do_not_vary_and_none_by_tsne(make_model):
+def test_constant_codes_have_a_scatter_plot_but_no_tsne(make_model):
     model, data = make_model().eval(), Few(5)
     with pytest.warns(UserWarning, match=SAME):
         assert list(LatentCodes().draw(model, data)) == ["latent_codes"]
@@ -71,8 +71,8 @@ def test_an_error_of_zero_has_an_axis():
     assert figure.axes[0].get_ylim() == (0, 1)
 
 
-def test_dimensions_in_use(make_model):
+def test_active_dimensions(make_model):
     z = torch.tensor([[0.0, 0, 0], [1, 0.1, 0.01]])  # variances 0.25, 0.0025, ...
-    assert active(make_model(), z).tolist() == [True, False, False]
+    assert active_dimensions(make_model(), z).tolist() == [True, False, False]
     z = torch.tensor([[0.0, 0, 0], [100, 20, 1]])  # without a prior, of the largest
-    assert active(make_model("AE"), z).tolist() == [True, True, False]
+    assert active_dimensions(make_model("AE"), z).tolist() == [True, True, False]

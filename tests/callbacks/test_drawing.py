@@ -1,4 +1,4 @@
-"""What all drawings have in common: figures by name from a model and its data, the same in training and afterwards."""
+"""Common properties of figure callbacks: figures by name, the same during training and from a checkpoint."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ CASES = [(name, {}) for name in MODELS] + [(name, {"z_dim": 2}) for name in ("AE
 DRAWINGS = [name for name, kind in CALLBACKS.items() if issubclass(kind, FigureCallback)]
 
 
-def test_names_are_those_of_the_table():
-    assert all(kind.name == name and kind.needs for name, kind in CALLBACKS.items())
+def test_names_are_registry_keys():
+    assert all(kind.name == name and kind.required_method for name, kind in CALLBACKS.items())
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)

@@ -1,4 +1,4 @@
-"""Early stopping: when it stops, what it says, and that it does so at the same step after any interruption."""
+"""Early stopping: the epoch, the message, and the same step after an interruption."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import train
 from callbacks import EarlyStopping, RunCheckpoint
 from models import VAE
 
-# z has no use for these images: the bound of so small a model stops improving soon
+# with a high learning rate, the bound of this small model soon stops improving
 SOON = ["--early_stopping", "2", "--model.lr", "0.05", "--trainer.max_epochs", "60"]
 
 
@@ -23,7 +23,7 @@ def _there(tmp_path, monkeypatch):
 
 
 class Scripted(VAE):
-    """A model whose bound is as told, epoch by epoch."""
+    """A model with a given bound in each epoch."""
 
     bounds = ()
 
@@ -33,7 +33,7 @@ class Scripted(VAE):
 
 @pytest.fixture
 def epochs(fit, make_model, tmp_path):
-    """Trains with these bounds, and gives the epochs that were trained."""
+    """Train with these bounds, and return the number of trained epochs."""
 
     def run(bounds, patience=2, **options):
         model = make_model(kind=Scripted)
@@ -50,17 +50,17 @@ def epochs(fit, make_model, tmp_path):
     ([-5, -4, -4, -3, -3, -3.5, 0], 2, 6),
     ([-5, -6, 0], 1, 2),
     ([-5, -4, -3, -2], 1, 4),
-    ([-5, float("nan"), -6, 0], 2, 3),  # what is no number is no improvement
+    ([-5, float("nan"), -6, 0], 2, 3),  # NaN is no improvement
     ([float("nan"), -5, -6, -7, 0], 2, 4),
 ])  # fmt: skip
 def test_stops_after_validations_without_improvement(epochs, bounds, patience, expected):
     assert epochs([float(bound) for bound in bounds], patience) == expected
 
 
-def test_says_why_in_one_line(epochs, capfd):
+def test_prints_the_reason_in_one_line(epochs, capfd):
     epochs([-5.0, -4.0, -4.0, -4.5, 0.0])
-    said = [line for line in capfd.readouterr().err.splitlines() if "Early" in line]
-    assert said == [
+    message = [line for line in capfd.readouterr().err.splitlines() if "Early" in line]
+    assert message == [
         "Early stopping after epoch 4: val/bound has not improved for 2 validations; the best was -4.00 in epoch 2."
     ]
 
@@ -70,7 +70,7 @@ def test_counts_validations_and_not_epochs(epochs):
     assert epochs([0.0, -5.0, 0.0, -6.0, 0.0, -7.0, 0.0, 9.0], check_val_every_n_epoch=2) == 6
 
 
-def test_min_epochs_keep_it_going_and_an_improvement_meanwhile_counts(epochs):
+def test_an_improvement_during_min_epochs_counts(epochs):
     assert epochs([-5.0, -6.0, -7.0, -4.0, -3.0, -2.0], min_epochs=4) == 6
     assert epochs([-5.0, -6.0, -7.0, -8.0, -3.0, -2.0], min_epochs=4) == 4
 
@@ -93,11 +93,11 @@ def test_an_interrupted_run_stops_at_the_same_step(monkeypatch, capsys, more):
     assert train.main(command("cut", "VAE", *SOON, *more)) == 0
     assert_same("whole", "cut")
     assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
-    said = early(capsys)
-    assert len(said) == 1
+    message = early(capsys)
+    assert len(message) == 1
     # started once more it stays finished, and says the same
     assert train.main(command("cut", "VAE", *SOON, *more)) == 0
-    assert early(capsys) == said
+    assert early(capsys) == message
     assert_same("whole", "cut")
 
 
@@ -110,7 +110,7 @@ def test_the_best_checkpoint_is_evaluated_and_the_option_recorded(capsys):
     assert yaml.safe_load(Path("a/config.yaml").read_text())["early_stopping"] == 2
 
 
-def test_another_number_makes_another_run(capsys):
+def test_a_changed_patience_is_a_changed_option(capsys):
     assert train.main(command("a", "VAE", "--early_stopping", "2")) == 0
     assert train.main(command("a", "VAE", "--early_stopping", "3")) == 2
     assert "its --early_stopping is 2, not 3" in capsys.readouterr().err
@@ -124,15 +124,15 @@ def test_another_number_makes_another_run(capsys):
     assert contents("c")["global_step"] > end
 
 
-@pytest.mark.parametrize(("options", "said"), [
+@pytest.mark.parametrize(("options", "message"), [
     (["--early_stopping", "0"], "--early_stopping must be at least 1; got 0."),
     (["--early_stopping", "-1"], "--early_stopping must be at least 1; got -1."),
     (["--early_stopping", "2", "--trainer.limit_val_batches", "0"], "--early_stopping needs validation"),
     (["--early_stopping", "2", "--trainer.check_val_every_n_epoch", "9"], "--early_stopping needs validation"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(capsys, options, said):
+def test_invalid_options_are_refused(capsys, options, message):
     assert train.main(command("a", "VAE", *options)) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("a").exists()
 
 
@@ -141,5 +141,5 @@ def test_two_processes_stop_together():
     options = command("two", "VAE", *SOON, "--trainer.devices", "2", "--trainer.accelerator", "cpu")
     ran = processes(2, "import sys, train; sys.exit(train.main(sys.argv[1:]))", *options)
     assert [status for status, _, _ in ran] == [0, 0], ran
-    assert sum("Early stopping after epoch" in said for _, _, said in ran) == 1
+    assert sum("Early stopping after epoch" in message for _, _, message in ran) == 1
     assert contents("two")["callbacks"]["EarlyStopping{'monitor': 'val/bound', 'mode': 'max'}"]["wait_count"] == 2

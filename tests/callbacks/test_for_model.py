@@ -30,31 +30,31 @@ def test_a_model_gets_what_it_supports(make_model, name):
     assert names(for_model(make_model(name))) == SUPPORTED[name]
 
 
-def test_names_choose(make_model):
+def test_names_select_callbacks(make_model):
     assert names(for_model(make_model(), ["samples", "log_likelihood"])) == ["samples", "log_likelihood"]
     assert for_model(make_model(), []) == []
 
 
-def test_an_unknown_name_lists_the_known(make_model):
+def test_an_unknown_name_lists_the_registry(make_model):
     with pytest.raises(ValueError, match=r"Unknown callback 'sample': choose from reconstructions, samples, .*\.$"):
         for_model(make_model(), ["sample"])
 
 
-def test_a_callback_that_the_model_cannot_serve_is_refused(make_model):
+def test_an_unsupported_callback_is_refused(make_model):
     with pytest.raises(ValueError, match=r"^AE has no samples: it defines no sample\(\); leave samples out, or"):
         for_model(make_model("AE"), ["reconstructions", "samples"])
 
 
 @pytest.mark.parametrize("name", ["AE", "VAE", "IWAE"])
-def test_two_dimensions_have_a_plane(make_model, name):
+def test_latent_plane_is_a_default_with_two_dimensions(make_model, name):
     assert "latent_plane" in names(for_model(make_model(name, z_dim=2)))
 
 
-def test_what_is_not_by_default_comes_by_its_name(make_model):
+def test_a_callback_that_is_not_a_default_is_selected_by_name(make_model):
     assert names(for_model(make_model(), ["latent_codes_tsne"])) == ["latent_codes_tsne"]
 
 
-def test_a_callback_without_objection_has_none(make_model):
+def test_supported_callbacks_have_no_unsupported_reason(make_model):
     model = make_model()
     assert [kind.unsupported_reason(model) for kind in map(type, for_model(model))] == [None] * len(WITH_LATENT)
 
@@ -63,13 +63,13 @@ def test_a_callback_without_objection_has_none(make_model):
     ("VAE", 50, "latent_plane", "The latent plane needs a model with z_dim 2; this VAE has 50: leave latent_plane out, "
      "or choose a model with 2."),
     ("HierarchicalVAE", [2, 2], "latent_plane", "needs a model with z_dim 2; this HierarchicalVAE has [2, 2]: "),
-    ("CVAE", 2, "latent_plane", "needs a decoder of the code alone, and that of CVAE is given a label: leave "),
-    ("M2", 2, "latent_plane", "needs a decoder of the code alone, and that of M2 is given a label: leave "),
+    ("CVAE", 2, "latent_plane", "needs a decoder of z only; the decoder of CVAE also takes a label: leave "),
+    ("M2", 2, "latent_plane", "needs a decoder of z only; the decoder of M2 also takes a label: leave "),
     ("M1M2", 2, "latent_plane", "M1M2 has no latent plane: it defines no encode(); leave latent_plane out, or"),
-    ("VAE", 2, "latent_codes_tsne", "t-SNE is for codes of more than 2 dimensions, and this VAE has 2: leave "),
+    ("VAE", 2, "latent_codes_tsne", "t-SNE needs a code of more than 2 dimensions; this VAE has 2: leave "),
     ("VAE", 4, "canonical", "VAE has no canonical: it defines no canonical(); leave canonical out, or"),
 ])  # fmt: skip
-def test_objections_are_sentences(make_model, name, z_dim, callback, sentence):
+def test_unsupported_reasons_are_sentences(make_model, name, z_dim, callback, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)) as error:
         for_model(make_model(name, z_dim=z_dim), [callback])
     assert str(error.value).endswith(".")

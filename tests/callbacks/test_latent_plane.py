@@ -44,7 +44,7 @@ def draw(make_model, data, kind, n):
 
 def halves(canvas, n, gap):
     """The values that were painted into the left and into the right half of each image, from the top row: `(n, n)`."""
-    starts = np.array(grids.starts(n, 24, gap=gap)[:-1])
+    starts = np.array(grids.cell_offsets(n, 24, gap=gap)[:-1])
     return canvas[np.ix_(starts + 12, starts + 6)], canvas[np.ix_(starts + 12, starts + 18)]
 
 
@@ -100,7 +100,7 @@ def test_codes_through_the_normal_cdf(make_model, data):
 
 
 @pytest.mark.parametrize("name", ["VAE", "AE"])
-def test_decodes_what_the_model_decodes(make_model, data, monkeypatch, name):
+def test_images_are_those_of_the_decoder(make_model, data, monkeypatch, name):
     drawn = []
     plane = grids.plane
     monkeypatch.setattr(grids, "plane", lambda *args: drawn.append(args) or plane(*args))

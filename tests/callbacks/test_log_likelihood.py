@@ -4,7 +4,7 @@ from callbacks import LogLikelihood, log_likelihood
 from models.estimators.importance import importance
 
 
-def test_logs_the_estimate_beside_the_metrics_of_validation(fit, make_model, memory, data):
+def test_logs_the_estimate_with_the_validation_metrics(fit, make_model, memory, data):
     log, model = memory(), make_model()
     fit(model, [LogLikelihood(num_images=120, num_samples=50)], max_epochs=2, logger=log)
     again = importance(model, data.images("val", 120)[0], K=50, seed=99)
@@ -15,7 +15,7 @@ def test_logs_the_estimate_beside_the_metrics_of_validation(fit, make_model, mem
     assert (step, epoch) == log.of("val/bound")[-1][:2] == (5, 1)
 
 
-def test_each_image_once_with_all_samples_and_noise_of_its_part(fit, make_model, data, monkeypatch):
+def test_each_image_is_estimated_once_with_the_seed_of_its_part(fit, make_model, data, monkeypatch):
     calls = []
 
     def spy(model, x, K, chunk, *labels, seed):
@@ -28,7 +28,7 @@ def test_each_image_once_with_all_samples_and_noise_of_its_part(fit, make_model,
 
 
 @pytest.mark.parametrize(("name", "chunk"), [("CVAE", 25), ("M2", 2), ("M1M2", 2)])
-def test_labels_for_conditional_models_alone_and_memory_as_for_others(
+def test_only_conditional_models_receive_labels_and_memory_is_bounded(
     fit, make_model, memory, data, monkeypatch, name, chunk
 ):
     chunks = []

@@ -43,11 +43,11 @@ def test_a_confusion_matrix_of_many_classes_has_a_fixed_size_and_no_numbers(clas
     axes = figure.axes[0]
     assert not axes.texts
     assert size(figure) == size(charts.confusion_matrix(torch.eye(40, dtype=torch.long), "test"))
-    assert max(axes.images[0].get_array().shape) <= charts.MOST_CELLS
+    assert max(axes.images[0].get_array().shape) <= charts.MAX_CELLS
     assert len(axes.get_xticks()) < 15
 
 
-def test_mistakes_are_seen_also_where_a_cell_is_of_several_classes():
+def test_errors_are_visible_in_cells_of_several_classes():
     counts = torch.eye(600, dtype=torch.long) * 9
     counts[599, 0] = 9
     canvas = np.asarray(charts.confusion_matrix(counts, "test").axes[0].images[0].get_array())
@@ -58,7 +58,7 @@ def test_mistakes_are_seen_also_where_a_cell_is_of_several_classes():
 
 @pytest.mark.parametrize(("count", "text"), [(9999, "9999"), (10_400, "10k"), (123_456, "123k"), (1_230_000, "1.2M")])
 def test_large_counts_fit_into_their_cells(count, text):
-    assert charts.compact(count) == text
+    assert charts.compact_count(count) == text
 
 
 def test_names_of_classes_stand_at_the_axes_of_a_confusion_matrix_and_do_not_overlap():
@@ -141,9 +141,9 @@ def test_kl_of_a_thousand_dimensions_is_drawn_as_two_outlines():
     assert size(figure) == size(charts.kl_per_dimension([kl[:3]], [kl[:3] > 1]))
 
 
-def test_of_many_layers_the_first_are_drawn():
+def test_only_the_first_of_many_layers_are_drawn():
     figure = no_larger(charts.kl_per_dimension([torch.ones(2)] * 40, [torch.ones(2) > 0] * 40))
-    assert len(figure.axes) == charts.MOST_LAYERS
+    assert len(figure.axes) == charts.MAX_LAYERS
     assert figure.axes[0].get_title(loc="left").startswith("Layer 1 of 40")
 
 
@@ -153,7 +153,7 @@ def test_quantiles_and_components_of_codes_of_many_dimensions(make_model, data, 
     model = make_model("AE").eval()
     monkeypatch.setattr("callbacks.traversals.codes_of_test_images", lambda *_: (z, None))
     monkeypatch.setattr("callbacks.traversals.encode", lambda *_: z[:1])
-    monkeypatch.setattr("callbacks.traversals.names", lambda _: [""] * z.shape[1])
+    monkeypatch.setattr("callbacks.traversals.dimension_names", lambda _: [""] * z.shape[1])
     monkeypatch.setattr(model, "decode", lambda z: torch.zeros(*z.shape[:-1], 1, 8, 8))
     no_larger(Traversals(num_dims=2).draw(model, data)["traversals"])
 

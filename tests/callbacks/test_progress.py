@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch):
     screen = Terminal()
-    # pytest keeps the real one for itself
+    # pytest captures the real stderr
     monkeypatch.setattr("callbacks.progress.sys", SimpleNamespace(stderr=screen))
     return screen
 
@@ -30,7 +30,7 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_without_a_terminal_a_line_now_and_then(fit, make_model, capfd):
+def test_without_a_terminal_lines_after_powers_of_two(fit, make_model, capfd):
     fit(make_model(), [Progress()], max_epochs=5)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("epoch")]
     assert [line.split()[1] for line in lines] == ["1/5", "2/5", "4/5", "5/5"]
@@ -80,7 +80,7 @@ def test_a_failed_run_leaves_no_open_bar(fit, make_model, terminal):
     assert terminal.getvalue().endswith("\n")
 
 
-def test_a_limit_of_steps_is_the_whole_of_the_bar(fit, make_model, terminal):
+def test_the_bar_ends_at_a_step_limit(fit, make_model, terminal):
     fit(make_model(), [Progress()], max_epochs=-1, max_steps=6)
     assert "100%" in terminal.getvalue()
     assert "epoch 2/2 " in terminal.getvalue()
@@ -90,7 +90,7 @@ def test_a_limit_of_steps_is_the_whole_of_the_bar(fit, make_model, terminal):
 
 
 class Clock:
-    """A clock that goes as far as it is told."""
+    """A clock that tests advance."""
 
     now = 0.0
 
@@ -115,7 +115,7 @@ def test_the_estimate_holds_from_the_second_epoch_on(
     fit, make_model, clock, capfd, monkeypatch, request, on_terminal, start, per_step, validation, figures
 ):
     """The first step takes `start` longer, and the first figures 10 s."""
-    estimates = []  # what was said, when
+    estimates = []  # (time, estimated seconds left)
 
     class Slow(VAE):
         def loss(self, x, y):
@@ -163,7 +163,7 @@ def test_rounds_of_figures(last):
         assert rounds_between(epoch, last) == len(after)
 
 
-def test_with_early_stopping_it_is_the_most_that_can_be_left(fit, make_model, capfd):
+def test_with_early_stopping_the_estimate_is_an_upper_bound(fit, make_model, capfd):
     from callbacks import EarlyStopping
 
     fit(make_model(), [EarlyStopping(9), Progress()], max_epochs=3)

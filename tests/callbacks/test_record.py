@@ -53,7 +53,7 @@ def offline(monkeypatch, tmp_path):
     wandb.finish()  # also after a failure: a run left open would be taken up by the next logger
 
 
-def test_a_picture_for_each_figure_and_scheduled_epoch(fit, make_model, tmp_path):
+def test_a_file_for_each_figure_and_scheduled_epoch(fit, make_model, tmp_path):
     model = make_model()
     fit(model, for_model(model), max_epochs=3)
     expected = {f"{name}_epoch{epoch:04d}.png" for name in FIGURES for epoch in (1, 2, 3)}
@@ -128,7 +128,7 @@ def test_vector_files_are_the_same_again_and_hold_the_pixels(tmp_path, kind, beg
     assert {path.suffix for path in tmp_path.iterdir()} == {f".{kind}"}
 
 
-def test_files_have_the_format_that_was_asked_for_and_wandb_gets_pixels(fit, make_model, tmp_path, offline):
+def test_files_have_the_requested_format_and_wandb_gets_pixels(fit, make_model, tmp_path, offline):
     class Styled(Callback):
         def on_fit_start(self, trainer, pl_module):
             trainer.figure_style = FigureStyle("pdf", 200)

@@ -1,9 +1,9 @@
-"""Looking at a model changes nothing about its training."""
+"""Callbacks do not change training."""
 
 import pytest
 import torch
 
-from callbacks import CALLBACKS, Progress, RunCheckpoint, StepNoise, for_model
+from callbacks import CALLBACKS, Progress, RunCheckpoint, StepRNG, for_model
 from models import MODELS
 
 
@@ -24,8 +24,8 @@ def check_same(plain, watched):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("noise", [[], [StepNoise(seed=1)]], ids=["free", "step-noise"])
-def test_same_weights_buffers_metrics_and_noise_with_and_without(fit, make_model, memory, tmp_path, name, noise):
+@pytest.mark.parametrize("noise", [[], [StepRNG(seed=1)]], ids=["free", "step-noise"])
+def test_training_is_unchanged_by_callbacks(fit, make_model, memory, tmp_path, name, noise):
     plain = trained(fit, make_model(name), noise, memory())
     model = make_model(name)
     watching = [*for_model(model), Progress(), RunCheckpoint(tmp_path, seed=0)]
@@ -35,7 +35,7 @@ def test_same_weights_buffers_metrics_and_noise_with_and_without(fit, make_model
 
 
 @pytest.mark.parametrize(("callback", "z_dim"), [("latent_plane", 2), ("latent_codes_tsne", 3)])
-def test_also_what_not_every_model_gets(fit, make_model, memory, tmp_path, callback, z_dim):
+def test_training_is_unchanged_by_optional_figures(fit, make_model, memory, tmp_path, callback, z_dim):
     plain = trained(fit, make_model(z_dim=z_dim), [], memory())
     watched = trained(fit, make_model(z_dim=z_dim), [CALLBACKS[callback]()], memory())
     assert list((tmp_path / "figures").glob(f"{callback}_epoch0002.png"))

@@ -16,7 +16,7 @@ def test_names_of_classes_or_their_numbers():
     assert (class_name(NAMED, 0), class_name(NAMED, 1)) == ('"T-shirt/top"', "class 1")
 
 
-def test_some_of_many_classes_are_counted():
+def test_title_text_if_only_some_classes_are_shown():
     assert many_classes(10, range(10)) == ""
     assert many_classes(50, range(20)) == " (20 of 50 classes)"
 
@@ -31,7 +31,7 @@ def test_the_epoch_is_known_in_training_and_from_a_checkpoint(fit, make_model, d
 
 
 @pytest.mark.parametrize("name", ["VAE", "M2"])
-def test_samples_say_what_they_are(make_model, data, name):
+def test_title_of_samples(make_model, data, name):
     model = make_model(name).eval()
     [figure] = Samples(num_images=4).draw(model, data).values()
     texts = [text.get_text().replace("\n", " ") for text in figure.axes[0].texts]

@@ -3,7 +3,7 @@ import torch
 
 from callbacks import Traversals, traversals
 from callbacks.codes import QUANTILES
-from callbacks.traversals import moved, names
+from callbacks.traversals import dimension_names, moved
 from figures import grids
 from models import VAE, evaluating
 
@@ -42,7 +42,7 @@ def test_from_minus_three_to_three_with_the_rest_at_the_code(make_model, data, d
             code = z[:1].clone()
             code[0, dim] = value
             torch.testing.assert_close(images[row, column], model.decode(code, *y)[0])
-    assert rows == [names(model)[dim] for dim in order[:3].tolist()]
+    assert rows == [dimension_names(model)[dim] for dim in order[:3].tolist()]
     assert columns == ["-3.0", "-2.4", "-1.8", "-1.2", "-0.6", "0.0", "0.6", "1.2", "1.8", "2.4", "3.0"]
     assert "standard deviations of the prior" in title
 
@@ -96,13 +96,15 @@ def test_the_title_says_how_many_active_dimensions_are_shown(make_model, data, d
     assert "4 of 4 dimensions are active, 3 shown" in drawn[0][-1]
 
 
-def test_the_last_latents_of_an_affine_model_are_its_map(make_model):
-    assert names(make_model("AffineVAE")) == ["z1", "z2", "z3", "p1", "p2", "p3", "p4", "p5", "p6"]
-    assert names(make_model("AffineVAE", transforms=["shift"], z_dim=3)) == ["z1", "p1", "p2"]
-    assert names(make_model("HierarchicalVAE")) == names(make_model("AE")) == ["z1", "z2", "z3", "z4"]
+def test_the_last_dimensions_of_an_affine_model_are_its_transform(make_model):
+    assert dimension_names(make_model("AffineVAE")) == ["z1", "z2", "z3", "p1", "p2", "p3", "p4", "p5", "p6"]
+    assert dimension_names(make_model("AffineVAE", transforms=["shift"], z_dim=3)) == ["z1", "p1", "p2"]
+    assert (
+        dimension_names(make_model("HierarchicalVAE")) == dimension_names(make_model("AE")) == ["z1", "z2", "z3", "z4"]
+    )
 
 
-def test_dimensions_that_hardly_vary_have_no_row(make_model, data, monkeypatch):
+def test_dimensions_with_little_variance_are_not_drawn(make_model, data, monkeypatch):
     model = make_model(z_dim=4)
     codes = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.2, 0.8, 0.15])
     monkeypatch.setattr(traversals, "codes_of_test_images", lambda *args: (codes, torch.zeros(200)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.streams import spell
+from cli.streams import transliterate
 
 SAY = """
 import sys
@@ -22,7 +22,7 @@ open("done", "w").close()
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-def test_a_terminal_of_ascii_gets_ascii(tmp_path):
+def test_an_ascii_terminal_gets_ascii(tmp_path):
     done = subprocess.run([sys.executable, "-c", SAY], cwd=tmp_path, env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
                           capture_output=True, check=True)  # fmt: skip
     assert done.stdout.splitlines()[0] == b"NLL +- SE, R^2, 3deg, cafe, - ?"
@@ -33,12 +33,12 @@ def test_a_terminal_of_ascii_gets_ascii(tmp_path):
     ("utf-8", "± °² \u2013 é \u4e2d"), ("cp1252", "± °² \u2013 é ?"), ("latin-1", "± °² - é ?"),
     ("ascii", "+- deg^2 - e ?"),
 ])  # fmt: skip
-def test_characters_that_an_encoding_lacks_are_spelled(encoding, text):
-    assert spell("± °² \u2013 é \u4e2d", encoding) == text
+def test_unencodable_characters_are_transliterated(encoding, text):
+    assert transliterate("± °² \u2013 é \u4e2d", encoding) == text
 
 
 @pytest.mark.parametrize("redirection", [" | head -1", " >&-", " 2>&- | head -1", " <&- | head -1", " | true"])
-def test_a_reader_that_has_gone_ends_nothing(tmp_path, redirection):
+def test_a_closed_pipe_or_stream_does_not_stop_the_program(tmp_path, redirection):
     if os.name == "nt":
         pytest.skip("needs a POSIX shell")
     done = subprocess.run(["sh", "-c", f'"$0" -c "$1"{redirection}', sys.executable, SAY], cwd=tmp_path,
@@ -49,7 +49,7 @@ def test_a_reader_that_has_gone_ends_nothing(tmp_path, redirection):
     assert "BrokenPipe" not in done.stderr
 
 
-def test_bytes_of_a_file_name_are_printed_as_they_are(tmp_path):
+def test_undecodable_bytes_of_file_names_are_printed_unchanged(tmp_path):
     say = "from cli import streams; streams.prepare_streams(); print('a\\udce9b')"
     done = subprocess.run([sys.executable, "-c", say], cwd=tmp_path, env=ENVIRONMENT | {"PYTHONIOENCODING": "utf-8"},
                           capture_output=True, check=True)  # fmt: skip

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from cli.terminal import FILE, Screen, from_the_right, lay_out, number, terminal, wrapped
+from cli.terminal import FILE, Screen, keep_end, lay_out, number, terminal, wrapped
 from evaluation.schema import Evaluation
 from evaluation.tables import tables
 
@@ -14,20 +14,20 @@ SECOND = ["runs/long-name-of-a-data-set/2026-11-22_10-00-00", "IWAE", "21.30 ± 
 IMPORTANCE = ("run", "NLL ± SE", "model", "K")
 
 
-def test_a_file_takes_all_columns_in_one_line():
+def test_without_a_width_a_row_is_one_line():
     table = lay_out(COLUMNS, [FIRST, SECOND], FILE, IMPORTANCE)
     assert len(table) == 3
     assert table[1].split("  ")[0] == FIRST[0]
 
 
-def test_one_run_becomes_a_line_for_each_column():
+def test_a_wide_table_of_one_run_is_transposed():
     table = lay_out(COLUMNS, [FIRST], Screen(60))
     assert [line.split(":")[0] for line in table] == list(COLUMNS)
     assert [line.split(":", 1)[1].strip() for line in table[1:]] == FIRST[1:]
     assert max(map(len, table)) <= 60
 
 
-def test_classifiers_of_one_run_stand_beside_it():
+def test_a_transposed_table_shows_baselines_next_to_the_run():
     mlp = [FIRST[0], "MLP", "-", "-", "-", "-"]
     table = lay_out(COLUMNS, [FIRST, mlp], Screen(70))
     assert table[0].startswith("run: ")
@@ -36,7 +36,7 @@ def test_classifiers_of_one_run_stand_beside_it():
 
 
 @pytest.mark.parametrize("width", range(30, 110, 7))
-def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width):
+def test_no_line_exceeds_the_width_and_no_number_is_split(width):
     table = lay_out(COLUMNS, [FIRST, SECOND], Screen(width), IMPORTANCE)
     assert max(map(len, table)) <= width
     text = "\n".join(table)
@@ -48,7 +48,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(width):
         assert all(name in said for name in COLUMNS if name not in shown)
 
 
-def test_what_matters_most_is_shown_first():
+def test_the_most_important_columns_are_shown():
     table = lay_out(COLUMNS, [FIRST, SECOND], Screen(45), IMPORTANCE)
     assert table[0].split("  ")[0] == "run"
     assert "NLL ± SE" in table[0]
@@ -56,15 +56,15 @@ def test_what_matters_most_is_shown_first():
     assert [line.split()[0] for line in table[1:3]] == ["2026-11-21_09-56-18", "2026-11-22_10-00-00"]
 
 
-def test_shortened_names_tell_runs_apart():
+def test_shortened_names_are_unique():
     names = [f"{name}/a-rather-long-name-of-a-run-that-goes-on-and-on" for name in ("one", "two")]
     table = lay_out(("run", "K"), [[name, "5"] for name in names], Screen(40))
     assert [line[:10] for line in table[1:]] == ["one/a-rath", "two/a-rath"]
     assert all(line.split()[0].endswith("on-and-on") and len(line) <= 40 for line in table[1:])
-    assert from_the_right("abcdefgh", 6) == "...fgh"
+    assert keep_end("abcdefgh", 6) == "...fgh"
 
 
-def test_columns_are_as_wide_as_what_an_ascii_terminal_prints():
+def test_column_widths_fit_ascii_text():
     header, first, second = lay_out(COLUMNS, [FIRST, SECOND], Screen(None, "ascii"))
     assert "NLL +- SE" in header
     assert "equivariance (deg)" in header
@@ -80,7 +80,7 @@ def test_large_numbers_are_in_scientific_notation(value, form, text):
     assert number(value, form) == text
 
 
-def test_a_likelihood_that_is_not_finite_is_said_to_be_so():
+def test_a_non_finite_likelihood_is_reported():
     result = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
               "variant": "", "disentanglement": None, "checkpoint": "a/best.ckpt", "model": "VAE", "baselines": None,
               "test_error_images": None, "nll": None, "nll_se": None, "elbo": -9.8e29}  # fmt: skip
@@ -89,7 +89,7 @@ def test_a_likelihood_that_is_not_finite_is_said_to_be_so():
     assert "-9.80e+29" in text
 
 
-def test_numbers_in_sentences_are_not_parted():
+def test_a_number_and_its_standard_error_stay_on_one_line():
     for width in range(20, 60):
         lines = wrapped("AIS lowers it by 12.34 ± 0.56 nats on the images that it was run on.", Screen(width))
         assert max(map(len, lines)) <= width

@@ -59,22 +59,22 @@ def test_the_order_is_the_same_on_every_machine():
     assert order(batches).tolist() == [9, 2, 5, 11, 3, 6, 0, 8, 10, 1, 4, 7]
 
 
-def test_each_pass_is_the_next_epoch():
-    batches = Batches(numbered(50), 7, draw=bernoulli, shuffle=True)
+def test_each_iteration_is_the_next_epoch():
+    batches = Batches(numbered(50), 7, pixel_sampler=bernoulli, shuffle=True)
     passes = [list(batches) for _ in range(3)]
     for epoch, seen in enumerate(passes):
-        fresh = Batches(numbered(50), 7, draw=bernoulli, shuffle=True)
+        fresh = Batches(numbered(50), 7, pixel_sampler=bernoulli, shuffle=True)
         fresh.set_epoch(epoch)
         assert same(seen, fresh)
     assert not torch.equal(order(passes[0]), order(passes[1]))
 
 
-@pytest.mark.parametrize("draw", [bernoulli, dequantise])
-def test_pixels_are_a_function_of_seed_epoch_rank_and_batch(draw):
+@pytest.mark.parametrize("sampler", [bernoulli, dequantise])
+def test_pixels_are_a_function_of_seed_epoch_rank_and_batch(sampler):
     split = Split(torch.full((12, 1, 8, 8), 128, dtype=torch.uint8), torch.zeros(12, dtype=torch.int64))
 
     def pixels(seed=0, epoch=0, rank=0):
-        batches = Batches(split, 2, draw=draw, seed=seed, rank=rank, world=2)
+        batches = Batches(split, 2, pixel_sampler=sampler, seed=seed, rank=rank, world=2)
         batches.set_epoch(epoch)
         return [x for x, _ in batches]
 
@@ -98,7 +98,7 @@ def test_bernoulli_pixels_have_probability_x_over_255():
     assert abs(z.square().sum() - 254) < 5 * (2 * 254) ** 0.5  # chi-square of 254 degrees of freedom
 
 
-def test_dequantised_pixels_are_uniform_within_their_grey_value():
+def test_dequantised_pixels_are_uniform_within_their_intensity():
     x = torch.arange(256, dtype=torch.uint8).repeat(20_000, 1)
     grey = dequantise(x, torch.Generator().manual_seed(0))
     assert grey.dtype == torch.float32
@@ -121,7 +121,7 @@ def test_the_brightest_dequantised_pixel_stays_below_1():
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("size", [3, 20, 23, 41])
 @pytest.mark.parametrize("batch_size", [1, 4, 10])
-def test_in_order_every_image_comes_once_and_ranks_agree_on_the_length(world, size, batch_size):
+def test_unshuffled_batches_hold_every_image_once_and_ranks_have_equal_lengths(world, size, batch_size):
     ranks = [list(Batches(numbered(size), batch_size, rank=rank, world=world)) for rank in range(world)]
     assert sorted(torch.cat([order(rank) for rank in ranks]).tolist()) == list(range(size))
     assert len({len(rank) for rank in ranks}) == 1
@@ -131,7 +131,7 @@ def test_in_order_every_image_comes_once_and_ranks_agree_on_the_length(world, si
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("size", [3, 20, 23, 41])
-def test_in_training_ranks_get_equally_many_different_images(world, size):
+def test_shuffled_batches_hold_equally_many_distinct_images_on_each_rank(world, size):
     left_out = set()
     for epoch in range(8):
         ranks = [Batches(numbered(size), 4, shuffle=True, rank=rank, world=world) for rank in range(world)]
@@ -148,14 +148,14 @@ def test_in_training_ranks_get_equally_many_different_images(world, size):
 
 
 def test_fewer_images_than_ranks_are_refused():
-    with pytest.raises(ValueError, match=r"^2 images cannot be shared by 3 processes\.$"):
+    with pytest.raises(ValueError, match=r"^2 images cannot be split over 3 processes\.$"):
         Batches(numbered(2), 1, world=3)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 5])
-def test_an_interrupted_epoch_goes_on_bit_for_bit(stop):
+def test_an_interrupted_epoch_resumes_exactly(stop):
     def batches():
-        return Batches(numbered(41), 7, draw=bernoulli, shuffle=True, seed=2)
+        return Batches(numbered(41), 7, pixel_sampler=bernoulli, shuffle=True, seed=2)
 
     whole = batches()
     uninterrupted = [list(whole) for _ in range(3)]
@@ -174,7 +174,7 @@ def test_an_interrupted_epoch_goes_on_bit_for_bit(stop):
     assert same(second, uninterrupted[2]), "the position was used twice"
 
 
-def test_a_new_epoch_forgets_the_position():
+def test_a_new_epoch_resets_the_position():
     batches = Batches(numbered(41), 7, shuffle=True)
     batches.load_state_dict({"epoch": 1, "batch": 6})
     batches.set_epoch(2)
@@ -182,7 +182,7 @@ def test_a_new_epoch_forgets_the_position():
     assert len(list(batches)) == 6
 
 
-def test_a_loaded_position_serves_one_pass_even_if_that_breaks_off():
+def test_a_loaded_position_applies_to_one_iteration_even_if_interrupted():
     batches = Batches(numbered(41), 7, shuffle=True)
     batches.load_state_dict({"epoch": 1, "batch": 4})
     next(iter(batches))
@@ -190,7 +190,7 @@ def test_a_loaded_position_serves_one_pass_even_if_that_breaks_off():
     assert len(list(batches)) == 6
 
 
-def test_peeking_does_not_move_the_next_pass():
+def test_a_partial_iteration_does_not_change_the_next_one():
     batches = Batches(numbered(41), 7, shuffle=True)
     next(iter(batches))
     assert sorted(order(batches).tolist()) == list(range(41))
@@ -229,14 +229,14 @@ def fit(folder, epochs, resume=None, steps=-1, save_every=None, **options):
         max_epochs=epochs, max_steps=steps, accelerator="cpu", callbacks=[save], logger=False,
         enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
-    training = Batches(numbered(41), 7, draw=bernoulli, shuffle=True, seed=2)
+    training = Batches(numbered(41), 7, pixel_sampler=bernoulli, shuffle=True, seed=2)
     trainer.fit(model, training, Batches(numbered(9), 7), ckpt_path=resume)
     return model.seen
 
 
 @pytest.fixture(scope="module")
 def three_epochs():
-    batches = Batches(numbered(41), 7, draw=bernoulli, shuffle=True, seed=2)
+    batches = Batches(numbered(41), 7, pixel_sampler=bernoulli, shuffle=True, seed=2)
     return [list(batches) for _ in range(3)]
 
 
@@ -251,13 +251,13 @@ def test_lightning_gives_each_epoch_its_order(tmp_path, three_epochs):
 
 
 @QUIET
-def test_limited_epochs_begin_at_their_beginning(tmp_path, three_epochs):
+def test_limited_epochs_start_with_their_first_batch(tmp_path, three_epochs):
     seen = fit(tmp_path, epochs=3, limit_train_batches=2)
     assert all(same(seen[epoch], three_epochs[epoch][:2]) for epoch in range(3))
 
 
 @QUIET
-def test_a_resumed_run_goes_on_with_the_next_epoch(tmp_path, three_epochs):
+def test_a_resumed_run_continues_with_the_next_epoch(tmp_path, three_epochs):
     fit(tmp_path, epochs=1)
     seen = fit(tmp_path, epochs=3, resume=tmp_path / "last.ckpt")
     assert list(seen) == [1, 2]
@@ -266,7 +266,7 @@ def test_a_resumed_run_goes_on_with_the_next_epoch(tmp_path, three_epochs):
 
 @QUIET
 @pytest.mark.parametrize("step", [2, 6, 8, 12])
-def test_a_run_resumed_within_an_epoch_misses_and_repeats_nothing(tmp_path, three_epochs, step):
+def test_a_run_resumed_mid_epoch_skips_and_repeats_no_batch(tmp_path, three_epochs, step):
     fit(tmp_path, epochs=3, steps=step, save_every=2)
     seen = fit(tmp_path, epochs=3, resume=tmp_path / f"step={step}.ckpt")
     rest = [batch for epoch in three_epochs for batch in epoch][step:]

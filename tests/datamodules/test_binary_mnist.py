@@ -90,16 +90,16 @@ def test_batches_are_the_published_pixels(folder):
     assert torch.equal(seen.sum(0), torch.from_numpy(bits(NAMES[0])).float().sum(0, keepdim=True))
 
 
-def test_it_has_no_options_of_grey_data():
+def test_it_has_no_options_of_grayscale_data():
     assert dict(BinaryMNIST("here", batch_size=3).hparams) == {"root": "here", "batch_size": 3}
     for option in ("binarization", "num_labels", "val_size", "seed"):
         with pytest.raises(TypeError, match=option):
             BinaryMNIST(**{option: 1})
 
 
-def test_the_second_time_nothing_is_parsed(folder, monkeypatch, capfd):
+def test_the_second_start_reads_the_cache(folder, monkeypatch, capfd):
     ready(folder)
-    said = [f"Wrote {folder / name}.npz, a copy of {name} that is read faster." for name in NAMES]
+    said = [f"Wrote {folder / name}.npz, a copy of {name} that loads faster." for name in NAMES]
     assert capfd.readouterr().err.splitlines() == said
     assert {path.name for path in folder.iterdir()} == {*NAMES, *(f"{name}.npz" for name in NAMES)}
     no_parsing(monkeypatch)
@@ -130,7 +130,7 @@ def other_md5(path):
         lambda path: np.savez(path, other=np.zeros(3)),
     ],
 )
-def test_a_bad_copy_is_made_again(folder, damage, monkeypatch):
+def test_a_damaged_cache_file_is_replaced(folder, damage, monkeypatch):
     ready(folder)
     damage(folder / f"{NAMES[0]}.npz")
     assert right(ready(folder))
@@ -138,13 +138,13 @@ def test_a_bad_copy_is_made_again(folder, damage, monkeypatch):
     assert right(ready(folder))
 
 
-def test_a_folder_marked_read_only_is_left_alone(folder):
+def test_no_cache_is_written_to_a_read_only_folder(folder):
     folder.chmod(0o555)
     assert right(ready(folder))
     assert {path.name for path in folder.iterdir()} == set(NAMES)
 
 
-def test_where_no_copy_can_be_kept_the_data_are_read_all_the_same(folder):
+def test_data_are_read_if_the_cache_cannot_be_written(folder):
     for name in NAMES:
         (folder / f"{name}.npz").mkdir()
     assert right(ready(folder))
@@ -152,7 +152,7 @@ def test_where_no_copy_can_be_kept_the_data_are_read_all_the_same(folder):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_another_file_is_refused_by_name(folder, name):
+def test_a_file_with_another_checksum_is_named(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-2])
     with pytest.raises(DataError, match=f"^{folder / name} does not have the published content"):
@@ -162,18 +162,18 @@ def test_another_file_is_refused_by_name(folder, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "does not hold one square image a line"),
-        (b"0 1 0 1", "does not hold one square image a line"),
-        (b"0 1 0\n", "does not hold one square image a line"),
-        (b"0 1 0 1\n0 1 0\n", "does not hold one square image a line"),
+        (b"", "does not hold one square image per line"),
+        (b"0 1 0 1", "does not hold one square image per line"),
+        (b"0 1 0\n", "does not hold one square image per line"),
+        (b"0 1 0 1\n0 1 0\n", "does not hold one square image per line"),
         (b"0 1 2 1\n", "holds pixels other than 0 and 1"),
         (b"0 1 . 1\n", "holds pixels other than 0 and 1"),
     ],
 )
-def test_files_of_another_form_are_refused(folder, content, message):
+def test_files_of_another_format_are_refused(folder, content, message):
     with pytest.raises(
         DataError,
-        match=f"^{folder} {message}: replace it by the published file, or move it away to have that downloaded",
+        match=f"^{folder} {message}: replace it by the published file, or move it away to download it again",
     ):
         binary_mnist.parse_amat(folder, content)
 
@@ -197,14 +197,14 @@ def test_a_wrong_download_is_not_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_network_a_sentence_says_what_to_put_where(tmp_path):
+def test_without_network_the_error_names_files_and_folder(tmp_path):
     folder = tmp_path / "BinaryMNIST"
     with pytest.raises(DataError) as caught:
         ready(folder)
     message = str(caught.value)
     assert message.startswith(f"{folder} lacks files and the download failed (")
     assert "\n" not in message
-    assert message.endswith(f"put {', '.join(NAMES)} into {folder}, as they are or as .gz.")
+    assert message.endswith(f"put {', '.join(NAMES)} into {folder}, plain or as .gz.")
     assert list(tmp_path.iterdir()) == []
 
 

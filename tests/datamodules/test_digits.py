@@ -12,7 +12,7 @@ def ready(**options):
     return data
 
 
-def test_what_the_package_offers():
+def test_public_names_of_the_package():
     assert list(DATAMODULES) == ["Digits", "MNIST", "FashionMNIST", "KMNIST", "BinaryMNIST", "NPZ"]
     assert all(issubclass(cls, ImageData) and cls.__name__ == name for name, cls in DATAMODULES.items())
     assert PROTOCOLS == ("dynamic", "fixed", "threshold", "grey", "larochelle")
@@ -29,7 +29,7 @@ def test_sizes():
     assert len(ready(val_size=47).train.y) == 1500
 
 
-def test_grey_values_are_rescaled():
+def test_intensities_are_rescaled():
     data = DATAMODULES["Digits"]()
     train, test = data.fetch()
     x = torch.cat([train.x, test.x])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.download import DataError, check_md5, download, find, read
+from datamodules.download import DataError, check_md5, download_missing, find_file, read_file
 
 NAMES = ("a", "b")
 
@@ -22,29 +22,29 @@ def forbidden(folder):
 
 def test_files_are_found_plain_or_gzipped(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"hello"))
-    assert read(tmp_path, "a") == (tmp_path / "a.gz", b"hello")
+    assert read_file(tmp_path, "a") == (tmp_path / "a.gz", b"hello")
     (tmp_path / "a").write_bytes(b"plain")
-    assert read(tmp_path, "a") == (tmp_path / "a", b"plain")
-    assert find(tmp_path, "b") is None
+    assert read_file(tmp_path, "a") == (tmp_path / "a", b"plain")
+    assert find_file(tmp_path, "b") is None
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=f"^a was not found in {tmp_path}: put a into {tmp_path}, as it is or as .gz"):
-        read(tmp_path, "a")
+    with pytest.raises(DataError, match=f"^a was not found in {tmp_path}: put a into {tmp_path}, plain or as .gz"):
+        read_file(tmp_path, "a")
 
 
-def test_a_file_is_gzipped_if_its_content_is(tmp_path):
+def test_gzip_is_detected_from_the_content(tmp_path):
     (tmp_path / "a").write_bytes(gzip.compress(b"hello"))
     (tmp_path / "b.gz").write_bytes(b"hello")
-    assert read(tmp_path, "a") == (tmp_path / "a", b"hello")
-    assert read(tmp_path, "b") == (tmp_path / "b.gz", b"hello")
+    assert read_file(tmp_path, "a") == (tmp_path / "a", b"hello")
+    assert read_file(tmp_path, "b") == (tmp_path / "b.gz", b"hello")
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_names_of_other_unpackers(tmp_path, suffix):
+def test_file_names_of_other_decompressors(tmp_path, suffix):
     path = tmp_path / f"t10k-labels.idx1-ubyte{suffix}"
     path.write_bytes(b"hello")
-    assert find(tmp_path, "t10k-labels-idx1-ubyte") == path
+    assert find_file(tmp_path, "t10k-labels-idx1-ubyte") == path
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -55,7 +55,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DataError, match=rf"^{tmp_path / 'a'} cannot be read: Permission denied\.$"):
-        read(tmp_path, "a")
+        read_file(tmp_path, "a")
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda raw: raw[:12] + b"??" + raw[14:]])
@@ -63,7 +63,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
     path = tmp_path / "a.gz"
     path.write_bytes(damage(gzip.compress(os.urandom(99))))
     with pytest.raises(DataError, match=rf"^{path} is truncated or damaged: replace it by the published file, or move"):
-        read(tmp_path, "a")
+        read_file(tmp_path, "a")
 
 
 def test_md5(tmp_path):
@@ -74,18 +74,18 @@ def test_md5(tmp_path):
         check_md5(tmp_path, b"hello", "0" * 32)
 
 
-def test_a_download_puts_whole_files_in_place(tmp_path):
+def test_a_download_moves_complete_files_into_place(tmp_path):
     folder = tmp_path / "new" / "raw"
-    download(folder, NAMES, write)
+    download_missing(folder, NAMES, write)
     assert (folder / "a").read_text() == "a"
     assert (folder / "b").read_text() == "b"
     assert not [path for path in folder.iterdir() if path.is_dir()]
 
 
-def test_what_is_there_is_not_downloaded(tmp_path):
+def test_existing_files_are_not_downloaded(tmp_path):
     write(tmp_path)
     (tmp_path / "a").rename(tmp_path / "a.gz")
-    download(tmp_path, NAMES, forbidden)
+    download_missing(tmp_path, NAMES, forbidden)
     assert len(list(tmp_path.iterdir())) == 2, "a folder that is complete needs no lock"
 
 
@@ -105,39 +105,39 @@ def test_only_the_first_of_many_processes_downloads(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(download, "FileLock", Taken)
-    download(tmp_path, NAMES, forbidden)
+    download_missing(tmp_path, NAMES, forbidden)
 
 
 @pytest.mark.parametrize(
     "error", [OSError("unreachable"), RuntimeError("Tried a:\nunreachable\n"), IncompleteRead(b""), DataError("bad")]
 )
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path, error):
+def test_an_interrupted_download_leaves_no_files(tmp_path, error):
     def breaks(folder):
         (folder / "a").write_text("half")
         raise error
 
     folder = tmp_path / "new" / "raw"
     with pytest.raises(DataError) as caught:
-        download(folder, NAMES, breaks)
+        download_missing(folder, NAMES, breaks)
     reason = str(error).strip().splitlines()[-1]
     assert str(caught.value) == (
-        f"{folder} lacks files and the download failed ({reason}): put a, b into {folder}, as they are or as .gz."
+        f"{folder} lacks files and the download failed ({reason}): put a, b into {folder}, plain or as .gz."
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_download_keeps_what_was_there(tmp_path):
+def test_a_failed_download_keeps_existing_files(tmp_path):
     (tmp_path / "a").write_text("a")
 
     def breaks(folder):
         raise OSError("unreachable")
 
     with pytest.raises(DataError, match="unreachable"):
-        download(tmp_path, NAMES, breaks)
+        download_missing(tmp_path, NAMES, breaks)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_connections_give_up_during_a_download_only(tmp_path):
+def test_the_socket_timeout_applies_only_to_downloads(tmp_path):
     seen = []
 
     def fetch(folder):
@@ -145,7 +145,7 @@ def test_connections_give_up_during_a_download_only(tmp_path):
         write(folder)
 
     before = socket.getdefaulttimeout()
-    download(tmp_path, NAMES, fetch)
+    download_missing(tmp_path, NAMES, fetch)
     assert seen[0]
     assert seen[0] <= 30
     assert socket.getdefaulttimeout() == before

@@ -34,12 +34,12 @@ else:
     published = getattr(torchvision.datasets, name)
     published.mirrors, published.resources = [address], list(packed.items())
     DATAMODULES[name].md5 = plain
-missing = download.missing
+missing_files = download.missing_files
 def looked(*args):
-    found = missing(*args)
+    names = missing_files(*args)
     Path(f"looked-{os.getpid()}").touch()
-    return found
-download.missing = looked
+    return names
+download.missing_files = looked
 data = DATAMODULES[name]("data", **({} if name == "BinaryMNIST" else {"val_size": 10}))
 data.prepare_data()
 data.setup()
@@ -114,7 +114,7 @@ def fetched(tmp_path, mirror, name, processes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MNIST", "KMNIST", "BinaryMNIST"])
-def test_two_processes_fetch_each_file_once(tmp_path, mirror, name):
+def test_two_processes_download_each_file_once(tmp_path, mirror, name):
     data, requests = fetched(tmp_path, mirror, name, processes=2)
     assert len(data) == 2
     assert data[0] == data[1] != ""

@@ -6,10 +6,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 
 from datamodules import DATAMODULES, PROTOCOLS, Split
-from datamodules.grayscale import GreyData
+from datamodules.grayscale import GrayscaleData
 
 
-class Patches(GreyData):
+class Patches(GrayscaleData):
     """600 training and 90 test images of random grey values; classes in turn. Image i has the mark i."""
 
     size, tests, shape, classes = 600, 90, (1, 5, 6), 3
@@ -54,7 +54,7 @@ def test_the_split_is_a_function_of_the_seed():
     assert hashlib.sha256(np.array(same, "<i8").tobytes()).hexdigest()[:12] == "43f51cb05b65"
 
 
-def test_setup_reads_once():
+def test_setup_fetches_once():
     data = ready()
     train = data.train
     data.setup("fit")
@@ -62,7 +62,7 @@ def test_setup_reads_once():
     assert data.train is train
 
 
-def test_what_is_known_after_setup():
+def test_attributes_after_setup():
     data = ready(binarization="threshold")
     assert data.image_shape == (1, 5, 6)
     assert data.num_classes == 3
@@ -88,7 +88,7 @@ def test_protocols(binarization):
 
 
 @pytest.mark.parametrize(("binarization", "redrawn"), [("dynamic", 1), ("fixed", 0), ("threshold", 0), ("grey", 1)])
-def test_training_pixels_are_redrawn_or_not(binarization, redrawn):
+def test_which_protocols_resample_training_pixels(binarization, redrawn):
     data = ready(binarization=binarization)
     batches = data.train_dataloader()
 
@@ -100,7 +100,7 @@ def test_training_pixels_are_redrawn_or_not(binarization, redrawn):
     assert epoch(0) == epoch(0)
 
 
-def test_pixels_of_0_and_255_are_certain():
+def test_pixels_of_0_and_255_are_deterministic():
     for name in ("dynamic", "fixed", "threshold"):
         x = ready(binarization=name).images("test")[0]
         assert x[0].max() == 0
@@ -121,7 +121,7 @@ def test_fixed_draws_are_bernoulli():
 
 
 @pytest.mark.parametrize("binarization", ["dynamic", "grey"])
-def test_an_image_has_one_evaluation_draw_whatever_the_seed(binarization):
+def test_evaluation_pixels_do_not_depend_on_the_seed(binarization):
     one, other = (ready(binarization=binarization, seed=seed, val_size=300) for seed in (0, 1))
     assert torch.equal(one.test.x, other.test.x)
     draws = []
@@ -134,13 +134,13 @@ def test_an_image_has_one_evaluation_draw_whatever_the_seed(binarization):
     assert all(torch.equal(draws[0][i], draws[1][i]) for i in shared)
 
 
-def test_the_evaluation_draw_is_the_same_on_every_machine():
+def test_evaluation_pixels_are_the_same_on_every_machine():
     digest = hashlib.sha256(ready().test.x.numpy().tobytes()).hexdigest()[:12]
     assert digest == "10ae4cd1e321"
 
 
 @pytest.mark.parametrize("binarization", ["dynamic", "fixed", "threshold", "grey"])
-def test_images_of_the_training_split_are_drawn_once(binarization):
+def test_images_of_the_training_split_are_sampled_once(binarization):
     data = ready(binarization=binarization)
     x, y = data.images("train", 10)
     assert torch.equal(x, data.images("train", 10)[0])
@@ -164,7 +164,7 @@ def test_the_mean_image():
     assert torch.allclose(mean, data.train.x.double().mean(0).float() / 255)
 
 
-def test_the_runs_seed_changes_order_and_draws_only():
+def test_the_run_seed_changes_only_order_and_pixel_sampling():
     one, other = ready(), ready()
     other.run_seed = 1
     first = [next(iter(data.train_dataloader())) for data in (one, one, other)]
@@ -175,7 +175,7 @@ def test_the_runs_seed_changes_order_and_draws_only():
 
 
 @pytest.mark.parametrize("num_labels", [3, 30, 300])
-def test_labels_are_hidden_evenly_and_for_good(num_labels):
+def test_hidden_labels_are_balanced_and_not_stored(num_labels):
     data = ready(num_labels=num_labels)
     assert data.train.y[data.train.y >= 0].bincount().tolist() == [num_labels // 3] * 3
     assert (data.train.y == -1).sum() == 540 - num_labels
@@ -191,14 +191,14 @@ def test_label_indices_are_the_labelled_images():
     data = ready(num_labels=30)
     index = data.label_indices
     assert index.tolist() == sorted(index.tolist())
-    labelled = data.train.take(data.train.y >= 0)
+    labelled = data.train.subset(data.train.y >= 0)
     x, y = data.fetch()[0]
     assert sorted(positions(labelled, x)) == index.tolist()
     assert torch.equal(y[index].bincount(), labelled.y.bincount())
     assert data.labels_hash == hashlib.sha256(index.numpy().astype("<i8").tobytes()).hexdigest()[:12]
 
 
-def test_which_labels_is_a_function_of_the_seed():
+def test_the_choice_of_labels_is_a_function_of_the_seed():
     same, again, other = (ready(num_labels=30, seed=seed) for seed in (0, 0, 1))
     again.run_seed = 9
     assert same.labels_hash == again.labels_hash == "11ceed9cf302"
@@ -207,12 +207,12 @@ def test_which_labels_is_a_function_of_the_seed():
 
 @pytest.mark.parametrize("num_labels", [31, 543, 4])
 def test_an_impossible_number_of_labels_is_refused(num_labels):
-    message = r"^num_labels must be a multiple of the 3 classes and at most \d+, .*; \d+ is not\.$"
+    message = r"^num_labels must be a multiple of the number of classes \(3\) and at most \d+, .*; got \d+\.$"
     with pytest.raises(ValueError, match=message):
         ready(num_labels=num_labels)
 
 
-def test_the_most_labels_allowed_are_allowed():
+def test_the_largest_number_of_labels_is_accepted():
     with pytest.raises(ValueError, match="at most") as error:
         ready(num_labels=540 * 3)
     most = int(str(error.value).split("at most ")[1].split(",")[0])
@@ -231,7 +231,7 @@ def test_data_without_labels():
     assert data.num_classes == 0
     assert data.labels_hash is None
     assert len(data.label_indices) == 0
-    with pytest.raises(ValueError, match=r"^num_labels cannot be used: these data have no labels\.$"):
+    with pytest.raises(ValueError, match=r"^num_labels cannot be used: the data have no labels\.$"):
         ready(Unlabelled, num_labels=10)
 
 
@@ -249,7 +249,7 @@ def test_bad_options_are_refused_before_reading(option, value, message):
         Patches(**{option: value})
 
 
-def test_validation_leaves_a_training_image():
+def test_val_size_must_leave_a_training_image():
     assert len(ready(val_size=599).train.y) == 1
     with pytest.raises(ValueError, match=r"^val_size must be less than the 600 training images, not 600\.$"):
         ready(val_size=600)
@@ -258,15 +258,18 @@ def test_validation_leaves_a_training_image():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda train, test: (Split(train.x.float(), train.y), test), r"training images must be bytes"),
-        (lambda train, test: (train, Split(test.x[:, 0], test.y)), r"test images must be bytes"),
-        (lambda train, test: (train.take(slice(0)), test), r"training images must be bytes"),
+        (lambda train, test: (Split(train.x.float(), train.y), test), r"training images must be uint8"),
+        (lambda train, test: (train, Split(test.x[:, 0], test.y)), r"test images must be uint8"),
+        (lambda train, test: (train.subset(slice(0)), test), r"training images must be uint8"),
         (lambda train, test: (train, Split(test.x, test.y[1:])), r"there are 90 test images but 89 labels"),
         (lambda train, test: (train, Split(test.x, test.y - 2)), r"test labels must be 0, 1, .* not -2"),
-        (lambda train, test: (train, Split(test.x[..., 1:], test.y)), r"must have one shape, not .*5, 6.* and .*5, 5"),
+        (
+            lambda train, test: (train, Split(test.x[..., 1:], test.y)),
+            r"must have the same shape, not .*5, 6.* and .*5, 5",
+        ),
     ],
 )
-def test_unfit_data_are_refused(change, message):
+def test_invalid_data_are_refused(change, message):
     class Unfit(Patches):
         def fetch(self):
             return change(*super().fetch())
@@ -319,7 +322,7 @@ def test_a_run_of_two_epochs_and_its_checkpoint(tmp_path):
     }  # fmt: skip
 
 
-def test_a_trainers_ranks_share_the_images():
+def test_ranks_share_the_images():
     class Rank:
         world_size = 3
 

@@ -63,7 +63,7 @@ def test_most_images_labelled(world):
     assert counts[170:].max() - counts[170:].min() <= 1
 
 
-def test_each_round_has_an_order_of_its_own():
+def test_each_repetition_has_its_own_order():
     index = torch.cat([positions(x[y >= 0]) for x, y in mixed(400, 20, 10, 4)])
     rounds = [tuple(each.tolist()) for each in index.split(20)[:-1]]
     assert len(rounds) > 5
@@ -91,14 +91,14 @@ def test_the_order_is_the_same_on_every_machine():
 
 
 @pytest.mark.parametrize("stop", [0, 1, 5, 14, 15])
-def test_an_interrupted_epoch_goes_on_bit_for_bit(stop):
-    whole = mixed(draw=bernoulli, seed=2)
+def test_an_interrupted_epoch_resumes_exactly(stop):
+    whole = mixed(pixel_sampler=bernoulli, seed=2)
     uninterrupted = [list(whole) for _ in range(3)]
-    first = mixed(draw=bernoulli, seed=2)
+    first = mixed(pixel_sampler=bernoulli, seed=2)
     first.set_epoch(1)
     iterator = iter(first)
     seen = [next(iterator) for _ in range(stop)]
-    second = mixed(draw=bernoulli, seed=2)
+    second = mixed(pixel_sampler=bernoulli, seed=2)
     second.load_state_dict(first.state_dict())
     second.set_epoch(1)
     assert same(seen + list(second), uninterrupted[1])
@@ -132,7 +132,7 @@ def digits(**options):
     ({"num_labels": 1000}, 77), ({"num_labels": 1000, "batch_size": 3}, 2), ({"num_labels": 1000, "batch_size": 2}, 1),
     ({"num_labels": 1000, "batch_size": 10**9}, 1000),
 ])  # fmt: skip
-def test_how_many_labels_a_batch_has(options, each):
+def test_default_labels_per_batch(options, each):
     batches = digits(**{"num_labels": 50, **options}).train_dataloader()
     assert isinstance(batches, MixedBatches)
     assert batches.labels_per_batch == each
@@ -148,14 +148,14 @@ def test_an_epoch_of_digits_has_all_images(num_labels, options):
     assert (seen < 0).sum() >= len(data.train.y) - num_labels
 
 
-def test_with_all_labels_batches_are_plain():
+def test_fully_labelled_data_give_ordinary_batches():
     batches = digits().train_dataloader()
     assert type(batches) is Batches
     assert all((y >= 0).all() for _, y in batches)
 
 
 @pytest.mark.parametrize("learns", [True, False])
-def test_a_model_that_does_not_learn_from_labels_gets_plain_batches(learns):
+def test_a_model_that_does_not_learn_from_labels_gets_ordinary_batches(learns):
     data = digits(num_labels=50)
     data.trainer = SimpleNamespace(
         lightning_module=SimpleNamespace(learns_from_labels=learns),
@@ -166,23 +166,23 @@ def test_a_model_that_does_not_learn_from_labels_gets_plain_batches(learns):
     assert type(data.train_dataloader()) is (MixedBatches if learns else Batches)
 
 
-def test_labels_per_batch_of_plain_batches():
-    with pytest.raises(ValueError, match="labels_per_batch is for M2 and M1M2 on data of which some have no label"):
+def test_labels_per_batch_is_refused_for_ordinary_batches():
+    with pytest.raises(ValueError, match="labels_per_batch requires a model that learns from labels"):
         digits(labels_per_batch=7).train_dataloader()
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"labels_per_batch": 0}, "labels_per_batch must be between 1 and batch_size - 1; 0 is not"),
     ({"labels_per_batch": 100}, "labels_per_batch must be between 1 and .*; 100 is not"),
-    ({"labels_per_batch": 60}, "Each batch of 100 would hold 60 labelled images, of 50 in all"),
-    ({"batch_size": 1}, "Each batch of 1 would hold 1 labelled images"),
+    ({"labels_per_batch": 60}, "A batch of 100 images cannot hold 60 of 50 labelled images and an unlabelled one"),
+    ({"batch_size": 1}, "A batch of 1 images cannot hold 1 of 50 labelled images and an unlabelled one"),
 ])  # fmt: skip
 def test_options_out_of_range(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         digits(num_labels=50, **options).train_dataloader()
 
 
-def test_data_that_come_partly_labelled_are_mixed_too():
+def test_originally_partly_labelled_data_give_mixed_batches():
     data = digits()
     y = data.train.y.clone()
     y[30:] = -1
@@ -193,7 +193,7 @@ def test_data_that_come_partly_labelled_are_mixed_too():
 
 
 def test_fewer_unlabelled_images_than_ranks_are_refused():
-    with pytest.raises(ValueError, match="2 images without a label cannot be shared by 3 processes"):
+    with pytest.raises(ValueError, match="2 unlabelled images cannot be split over 3 processes"):
         mixed(22, 20, world=3)
 
 
@@ -201,7 +201,9 @@ def test_fewer_unlabelled_images_than_ranks_are_refused():
 
 
 def test_7_labels_for_10_classes():
-    with pytest.raises(ValueError, match=r"^num_labels must be a multiple of the 10 classes .*; 7 is not\.$"):
+    with pytest.raises(
+        ValueError, match=r"^num_labels must be a multiple of the number of classes \(10\) .*; got 7\.$"
+    ):
         digits(num_labels=7)
 
 

@@ -82,7 +82,7 @@ def test_hyper_parameters_are_the_constructors_arguments():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_network_a_sentence_says_what_to_put_where(tmp_path, capfd, name):
+def test_without_network_the_error_names_files_and_folder(tmp_path, capfd, name):
     folder = tmp_path / name / "raw"
     with pytest.raises(DataError) as caught:
         ready(name, tmp_path)
@@ -90,7 +90,7 @@ def test_without_network_a_sentence_says_what_to_put_where(tmp_path, capfd, name
     assert message.startswith(f"{folder} lacks files and the download failed (")
     assert "Name or service not known" in message
     assert "\n" not in message
-    assert message.endswith(f"put {', '.join(FILES)} into {folder}, as they are or as .gz.")
+    assert message.endswith(f"put {', '.join(FILES)} into {folder}, plain or as .gz.")
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().out == ""
 
@@ -122,7 +122,7 @@ def test_setup_alone_downloads_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_contents_are_compared_whatever_their_wrapper(tmp_path, capfd, name, packed):
+def test_contents_are_verified_plain_and_gzipped(tmp_path, capfd, name, packed):
     pack = (lambda content: gzip.compress(content, 1, mtime=5)) if packed else bytes  # by somebody else
     folder = write(tmp_path, name, pack, ".gz" if packed else "")
     data = ready(name, tmp_path)
@@ -137,16 +137,16 @@ def test_contents_are_compared_whatever_their_wrapper(tmp_path, capfd, name, pac
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_cannot_be_verified_is_said(tmp_path, capfd, packed):
+def test_a_file_that_cannot_be_verified_causes_a_warning(tmp_path, capfd, packed):
     pack = (lambda content: gzip.compress(content, 1, mtime=5)) if packed else bytes
     write(tmp_path, "KMNIST", pack, ".gz" if packed else "")
     ready("KMNIST", tmp_path)
-    assert f"warning: {IMAGES}" in (said := capfd.readouterr().err)
-    assert "the contents cannot be verified" in said
+    assert f"warning: the contents of {IMAGES}" in (said := capfd.readouterr().err)
+    assert "cannot be verified" in said
     assert said.count("\n") == 1
 
 
-def test_the_published_gz_file_verifies_the_file_beside_it(tmp_path, capfd):
+def test_the_published_gz_file_verifies_the_decompressed_file(tmp_path, capfd):
     write(tmp_path, "KMNIST", lambda content: gzip.compress(content, mtime=0), ".gz")
     folder = write(tmp_path, "KMNIST")
     ready("KMNIST", tmp_path)
@@ -161,20 +161,20 @@ def test_the_published_gz_file_verifies_the_file_beside_it(tmp_path, capfd):
 @pytest.mark.parametrize(("file", "array", "message"), [
     (LABELS, np.full(60, 3, np.uint8), "does not hold 6 labels of each class 0 to 9"),
     (LABELS, np.repeat(np.arange(12, dtype=np.uint8), 5), "does not hold 6 labels of each class 0 to 9"),
-    (IMAGES, np.zeros((60, 27, 28), np.uint8), r"holds an array \(60, 27, 28\), the published one \(60, 28, 28\)"),
+    (IMAGES, np.zeros((60, 27, 28), np.uint8), r"holds an array \(60, 27, 28\), the published one is \(60, 28, 28\)"),
 ])  # fmt: skip
-def test_files_of_another_form_are_refused_without_a_checksum(tmp_path, file, array, message):
+def test_files_of_another_format_are_refused_without_a_checksum(tmp_path, file, array, message):
     path = write(tmp_path, "KMNIST") / file
     path.write_bytes(idx(array))
     with pytest.raises(DataError, match=f"^{path} {message}"):
         ready("KMNIST", tmp_path)
 
 
-def test_no_message_advises_deletion_alone():
+def test_no_message_advises_to_delete_files():
     assert "delete" not in DAMAGED
 
 
-def test_another_file_of_the_right_form_is_refused(tmp_path):
+def test_another_file_of_the_same_format_is_refused(tmp_path):
     folder = write(tmp_path, "MNIST")
     content = bytearray((folder / IMAGES).read_bytes())
     content[-1] ^= 1
@@ -196,22 +196,22 @@ def test_a_file_of_the_wrong_size_is_named(tmp_path, file, damage):
     path = write(tmp_path, "KMNIST") / file
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(
-        DataError, match=rf"^{path} is .*: replace it by the published file, or move it away to have that downloaded\.$"
+        DataError, match=rf"^{path} is .*: replace it by the published file, or move it away to download it again\.$"
     ):
         ready("KMNIST", tmp_path)
 
 
-def test_an_idx_file_of_another_kind_is_refused():
+def test_an_idx_file_of_another_type_is_refused():
     floats = struct.pack(">4Bi", 0, 0, 13, 1, 1) + bytes(4)
     for content, dims in ((idx(np.zeros((2, 3), np.uint8)), 1), (floats, 1), (b"\x1f\x8b" * 20, 3)):
         with pytest.raises(DataError, match=f"^here is not an IDX file of bytes in {dims} dimensions: "):
             parse_idx(Path("here"), content, dims)
 
 
-def test_images_and_labels_that_do_not_belong_together_are_refused(tmp_path):
+def test_different_numbers_of_images_and_labels_are_refused(tmp_path):
     folder = write(tmp_path, "KMNIST")
     (folder / LABELS).write_bytes(idx(np.zeros(59, np.uint8)))
-    with pytest.raises(ValueError, match=rf"^{folder / LABELS} holds an array \(59,\), the published one \(60,\)"):
+    with pytest.raises(ValueError, match=rf"^{folder / LABELS} holds an array \(59,\), the published one is \(60,\)"):
         ready("KMNIST", tmp_path)
 
 

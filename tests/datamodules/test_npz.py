@@ -48,11 +48,11 @@ def test_shapes_and_layouts(tmp_path, shape):
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 4), (1, 5, 3), (2, 9, 2), (5, 5, 5)])
-def test_channels_second_is_meant_where_both_are_possible(tmp_path, shape):
+def test_channels_first_is_preferred_if_ambiguous(tmp_path, shape):
     assert ready(save(tmp_path, x=pixels(50, *shape))).image_shape == shape
 
 
-def test_an_unusual_number_of_channels_is_said(tmp_path, capfd):
+def test_an_unusual_number_of_channels_is_reported(tmp_path, capfd):
     ready(path := save(tmp_path, x=pixels(50, 2, 6, 7)))
     assert capfd.readouterr().err == f"x in {path} is read as images of 2 channels and 6 x 7 pixels.\n"
 
@@ -70,7 +70,7 @@ def test_memory_layout_does_not_matter(tmp_path, binarization):
     assert plain.images_hash == other.images_hash
 
 
-def test_the_hash_of_images_is_of_their_content(tmp_path):
+def test_the_images_hash_depends_on_content_only(tmp_path):
     x = pixels(60, 6, 7)
     hashes = []
     for folder in ("a", "b", "c"):
@@ -79,7 +79,7 @@ def test_the_hash_of_images_is_of_their_content(tmp_path):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_a_fixed_tenth_is_put_aside_for_the_test(tmp_path):
+def test_a_fixed_tenth_of_the_images_is_the_test_set(tmp_path):
     x, y = pixels(100, 6, 6), np.arange(100)
     path = save(tmp_path, x=x, y=y)
     one, other = ready(path), ready(path, seed=1)
@@ -94,7 +94,7 @@ def test_a_fixed_tenth_is_put_aside_for_the_test(tmp_path):
     assert len(ready(path, val_size=30).val.y) == 30
 
 
-def test_own_test_arrays_and_unknown_labels(tmp_path):
+def test_user_test_arrays_and_unlabelled_images(tmp_path):
     y = np.array([0, 1, 2, -1] * 10, np.int8)
     data = ready(save(tmp_path, x=pixels(40, 6, 6), y=y, x_test=pixels(5, 6, 6), y_test=np.arange(5, dtype=np.uint16)))
     assert data.num_classes == 5
@@ -124,29 +124,29 @@ DARK = pixels(10, 6, 6) // 16
         ({"x": pixels(10, 1, 1, 6, 6)}, r": x must hold images, .*, not an array \(10, 1, 1, 6, 6\)\."),
         ({"x": pixels(10, 0, 6, 6)}, r": x must hold images, .*, not an array \(10, 0, 6, 6\)\."),
         ({"x_test": pixels(0, 6, 6)}, r": x_test must hold images, .*, not an array \(0, 6, 6\)\."),
-        ({"y": np.arange(9)}, r": y must be 10 labels, one for each image, not an array \(9,\)\."),
-        ({"y": np.arange(11)}, r": y must be 10 labels, one for each image, not an array \(11,\)\."),
-        ({"y": np.arange(10) / 2}, r": y must be whole numbers or text, not float64: save y\.astype\(int\) if .*\."),
-        ({"y": np.array(["2020-01-01"] * 10, "M8")}, r": y must be whole numbers or text, not datetime64.*\."),
-        ({"y_test": np.eye(4, dtype=int)}, r": y_test must be one label for each image, .*: save y_test\.argmax.*\."),
+        ({"y": np.arange(9)}, r": y must be 10 labels, one per image, not an array \(9,\)\."),
+        ({"y": np.arange(11)}, r": y must be 10 labels, one per image, not an array \(11,\)\."),
+        ({"y": np.arange(10) / 2}, r": y must be integers or text, not float64: save y\.astype\(int\) if .*\."),
+        ({"y": np.array(["2020-01-01"] * 10, "M8")}, r": y must be integers or text, not datetime64.*\."),
+        ({"y_test": np.eye(4, dtype=int)}, r": y_test must be one label per image, .*: save y_test\.argmax.*\."),
         ({"y": np.arange(10)[:, None]}, r": y must be 10 labels in one axis, .*: save y\.reshape\(-1\)\."),
         ({"y": np.arange(10) - 3}, r": y must be 0, 1, ... or -1 for unknown, not -3\."),
         ({"y_test": np.arange(4) - 2}, r": y_test must be 0, 1, ... or -1 for unknown, not -2\."),
-        ({"y": np.array(list("abcdefghij"))}, r": y and y_test must both be whole numbers or both be text\."),
+        ({"y": np.array(list("abcdefghij"))}, r": y and y_test must both be integers or both be text\."),
         ({"y": np.array([b"\xff"] * 10)}, r": the text in y is not UTF-8: save it as .*\."),
         (
             {"x_test": pixels(4, 6, 7)},
-            r": training and test images must have one shape, not \(1, 6, 6\) and \(1, 6, 7\)\.",
+            r": training and test images must have the same shape, not \(1, 6, 6\) and \(1, 6, 7\)\.",
         ),
         ({"x": np.array([None] * 10)}, r": x is an array of Python objects: save it as an array of numbers, .*\."),
-        (dict.fromkeys(GOOD) | {"x": pixels(2, 6, 6)}, r" must hold 3 images or more \(to train, .*\), not 2\."),
+        (dict.fromkeys(GOOD) | {"x": pixels(2, 6, 6)}, r" must hold at least 3 images \(to train, .*\), not 2\."),
         (
             {"x": pixels(1, 6, 6), "y": np.arange(1)},
-            r": x must hold 2 images or more \(to train and validate\), not 1\.",
+            r": x must hold at least 2 images \(to train and validate\), not 1\.",
         ),
     ],
 )
-def test_unfit_arrays_are_refused_by_name(tmp_path, changes, message):
+def test_invalid_arrays_are_refused_by_name(tmp_path, changes, message):
     path = save(tmp_path, **{name: array for name, array in (GOOD | changes).items() if array is not None})
     with pytest.raises(ValueError, match=f"^{path}{message}$"):
         ready(path)
@@ -194,20 +194,20 @@ def flip(path):
 @pytest.mark.parametrize(
     "damage", [cut, flip, lambda path: path.write_text("hello"), lambda path: path.write_bytes(b"")]
 )
-def test_files_of_another_kind_are_refused_by_name(tmp_path, damage):
+def test_files_of_another_format_are_refused_by_name(tmp_path, damage):
     path = tmp_path / "mine.npz"
     damage(path)
     with pytest.raises(
-        DataError, match=rf"^{path} is not a whole \.npz file of plain arrays; numpy\.savez makes one\.$"
+        DataError, match=rf"^{path} is not a complete \.npz file of plain arrays; numpy\.savez makes one\.$"
     ):
         ready(path)
 
 
-def test_a_single_array_is_told_from_an_npz_file(tmp_path):
+def test_an_npy_file_is_refused(tmp_path):
     path = tmp_path / "mine.npz"
     write_npy(path)
     with pytest.raises(
-        DataError, match=rf"^{path} is a \.npy file of one array, and NPZ reads an \.npz file: a file made"
+        DataError, match=rf"^{path} is a \.npy file of one array, but NPZ reads an \.npz file: save it with"
     ):
         ready(path)
 
@@ -220,8 +220,8 @@ def test_a_missing_file_is_named(tmp_path):
         ready(path)
 
 
-def test_a_folder_is_told_from_a_missing_file(tmp_path):
-    with pytest.raises(DataError, match=rf"^{tmp_path} is a folder, and NPZ reads one \.npz file: a file made by "):
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match=rf"^{tmp_path} is a folder, but NPZ reads one \.npz file: save it with "):
         ready(tmp_path)
 
 
@@ -263,7 +263,7 @@ def test_labels_are_mapped_to_classes(tmp_path, labels, classes, names):
     assert data.state_dict() == {"class_names": names, "images_hash": data.images_hash}
 
 
-def test_all_labels_unknown_are_no_classes(tmp_path):
+def test_only_unknown_labels_give_no_classes(tmp_path):
     data = ready(save(tmp_path, x=pixels(60, 6, 6), y=np.full(60, -1)))
     assert data.num_classes == 0
     assert data.class_names is None
@@ -274,7 +274,7 @@ def said_of(capfd, tmp_path, **arrays):
     """What is printed about a file, and its path as {path}."""
     path = save(tmp_path, **arrays)
     data = ready(path)
-    data.moved_test(data.limits)  # reads the file again, and says nothing again
+    data.transformed_test_images(data.limits)  # reads the file again, and says nothing again
     return data, capfd.readouterr().err.replace(str(path), "{path}").splitlines()
 
 
@@ -288,7 +288,7 @@ X60 = pixels(60, 6, 6)
         ({"y": np.arange(60) % 10 + 1}, ["Labels in {path}: 10 classes, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10."]),
         (
             {"y": np.arange(60) % 3, "x_test": X60[:3], "y_test": np.array([0, 3, 4])},
-            ["warning: classes 3, 4 occur among the test images of {path} only."],
+            ["warning: classes 3, 4 occur only in the test images of {path}."],
         ),
         (
             {"y": np.array([0] * 59 + [1]), "x_test": X60[:3]},
@@ -296,13 +296,13 @@ X60 = pixels(60, 6, 6)
         ),
         (
             {"y": np.arange(60)},
-            ["warning: the labels of {path} have 60 different values, for 49 training images: are they classes?"],
+            ["warning: the labels of {path} have 60 distinct values for 49 training images: are they classes?"],
         ),
         (
             {"y": np.where(np.arange(60) % 2, 1, -1)},
             [
                 "Labels in {path}: 1 class, 1.",
-                "warning: labels in {path} are -1 and 1, and -1 means unknown: save 0 and 1 for two classes.",
+                "warning: labels in {path} are -1 and 1, but -1 means unlabelled: save 0 and 1 for two classes.",
             ],
         ),
         (
@@ -311,11 +311,11 @@ X60 = pixels(60, 6, 6)
         ),
     ],
 )
-def test_remarks_on_data(tmp_path, capfd, arrays, remarks):
+def test_messages_about_the_data(tmp_path, capfd, arrays, remarks):
     assert said_of(capfd, tmp_path, **{"x": X60} | arrays)[1] == remarks
 
 
-def test_only_the_first_process_remarks(tmp_path, capfd, monkeypatch):
+def test_only_rank_0_prints_messages(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     assert said_of(capfd, tmp_path, x=X60 // 255)[1] == []
 
@@ -333,20 +333,20 @@ def test_classes_without_training_images(tmp_path):
 def test_masks_become_black_and_white(tmp_path, capfd):
     mask = pixels(60, 6, 6) // 128
     data, said = said_of(capfd, tmp_path, x=mask, x_test=mask[:5])
-    assert said == ["The images in {path} hold 0 and 1 only: read as masks, 0 and 255."]
+    assert said == ["The images in {path} hold only 0 and 1: read as masks, 0 and 255."]
     assert np.array_equal(data.fetch()[0].x[:, 0], mask * 255)
     assert np.array_equal(data.test.x[:, 0], mask[:5] * 255)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_truth_values_are_black_and_white(tmp_path, capfd, order):
+def test_booleans_become_black_and_white(tmp_path, capfd, order):
     mask = pixels(60, 6, 6) > 100
     data, said = said_of(capfd, tmp_path, x=np.array(mask, order=order))
     assert said == []
     assert np.array_equal(torch.cat([split.x[:, 0] for split in data.fetch()]).sum(), mask.sum() * 255)
 
 
-def test_dark_images_are_doubted(tmp_path, capfd):
+def test_dark_images_cause_a_warning(tmp_path, capfd):
     x = pixels(60, 6, 6) // 2
     assert said_of(capfd, tmp_path, x=x)[1] == [
         "warning: the largest value of x in {path} is 127 of 255: if it is meant to be white, multiply x by 2.008 and "
@@ -354,7 +354,7 @@ def test_dark_images_are_doubted(tmp_path, capfd):
     ]
 
 
-def test_nearly_white_images_are_doubted(tmp_path, capfd):
+def test_nearly_white_images_cause_a_warning(tmp_path, capfd):
     x = 255 - pixels(60, 6, 6) // 128  # an inverted mask of 0 and 1
     assert said_of(capfd, tmp_path, x=x)[1] == [
         "warning: the smallest value of x in {path} is 254 of 255, so that all images are nearly white: if 254 is "
@@ -363,24 +363,24 @@ def test_nearly_white_images_are_doubted(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("x", [pixels(60, 6, 6), np.zeros((60, 6, 6), np.uint8), np.full((60, 6, 6), 255, np.uint8)])
-def test_other_images_are_not(tmp_path, capfd, x):
+def test_other_images_cause_no_warning(tmp_path, capfd, x):
     assert not [remark for remark in said_of(capfd, tmp_path, x=x, x_test=X60)[1] if "est value" in remark]
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": DARK}, r": the largest value of x is 15, .* multiply by 17: save numpy\.round\(x \* \(255 / 15\)\).*"),
+        ({"x": DARK}, r": the largest value of x is 15, .* If 15 is white, save numpy\.round\(x \* \(255 / 15\)\).*"),
         ({"x": pixels(10, 6, 6) // 4}, r": the largest value of x is 63, .*"),
         ({"x": pixels(10, 6, 6), "x_test": DARK}, r": the largest value of x_test is 15, while x reaches 255, .*"),
         ({"x": DARK // 15, "x_test": pixels(4, 6, 6)}, r": the largest value of x is 1, while x_test .* \* 255\).*"),
         ({"x": DARK // 15, "x_test": DARK}, r": the largest value of x is 1, while x_test reaches 15, .*"),
-        ({"x": X60 / 255}, r": x must be uint8 .*, not float64: its values run from 0 to 1; .*round\(x \* 255\).*"),
+        ({"x": X60 / 255}, r": x must be uint8 .*, not float64: its values range from 0 to 1; .*round\(x \* 255\).*"),
         ({"x": X60.astype(">f4")}, r": x must be .*float32.* from 0 to 255; if 255 is white, save numpy\.round\(x\).*"),
-        ({"x": X60 / 127.5 - 1}, r": x must be .* run from -1 to 1; map them to 0..255 and save them as uint8\."),
+        ({"x": X60 / 127.5 - 1}, r": x must be .* range from -1 to 1; map them to 0..255 and save them as uint8\."),
         (
             {"x": np.where(X60, X60, np.nan)},
-            r": x must be .* holds values that are NaN or infinite; replace them first\.",
+            r": x must be .* holds NaN or infinite values; replace them first\.",
         ),
         ({"x": X60.astype(int)}, r": x must be .*, not int64: .* if 255 is white, .*"),
         ({"x": DARK.astype(int)}, r": x must be .*, not int64: .* if 15 is white, .*"),

@@ -8,7 +8,7 @@ from torchvision.transforms.functional import InterpolationMode, affine
 from cli import train_options
 from datamodules import DATAMODULES, Split
 from datamodules.base import fixed_generator
-from datamodules.grayscale import GreyData
+from datamodules.grayscale import GrayscaleData
 from datamodules.transforms import CHUNK, PoseLimits, apply_pose, draw_poses
 
 ALL = {"max_rotation": 20.0, "max_shift": 2.0, "max_scaling": 0.1}
@@ -16,7 +16,7 @@ LIMITS = PoseLimits(20.0, 2.0, 0.1)
 binarizations = pytest.mark.parametrize("binarization", ["dynamic", "fixed", "threshold", "grey"])
 
 
-class Blobs(GreyData):
+class Blobs(GrayscaleData):
     """40 training and 30 test images of 9x12 pixels: a few bright rectangles, no two alike."""
 
     size, tests, shape = 40, 30, (1, 9, 12)
@@ -64,7 +64,7 @@ def grey_levels(a, b):
 @pytest.mark.parametrize(
     "limits", [LIMITS, PoseLimits(180, 0, 0), PoseLimits(0, 6.5, 0), PoseLimits(0, 0, 0.9), PoseLimits(90, 3, 0.5)]
 )
-def test_each_image_moves_as_torchvision_would_move_it(shape, limits):
+def test_apply_pose_equals_torchvision_affine(shape, limits):
     x = torch.randint(0, 256, (20, *shape), dtype=torch.uint8)
     poses = draw_poses(20, limits, torch.Generator().manual_seed(3))
     moved = apply_pose(x, poses)
@@ -84,14 +84,14 @@ def test_each_image_moves_as_torchvision_would_move_it(shape, limits):
     ((0, 0, 1, 1), 3, 5),  # down
     ((90, -2, 1, 1), 6, 2),  # turned first
 ])  # fmt: skip
-def test_where_one_pixel_goes(pose, row, column):
+def test_direction_of_rotation_and_shift(pose, row, column):
     x = torch.zeros(1, 1, 7, 7, dtype=torch.uint8)
     x[0, 0, 2, 5] = 255
     moved = apply_pose(x, torch.tensor([pose], dtype=torch.float64))
     assert moved[0, 0].nonzero().tolist() == [[row, column]]
 
 
-def test_more_images_than_fit_in_a_pass():
+def test_more_images_than_one_chunk():
     n = CHUNK + 7
     x = torch.randint(0, 256, (n, 1, 3, 4), dtype=torch.uint8)
     poses = draw_poses(n, LIMITS, torch.Generator().manual_seed(3))
@@ -122,7 +122,7 @@ def test_poses_are_uniform_within_the_limits(limits):
 
 
 @binarizations
-def test_poses_are_the_same_in_every_run_whatever_its_seeds(binarization):
+def test_poses_do_not_depend_on_seeds(binarization):
     one, other = (ready(binarization=binarization, seed=seed, val_size=20, **ALL) for seed in (0, 1))
     other.run_seed = 5
     assert torch.equal(one.test.x, other.test.x)
@@ -136,7 +136,7 @@ def test_poses_are_the_same_in_every_run_whatever_its_seeds(binarization):
     assert all(torch.equal(images[0][i], images[1][i]) for i in shared)
 
 
-def test_training_and_test_images_have_poses_of_their_own():
+def test_training_and_test_images_have_different_poses():
     training, test, again = (poses_of(name, 30) for name in ("training images", "test images", "test images"))
     assert torch.equal(test, again)
     assert (training - test).abs().amax(1).min() > 0
@@ -156,29 +156,29 @@ def test_training_and_test_images_have_poses_of_their_own():
 
 
 @binarizations
-def test_limits_of_zero_leave_every_byte(binarization):
+def test_limits_of_zero_change_nothing(binarization):
     plain, zero = ready(binarization=binarization), ready(binarization=binarization, max_rotation=0.0, max_shift=0)
     for split in ("train", "val", "test"):
         assert torch.equal(getattr(plain, split).x, getattr(zero, split).x)
     if binarization == "threshold":
         assert torch.equal(zero.test.x, ((zero.fetch()[1].x >= 128) * 255).byte())
     x = plain.fetch()[0].x
-    moved, poses = plain._moved(x, PoseLimits(), "training images")
+    moved, poses = plain._transform(x, PoseLimits(), "training images")
     assert torch.equal(moved, x)
     assert poses.unique(dim=0).tolist() == [[0, 0, 0, 1]]
 
 
 @pytest.mark.parametrize(("option", "part"), [("max_rotation", 0), ("max_shift", 1), ("max_scaling", 3)])
-def test_each_option_moves_the_images_and_alone(option, part):
+def test_each_option_applies_only_its_transformation(option, part):
     plain, moved = ready(), ready(**{option: ALL[option]})
     assert not torch.equal(plain.train.x, moved.train.x)
     assert not torch.equal(plain.test.x, moved.test.x)
-    _, poses = moved.moved_test(moved.limits)
+    _, poses = moved.transformed_test_images(moved.limits)
     changed = (poses != torch.tensor([0, 0, 0, 1])).any(0).tolist()
     assert changed == [i == part or (part == 1 and i == 2) for i in range(4)]
 
 
-def test_images_are_binarized_after_they_were_moved():
+def test_images_are_binarized_after_the_transformation():
     data = ready(binarization="fixed", **ALL)
     for x in (data.train.x, data.val.x, data.test.x):
         assert set(x.unique().tolist()) == {0, 255}  # bilinear weights of a binary image would show
@@ -203,28 +203,33 @@ def test_labels_stay_with_their_images():
 
 
 @binarizations
-def test_moved_by_their_own_limits_they_are_the_test_images(binarization):
+def test_transformed_test_images_with_the_data_limits_are_the_test_images(binarization):
     data = ready(binarization=binarization, **ALL)
-    x, poses = data.moved_test(data.limits)
+    x, poses = data.transformed_test_images(data.limits)
     assert torch.equal(x, data.images("test")[0])
     assert x.dtype == torch.float32
     assert torch.equal(poses, poses_of("test images", 30))
     plain = ready(binarization=binarization)
-    assert torch.equal(plain.moved_test(PoseLimits())[0], plain.images("test")[0])
-    assert torch.equal(plain.moved_test(PoseLimits(), "again")[0], plain.images("test")[0])  # a draw of poses alone
-    assert torch.equal(plain.moved_test(LIMITS)[0], x)  # whether or not the data themselves are moved
+    assert torch.equal(plain.transformed_test_images(PoseLimits())[0], plain.images("test")[0])
+    assert torch.equal(
+        plain.transformed_test_images(PoseLimits(), "again")[0], plain.images("test")[0]
+    )  # a draw of poses alone
+    assert torch.equal(plain.transformed_test_images(LIMITS)[0], x)  # whether or not the data themselves are moved
 
 
-def test_another_draw_moves_the_same_images_otherwise():
+def test_another_draw_gives_other_poses_of_the_same_images():
     data = ready(binarization="threshold", **ALL)
-    (x, poses), (other, other_poses) = data.moved_test(LIMITS), data.moved_test(LIMITS, "again")
+    (x, poses), (other, other_poses) = (
+        data.transformed_test_images(LIMITS),
+        data.transformed_test_images(LIMITS, "again"),
+    )
     assert torch.equal(other_poses, poses_of("again", 30))
     assert (poses - other_poses).abs().amax(1).min() > 0
     assert (x != other).flatten(1).any(1).double().mean() > 0.9
     expected = by_torchvision(data.fetch()[1].x, other_poses)
     sure = grey_levels(expected, torch.tensor(128)) > 1
     assert torch.equal(other[sure], (expected >= 128).float()[sure])
-    assert torch.equal(data.moved_test(LIMITS, "again")[0], other)
+    assert torch.equal(data.transformed_test_images(LIMITS, "again")[0], other)
 
 
 # Words and refusals
@@ -237,11 +242,11 @@ def test_another_draw_moves_the_same_images_otherwise():
     ({"max_scaling": 0.1}, "scaled by 0.9 to 1.1"),
     (ALL, "rotated by up to 20 degrees, shifted by up to 2 pixels, scaled by 0.9 to 1.1"),
 ])  # fmt: skip
-def test_the_variant_in_words(limits, words):
+def test_description_of_the_variant(limits, words):
     assert Blobs(**limits).variant == words
 
 
-def test_the_published_draw_has_no_variant():
+def test_published_binary_images_have_no_variant():
     assert DATAMODULES["BinaryMNIST"]("data").variant == ""
 
 
@@ -250,7 +255,7 @@ def test_the_published_draw_has_no_variant():
     ("max_shift", -0.1), ("max_shift", math.nan), ("max_shift", math.inf),
     ("max_scaling", -0.1), ("max_scaling", 1.0), ("max_scaling", math.nan), ("max_scaling", math.inf),
 ])  # fmt: skip
-def test_limits_out_of_range_are_refused_in_a_sentence(option, value):
+def test_limits_out_of_range_are_refused(option, value):
     message = (
         r"^max_rotation must be between 0 and 180, max_shift finite and at least 0, max_scaling at least 0 and below 1"
         rf"; got .*{value}.*\.$"
@@ -268,15 +273,15 @@ def test_the_largest_limits():
 
 
 @pytest.mark.parametrize("name", ["Digits", "MNIST", "FashionMNIST", "KMNIST", "NPZ"])
-def test_the_options_stand_in_the_help(name):
+def test_the_options_appear_in_the_help(name):
     parser = train_options.build_parser(train_options.split_component_flags(["--model=VAE", f"--data={name}"])[0])
     text = " ".join(parser.format_help().split())
     for option in ALL:
         assert f"--data.{option}" in text
-    assert "Turn each image by an angle of its own" in text
+    assert "Rotate each image by a random angle" in text
 
 
-def test_digits_are_moved():
+def test_digits_are_transformed():
     data = ready(DATAMODULES["Digits"], binarization="threshold", max_rotation=30.0)
     expected = by_torchvision(data.fetch()[1].x, poses_of("test images", 250, PoseLimits(rotation=30.0)))
     sure = grey_levels(expected, torch.tensor(128)) > 1
@@ -284,18 +289,18 @@ def test_digits_are_moved():
     assert torch.equal(data.test.x[sure], ((expected >= 128) * 255).byte()[sure])
 
 
-def test_colour_images_move_in_all_channels_alike():
+def test_all_channels_are_transformed_alike():
     data = ready(Colours, binarization="threshold", **ALL)
     expected = by_torchvision(data.fetch()[1].x, poses_of("test images", 30))
     sure = grey_levels(expected, torch.tensor(128)) > 1
     assert torch.equal(data.test.x[sure], ((expected >= 128) * 255).byte()[sure])
 
 
-def test_own_images_that_are_not_square(tmp_path):
+def test_transformed_images_that_are_not_square(tmp_path):
     x = np.random.default_rng(1).integers(0, 256, (40, 6, 11), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", x=x, x_test=x[:9])
     data = ready(lambda **options: DATAMODULES["NPZ"](str(tmp_path / "mine.npz"), **options), max_shift=3.0)
-    moved, poses = data.moved_test(data.limits)
+    moved, poses = data.transformed_test_images(data.limits)
     assert moved.shape == (9, 1, 6, 11)
     assert data.variant == "shifted by up to 3 pixels"
     expected = by_torchvision(torch.from_numpy(x[:9])[:, None], poses)

@@ -51,7 +51,7 @@ class Data:
     def __init__(self, n=400):
         self.test = SimpleNamespace(y=torch.arange(n) % 4)
 
-    def moved_test(self, limits, draw="test images"):
+    def transformed_test_images(self, limits, draw="test images"):
         generator = torch.Generator().manual_seed(len(draw))
         poses = draw_poses(len(self.test.y), limits, generator)
         x = torch.cat([poses, self.test.y[:, None], torch.zeros(len(poses), 3)], 1)
@@ -166,7 +166,7 @@ def test_what_has_no_meaning_is_left_out():
     assert not measured.is_measured(AffineVAE((1, 8, 8)), few)
     assert measured.disentanglement(Told(leak=math.nan), Data()) == {}
     alike = Data()
-    alike.moved_test = lambda limits, draw="": (torch.zeros(400, 1, 1, 8), torch.zeros(400, 4))
+    alike.transformed_test_images = lambda limits, draw="": (torch.zeros(400, 1, 1, 8), torch.zeros(400, 4))
     assert measured.disentanglement(Told(), alike) == {}
 
 

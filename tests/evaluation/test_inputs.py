@@ -65,7 +65,7 @@ def test_ais_counts_from_1(name):
     ],
 )
 def test_options_of_ais_do_nothing_without_it(flags, named):
-    with pytest.raises(ValueError, match=f"^{named} would do nothing without --ais: add it"):
+    with pytest.raises(ValueError, match=f"^{named} has no effect without --ais: add it"):
         check_ais(options(*flags))
 
 
@@ -104,12 +104,12 @@ def test_without_a_best_checkpoint_it_is_said_which_is_taken(run, name):
     for file in run.glob("checkpoints/*"):
         file.unlink()
     (run / "checkpoints" / name).touch()
-    with pytest.warns(UserWarning, match=f"runs/a has no best.ckpt: runs/a/checkpoints/{name} is taken"):
+    with pytest.warns(UserWarning, match=f"runs/a has no best.ckpt: using runs/a/checkpoints/{name}"):
         assert expand(["runs/a"]) == [f"runs/a/checkpoints/{name}"]
 
 
 def test_a_folder_that_stands_for_no_checkpoint_is_refused(run):
-    with pytest.raises(ValueError, match=r"runs lie below it: .* the pattern 'runs/\*\*/best.ckpt'"):
+    with pytest.raises(ValueError, match=r"contains run folders: .* the pattern 'runs/\*\*/best.ckpt'"):
         expand(["runs"])
     for file in run.glob("checkpoints/*"):
         file.unlink()
@@ -117,7 +117,7 @@ def test_a_folder_that_stands_for_no_checkpoint_is_refused(run):
         expand(["runs/a"])
     for name in "ab":
         (run / f"{name}.ckpt").touch()
-    with pytest.raises(ValueError, match=r"several checkpoints and no best.ckpt: name one of a.ckpt, b.ckpt"):
+    with pytest.raises(ValueError, match=r"several checkpoints and no best.ckpt: choose one of a.ckpt, b.ckpt"):
         expand(["runs/a"])
 
 
@@ -207,10 +207,10 @@ WEIGHTS = {
     "which this model does not have": lambda state: state | {"more": torch.zeros(1)},
     "are not finite": first_weight(lambda weight: weight.fill_(float("nan"))),
     "are not finite (NaN or infinite)": first_weight(lambda weight: weight.fill_(float("inf"))),
-    "is of torch.float16, not torch.float32": first_weight(torch.Tensor.half),
-    "is of torch.int64, not torch.float32": first_weight(torch.Tensor.long),
+    "has the type torch.float16, not torch.float32": first_weight(torch.Tensor.half),
+    "has the type torch.int64, not torch.float32": first_weight(torch.Tensor.long),
     "has the shape": first_weight(lambda weight: weight[..., :1]),
-    "is no tensor": first_weight(lambda _: 3),
+    "is not a tensor": first_weight(lambda _: 3),
 }
 
 

@@ -25,8 +25,8 @@ def image_at(figure, tops, lefts, row, column):
 
 def test_inputs_above_the_reconstructions_of_each_model_with_their_codes(pair, x):
     figure = reconstructions_side_by_side(pair, x)
-    tops = grids.starts(3, 72 + grids.LINE)
-    lefts = grids.starts(10, 72)
+    tops = grids.cell_offsets(3, 72 + grids.LINE)
+    lefts = grids.cell_offsets(10, 72)
     rows = [x, *(model.eval().reconstruct(x) for model in pair.values())]
     for row, images in enumerate(rows):
         np.testing.assert_allclose(image_at(figure, tops, lefts, row, 4), images[4, 0], rtol=1e-5, atol=1e-6)

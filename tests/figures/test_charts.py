@@ -65,16 +65,16 @@ def panel(n=30, **options):
 
 
 @pytest.mark.parametrize("classes", [1, 3, 10, 14, 20])
-def test_each_class_has_a_look_of_its_own(classes):
+def test_each_class_has_its_own_style(classes):
     styles = charts.label_styles(np.arange(classes))
     assert len({*styles.values(), (charts.UNKNOWN, "o")}) == len(styles) + 1 == classes + 1
 
 
-def test_a_class_looks_the_same_whatever_others_there_are():
+def test_the_style_of_a_class_does_not_depend_on_other_classes():
     assert charts.label_styles(np.array([7]))[7] == charts.label_styles(np.arange(10))[7]
 
 
-def test_of_many_classes_those_of_most_images_have_a_colour():
+def test_of_many_classes_the_most_frequent_have_a_colour():
     y = torch.arange(50).repeat(3)
     y = torch.cat([y, torch.arange(30, 50), torch.tensor([-1])])
     figure = charts.scatter([panel(len(y))], y)
@@ -118,7 +118,7 @@ def test_the_legend_hides_no_points_and_nothing_is_cut(classes, panels):
     assert legend.y1 <= figure.bbox.y1
 
 
-def test_limits_and_no_numbers_where_they_mean_nothing():
+def test_limits_and_hidden_ticks():
     axes = charts.scatter([panel(limits=(0, 1), ticks=False)], torch.zeros(30, dtype=torch.long)).axes[0]
     assert axes.get_xlim() == axes.get_ylim() == (0, 1)
     assert len(axes.get_xticks()) == len(axes.get_yticks()) == 0
@@ -137,7 +137,7 @@ def run(label, nll=88.0, rate=None, distortion=None, **others):
 
 
 def numbers(axes):
-    """What is written beside points, in figures of the report."""
+    """Return the annotations of points."""
     return [text for text in axes.texts if isinstance(text, Annotation)]
 
 
@@ -152,7 +152,7 @@ def test_a_comparison_has_a_row_and_a_point_for_each_run():
     assert {text.get_text(): text.xy[0] for text in numbers(right)} == {"1": 40, "2": 20, "3": 10}
 
 
-def test_lines_of_equal_elbo_say_which():
+def test_lines_of_equal_elbo_are_labelled():
     axes = charts.comparison(SWEEP, "Digits").axes[1]
     lines = [line.get_xydata() for line in axes.lines[1:]]
     written = [float(text.get_text()) for text in axes.texts if not isinstance(text, Annotation)]
@@ -164,7 +164,7 @@ def test_lines_of_equal_elbo_say_which():
         assert bottom - 1e-6 <= y <= top + 1e-6
 
 
-def test_likelihoods_of_papers_and_of_ais_stand_in_the_row_of_their_run():
+def test_likelihoods_of_papers_and_of_ais_are_in_the_row_of_their_run():
     results = [run("a"), run("b", paper_nll=86.0), run("c", ais_nll=87.0, ais_nll_se=0.5)]
     figure = charts.comparison(results, "MNIST")
     places = {bars.get_label(): bars.lines[0].get_xydata().tolist() for bars in figure.axes[0].containers}
@@ -177,10 +177,10 @@ def test_likelihoods_of_papers_and_of_ais_stand_in_the_row_of_their_run():
     assert not charts.comparison(SWEEP, "Digits").legends  # of one kind there is nothing to tell apart
 
 
-def test_points_on_each_other_share_their_numbers():
+def test_overlapping_points_share_an_annotation():
     points = np.array([[0.1, 0.1], [0.9, 0.5], [0.14, 0.1], [0.18, 0.13], [0.1, 0.5]])
-    assert charts.clusters(points) == [[0, 2, 3], [1], [4]]
-    assert charts.clusters(points[[0, 3, 2]]) == [[0, 1, 2]]  # the last one joins two that were apart
+    assert charts.group_close_points(points) == [[0, 2, 3], [1], [4]]
+    assert charts.group_close_points(points[[0, 3, 2]]) == [[0, 1, 2]]  # the last one joins two that were apart
     results = [run("a", rate=0.0, distortion=27.0), *SWEEP, run("b", rate=0.01, distortion=27.0)]
     assert [text.get_text() for text in numbers(charts.comparison(results, "Digits").axes[1])] == [
         "1, 5",
@@ -205,10 +205,10 @@ def test_a_single_run_needs_no_number():
 
 def test_long_names_keep_their_beginning_and_end():
     name = "iwae-k50-dreg-of-two-layers-with-a-long-warmup-seed-3"
-    assert charts.shortened("x" * 32) == "x" * 32
-    assert len(charts.shortened(name)) == 32
-    assert charts.shortened(name).startswith("iwae-k50-")
-    assert charts.shortened(name).endswith("warmup-seed-3")
+    assert charts.shorten_middle("x" * 32) == "x" * 32
+    assert len(charts.shorten_middle(name)) == 32
+    assert charts.shorten_middle(name).startswith("iwae-k50-")
+    assert charts.shorten_middle(name).endswith("warmup-seed-3")
 
 
 SPREAD = [(60 * i / 11, 80 - 5 * i) for i in range(12)]
@@ -237,7 +237,7 @@ def test_nothing_in_a_comparison_overlaps_or_is_cut(places):
         assert 0 <= box.y0 <= box.y1 <= figure.bbox.y1
 
 
-def test_a_chart_leaves_nothing_behind():
+def test_charts_do_not_use_pyplot():
     from matplotlib import pyplot
 
     charts.kl_per_dimension([torch.ones(3)], [torch.ones(3, dtype=torch.bool)])

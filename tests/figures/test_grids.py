@@ -10,7 +10,7 @@ from figures.grids import BREAK, CELL, GAP, MARGIN
 
 
 def picture(figure):
-    """The figure as it is saved: RGB in [0, 1], `(height, width, 3)`."""
+    """Return the saved figure as RGB in [0, 1], `(height, width, 3)`."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=figure.dpi)
     file.seek(0)
@@ -18,7 +18,7 @@ def picture(figure):
 
 
 def cells(figure, tops, lefts, height, width):
-    """The parts of the picture where a grid without labels has its images: `(rows, columns, height, width, 3)`."""
+    """Return the images of a grid without labels: `(rows, columns, height, width, 3)`."""
     image = picture(figure)[MARGIN:, MARGIN:]
     return np.array([[image[top : top + height, left : left + width] for left in lefts] for top in tops])
 
@@ -47,17 +47,17 @@ def test_grey_is_not_stretched(value):
     np.testing.assert_allclose(seen, value, atol=0.6 / 255)
 
 
-def test_values_beyond_the_range_are_cut():
+def test_values_are_clamped_to_the_range():
     image = picture(grids.image_grid(torch.tensor([-3.0, 7.0]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 8, 8)))
     assert set(np.unique(image)) == {0.0, 1.0}
 
 
 def test_breaks_set_rows_and_columns_apart():
     second, third, fourth = 10 + BREAK, 20 + BREAK + GAP, 30 + 2 * BREAK + GAP
-    assert grids.starts(4, 10, breaks=(1, 3)) == [0, second, third, fourth, fourth + 10]
+    assert grids.cell_offsets(4, 10, breaks=(1, 3)) == [0, second, third, fourth, fourth + 10]
 
 
-def test_labels_and_title_have_room():
+def test_labels_and_title_are_not_cut():
     labels = {"row_labels": ["a", "reconstruction"], "column_labels": ["0.11"] * 3, "title": "a title of the grid"}
     figure = grids.image_grid(torch.zeros(2, 3, 1, 8, 8), **labels)
     figure.draw_without_rendering()
@@ -97,7 +97,7 @@ def test_interpolations_go_from_one_image_to_the_other():
     steps = torch.tensor([0.3, 0.5, 0.7]).view(3, 1, 1, 1, 1).expand(3, 2, 1, 8, 8)
     axes = grids.interpolations(steps, x0, x1, title="linear").axes[0]
     canvas = np.asarray(axes.images[0].get_array())
-    lefts = grids.starts(5, CELL, breaks=(1, 4))[:-1]
+    lefts = grids.cell_offsets(5, CELL, breaks=(1, 4))[:-1]
     for row in (0, CELL + GAP):
         np.testing.assert_allclose(canvas[row, lefts, 0], [0.1, 0.3, 0.5, 0.7, 0.9], rtol=1e-6)
     assert (canvas[:, CELL : CELL + BREAK] == 1).all()
@@ -110,7 +110,7 @@ def test_analogies_set_the_original_apart_and_name_the_labels():
     images = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1, 1).expand(2, 3, 1, 8, 8)
     axes = grids.analogies(x, images).axes[0]
     canvas = np.asarray(axes.images[0].get_array())
-    lefts = grids.starts(4, CELL, breaks=(1,))[:-1]
+    lefts = grids.cell_offsets(4, CELL, breaks=(1,))[:-1]
     for row in (0, CELL + GAP):
         np.testing.assert_allclose(canvas[row, lefts, 0], [0.9, 0.1, 0.2, 0.3], rtol=1e-6)
     assert (canvas[:, CELL : CELL + BREAK] == 1).all()
@@ -139,14 +139,14 @@ def test_captions_have_a_line_below_their_images_and_titles_their_columns():
 
 
 @pytest.mark.parametrize(("size", "gap", "cell"), [(28, 0, 28), (8, 1, 24), (32, 0, 32)])
-def test_images_of_a_plane_touch_or_are_a_hair_apart(size, gap, cell):
+def test_images_of_a_plane_have_no_gap_or_one_pixel(size, gap, cell):
     z = torch.arange(4.0)
     canvas = np.asarray(grids.plane(torch.zeros(4, 4, 1, size, size), z, z, "").axes[0].images[0].get_array())
     assert canvas.shape == (4 * (cell + gap) - gap, 4 * (cell + gap) - gap, 3)
     assert (canvas == 0).all(-1).sum() == (4 * cell) ** 2
 
 
-def test_a_figure_leaves_nothing_behind():
+def test_grids_do_not_use_pyplot():
     from matplotlib import pyplot
 
     grids.samples(torch.zeros(4, 1, 8, 8))

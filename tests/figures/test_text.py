@@ -21,7 +21,7 @@ def test_lines_break_after_spaces_and_slashes():
     assert wrapped("Ankle boot", width("Ankle", 9) + 1, 9, 2) == "Ankle\nboot"
 
 
-def test_what_the_font_lacks_and_line_breaks_are_not_printed():
+def test_missing_glyphs_and_line_breaks_are_replaced():
     assert has_glyphs("ß ű")
     assert not has_glyphs("\u4e00")
     assert printable("a\tb\n\u4e00") == "a b ?"

@@ -8,7 +8,7 @@ import torch
 
 from models import MODELS
 
-# What a model needs beyond an image shape; a new model that is content with that appears in the tests by itself.
+# Arguments of a model beyond the image shape. A new model that needs no others is tested automatically.
 LABELS = {"num_classes": 3, "labelled_fraction": 0.4, "batch_norm": False}  # which is on by default
 OPTIONS = {
     "AffineVAE": {"num_classes": 3, "z_dim": 10, "decoder_hidden": [16], "activation": "tanh"},
@@ -21,7 +21,7 @@ M1_OPTIONS = {"z_dim": 4, "hidden": [16]}
 
 
 class Loader:
-    """An iterable of given batches, sized, as the data modules hand them out."""
+    """An iterable of given batches with a length, as data modules return it."""
 
     def __init__(self, batches):
         self.batches = batches
@@ -40,12 +40,12 @@ def _seed():
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    torch.set_num_threads(1)  # networks this small only lose time by sharing
+    torch.set_num_threads(1)  # several threads only slow down networks of this size
 
 
 @pytest.fixture
 def make():
-    """Builds the model called `name`: small, and always with the same initial weights."""
+    """Return a small model called `name`, always with the same initial weights."""
 
     def build(name, image_shape=(1, 8, 8), seed=0, **options):
         torch.manual_seed(seed)
@@ -59,7 +59,7 @@ def make():
 
 @pytest.fixture
 def binary():
-    """Draws `n` binary images, with the labels 0, 1, 2 in turn."""
+    """Return `n` random binary images with labels 0, 1, 2, 0, ..."""
 
     def draw(n, image_shape=(1, 8, 8), seed=1):
         generator = torch.Generator().manual_seed(seed)
@@ -70,7 +70,7 @@ def binary():
 
 @pytest.fixture
 def squares():
-    """All 16 binary images of 2x2 pixels."""
+    """Return all 16 binary images of 2x2 pixels."""
     return torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).view(16, 1, 2, 2)
 
 
@@ -81,12 +81,12 @@ def loader():
 
 @pytest.fixture
 def trainer(tmp_path):
-    """A `pl.Trainer` on the CPU that keeps quiet and leaves nothing behind."""
+    """Return a `pl.Trainer` on the CPU without output and files."""
 
     def build(**options):
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
                  "enable_model_summary": False, "default_root_dir": tmp_path}  # fmt: skip
-        warnings.filterwarnings("ignore", "Found .* in eval mode")  # M1 of M1M2 is so on purpose
+        warnings.filterwarnings("ignore", "Found .* in eval mode")  # M1 of M1M2 is always in evaluation mode
         return pl.Trainer(**{"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1, **quiet, **options})
 
     return build
@@ -94,7 +94,7 @@ def trainer(tmp_path):
 
 @pytest.fixture
 def fit(trainer):
-    """Fits a model to a list of batches, validates on them, and returns the trainer."""
+    """Fit a model to a list of batches, validate on them, and return the trainer."""
 
     def run(model, batches, **options):
         fitter = trainer(**options)
@@ -106,7 +106,7 @@ def fit(trainer):
 
 @pytest.fixture
 def validate(trainer):
-    """The metrics of one validation over a list of batches."""
+    """Return the metrics of a validation on a list of batches."""
 
     def run(model, batches):
         validator = trainer()

@@ -49,7 +49,7 @@ def test_validation_measures_the_loss_of_each_image_and_picks_the_lowest(make, b
     ("z_dim", 3), ("hidden", [9]), ("activation", "tanh"), ("encoder", "conv"), ("decoder", "conv"),
     ("batch_norm", True), ("criterion", "mse"),
 ])  # fmt: skip
-def test_every_knob_changes_the_loss(make, binary, knob, value):
+def test_every_option_changes_the_loss(make, binary, knob, value):
     x, y = binary(8)
     assert make("AE").loss(x, y) != make("AE", **{knob: value}).loss(x, y)
 
@@ -63,18 +63,18 @@ def test_every_knob_changes_the_loss(make, binary, knob, value):
     ({"activation": "rleu"}, "Unknown activation 'rleu': choose one of relu"),
     ({"criterion": "BCE"}, "BCE.*choose"),
 ])  # fmt: skip
-def test_wrong_options_are_refused_in_a_sentence(make, options, sentence):
+def test_invalid_options_are_refused(make, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         make("AE", **options)
 
 
-def test_it_does_not_pretend_to_have_a_density():
+def test_it_has_no_density():
     for name in ("log_weights", "sample", "posterior", "latent_statistics"):
         assert not hasattr(AE, name)
 
 
 @pytest.mark.parametrize("protocol", ["dynamic", "fixed", "threshold", "larochelle", "grey"])
-def test_any_images_are_data_for_it(make, protocol):
+def test_every_protocol_is_accepted(make, protocol):
     make("AE").check_protocol(protocol)
 
 
@@ -98,14 +98,14 @@ def test_interpolations_start_and_end_at_the_reconstructions(make, binary, path)
     torch.testing.assert_close(steps[-1], model.reconstruct(x[3:]))
 
 
-def test_a_straight_line():
+def test_linear_interpolation():
     z0, z1 = torch.randn(2, 4, 3)
     z = interpolate_latents(z0, z1, 5, "linear")
     for i, t in enumerate((0, 0.25, 0.5, 0.75, 1)):
         torch.testing.assert_close(z[i], (1 - t) * z0 + t * z1)
 
 
-def test_an_arc_turns_evenly_and_blends_the_lengths():
+def test_slerp_rotates_evenly_and_interpolates_the_norms():
     z0, z1 = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
     degrees = torch.tensor([0.0, 30.0, 60.0, 90.0]).deg2rad()
     expected = torch.stack([degrees.cos(), degrees.sin()], -1) * torch.tensor([2, 8 / 3, 10 / 3, 4])[:, None]
@@ -113,7 +113,7 @@ def test_an_arc_turns_evenly_and_blends_the_lengths():
 
 
 @pytest.mark.parametrize("z1", [[1.0, 2.0], [3.0, 6.0], [-1.0, -2.0], [0.0, 0.0]])
-def test_an_arc_without_an_angle_is_a_straight_line(z1):
+def test_slerp_of_parallel_codes_is_a_straight_line(z1):
     z0, z1 = torch.tensor([[1.0, 2.0]]), torch.tensor([z1])
     for a, b in ((z0, z1), (z1, z0)):
         torch.testing.assert_close(interpolate_latents(a, b, 5, "spherical"), interpolate_latents(a, b, 5, "linear"))

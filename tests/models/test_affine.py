@@ -1,4 +1,4 @@
-"""The affine VAE: how images lie, by conventions that torchvision's are the measure of."""
+"""AffineVAE: poses and their sign conventions (those of torchvision), likelihood and label head."""
 
 import math
 from itertools import chain, permutations
@@ -24,12 +24,12 @@ def latents(transforms):
 
 
 def square(A):
-    """Affine maps `(..., 2, 3)` as 3x3."""
+    """Return affine maps `(..., 2, 3)` as 3x3 matrices."""
     return torch.cat([A, torch.tensor([0.0, 0.0, 1.0], dtype=A.dtype).expand(*A.shape[:-2], 1, 3)], -2)
 
 
 class Picture(nn.Module):
-    """Draws what is known instead of what was learned: at (x, y), the first two features of a pixel, two blobs."""
+    """A decoder of a known image: two blobs, as a function of (x, y), the first two features of a pixel."""
 
     def forward(self, h):
         x, y = h[:, 0], h[:, 1]
@@ -39,7 +39,7 @@ class Picture(nn.Module):
 
 
 def painted(shape, transforms=("affine",), s=0.3):
-    """A model whose canonical image, of any code, has a bright blob to the right and a dim one above the middle."""
+    """A model whose canonical image has, for any code, a bright blob on the right and a dim one above the centre."""
     model = AffineVAE(shape, z_dim=latents(transforms) + 2, transforms=transforms, transform_scale=s, hidden=[4])
     nn.init.zeros_(model.decoder.first.weight)
     nn.init.zeros_(model.decoder.first.bias)
@@ -51,15 +51,15 @@ def painted(shape, transforms=("affine",), s=0.3):
 
 
 def pose_of(degrees, shift, scale, side):
-    """A move as torchvision means it, in words: clockwise, pixels right and down; y grows downwards."""
+    """Return a transform in the convention of torchvision: clockwise, pixels right and down; y points downwards."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    right = [scale * cos, scale * sin]  # where a unit to the right goes: clockwise is downwards
+    right = [scale * cos, scale * sin]  # image of the unit vector to the right; clockwise is downwards
     down = [-scale * sin, scale * cos]
     return torch.tensor([[right[0], down[0], 2 * shift[0] / side], [right[1], down[1], 2 * shift[1] / side]])
 
 
 def latents_of(A, transforms, s):
-    """The latents of a map, `affine_map` turned round by hand."""
+    """Return the latents of an affine map: the inverse of `affine_map`, by hand."""
     if transforms == ("affine",):
         return (A - torch.eye(2, 3)).flatten() / s
     parts = {
@@ -75,7 +75,7 @@ def code_of(pose, transforms=("affine",), s=0.3):
 
 
 def centre(image):
-    """The pixel column and row of the centre of brightness."""
+    """Return the column and row of the centre of brightness."""
     image = image.squeeze().double()
     image = image * (image > 0.3)
     rows, columns = (torch.arange(n, dtype=torch.float64) for n in image.shape)
@@ -93,9 +93,9 @@ def centre(image):
     (pose_of(0, (3, 0), 1, 41), (31, 20)),
     (pose_of(0, (0, 5), 1, 41), (28, 25)),
     (pose_of(0, (0, 0), 1.5, 41), (32, 20)),
-    (pose_of(90, (3, 5), 1.5, 41), (23, 37)),  # turned and scaled about the middle, then shifted
+    (pose_of(90, (3, 5), 1.5, 41), (23, 37)),  # rotated and scaled about the centre, then shifted
 ])  # fmt: skip
-def test_where_the_bright_blob_goes(pose, expected):
+def test_the_transform_has_the_sign_convention_of_torchvision(pose, expected):
     model = painted((1, 41, 41))
     model.decoder.rest.forward = lambda h: 40 * (0.1 - ((h[:, :1] - 16 / 41) ** 2 + h[:, 1:2] ** 2).sqrt())
     assert centre(model.decode(code_of(pose))) == pytest.approx(expected, abs=0.3)
@@ -107,7 +107,7 @@ MOVES = [(20, (0, 0), 1), (0, (3, -2), 1), (0, (0, 0), 0.85), (-35, (0, 0), 1), 
 @pytest.mark.parametrize("shape", [(1, 40, 40), (1, 32, 48), (1, 48, 32), (1, 41, 37)])
 @pytest.mark.parametrize(("degrees", "shift", "scale"), MOVES)
 @pytest.mark.parametrize("transforms", [("affine",), ("rotation", "scale", "shift"), ("shift", "scale", "rotation")])
-def test_a_known_move_of_a_known_image_comes_back(monkeypatch, shape, degrees, shift, scale, transforms):
+def test_a_known_transform_is_recovered_by_the_canonical_image(monkeypatch, shape, degrees, shift, scale, transforms):
     model, side = painted(shape, transforms), max(shape)
     before = pose_of(-12, (1.0, 0.5), 1.05, side)
     T = pose_of(degrees, shift, scale, side)
@@ -115,8 +115,8 @@ def test_a_known_move_of_a_known_image_comes_back(monkeypatch, shape, degrees, s
     drawn = model.decode(code_of(before, transforms))
     moved = affine(drawn[0], degrees, list(shift), scale, shear=[0.0], interpolation=InterpolationMode.BILINEAR)
     expected = model.decode(code_of(after, transforms))[0]
-    assert (moved - expected).abs().max() < 0.06  # of the interpolation
-    assert (drawn[0] - expected).abs().max() > 0.3  # the control: it has moved
+    assert (moved - expected).abs().max() < 0.06  # error of the interpolation
+    assert (drawn[0] - expected).abs().max() > 0.3  # control: it has moved
     monkeypatch.setattr(model, "encode", lambda x: torch.cat([code_of(pose, transforms) for pose in (before, after)]))
     old, new = model.pose(drawn)
     torch.testing.assert_close(old, before, rtol=1e-4, atol=1e-5)
@@ -148,7 +148,7 @@ def test_affine_is_the_identity_plus_the_scaled_latents():
 
 @subsets
 @pytest.mark.parametrize("leading", [(), (3, 50)])
-def test_each_part_does_what_its_name_says_whatever_the_order(transforms, leading):
+def test_each_transform_moves_points_as_named_in_any_order(transforms, leading):
     p, s = torch.randn(*leading, latents(transforms)), 0.4
     A = affine_map(p, transforms, s)
     assert A.shape == (*leading, 2, 3)
@@ -201,16 +201,18 @@ def test_the_inverse(leading):
         torch.testing.assert_close(product, torch.eye(3).expand(*leading, 3, 3), rtol=1e-4, atol=1e-4)
 
 
-# Drawing
+# Rendering
 
 
 @any_transforms
-def test_without_a_transform_it_draws_the_canonical_image(make, binary, transforms):
+def test_without_a_transform_decode_returns_the_canonical_image(make, binary, transforms):
     model, (x, _) = make("AffineVAE", transforms=list(transforms)).eval(), binary(5)
     z = model.encode(x)
     at_zero = torch.cat([z[:, : model.code_dim], torch.zeros(5, latents(transforms))], 1)
     torch.testing.assert_close(model.canonical(x), model.decode(at_zero))
-    torch.testing.assert_close(model.canonical(x), model.decoder(z[:, : model.code_dim]).sigmoid())  # plain decoding
+    torch.testing.assert_close(
+        model.canonical(x), model.decoder(z[:, : model.code_dim]).sigmoid()
+    )  # decoding at the trained size
     assert (model.canonical(x) - model.reconstruct(x)).abs().max() > 1e-4
 
 
@@ -228,7 +230,7 @@ def test_render_at_the_trained_size_is_decode(make, binary, shape):
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (1, 20, 31)])
-def test_four_times_the_size_shows_the_same_picture(shape):
+def test_rendering_at_four_times_the_size_shows_the_same_image(shape):
     model, z = painted(shape), torch.cat([torch.zeros(3, 2), torch.randn(3, 6)], 1)
     large = model.render(z, (4 * shape[1], 4 * shape[2]))
     assert large.shape == (3, 1, 4 * shape[1], 4 * shape[2])
@@ -239,7 +241,7 @@ def test_four_times_the_size_shows_the_same_picture(shape):
     assert (canonical - model.canonical(torch.rand(1, *shape))).abs().max() < 0.05
 
 
-def test_a_gaussian_likelihood_draws_its_mean(make, binary):
+def test_a_gaussian_likelihood_renders_its_mean(make, binary):
     model, (x, _) = make("AffineVAE", likelihood="gaussian").eval(), binary(4)
     z = model.encode(x)
     torch.testing.assert_close(model.render(z), model.px(z).mean)
@@ -264,7 +266,7 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, options):
     total, error = p.sum(1).mean(), p.sum(1).std() / math.sqrt(len(p))
     assert error < 0.02
     assert abs(total - 1) < 4 * error
-    assert p.mean(0).max() > 2 * p.mean(0).min()  # it was worth summing
+    assert p.mean(0).max() > 2 * p.mean(0).min()  # p(x) is not uniform
 
 
 def test_log_weights_against_a_naive_loop(make, binary):
@@ -301,7 +303,7 @@ def loss_and_gradients(model, x, y):
     return loss.item(), [parameter.grad.clone() for parameter in model.encoder.parameters()]
 
 
-def test_without_weight_there_is_no_head_and_labels_do_not_matter(make, binary):
+def test_with_label_weight_0_there_is_no_label_head(make, binary):
     model, (x, y) = make("AffineVAE"), binary(8)
     assert not any("head" in key for key in model.state_dict())
     assert "error" not in model.measures
@@ -311,7 +313,7 @@ def test_without_weight_there_is_no_head_and_labels_do_not_matter(make, binary):
     assert all(torch.equal(a, b) for a, b in zip(gradients, other_gradients, strict=True))
 
 
-def test_the_head_adds_its_cross_entropy_to_the_loss_and_nothing_to_a_bound(make, binary):
+def test_the_label_head_adds_its_cross_entropy_to_the_loss_only(make, binary):
     x, y = binary(8)
     y[::3] = -1
     plain, headed = make("AffineVAE").eval(), make("AffineVAE", label_weight=0.7).eval()
@@ -330,7 +332,7 @@ def test_the_head_adds_its_cross_entropy_to_the_loss_and_nothing_to_a_bound(make
     assert torch.equal(measured[0][1], measured[1][1])
 
 
-def test_images_without_a_label_do_not_count(make, binary):
+def test_unlabelled_images_do_not_contribute_to_the_label_loss(make, binary):
     model, (x, y) = make("AffineVAE", label_weight=1.0), binary(8)
     y[3:] = -1
     other = x.clone()
@@ -359,7 +361,7 @@ def test_the_error_is_the_share_of_wrong_classes(make, binary, validate):
     assert validate(model, [(x[:4], y[:4]), (x[4:], y[4:])])["val/error"].item() == pytest.approx(3 / 7)
 
 
-def test_the_head_sees_the_content_alone(make, binary):
+def test_the_label_head_gets_only_the_content(make, binary):
     model, (x, y) = make("AffineVAE", label_weight=1.0), binary(8)
     assert model.head.in_features == model.code_dim == 4
     model.label_loss(model.posterior(x), y).backward()
@@ -380,7 +382,7 @@ def test_the_head_learns_from_the_data_it_is_given(fit):
     assert errors[100.0] < 0.4 < 0.6 < errors[1e-6]
 
 
-# Refusals
+# Invalid options
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
@@ -404,13 +406,13 @@ def test_the_head_learns_from_the_data_it_is_given(fit):
     ({"label_weight": 1.0, "num_classes": 0}, r"label_weight needs labels of two classes or more: .*\."),
     ({"label_weight": 1.0, "num_classes": 1}, r"label_weight needs labels of two classes or more: .*\."),
 ])  # fmt: skip
-def test_wrong_options_are_refused_in_a_sentence(make, options, sentence):
+def test_invalid_options_are_refused(make, options, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         make("AffineVAE", **options)
 
 
 @any_transforms
-def test_the_smallest_latent_that_leaves_a_content(make, binary, transforms):
+def test_the_smallest_z_dim_with_content(make, binary, transforms):
     model = make("AffineVAE", transforms=list(transforms), z_dim=latents(transforms) + 1)
     assert model.code_dim == 1
     assert model.loss(*binary(3)).isfinite()

@@ -1,4 +1,4 @@
-"""docs/api.md: its code runs, and its table of methods says of every model what is there, what it takes and returns."""
+"""docs/api.md: its code runs, and its table has the methods, arguments and returned shapes of every model."""
 
 import inspect
 import re
@@ -22,7 +22,7 @@ def cells(line):
 
 
 def methods():
-    """The rows of the table: the method, the arguments by the name of the model, and what it returns."""
+    """Return the rows of the table: method, arguments by model, and the returned value."""
     head, _, *rows = API.split("## Methods\n\n")[1].split("\n\n")[0].splitlines()
     names = [cell.split(", ") for cell in cells(head)[1:-1]]
     for row in rows:
@@ -35,7 +35,7 @@ TABLE = list(methods())
 
 
 def shapes(model, returned):
-    """The shape that a sentence of the table begins with; d is any number."""
+    """Return the shapes at the start of a cell of the table; d stands for any number."""
     known = SIZES | {"code_dim": getattr(model, "code_dim", None)}
     for name in re.search(r"`\((.*?),?\)`", returned)[1].split(", "):
         size = known.get(name, -1)
@@ -60,7 +60,7 @@ def argument(model, name):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("method", "by_model", "returned"), TABLE, ids=[method for method, *_ in TABLE])
-def test_the_table_of_methods(make, name, method, by_model, returned):
+def test_methods_have_the_documented_arguments_and_shapes(make, name, method, by_model, returned):
     model, taken = make(name, SHAPE).eval(), by_model[name]
     assert hasattr(model, method) == bool(taken)
     if not taken:
@@ -87,7 +87,7 @@ def test_the_table_of_methods(make, name, method, by_model, returned):
             getattr(model, method)(**{key: value for key, value in required.items() if key != "y"})
 
 
-def test_every_public_method_that_is_given_images_or_latents_is_in_the_table():
+def test_every_public_method_is_documented():
     low_level = {
         "as_evidence",
         "as_images",
@@ -127,7 +127,7 @@ def test_every_public_method_that_is_given_images_or_latents_is_in_the_table():
                 assert not parameters & {"x", "x0", "z", "features", "n"}, f"{kind.__name__}.{name}"
 
 
-def test_the_code_runs(make, fit, binary, tmp_path, monkeypatch):
+def test_the_documented_code_runs(make, fit, binary, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = Path("runs/my-run/checkpoints/best.ckpt")
     path.parent.mkdir(parents=True)

@@ -11,13 +11,13 @@ from torch import nn
 from models import MODELS
 from models.base import Model, evaluating, learning_rate_factor
 
-# loss of the small model with seed 0 on eight images: changes only where computation changes
+# loss of the small model with seed 0 on eight images; changes only if the computation changes
 GOLDEN = {"AE": 44.842476, "VAE": 53.492901, "IWAE": 49.154301, "HierarchicalVAE": 71.775871,
           "CVAE": 53.733112, "M2": 24.392053, "M1M2": 10.429951, "AffineVAE": 62.893208}  # fmt: skip
 
 
 class Given(Model):
-    """A model whose metric of an image is the image's first pixel."""
+    """A model whose validation metric is the first pixel of the image."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -40,7 +40,7 @@ def given(values, sizes):
 
 def test_evaluating_restores_the_mode_of_each_submodule():
     network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout()))
-    network[1][0].eval()  # as a user who freezes one batch norm
+    network[1][0].eval()  # as if the user froze one batch norm
     before = [module.training for module in network.modules()]
     assert True in before
     assert False in before
@@ -68,7 +68,7 @@ def test_evaluating_restores_mode_noise_and_gradients_also_after_an_exception(fa
     assert torch.is_grad_enabled()
 
 
-def test_evaluating_draws_noise_from_its_seed_alone():
+def test_evaluating_makes_noise_a_function_of_the_seed():
     def noise(seed):
         with evaluating(nn.Linear(2, 2), seed):
             return torch.randn(4)
@@ -83,7 +83,7 @@ def test_evaluating_draws_noise_from_its_seed_alone():
 
 
 def rates(epochs, **options):
-    """The learning rate of every epoch."""
+    """Return the learning rate of every epoch."""
     model = Given(**options)
     model.trainer = SimpleNamespace(max_epochs=epochs, max_steps=-1, gradient_clip_val=None)
     [adam], [schedule] = model.configure_optimizers()
@@ -103,14 +103,14 @@ def test_stages_are_those_of_burda_et_al():
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 24, 3280])
-def test_an_exponential_schedule_falls_evenly_to_lr_final_in_the_last_epoch(epochs):
+def test_exponential_schedule_ends_at_lr_final(epochs):
     lr = rates(epochs, lr=2e-3, lr_final=1e-4, lr_schedule="exponential")
     assert (lr[0], lr[-1]) == (pytest.approx(2e-3), pytest.approx(1e-4))
     assert [b / a for a, b in pairwise(lr)] == pytest.approx([0.05 ** (1 / (epochs - 1))] * (epochs - 1))
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 25])
-def test_a_cosine_is_half_way_in_the_middle_and_ends_at_lr_final(epochs):
+def test_cosine_schedule_is_half_way_in_the_middle(epochs):
     lr = rates(epochs, lr=2e-3, lr_final=1e-4)
     assert (lr[0], lr[-1]) == (pytest.approx(2e-3), pytest.approx(1e-4))
     assert [a + b for a, b in zip(lr, lr[::-1], strict=True)] == pytest.approx([2.1e-3] * epochs)
@@ -144,7 +144,7 @@ def test_training_uses_the_schedule(fit):
 
 
 class Rates(Given):
-    """Keeps the learning rate of every optimiser step."""
+    """Record the learning rate of every optimizer step."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -159,7 +159,7 @@ FOUR = given([1.0, 2.0, 3.0, 4.0], 1)  # four batches
 
 
 @pytest.mark.parametrize(("limits", "steps"), [
-    ({"max_epochs": 5, "max_steps": 7}, 7),  # the steps come first
+    ({"max_epochs": 5, "max_steps": 7}, 7),  # max_steps is reached first
     ({"max_epochs": -1, "max_steps": 7}, 7),
     ({"max_epochs": 100, "max_steps": 3}, 3),  # within the first epoch
     ({"max_epochs": 1}, 4),
@@ -168,7 +168,7 @@ FOUR = given([1.0, 2.0, 3.0, 4.0], 1)  # four batches
     ({"max_epochs": 3, "max_steps": 7, "min_epochs": 3}, 7),
 ])  # fmt: skip
 @pytest.mark.parametrize("schedule", ["cosine", "exponential"])
-def test_lr_final_is_that_of_the_last_step_where_steps_end_the_run(fit, limits, steps, schedule):
+def test_lr_final_is_reached_at_max_steps(fit, limits, steps, schedule):
     model = Rates(**FALLING, lr_schedule=schedule)
     fit(model, FOUR, **limits)
     ratio = [learning_rate_factor(step / (steps - 1), 0.01, schedule) for step in range(steps)]
@@ -178,10 +178,10 @@ def test_lr_final_is_that_of_the_last_step_where_steps_end_the_run(fit, limits, 
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_steps": 12}, {"max_steps": 100}, {"min_epochs": 2}])
-def test_the_rate_changes_once_per_epoch_where_epochs_end_the_run(fit, limits):
+def test_the_rate_changes_once_per_epoch_with_max_epochs(fit, limits):
     model = Rates(**FALLING)
     fit(model, FOUR, max_epochs=3, **limits)
-    # to the bit what it has always been
+    # bit-identical to earlier versions
     assert model.rates == [1e-2 * learning_rate_factor(epoch / 2, 0.01, "cosine") for epoch in range(3) for _ in FOUR]
 
 
@@ -190,7 +190,7 @@ def test_lr_final_needs_a_limit_of_epochs_or_steps(fit):
         fit(Given(lr_final=1e-4), given([1.0], 1), max_epochs=-1)
 
 
-def test_lr_final_and_a_limit_of_time_do_not_go_together():
+def test_lr_final_with_a_time_limit_is_refused():
     with pytest.raises(ValueError, match=r"which --trainer\.max_time leaves open"):
         Given(lr_final=1e-4).check_limits(3, -1, "00:01:00:00")
     Given().check_limits(3, -1, "00:01:00:00")
@@ -199,7 +199,7 @@ def test_lr_final_and_a_limit_of_time_do_not_go_together():
 @pytest.mark.parametrize(("knob", "value"), [
     ("lr", 3e-3), ("lr_final", 1e-5), ("adam_eps", 0.1), ("lr_schedule", "stages"),
 ])  # fmt: skip
-def test_every_knob_of_the_optimiser_changes_training(fit, knob, value):
+def test_every_optimizer_option_changes_training(fit, knob, value):
     def trained(**options):
         model = Given(**options)
         fit(model, given([1.0, 2.0, 3.0], 1), max_epochs=3)
@@ -216,27 +216,27 @@ def test_every_knob_of_the_optimiser_changes_training(fit, knob, value):
     ({"lr_schedule": "stages"}, "needs lr_final"),
     ({"lr_schedule": "linear", "lr_final": 1e-4}, "cosine, exponential or stages"),
 ])  # fmt: skip
-def test_wrong_options_are_refused_in_a_sentence(options, sentence):
+def test_invalid_options_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         Given(**options)
 
 
-# Metrics of validation
+# Validation metrics
 
 
 @pytest.mark.parametrize("sizes", [[3, 3, 1], [1, 6], [7]])
 def test_validation_means_are_over_images_not_over_batches_in_float64(validate, sizes):
-    values = [16777216.0, 1.0, 1.0, 1.0, -16777216.0, 3.0, 5.0]  # float32 loses the ones beside 2^24
+    values = [16777216.0, 1.0, 1.0, 1.0, -16777216.0, 3.0, 5.0]  # float32 cannot represent 2^24 + 1
     bound = validate(Given(), given(values, sizes))["val/bound"]
     assert bound.dtype == torch.float64
     assert bound.item() == math.fsum(values) / 7
 
 
-def test_a_nan_stays_in_the_metric_that_picks_the_checkpoint(validate):
+def test_nan_is_kept_in_the_monitored_metric(validate):
     assert validate(Given(), given([1.0, math.nan, 3.0], 1))["val/bound"].isnan()
 
 
-def test_metrics_start_afresh_at_each_validation(fit):
+def test_metrics_are_reset_at_each_validation(fit):
     class Growing(Given):
         def measure(self, x, y):
             return {"bound": torch.full((len(x),), float(self.current_epoch))}
@@ -245,7 +245,7 @@ def test_metrics_start_afresh_at_each_validation(fit):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_each_model_logs_what_it_declares(fit, make, binary, name):
+def test_each_model_logs_its_declared_metrics(fit, make, binary, name):
     model = make(name)
     logged = fit(model, [binary(8), binary(3)]).callback_metrics
     warms_up = model.hparams.get("objective") == "elbo"
@@ -256,7 +256,7 @@ def test_each_model_logs_what_it_declares(fit, make, binary, name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_each_model_measures_one_number_per_image(make, binary, name):
+def test_validation_metrics_have_one_value_per_image(make, binary, name):
     model = make(name)
     measured = model.measure(*binary(5))
     assert tuple(measured) == tuple(model.measures)
@@ -267,7 +267,7 @@ def test_each_model_measures_one_number_per_image(make, binary, name):
 
 
 @pytest.mark.parametrize("protocol", ["dynamic", "grey"])
-def test_a_protocol_that_the_model_refuses_stops_training_at_once(make, trainer, loader, binary, protocol):
+def test_an_unsupported_protocol_stops_training_before_the_first_step(make, trainer, loader, binary, protocol):
     data = LightningDataModule()
     data.protocol = protocol
     data.train_dataloader = data.val_dataloader = lambda: loader([binary(2)])
@@ -279,7 +279,7 @@ def test_a_protocol_that_the_model_refuses_stops_training_at_once(make, trainer,
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_lowers_the_loss(make, binary, name):
-    # one image over and over: whatever the model, it can be learned
+    # a single image, which every model can learn
     x, y = binary(1)
     model, batch = make(name, lr=2e-2), (x.expand(32, -1, -1, -1), y.expand(32))
     model.trainer = SimpleNamespace(max_epochs=1, max_steps=-1, gradient_clip_val=None)
@@ -291,7 +291,7 @@ def test_training_lowers_the_loss(make, binary, name):
         loss.backward()
         adam.step()
         losses.append(loss.item())
-    # z1 of the stack is drawn afresh: its entropy is a floor; and noise is no smooth function of coordinates
+    # M1M2 samples z1 anew, whose entropy bounds the loss; and noise is no smooth function of coordinates
     assert losses[-1] < {"M1M2": 0.8, "AffineVAE": 0.8}.get(name, 0.5) * losses[0]
 
 
@@ -327,7 +327,7 @@ def test_extreme_images_give_finite_losses_and_gradients(make, binary, name, bat
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", MODELS)
-def test_16_bit_autocast_stays_near_32_bits(make, binary, name, dtype):
+def test_16_bit_autocast_is_close_to_32_bits(make, binary, name, dtype):
     model, (x, y) = make(name), binary(64)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)

@@ -1,17 +1,17 @@
-"""What models that learn classes ask of the labels of their data."""
+"""models/classes.py: checks of the labels of the training data."""
 
 import numpy as np
 import pytest
 
 from datamodules import DATAMODULES
 from models import MODELS
-from models.classes import MOST_CLASSES
+from models.classes import MAX_CLASSES
 
 LEARNING = {"CVAE": {}, "M2": {}, "AffineVAE": {"decoder_hidden": [4], "label_weight": 1.0}}
 
 
 def data_with(tmp_path, y, y_test=None):
-    """100 images with these labels, of which `y_test` are those of 20 test images of their own."""
+    """Return a data module of 100 images with these labels, and 20 test images with labels `y_test`."""
     x = np.random.default_rng(0).integers(0, 256, (120, 6, 6), np.uint8)
     arrays = {"x": x[:100], "y": y, "x_test": x[100:], "y_test": y[:20] if y_test is None else y_test}
     np.savez(tmp_path / "mine.npz", **arrays)
@@ -29,23 +29,23 @@ def test_classes_need_training_images(tmp_path, name):
     y = np.arange(100) % 3
     assert made(name, data_with(tmp_path, y + 1)).hparams.num_classes == 3
     with pytest.raises(
-        ValueError, match=rf"^{name} .*needs labelled training images of every class, and class 7 has none"
+        ValueError, match=rf"^{name} .*needs labelled training images of every class, but class 7 has none"
     ):
         made(name, data_with(tmp_path, y, y_test=np.arange(20) % 3 + 5 * (np.arange(20) == 8)))
-    with pytest.raises(ValueError, match=r"and classes 3, 4 have none: add some, leave the classes out"):
+    with pytest.raises(ValueError, match=r"but classes 3, 4 have none: add images, remove the classes"):
         made(name, data_with(tmp_path, y, y_test=np.arange(20) % 5))
 
 
 def test_m2_needs_labelled_images_of_every_class(tmp_path):
     y = np.where(np.arange(100) % 2, np.arange(100) % 3, -1)
     assert made("M2", data_with(tmp_path, y)).hparams.num_classes == 3
-    with pytest.raises(ValueError, match="and class 4 has none"):
+    with pytest.raises(ValueError, match="but class 4 has none"):
         made("M2", data_with(tmp_path, y, y_test=np.arange(20) % 5 // 4 * 4))
 
 
 @pytest.mark.parametrize("name", LEARNING)
 @pytest.mark.parametrize("values", [100, 46])
-def test_labels_that_are_no_classes(tmp_path, name, values):
+def test_labels_with_too_many_values_are_refused(tmp_path, name, values):
     # 90 training images
     with pytest.raises(
         ValueError, match=f"cannot learn {values} classes from 90 training images: check that the labels"
@@ -54,10 +54,10 @@ def test_labels_that_are_no_classes(tmp_path, name, values):
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_too_many_classes_are_refused_before_networks_are_made(name):
+def test_too_many_classes_are_refused_before_networks_are_built(name):
     options = {"hidden": [4], **LEARNING[name]} | ({"labelled_fraction": 1.0} if name == "M2" else {})
-    MODELS[name]((1, 6, 6), num_classes=MOST_CLASSES, **options)
-    with pytest.raises(ValueError, match=f"^{name} .*takes at most {MOST_CLASSES} classes"):
+    MODELS[name]((1, 6, 6), num_classes=MAX_CLASSES, **options)
+    with pytest.raises(ValueError, match=f"^{name} .*takes at most {MAX_CLASSES} classes"):
         MODELS[name]((1, 6, 6), num_classes=10**9, **options)
 
 

@@ -11,7 +11,7 @@ from models.estimators.importance import importance
 
 
 def shaken(model):
-    """The same model with p(x|y) far from uniform and from each other, and used statistics of batch norm."""
+    """Return the model with p(x|y) far from uniform and from each other, and non-trivial batch norm statistics."""
     for key, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.5 if key.startswith("decoder") else 0.05)
     with torch.no_grad():
@@ -20,7 +20,7 @@ def shaken(model):
 
 
 def exact(model, x):
-    """p(x|y) of every image and label `(N, C)`, by a grid over a latent of two dimensions."""
+    """Return p(x|y) of every image and label `(N, C)`, by a grid over a latent of two dimensions."""
     grid = torch.linspace(-6, 6, 121, dtype=torch.float64)
     z = torch.cartesian_prod(grid, grid)  # (G, 2)
     prior = Normal(0.0, 1.0).log_prob(z).sum(1).exp() * (grid[1] - grid[0]) ** 2
@@ -95,7 +95,7 @@ def test_labels_reach_encoder_decoder_and_loss(make, binary):
     assert -model.measure(x, other)["elbo"].mean().item() == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_samples_take_the_labels_in_turn(make):
+def test_samples_cycle_through_the_labels(make):
     model = make("CVAE")
     results = []
     for labels in (None, torch.arange(7) % 3, torch.zeros(7, dtype=torch.long)):
@@ -107,7 +107,7 @@ def test_samples_take_the_labels_in_turn(make):
     assert not torch.equal(results[0][1], results[2][1])
 
 
-def test_sample_classes_shows_each_code_with_every_label(make):
+def test_sample_classes_decodes_each_code_with_every_label(make):
     model = make("CVAE")
     torch.manual_seed(3)
     images = model.sample_classes(4)
@@ -127,11 +127,11 @@ def test_an_interpolation_goes_from_reconstruction_to_reconstruction(make, binar
     torch.testing.assert_close(steps[-1], model.reconstruct(x[3:], (y[3:] + 1) % 3))
 
 
-# Refusals
+# Invalid arguments
 
 
 @pytest.mark.parametrize("f", ["encode", "reconstruct", "posterior"])
-def test_without_labels_it_says_what_is_missing(make, binary, f):
+def test_missing_labels_are_reported(make, binary, f):
     model, (x, _) = make("CVAE"), binary(3)
     with pytest.raises(ValueError, match="CVAE needs the labels y"):
         getattr(model, f)(x)

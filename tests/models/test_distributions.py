@@ -20,7 +20,7 @@ def log_normal(x, mu, sigma):
     return -0.5 * ((x - mu) / sigma) ** 2 - sigma.log() - 0.5 * math.log(2 * math.pi)
 
 
-def test_bounded_is_the_identity_near_zero_and_never_beyond_its_limit():
+def test_soft_clip_is_the_identity_near_zero_and_within_its_limit():
     near = torch.linspace(-0.1, 0.1, 11)
     torch.testing.assert_close(soft_clip(near, 7.0), near, rtol=1e-3, atol=1e-6)
     far = torch.tensor([-math.inf, -1e30, -100.0, 100.0, 1e30, math.inf])
@@ -97,11 +97,11 @@ def test_closed_form_kl_against_monte_carlo():
     assert (error < 0.05).all()
 
 
-def test_argument_checks_are_off():
-    Normal(torch.tensor(0.0), torch.tensor(-1.0))  # raises where they are on
+def test_argument_validation_is_disabled():
+    Normal(torch.tensor(0.0), torch.tensor(-1.0))  # raises if validation is enabled
 
 
-# Sums of many pixels on a CPU, by products and in pieces
+# The chunked Bernoulli likelihood for large inputs on a CPU
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_argument_checks_are_off():
     [
         ((7, 5, 1, 28, 28), (5, 1, 28, 28)),
         ((3, 1, 31, 31), (3, 1, 31, 31)),  # a prime number of pixels in each row
-        ((2, 1, 5, 3), (4, 1, 1, 5, 3)),  # x broadcasts the other way
-        ((1, 8, 8), (1, 8, 8)),  # no batch
+        ((2, 1, 5, 3), (4, 1, 1, 5, 3)),  # x is broadcast, too
+        ((1, 8, 8), (1, 8, 8)),  # no batch dimension
         ((1, 8, 8), (6, 1, 8, 8)),
         ((1, 9, 1, 8, 8), (9, 1, 8, 8)),
     ],
 )
 @pytest.mark.parametrize("piece", [1, 200, 10**9])
-def test_many_pixels_have_the_same_log_prob_and_gradient(monkeypatch, shape, x_shape, piece):
+def test_large_inputs_have_the_same_log_prob_and_gradient(monkeypatch, shape, x_shape, piece):
     logits = (30 * torch.randn(shape)).requires_grad_()
     x = torch.rand(x_shape).round()
     exact = logits.detach().double().requires_grad_()
@@ -133,7 +133,7 @@ def test_many_pixels_have_the_same_log_prob_and_gradient(monkeypatch, shape, x_s
 
 
 @pytest.mark.parametrize("shape", [(7, 5, 784), (1, 35, 784), (1, 1, 35, 784), (35, 784)])
-def test_pieces_hold_no_more_than_asked_for(monkeypatch, shape):
+def test_chunks_are_no_larger_than_the_chunk_size(monkeypatch, shape):
     monkeypatch.setattr("models.distributions.CHUNK_SIZE", 5 * 784)
     values = torch.randn(shape)
     parts = [part for part, _ in cache_sized_chunks(values, torch.zeros(*shape[:-1], 1))]
@@ -141,7 +141,7 @@ def test_pieces_hold_no_more_than_asked_for(monkeypatch, shape):
     assert torch.equal(torch.cat([part.flatten() for part in parts]), values.flatten())
 
 
-def test_a_gradient_of_the_pixels_is_not_lost(monkeypatch):
+def test_the_gradient_with_respect_to_the_pixels_is_kept(monkeypatch):
     monkeypatch.setattr("models.distributions.LARGE_SIZE", 0)
     x = torch.rand(2, 1, 8, 8, requires_grad=True)
     logits = torch.randn(2, 1, 8, 8)
@@ -149,13 +149,13 @@ def test_a_gradient_of_the_pixels_is_not_lost(monkeypatch):
     torch.testing.assert_close(x.grad, logits)
 
 
-def test_a_bernoulli_image_expands_as_others_do():
+def test_bernoulli_image_can_be_expanded():
     assert bernoulli_image(torch.zeros(2, 1, 8, 8)).expand((3, 2)).batch_shape == (3, 2)
 
 
 def test_a_product_of_factors_never_overflows(monkeypatch):
     monkeypatch.setattr("models.distributions.LARGE_SIZE", 0)
-    logits, x = torch.zeros(2, 1, 28, 28), torch.ones(2, 1, 28, 28)  # each factor is 2, the largest
+    logits, x = torch.zeros(2, 1, 28, 28), torch.ones(2, 1, 28, 28)  # each factor has its maximum, 2
     torch.testing.assert_close(bernoulli_image(logits).log_prob(x), torch.full((2,), -784 * math.log(2)))
     far = torch.full((2, 1, 28, 28), 1e30)
     torch.testing.assert_close(bernoulli_image(far).log_prob(x), torch.zeros(2))

@@ -1,9 +1,9 @@
-"""Labels that are hidden from training cannot matter to it."""
+"""Labels that are hidden from training do not affect it."""
 
 import pytest
 import torch
 
-from callbacks.step_rng import StepNoise
+from callbacks.step_rng import StepRNG
 from datamodules import DATAMODULES
 from models import MODELS
 
@@ -11,7 +11,7 @@ Digits = DATAMODULES["Digits"]
 
 
 def m1():
-    """An M1, the same in all tests: random weights, 6 latents of which some are kept."""
+    """The same M1 in all tests: random weights, 6 latents of which some are kept."""
     data = Digits()
     data.setup()
     torch.manual_seed(1)
@@ -35,7 +35,7 @@ def run(trainer, data, name="M2"):
     data.setup()
     data.run_seed = 3
     model = make(name, data)
-    fitter = trainer(max_epochs=2, callbacks=[StepNoise(3)])
+    fitter = trainer(max_epochs=2, callbacks=[StepRNG(3)])
     fitter.fit(model, datamodule=data)
     return model.state_dict(), fitter.callback_metrics
 
@@ -48,7 +48,7 @@ def reference():
 
 
 def flipped(reference, shown, change):
-    """Digits whose source has other labels wherever they are hidden, validation included."""
+    """Digits with other labels wherever they are hidden, including the validation split."""
 
     class Flipped(Digits):
         def fetch(self):
@@ -59,7 +59,7 @@ def flipped(reference, shown, change):
             return train._replace(y=y), test
 
         def _labelled(self, y, train_index):
-            return shown  # which labels are shown is settled beforehand
+            return shown  # the visible labels are chosen before the flip
 
     Flipped.__name__ = "Digits"
     return Flipped(num_labels=50, batch_size=200)
@@ -75,18 +75,18 @@ def test_flipping_every_hidden_label_leaves_training_bit_identical(trainer, refe
     assert all(torch.equal(value, expected[key]) for key, value in state.items())
     for key in metrics.keys() - {"val/error", "val/labelled_bound"}:
         assert torch.equal(metrics[key], other[key])
-    assert metrics["val/error"] != other["val/error"]  # validation labels are looked at, and select nothing
+    assert metrics["val/error"] != other["val/error"]  # validation labels are logged but select nothing
 
 
 @pytest.mark.parametrize("name", ["M2", "AffineVAE"])
-def test_the_control_a_shown_label_matters(trainer, reference, name):
+def test_control_changing_a_visible_label_changes_training(trainer, reference, name):
     expected, _ = run(trainer, Digits(num_labels=50, batch_size=200), name)
     data = flipped(reference, reference.label_indices[1:], lambda y: (y + 3) % 10)
     state, _ = run(trainer, data, name)
     assert any(not torch.equal(value, expected[key]) for key, value in state.items())
 
 
-def test_flips_that_come_after_the_shown_labels_do_not_change_the_choice(reference, monkeypatch):
+def test_the_choice_of_visible_labels_does_not_depend_on_hidden_ones(reference, monkeypatch):
     # end to end, the choice of labels included: hidden images take the class of which all shown ones came earlier
     train, test = reference.fetch()
     hidden = torch.ones(len(train.y), dtype=torch.bool)

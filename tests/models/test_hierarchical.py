@@ -18,7 +18,7 @@ def gaussian(outputs):
 
 
 def naive_log_weight(model, x, noise):
-    """The log weight of one image and one draw, layer by layer; `noise` is the draw of each layer."""
+    """Return the log weight of one image and sample, layer by layer; `noise` is the noise of each layer."""
     q = gaussian(model.encoder(x[None])[0])
     z = q.mean + q.stddev * noise[0]
     below, log_w = z, Bernoulli(logits=model.decoder(z[None])[0]).log_prob(x).sum() - q.log_prob(z).sum()
@@ -44,7 +44,7 @@ def test_log_weights_layer_by_layer(make, binary, z_dim):
 
 
 @layers
-def test_gradients_flow_through_the_draws_of_every_layer(make, binary, z_dim):
+def test_gradients_flow_through_the_samples_of_every_layer(make, binary, z_dim):
     model, (x, y) = make("HierarchicalVAE", z_dim=z_dim, activation="tanh"), binary(3)
     parameters = list(model.parameters())
     torch.manual_seed(3)
@@ -66,9 +66,9 @@ def test_the_loss_is_minus_the_mean_log_weight(make, binary, z_dim):
 
 
 @layers
-def test_samples_come_down_from_the_top(make, z_dim):
+def test_samples_are_ancestral(make, z_dim):
     model = make("HierarchicalVAE", z_dim=z_dim)
-    for net in model.p_nets:  # p(z_l|above) = N(2, e^-14): whatever is above
+    for net in model.p_nets:  # p(z_l|z_l+1) = N(2, e^-14) for every z_l+1
         for parameter in net.parameters():
             nn.init.zeros_(parameter)
         mu, raw = net[-1].bias.detach().chunk(2)
@@ -78,9 +78,9 @@ def test_samples_come_down_from_the_top(make, z_dim):
     torch.testing.assert_close(model.sample(6), expected, rtol=0.02, atol=0.02)
 
 
-def test_a_sample_follows_the_layer_above(make):
+def test_a_layer_is_sampled_given_the_layer_above(make):
     model = make("HierarchicalVAE", z_dim=[2, 2], inner_hidden=[])
-    [net] = model.p_nets  # z_1 = 3 z_2, nearly without noise
+    [net] = model.p_nets  # z_1 = 3 z_2, almost without noise
     nn.init.zeros_(net[-1].weight)
     net[-1].weight.detach()[:2] = 3 * torch.eye(2)
     net[-1].bias.detach()[2:] = -1e3
@@ -134,6 +134,6 @@ def test_defaults_are_those_of_burda_et_al():
     ({"objective": "dreg"}, "Unknown objective of HierarchicalVAE 'dreg': choose one of elbo, iwae, miwae, ciwae"),
     ({"encoder": "resnet"}, "choose one of mlp, conv"),
 ])  # fmt: skip
-def test_wrong_options_are_refused_in_a_sentence(make, options, sentence):
+def test_invalid_options_are_refused(make, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         make("HierarchicalVAE", **options)

@@ -1,4 +1,4 @@
-"""What the methods of models take, convert and refuse: each refusal is one sentence that names what is expected."""
+"""models/inputs.py: the arguments that methods accept, convert and refuse, with one-sentence error messages."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from models import MODELS, VAE
 from models.estimators.ais import Settings, anneal
 from models.estimators.importance import importance
 
-SHAPE = (2, 8, 6)  # no two sizes are alike
+SHAPE = (2, 8, 6)  # all sizes differ
 OF_IMAGES = ("encode", "reconstruct", "latent_statistics", "classify", "analogies", "canonical", "pose", "content",
              "features", "interpolate")  # fmt: skip
 LIKELIHOODS = ("log_weights", "rate_distortion")
@@ -18,7 +18,7 @@ LABELLED = ["CVAE", "M2", "M1M2"]
 
 
 def takes_images(model, names=OF_IMAGES):
-    """Those methods of the model that are given images, as functions of images and labels."""
+    """Return the methods of a model that take images, as functions of images and labels."""
     found = {}
     for name in names:
         if not hasattr(model, name):
@@ -39,7 +39,7 @@ def refused(call, *args, sentence, **kwargs):
 
 
 def same(a, b):
-    """Whether two results, tensors or pairs of tensors in lists, are equal to the bit."""
+    """Return whether two results (tensors, or lists of pairs of tensors) are bit-identical."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     return len(a) == len(b) and all(same(*pair) for pair in zip(a, b, strict=True))
@@ -58,12 +58,12 @@ def grey():
     return (torch.arange(3 * 2 * 8 * 6).view(3, *SHAPE) % 256).to(torch.uint8)
 
 
-# Images that are converted
+# Conversion of images
 
 
 @EVERY
 @pytest.mark.parametrize("form", ["uint8", "array", "reversed", "read-only", "float64", "bool"])
-def test_what_is_plainly_an_image_gives_the_same_bits_in_every_form(build, grey, name, form):
+def test_equivalent_image_types_give_identical_results(build, grey, name, form):
     model = build(name)
     y = model.given(torch.tensor([0, 1, 2]))
     if form == "bool":
@@ -84,26 +84,26 @@ def test_what_is_plainly_an_image_gives_the_same_bits_in_every_form(build, grey,
         assert same(*results), method
 
 
-def test_bytes_are_divided_as_the_data_are(build, grey):
+def test_uint8_is_scaled_as_in_the_data_modules(build, grey):
     model = build("VAE")
     assert torch.equal(model.as_images(grey), grey.float().div_(255))
     x = torch.rand(2, *SHAPE)
-    assert model.as_images(x).data_ptr() == x.data_ptr()  # nothing is copied that needs no change
+    assert model.as_images(x).data_ptr() == x.data_ptr()  # no copy if nothing changes
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_images_get_the_precision_of_the_weights_but_no_less_than_32_bits(build, grey, dtype):
+def test_images_get_the_precision_of_the_weights_at_least_float32(build, grey, dtype):
     expected = torch.float64 if dtype == torch.float64 else torch.float32
     assert build("VAE").to(dtype).as_images(grey).dtype == expected
 
 
-def test_a_little_beyond_the_range_is_rounding(build):
+def test_values_within_the_tolerance_are_accepted(build):
     x = torch.rand(2, *SHAPE)
     x[0, 0, 0, :2] = torch.tensor([-1e-6, 1 + 1e-6])
     assert build("VAE").encode(x).isfinite().all()
 
 
-# Images that are refused
+# Invalid images
 
 WRONG = {
     "channels last": (torch.rand(2, 8, 6, 2), r"\(B, 2, 8, 6\); got \(2, 8, 6, 2\)\. Channels come first"),
@@ -118,7 +118,7 @@ WRONG = {
     "NaN": (torch.rand(2, *SHAPE).index_fill(0, torch.tensor([1]), torch.nan), "must be finite"),
     "infinite": (torch.rand(2, *SHAPE).index_fill(0, torch.tensor([1]), -torch.inf), "must be finite"),
     "whole numbers": (torch.ones(2, *SHAPE, dtype=torch.long), r"floats in \[0, 1\], uint8 .* booleans; got int64"),
-    "0 and 1 in bytes": (torch.ones(2, *SHAPE, dtype=torch.uint8), "the largest of these is 1"),
+    "0 and 1 in bytes": (torch.ones(2, *SHAPE, dtype=torch.uint8), "the largest value here is 1"),
     "complex": (torch.ones(2, *SHAPE, dtype=torch.complex64), "got complex64"),
     "a list": ([[0.0]], "a tensor or a NumPy array; got list"),
     "nothing": (None, "a tensor or a NumPy array; got NoneType"),
@@ -129,7 +129,7 @@ WRONG = {
 
 @EVERY
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_no_image_is_refused_in_a_sentence_by_every_method(build, name, wrong):
+def test_every_method_refuses_invalid_images(build, name, wrong):
     model, (x, sentence) = build(name), WRONG[wrong]
     y = model.given(torch.tensor([0, 1]))
     for call in takes_images(model, OF_IMAGES + LIKELIHOODS).values():
@@ -137,12 +137,12 @@ def test_what_is_no_image_is_refused_in_a_sentence_by_every_method(build, name, 
 
 
 @pytest.mark.parametrize(("shape", "hint"), [((8, 6), r"x\[None, None\]"), ((3, 8, 6), r"x\[:, None\]")])
-def test_a_missing_channel_is_named(make, shape, hint):
+def test_a_missing_channel_dimension_is_reported(make, shape, hint):
     refused(make("VAE", (1, 8, 6)).encode, torch.rand(shape), sentence=hint)
 
 
 @EVERY
-def test_a_bernoulli_likelihood_is_none_of_grey_images_which_are_encoded_all_the_same(build, name):
+def test_a_bernoulli_likelihood_refuses_grey_images_but_they_can_be_encoded(build, name):
     model, x = build(name), torch.rand(3, *SHAPE)
     y = model.given(torch.tensor([0, 1, 2]))
     assert model.reconstruct(x, *y).shape == x.shape
@@ -157,7 +157,7 @@ def test_a_bernoulli_likelihood_is_none_of_grey_images_which_are_encoded_all_the
 
 
 @pytest.mark.parametrize("name", ["VAE", "M2"])
-def test_a_gaussian_likelihood_is_one_of_grey_images_in_the_range(build, grey, name):
+def test_a_gaussian_likelihood_accepts_grey_images_in_the_unit_interval(build, grey, name):
     model = build(name, likelihood="gaussian")
     for call in takes_images(model, LIKELIHOODS).values():
         call(grey)
@@ -165,7 +165,7 @@ def test_a_gaussian_likelihood_is_one_of_grey_images_in_the_range(build, grey, n
         refused(call, grey[0], sentence="For a single image")
 
 
-def test_a_model_with_another_likelihood_may_have_data_of_another_range(build):
+def test_a_custom_likelihood_may_accept_another_range(build):
     class Other(VAE):
         def px(self, z, y=None):
             return super().px(z)
@@ -179,11 +179,11 @@ def test_a_model_with_another_likelihood_may_have_data_of_another_range(build):
 
 
 @pytest.mark.parametrize("name", [name for name, kind in MODELS.items() if hasattr(kind, "posterior")])
-def test_the_posterior_knows_types_and_shapes_without_a_look_at_values(build, grey, name):
+def test_posterior_checks_types_and_shapes_but_not_values(build, grey, name):
     model = build(name)
     y = model.given(torch.tensor([0, 1, 2]))
-    refused(model.posterior, grey, *y, sentence="takes a tensor of floats")
-    refused(model.posterior, grey.numpy(), *y, sentence="takes a tensor of floats")
+    refused(model.posterior, grey, *y, sentence="needs a tensor of floats")
+    refused(model.posterior, grey.numpy(), *y, sentence="needs a tensor of floats")
     refused(model.posterior, grey.float()[0], *y, sentence="must have shape")
 
 
@@ -198,12 +198,12 @@ def test_an_empty_batch_has_empty_results(build, name):
         assert calls["interpolate"](x, *y).shape == (3, 0, *SHAPE)
 
 
-# Numbers
+# Counts
 
 
 @EVERY
 @pytest.mark.parametrize("n", [0, -1, 2.5, 2.0, True, "3", None, torch.tensor([1, 2])])
-def test_numbers_of_images_and_samples_are_whole_and_positive(build, name, n):
+def test_counts_must_be_positive_integers(build, name, n):
     model = build(name)
     y = model.given(torch.tensor([0, 1]))
     x = torch.ones(2, *SHAPE)
@@ -216,10 +216,10 @@ def test_numbers_of_images_and_samples_are_whole_and_positive(build, name, n):
     }
     for method, call in calls.items():
         if hasattr(model, method):
-            refused(call, sentence="must be a whole number of at least 1")
+            refused(call, sentence="must be an integer of at least 1")
 
 
-def test_numbers_may_be_those_of_numpy(build):
+def test_counts_may_be_numpy_integers(build):
     assert build("VAE").sample(np.int64(2)).shape == (2, *SHAPE)
 
 
@@ -227,7 +227,7 @@ def test_numbers_may_be_those_of_numpy(build):
 
 
 @EVERY
-def test_latents_have_the_dimensions_of_codes(build, name):
+def test_latents_of_a_wrong_dimension_are_refused(build, name):
     model = build(name)
     if not hasattr(model, "decode"):
         pytest.skip("decodes no latents of one kind")
@@ -244,7 +244,7 @@ def test_latents_have_the_dimensions_of_codes(build, name):
     refused(model.decode, z.tolist(), *y, sentence="a tensor or a NumPy array; got list")
 
 
-def test_features_of_the_stack_have_as_many_dimensions_as_are_kept(build):
+def test_features_of_m1m2_have_the_kept_dimensions(build):
     model = build("M1M2")
     assert model.decode_features(torch.randn(2, 3)).shape == (2, *SHAPE)
     refused(model.decode_features, torch.randn(2, 4), sentence=r"\(\.\.\., 3\); got \(2, 4\)")
@@ -252,7 +252,7 @@ def test_features_of_the_stack_have_as_many_dimensions_as_are_kept(build):
 
 
 @pytest.mark.parametrize("name", ["AE", "VAE", "CVAE"])
-def test_interpolation_is_between_batches_of_one_size_along_a_known_path(build, name):
+def test_interpolation_refuses_different_batch_sizes_and_unknown_paths(build, name):
     model, x = build(name), torch.rand(3, *SHAPE)
     y = model.given(torch.tensor([0, 1, 2]))
     first = (part[:1] for part in y)
@@ -260,7 +260,7 @@ def test_interpolation_is_between_batches_of_one_size_along_a_known_path(build, 
     refused(model.interpolate, x, x, 3, "curved", *y, *y, sentence="linear or spherical")
 
 
-def test_a_direction_is_a_latent_and_has_weights(build):
+def test_invalid_directions_and_weights_are_refused(build):
     model, x = build("VAE"), torch.rand(3, *SHAPE)
     assert model.shifted(x, np.ones(20), [0.0, 1.0]).shape == (2, 3, *SHAPE)
     refused(model.shifted, x, torch.ones(3, 20), [1.0], sentence=r"shape \(20,\); got \(3, 20\)")
@@ -269,7 +269,7 @@ def test_a_direction_is_a_latent_and_has_weights(build):
 
 
 @pytest.mark.parametrize("size", [(0, 5), (-1, 5), (5, 5, 5), 5, (2.5, 4), "56", [None, 4], ()])
-def test_sizes_are_two_positive_whole_numbers(build, size):
+def test_sizes_must_be_two_positive_integers(build, size):
     model = build("AffineVAE")
     for call, given in ((model.render, torch.zeros(2, 10)), (model.canonical, torch.rand(2, *SHAPE))):
         refused(call, given, size, sentence="height and width, such as")
@@ -282,8 +282,8 @@ NO_LABELS = {
     "fewer": (torch.tensor([1]), r"have shape \(2,\).*got \(1,\)"),
     "more": (torch.tensor([1, 0, 1]), r"have shape \(2,\).*got \(3,\)"),
     "one-hot": (torch.eye(3, dtype=torch.long)[:2], r"have shape \(2,\).*got \(2, 3\)"),
-    "too large": (torch.tensor([0, 3]), "must lie between 0 and 2; got labels from 0 to 3"),
-    "unlabelled": (torch.tensor([0, -1]), "must lie between 0 and 2; got labels from -1 to 0"),
+    "too large": (torch.tensor([0, 3]), "must be from 0 to 2; got labels from 0 to 3"),
+    "unlabelled": (torch.tensor([0, -1]), "must be from 0 to 2; got labels from -1 to 0"),
     "floats": (torch.tensor([0.0, 1.0]), "integers from 0 to 2; got float32"),
     "booleans": (torch.tensor([False, True]), "integers from 0 to 2; got bool"),
     "text": (np.array(["a", "b"]), "must be numbers"),
@@ -294,7 +294,7 @@ NO_LABELS = {
 
 @pytest.mark.parametrize("name", LABELLED)
 @pytest.mark.parametrize("wrong", NO_LABELS)
-def test_what_is_no_label_is_refused(build, name, wrong):
+def test_invalid_labels_are_refused(build, name, wrong):
     model, x, (y, sentence) = build(name), torch.ones(2, *SHAPE), NO_LABELS[wrong]
     names = {"CVAE": ("encode", "reconstruct", "latent_statistics"), "M2": ("encode", "latent_statistics"), "M1M2": ()}
     for call in takes_images(model, (*names[name], *LIKELIHOODS)).values():
@@ -318,7 +318,7 @@ def test_labels_may_be_lists_and_arrays_and_those_of_latents_broadcast(build, na
     refused(model.decode, z, [0, 1], sentence=r"broadcast with shape \(3,\).*got \(2,\)")
 
 
-def test_missing_labels_are_asked_for(build):
+def test_missing_labels_are_refused(build):
     x, z = torch.rand(2, *SHAPE), torch.zeros(2, 20)
     model = build("CVAE")
     for call, given in ((model.encode, x), (model.reconstruct, x), (model.decode, z), (model.latent_statistics, x)):
@@ -327,11 +327,11 @@ def test_missing_labels_are_asked_for(build):
     refused(build("M2").decode, torch.zeros(2, 4), None, sentence="needs labels y, integers from 0 to 2")
 
 
-# Training does not come here
+# Training does not check values
 
 
 @EVERY
-def test_training_and_validation_look_at_no_values(fit, make, binary, monkeypatch, name):
+def test_training_and_validation_do_not_check_values(fit, make, binary, monkeypatch, name):
     def looked(*args):
         raise AssertionError("a check of values in training")
 

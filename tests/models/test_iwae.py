@@ -10,7 +10,7 @@ def under(seed, f, *args):
     return f(*args)
 
 
-def test_it_is_a_vae_with_other_defaults(make, binary):
+def test_iwae_is_a_vae_with_other_defaults(make, binary):
     defaults = IWAE(image_shape=(1, 8, 8)).hparams
     assert (defaults.objective, defaults.num_samples) == ("iwae", 5)
     same = make("VAE", objective="iwae", num_samples=5)
@@ -32,7 +32,7 @@ def test_one_sample_is_the_elbo(make, binary):
     torch.testing.assert_close(under(3, model.loss, x, y), -log_w.mean())
 
 
-def test_its_gradient_weighs_samples_by_their_weight(make, binary):
+def test_its_gradient_weights_samples_by_normalized_importance_weights(make, binary):
     model, (x, y) = make("IWAE", num_samples=7), binary(4)
     parameters = list(model.parameters())
     expected = torch.autograd.grad(_weighted(under(3, model.log_weights, x, 7)), parameters)
@@ -50,7 +50,7 @@ def test_beta_is_refused(options):
         IWAE(image_shape=(1, 8, 8), **options)
 
 
-def test_more_samples_make_a_tighter_bound(make, binary):
+def test_more_samples_give_a_tighter_bound(make, binary):
     x, y = binary(2000, (1, 2, 2))
     losses = [make("IWAE", (1, 2, 2), num_samples=K).loss(x, y) for K in (1, 5, 50)]
     assert losses == sorted(losses, reverse=True)

@@ -11,7 +11,7 @@ from models.base import evaluating
 
 @pytest.fixture
 def saved(make, fit, binary, tmp_path):
-    """Trains the model called `name` for two steps and saves it."""
+    """Train the model called `name` for two steps and save it."""
 
     def save(name, **options):
         model, path = make(name, **options), tmp_path / "model.ckpt"
@@ -22,7 +22,7 @@ def saved(make, fit, binary, tmp_path):
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -46,7 +46,7 @@ VARIANTS = [(name, {}) for name in MODELS] + [
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_a_model_trains_saves_loads_and_is_the_same(saved, make, binary, name, options):
+def test_a_loaded_model_is_identical_to_the_saved_one(saved, make, binary, name, options):
     model, path = saved(name, **options)
     loaded = models.load(path)
     assert type(loaded) is type(model)
@@ -82,11 +82,11 @@ def test_a_checkpoint_holds_primitives_and_the_weights_of_encoder_and_decoder(sa
         assert prefixes == {"m1", "m2"}
         prefixes = {key.split(".")[1] for key in checkpoint["state_dict"]}
     assert {"encoder", "decoder"} <= prefixes
-    # neither metrics nor `_orig_mod`
+    # neither states of metrics nor keys with `_orig_mod`
     assert prefixes <= {"encoder", "decoder", "p_nets", "q_nets", "classifier", "likelihood"}
 
 
-def test_a_loaded_model_can_be_used_at_once(saved, binary):
+def test_a_loaded_model_is_in_evaluation_mode(saved, binary):
     _, path = saved("VAE")
     model = models.load(str(path))
     x, _ = binary(2)
@@ -94,7 +94,7 @@ def test_a_loaded_model_can_be_used_at_once(saved, binary):
     assert model.decode(model.encode(x)).shape == model.reconstruct(x).shape == x.shape
 
 
-# Files that are no checkpoints
+# Files that are not checkpoints
 
 
 def refused(path, sentence):
@@ -110,7 +110,7 @@ def test_a_missing_file(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, world\n", b"PK\x03\x04" + bytes(100)])
-def test_a_file_of_another_kind(tmp_path, content):
+def test_a_file_that_is_not_a_checkpoint(tmp_path, content):
     path = tmp_path / "text.ckpt"
     path.write_bytes(content)
     assert str(path) in refused(path, "cannot be read as a checkpoint")
@@ -134,29 +134,29 @@ def test_a_flipped_bit(saved):
 
 @pytest.mark.parametrize("old_format", [False, True])
 @pytest.mark.parametrize("place", ["whole", "model", "hyper_parameters", "state_dict", "extra"])
-def test_nothing_in_a_file_is_executed(tmp_path, place, old_format):
+def test_loading_executes_no_code_from_the_file(tmp_path, place, old_format):
     mark, path = tmp_path / "executed", tmp_path / "bomb.ckpt"
     content = {"model": "VAE", "hyper_parameters": {"image_shape": (1, 8, 8)}, "state_dict": {}, place: Bomb(mark)}
     content = Bomb(mark) if place == "whole" else content
     torch.save(content, path, _use_new_zipfile_serialization=not old_format)
     refused(path, "cannot be read as a checkpoint")
     assert not mark.exists()
-    pickle.loads(pickle.dumps(Bomb(mark)))  # the control: it does go off
+    pickle.loads(pickle.dumps(Bomb(mark)))  # control: unpickling runs it
     assert mark.exists()
 
 
 @pytest.mark.parametrize("name", ["GAN", "os.system", "Model", "torch.nn.Linear", "", None, ["VAE"], 3])
-def test_a_class_that_is_no_model_of_ours(tmp_path, name):
+def test_an_unknown_model_class(tmp_path, name):
     path = tmp_path / "foreign.ckpt"
     torch.save({"model": name, "hyper_parameters": {}, "state_dict": {}}, path)
-    assert ", ".join(MODELS) in refused(path, "is no checkpoint of this project")
+    assert ", ".join(MODELS) in refused(path, "is not a checkpoint of this project")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"state_dict": {}}, torch.zeros(2)])
-def test_a_file_of_somebody_else(tmp_path, content):
+def test_a_checkpoint_of_another_project(tmp_path, content):
     path = tmp_path / "foreign.ckpt"
     torch.save(content, path)
-    refused(path, "is no checkpoint of this project")
+    refused(path, "is not a checkpoint of this project")
 
 
 @pytest.mark.parametrize("change", [

@@ -42,7 +42,7 @@ def same(state, before):
 
 @pytest.fixture
 def trained(trainer, tmp_path):
-    """Trains `name` on Digits for an epoch and returns the path of its checkpoint."""
+    """Train `name` on Digits for one epoch and return the path of its checkpoint."""
 
     def run(name="VAE", data=None, folder="m1", **options):
         data = data or digits(num_labels=None)
@@ -115,7 +115,7 @@ def test_rate_and_distortion_are_the_bound_of_the_stack(make, binary):
     torch.testing.assert_close(under(3, model.measure, x, y)["bound"], -(rate + distortion))
 
 
-def test_the_loss_is_that_of_m2_at_fresh_draws_of_z1(make, binary):
+def test_the_loss_is_that_of_m2_on_new_samples_of_z1(make, binary):
     model, (x, y) = make("M1M2"), binary(6)
     y = torch.tensor([0, -1, 1, -1, 2, -1])
     loss = under(3, model.loss, x, y)
@@ -126,7 +126,7 @@ def test_the_loss_is_that_of_m2_at_fresh_draws_of_z1(make, binary):
     model.m2.classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model.loss(x, y)
     model.loss(x, y)
-    assert not torch.equal(seen[0], seen[1])  # drawn afresh
+    assert not torch.equal(seen[0], seen[1])  # sampled anew
     model.classify(x)
     model.classify(x)
     assert torch.equal(seen[2], seen[3])
@@ -140,7 +140,7 @@ def test_classify_is_m2_on_the_kept_means(make, binary):
     torch.testing.assert_close(qy.sum(1), torch.ones(5))
 
 
-def test_pictures_go_through_both_decoders_with_pruned_latents_at_0(make, binary):
+def test_images_are_decoded_by_both_decoders_with_pruned_latents_at_0(make, binary):
     model, (x, _) = make("M1M2"), binary(5)
     features = model.features(x)
     z1 = torch.zeros(5, 4)
@@ -158,7 +158,7 @@ def test_pictures_go_through_both_decoders_with_pruned_latents_at_0(make, binary
     assert [mean.shape for mean, _ in statistics] == [(5, 4), (5, 4)]
 
 
-# M1 stays as it is
+# M1 does not change
 
 
 def test_m1_is_in_evaluation_mode_from_the_start_and_in_every_mode(make):
@@ -171,7 +171,7 @@ def test_m1_is_in_evaluation_mode_from_the_start_and_in_every_mode(make):
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_training_leaves_m1_bit_for_bit(trained, trainer, batch_norm):
+def test_training_does_not_change_m1(trained, trainer, batch_norm):
     path = trained(batch_norm=batch_norm)
     data = digits()
     model = MODELS["M1M2"].for_data(data, m1=path, hidden=[16])
@@ -202,7 +202,7 @@ def test_a_checkpoint_loads_alone(trained, binary):
 # Which dimensions are kept
 
 
-def test_kept_are_those_whose_mean_deviates_by_more_than_a_tenth(make):
+def test_latents_with_a_standard_deviation_above_a_tenth_are_kept(make):
     model = make("VAE", (1, 2, 2), z_dim=4)
     values = torch.randn(2500, 4) * torch.tensor([0.09, 0.11, 1.0, 0.0]) + torch.tensor([5.0, 0.0, 0.0, 9.0])
     model.encode = lambda x: x.flatten(1)  # the code is the image
@@ -210,7 +210,7 @@ def test_kept_are_those_whose_mean_deviates_by_more_than_a_tenth(make):
     assert model.training
 
 
-def test_for_data_keeps_the_used_latents_of_all_training_images(trained):
+def test_for_data_keeps_the_active_latents_of_the_training_images(trained):
     path, data = trained(z_dim=30), digits()
     model = MODELS["M1M2"].for_data(data, m1=path, hidden=[16])
     deviation = models.load(path).encode(data.images("train")[0]).double().std(0)
@@ -219,7 +219,7 @@ def test_for_data_keeps_the_used_latents_of_all_training_images(trained):
     assert sorted([*model.kept.tolist(), *model.pruned.tolist()]) == list(range(30))
 
 
-def test_an_m1_that_uses_nothing_is_refused(trained):
+def test_an_m1_without_active_latents_is_refused(trained):
     path = trained(beta=1e4, lr=1e-2, init="glorot", beta_warmup=0)
     with pytest.raises(ValueError, match="uses none of its latents"):
         MODELS["M1M2"].for_data(digits(), m1=path, hidden=[16])
@@ -245,7 +245,7 @@ def test_validation(make, binary):
         torch.testing.assert_close(half[key], measured[key][::2])
 
 
-# Refusals
+# Invalid M1s and data
 
 
 def test_an_m1_of_another_file_is_refused(trained, tmp_path):
@@ -259,7 +259,7 @@ def test_an_m1_of_another_file_is_refused(trained, tmp_path):
 
     path = trained(data=npz("a.npz"))
     assert open_m1(path, npz("a.npz"))
-    assert open_m1(path, npz("b.npz"))  # files are known by their images
+    assert open_m1(path, npz("b.npz"))  # NPZ files are identified by their images
     other = 255 - digits().fetch()[0].x[:1297].numpy()
     with pytest.raises(ValueError, match=r"trained with images \w{12}, not \w{12}"):
         open_m1(path, npz("a.npz", other))
@@ -273,7 +273,7 @@ def test_an_m1_of_another_file_is_refused(trained, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "options"), [("AE", {}), ("HierarchicalVAE", {"z_dim": [3, 2]}), ("CVAE", {})])
-def test_an_m1_that_is_no_vae_is_refused(trained, name, options):
+def test_an_m1_that_is_not_a_vae_is_refused(trained, name, options):
     path = trained(name, **options)
     with pytest.raises(ValueError, match="holds no M1: train one with --model VAE"):
         open_m1(path, digits())

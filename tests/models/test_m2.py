@@ -25,7 +25,7 @@ def gaussian(outputs):
 
 
 def shaken(model, x):
-    """The same model, with p(x|y), q(z|x,y) and q(y|x) far from uniform."""
+    """Return the model with p(x|y), q(z|x,y) and q(y|x) far from uniform."""
     for key, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.5 if key.startswith(("decoder", "classifier")) else 0.1)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def shaken(model, x):
 
 
 def naive(model, x, noise):
-    """-L(x, y) of every class and -U(x) for one image, a class at a time; `noise (C, z_dim)`."""
+    """Return -L(x, y) of every class and -U(x) of one image, one class at a time; `noise (C, z_dim)`."""
     q_y = Categorical(logits=model.classifier(x[None])[0])
     L, U = [], torch.zeros(())
     for y in range(C):
@@ -82,14 +82,14 @@ def test_the_loss_and_its_gradient_against_the_formula(make, binary, y, alpha):
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
 
-def test_the_hidden_rows_take_no_label_and_labelled_rows_only_theirs(make, binary):
-    # the gradient to q(y|x) of a labelled image is that of the cross-entropy alone
+def test_unlabelled_rows_use_no_label_and_labelled_rows_their_own(make, binary):
+    # q(y|x) of a labelled image gets only the gradient of the cross-entropy
     model, (x, y) = make("M2", alpha=0.0), binary(6)
     model.loss(x, y).backward()
     assert not any(parameter.grad.any() for parameter in model.classifier.parameters() if parameter.grad is not None)
 
 
-def test_a_class_that_is_certainly_wrong_keeps_everything_finite(make, binary):
+def test_a_class_of_probability_0_keeps_everything_finite(make, binary):
     model, (x, _) = make("M2"), binary(7)
     last = model.classifier.rest[-1]
     with torch.no_grad():
@@ -101,11 +101,11 @@ def test_a_class_that_is_certainly_wrong_keeps_everything_finite(make, binary):
     assert all(values.isfinite().all() for values in model.measure(x, MIXED).values())
 
 
-# Against an enumerable model
+# Comparison with a model whose images can be enumerated
 
 
 @networks
-def test_bounds_stay_below_log_p_in_the_mean(make, squares, options):
+def test_bounds_are_below_log_p_in_expectation(make, squares, options):
     model = shaken(make("M2", (1, 2, 2), z_dim=2, **options), squares)
     with evaluating(model, seed=4):
         log_pxy = torch.stack([importance(model, squares, 10_000, y=torch.full((16,), y)).log_px for y in range(C)])
@@ -116,7 +116,7 @@ def test_bounds_stay_below_log_p_in_the_mean(make, squares, options):
     for bound, truth in ((labelled, log_pxy), (unlabelled, log_px)):
         gap, error = truth - bound.mean(0), bound.std(0) / math.sqrt(len(bound)) + 0.01
         assert (gap > -4 * error).all()
-        assert gap.mean() > 0.005  # a bound, not the truth
+        assert gap.mean() > 0.005  # a strict bound
         assert gap.max() < 10
 
 
@@ -180,7 +180,7 @@ def test_the_first_layer_runs_once_per_image_and_classes_share_it(make, binary, 
     assert model.rows_per_sample == C
 
 
-# What a trained model is for
+# Methods of a trained model
 
 
 def test_classify_and_codes(make, binary):
@@ -196,7 +196,7 @@ def test_classify_and_codes(make, binary):
     assert kl.shape == (5, 4)
 
 
-def test_analogies_hold_z_and_change_y(make, binary):
+def test_analogies_fix_z_and_vary_y(make, binary):
     x, _ = binary(5)
     model = shaken(make("M2"), x)
     images, z = model.analogies(x), model.encode(x)
@@ -207,7 +207,7 @@ def test_analogies_hold_z_and_change_y(make, binary):
     assert (images[:, 0] - images[:, 1]).abs().max() > 1e-3
 
 
-def test_samples_have_labels_in_turn_and_class_samples_share_z(make):
+def test_samples_cycle_through_labels_and_class_samples_share_z(make):
     model = make("M2")
     z = under(3, model.pz().sample, (4,))
     torch.testing.assert_close(under(3, model.sample, 4), model.decode(z, torch.tensor([0, 1, 2, 0])))
@@ -226,14 +226,14 @@ def test_it_learns_to_classify_from_few_labels(trainer):
     assert fitter.callback_metrics["val/error"] < 0.35
 
 
-def test_features_start_as_a_standard_normal(make):
+def test_features_are_standard_normal_at_initialization(make):
     model = make("M2", image_shape=(6,), likelihood="features")
     z1 = torch.randn(20, 6)
     log_p = model.px(torch.randn(C, 20, 4)).log_prob(z1)
     torch.testing.assert_close(log_p, Normal(0.0, 1.0).log_prob(z1).sum(1).expand(C, 20), atol=0.5, rtol=0)
 
 
-def test_it_starts_with_classes_alike(make, binary):
+def test_classes_are_nearly_identical_at_initialization(make, binary):
     x, _ = binary(64)
     for options in ({}, {"encoder": "conv", "decoder": "conv"}, {"hidden": []}):
         model = make("M2", **options)
@@ -245,7 +245,7 @@ def test_it_starts_with_classes_alike(make, binary):
             assert (model.classify(x) - 1 / C).abs().max() < 0.02
 
 
-# Refusals
+# Invalid options and data
 
 
 @pytest.mark.parametrize(("options", "sentence"), [

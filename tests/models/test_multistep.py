@@ -1,4 +1,4 @@
-"""Several steps per call are the same steps, bit for bit; calls are where signals, checkpoints and logs come."""
+"""--steps_per_call: bit-identical steps; signals, checkpoints and logs come at the end of a call."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ def rows(folder, column):
 
 @pytest.mark.parametrize("size", ["5", "100"])  # neither divides an epoch's 13 or 14 steps
 @pytest.mark.parametrize("kind", ["VAE", "M2"])
-def test_the_same_steps(kind, size):
+def test_multistep_training_is_bit_identical(kind, size):
     more = ["--model.lr_final", "1e-4"]
     assert train.main(command("one", kind, *more)) == 0
     assert train.main(command("many", kind, *more, "--steps_per_call", size)) == 0
@@ -35,16 +35,16 @@ def test_the_same_steps(kind, size):
 
 @pytest.mark.parametrize("more", [
     ["--trainer.precision", "bf16-mixed"],
-    ["--trainer.precision", "bf16-mixed", "--model", "AffineVAE"],  # a part of its decoder stays in 32 bits
+    ["--trainer.precision", "bf16-mixed", "--model", "AffineVAE"],  # a part of its decoder runs in fp32
     ["--model.beta_warmup", "2"],
 ])  # fmt: skip
-def test_the_same_steps_in_16_bits_and_while_beta_grows(more):
+def test_multistep_training_is_bit_identical_in_bf16_and_during_the_warm_up(more):
     assert train.main(command("one", "VAE", *more)) == 0
     assert train.main(command("many", "VAE", *more, "--steps_per_call", "5")) == 0
     assert_same("one", "many")
 
 
-def test_a_rate_that_falls_by_steps_falls_within_calls_too():
+def test_a_per_step_learning_rate_changes_within_a_call():
     more = ["--trainer.max_steps", "17", "--model.lr_final", "1e-5"]
     assert train.main(command("one", "VAE", *more)) == 0
     assert train.main(command("many", "VAE", *more, "--steps_per_call", "5")) == 0
@@ -52,7 +52,7 @@ def test_a_rate_that_falls_by_steps_falls_within_calls_too():
     assert float(rows("many", "train/lr")[16]) == pytest.approx(1e-5)
 
 
-def test_a_rate_that_falls_by_steps_is_the_same_after_an_interruption(monkeypatch):
+def test_a_per_step_learning_rate_is_the_same_after_an_interruption(monkeypatch):
     more = ["--trainer.max_steps", "30", "--model.lr_final", "1e-5"]
     assert train.main(command("whole", "VAE", *more)) == 0
     with monkeypatch.context() as patch:
@@ -63,12 +63,12 @@ def test_a_rate_that_falls_by_steps_is_the_same_after_an_interruption(monkeypatc
     assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
 
 
-def test_rows_are_of_the_last_step_of_a_call():
+def test_logged_rows_have_the_last_step_of_a_call():
     assert train.main(command("a", "VAE", "--steps_per_call", "5")) == 0
     assert list(rows("a", "train/loss")) == [4, 9, 12, 17, 22, 25, 30, 35, 38]
 
 
-def test_the_loss_of_a_call_is_the_mean_of_its_steps():
+def test_the_logged_loss_is_the_mean_over_the_steps_of_a_call():
     assert train.main(command("one")) == 0
     assert train.main(command("many", "VAE", "--steps_per_call", "5")) == 0
     one, many = rows("one", "train/loss"), rows("many", "train/loss")
@@ -87,14 +87,14 @@ def test_a_signal_waits_for_the_end_of_a_call(monkeypatch):
     assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
 
 
-def test_checkpoints_come_at_the_first_call_that_is_due(monkeypatch):
+def test_checkpoints_are_written_after_the_call_in_which_they_are_due(monkeypatch):
     saved = []
     monkeypatch.setattr("callbacks.RunCheckpoint.save_last", lambda self, trainer: saved.append(trainer.global_step))
     train.main(["--save_every_steps", "7", *command("a", "VAE", "--steps_per_call", "5", "--save_every_steps", "7")])
     assert saved[:5] == [10, 13, 18, 23, 26]
 
 
-def test_steps_end_where_they_are_to_end():
+def test_max_steps_ends_training_within_a_call():
     assert train.main(command("one", "VAE", "--trainer.max_steps", "17")) == 0
     assert train.main(command("many", "VAE", "--trainer.max_steps", "17", "--steps_per_call", "5")) == 0
     assert contents("many")["global_step"] == 17
@@ -105,29 +105,29 @@ def test_steps_end_where_they_are_to_end():
     ["--trainer.accumulate_grad_batches", "2"], ["--trainer.gradient_clip_val", "1"],
     ["--trainer.limit_train_batches", "3"], ["--trainer.val_check_interval", "5"],
 ])  # fmt: skip
-def test_what_needs_a_call_for_each_step_gets_it(capsys, options):
+def test_features_that_need_single_steps_disable_multistep_training(capsys, options):
     assert train.main(command("a", "VAE", *options)) == 0
     assert train.main(command("b", "VAE", *options, "--steps_per_call", "5")) == 0
-    assert f"warning: one step per call, for the sake of {options[0]}." in capsys.readouterr().err
+    assert f"warning: --steps_per_call is set to 1, as {options[0]} requires." in capsys.readouterr().err
     assert_same("a", "b")
 
 
-def test_a_run_may_change_its_calls_between_epochs_only(monkeypatch, capsys):
+def test_steps_per_call_may_change_between_epochs_only(monkeypatch, capsys):
     four, five = ["--steps_per_call", "4"], ["--steps_per_call", "5"]
     assert train.main(command("whole", "VAE", *four)) == 0
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 14 and os.kill(os.getpid(), signal.SIGTERM))
         assert train.main(command("cut", "VAE", *four)) == 143
     assert train.main(command("cut", "VAE", *five)) == 2
-    assert "its --steps_per_call is 4, not 5. It was written within an epoch" in capsys.readouterr().err
+    assert "its --steps_per_call is 4, not 5. It was written in the middle of an epoch" in capsys.readouterr().err
     assert train.main(command("cut", "VAE", *four, "--trainer.max_epochs", "2")) == 0
     assert train.main(command("cut", "VAE", *five)) == 0
     assert_same("whole", "cut")
     assert train.main(command("cut", "VAE", "--trainer.max_epochs", "4")) == 2
-    assert "single steps apart: give --steps_per_call 5." in capsys.readouterr().err
+    assert "single steps differently: give --steps_per_call 5." in capsys.readouterr().err
 
 
-def test_no_steps_are_refused(capsys):
+def test_steps_per_call_below_1_is_refused(capsys):
     assert train.main(command("a", "VAE", "--steps_per_call", "0")) == 2
     assert "--steps_per_call must be at least 1; got 0." in capsys.readouterr().err
 

@@ -19,7 +19,7 @@ def bound_of(objective):
 ALL = [bound_of(objective) for objective in VAE.objectives]
 
 
-def test_against_the_definitions():
+def test_bounds_match_their_definitions():
     w = LOG_W.exp()
     torch.testing.assert_close(elbo(LOG_W), LOG_W.sum(0) / 50)
     torch.testing.assert_close(iwae(LOG_W), (w.sum(0) / 50).log())
@@ -29,7 +29,7 @@ def test_against_the_definitions():
     torch.testing.assert_close(ciwae(LOG_W, 0.3), 0.3 * LOG_W.mean(0) + 0.7 * (w.sum(0) / 50).log())
 
 
-def test_their_ends_are_the_elbo_and_iwae():
+def test_miwae_and_ciwae_have_elbo_and_iwae_as_limits():
     torch.testing.assert_close(miwae(LOG_W, 50), elbo(LOG_W))
     torch.testing.assert_close(miwae(LOG_W, 1), iwae(LOG_W))
     torch.testing.assert_close(ciwae(LOG_W, 1.0), elbo(LOG_W))
@@ -39,7 +39,7 @@ def test_their_ends_are_the_elbo_and_iwae():
 
 
 @pytest.mark.parametrize("objective", [*ALL, ess])
-def test_one_number_per_image(objective):
+def test_bounds_have_one_value_per_image(objective):
     assert objective(LOG_W).shape == (8,)
 
 
@@ -64,7 +64,7 @@ def test_ess_lies_between_1_and_the_number_of_samples():
 
 
 @pytest.mark.parametrize("shift", [-1e4, 1e4])
-def test_weights_beyond_floating_point(shift):
+def test_weights_that_overflow_floating_point(shift):
     torch.testing.assert_close(iwae(LOG_W + shift), iwae(LOG_W) + shift)
     torch.testing.assert_close(ess(LOG_W + shift), ess(LOG_W))
     assert ess((LOG_W + shift).float()).isfinite().all()
@@ -82,7 +82,7 @@ def test_a_zero_weight_counts_as_a_sample():
     torch.testing.assert_close(ess(log_w), torch.ones(1))
 
 
-# Gradients of a small model, with parts `encoder` and `decoder`; q(z|x) is wider than the true posterior, and moved
+# Gradients of a small model; q(z|x) is wider than the true posterior and shifted
 
 
 X = torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 1, 2, 2)
@@ -95,12 +95,12 @@ def small(objective, K, **options):
         nn.init.normal_(parameter, std=0.5)
     output = model.encoder.output
     nn.init.zeros_(output.weight[2:].detach())
-    nn.init.constant_(output.bias[2:].detach(), 0.2)  # log sigma: under a narrow q weights have no variance
+    nn.init.constant_(output.bias[2:].detach(), 0.2)  # log sigma: under a narrow q the weights would have no variance
     return model
 
 
 def gradients(model, seed=0, copies=1):
-    """The gradient of the loss of copies of one image for the encoder and for the decoder, each as a vector."""
+    """Return the gradients of the loss on copies of one image for encoder and decoder, each as a vector."""
     torch.manual_seed(seed)
     parts = [[*part.parameters()] for part in (model.encoder, model.decoder)]
     found = torch.autograd.grad(model.loss(X.expand(copies, -1, -1, -1), torch.zeros(copies)), [*parts[0], *parts[1]])
@@ -108,42 +108,42 @@ def gradients(model, seed=0, copies=1):
 
 
 def many(model, n, copies=1):
-    """The gradients of `n` draws, for the encoder and for the decoder: each `(n, parameters)`."""
+    """Return `n` samples of the gradients for encoder and decoder, each `(n, parameters)`."""
     parts = zip(*(gradients(model, seed, copies) for seed in range(n)), strict=True)
     return [torch.stack(part).double() for part in parts]
 
 
 def z_scores(one, other):
-    """Differences between two means, in their standard errors."""
+    """Return the differences between two means in units of their standard errors."""
     error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
     return ((one.mean(0) - other.mean(0)) / error.clamp(min=1e-9)).abs()
 
 
 @pytest.mark.parametrize(("surrogate", "bound"), [("dreg", "iwae"), ("stl", "elbo")])
-def test_surrogates_have_the_gradient_of_their_bound_in_the_mean_and_less_noise(surrogate, bound):
+def test_surrogate_gradients_are_unbiased_and_less_noisy(surrogate, bound):
     K, n, copies = 8, 200, 100
     (encoder, decoder), (reference, of_decoder) = (many(small(name, K), n, copies) for name in (surrogate, bound))
     assert z_scores(encoder, reference).max() < 4.5
     assert z_scores(decoder, of_decoder).max() < 4.5
-    assert (reference.mean(0).abs() > 10 * reference.std(0) / n**0.5).any()  # there is something to agree on
+    assert (reference.mean(0).abs() > 10 * reference.std(0) / n**0.5).any()  # the gradient is not zero
     if surrogate == "dreg":
         assert encoder.var(0).sum() < 0.5 * reference.var(0).sum()
 
 
-def test_the_decoder_has_the_gradient_of_the_bound_on_the_same_noise():
+def test_the_decoder_gradient_of_a_surrogate_equals_that_of_its_bound():
     for surrogate, (_, bound) in SURROGATES.items():
         options = {"num_groups": 2} if surrogate == "piwae" else {}
         reference = small("iwae" if bound == "iwae" else "miwae", 8, **({} if bound == "iwae" else {"num_groups": 8}))
         torch.testing.assert_close(gradients(small(surrogate, 8, **options))[1], gradients(reference)[1])
 
 
-def test_stl_is_exact_where_the_posterior_is():
-    """Its gradient for the encoder vanishes at q(z|x) = p(z|x), draw by draw; that of the ELBO only in the mean."""
+def test_stl_has_zero_gradient_at_the_exact_posterior():
+    """At q(z|x) = p(z|x) every sample of its encoder gradient is 0; for the ELBO only the expectation is 0."""
     noise = {}
     for objective in ("stl", "miwae"):
         model = small(objective, 4, **({"num_groups": 4} if objective == "miwae" else {}))
         for parameter in (*model.decoder.parameters(), *model.encoder.rest[-1].parameters()):
-            nn.init.zeros_(parameter)  # x says nothing of z, so that the posterior is the prior
+            nn.init.zeros_(parameter)  # x does not depend on z, so the posterior is the prior
         noise[objective] = gradients(model)[0].abs().max()
     assert noise["stl"] < 1e-6 < 1e-2 < noise["miwae"]
 
@@ -156,7 +156,7 @@ def test_piwae_trains_the_encoder_on_groups_and_the_decoder_on_all():
 
 
 @pytest.mark.parametrize("behind", [0.0, 60.0, 120.0, 1000.0])
-def test_piwae_trains_the_encoder_on_a_group_that_is_far_behind_too(behind):
+def test_piwae_trains_the_encoder_on_a_group_of_tiny_weights(behind):
     leaf = torch.zeros(4, 1, 1, requires_grad=True)
     z = leaf * 1.0
     log_w = z[..., 0] + torch.tensor([[1.0], [0.0], [1.0 - behind], [-behind]])
@@ -167,21 +167,21 @@ def test_piwae_trains_the_encoder_on_a_group_that_is_far_behind_too(behind):
 
 
 def of_encoder(objective, K):
-    """Signal and noise in the encoder's gradient."""
+    """Return signal and noise of the encoder gradient."""
     return signal_to_noise(small(objective, K), X, torch.zeros(1), n=200, parts=("encoder",))["encoder"]
 
 
-def test_more_samples_drown_the_encoders_gradient_in_noise_for_iwae_and_not_for_dreg():
+def test_encoder_snr_falls_with_K_for_iwae_but_not_for_dreg():
     """Rainforth et al. (2018): IWAE's signal-to-noise ratio falls as 1/sqrt(K); Tucker et al. (2018): DReG's grows."""
     found = [(of_encoder("dreg", K), of_encoder("iwae", K)) for K in (1, 16, 256)]
-    # the mean is the same for both, and DReG knows it better
+    # both have the same expected gradient, and DReG estimates it better
     falls, grows = torch.tensor([[dreg.signal / iwae.noise, dreg.ratio] for dreg, iwae in found]).T
     assert (falls[1:] < 0.5 * falls[:-1]).all()
     assert (grows[1:] > 2 * grows[:-1]).all()
 
 
 @pytest.mark.parametrize("objective", SURROGATES)
-def test_a_surrogate_is_never_shown_as_a_bound(objective):
+def test_the_value_of_a_surrogate_is_never_logged(objective):
     options = OPTIONS.get(objective, {})
     model, reference = small(objective, 10, **options), small(SURROGATES[objective][1], 10)
     y = torch.zeros(1)

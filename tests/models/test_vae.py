@@ -17,9 +17,9 @@ from models.objectives import elbo, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
 every_density = pytest.mark.parametrize("name", DENSITIES)
-# those with one z per image and the options of a VAE; a label is given to conditional ones
+# models with one z per image and the options of a VAE; conditional ones get labels
 densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name not in ("M2", "M1M2")])
-# those that are content with an image
+# models that need only images
 unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE"])
 GAUSSIAN = {"likelihood": "gaussian"}
 GROUPS = {"objective": "miwae", "num_samples": 4}
@@ -32,7 +32,7 @@ def under(seed, f, *args):
 
 
 def certain(model):
-    """The same model with a posterior that is nearly a point: noise no longer matters."""
+    """Return the model with a posterior of almost zero width, so that noise has no effect."""
     last = model.encoder.rest[-1]
     nn.init.constant_(last.bias[last.bias.numel() // 2 :].detach(), -1e3)
     return model
@@ -64,7 +64,7 @@ def test_the_loss_against_torch_distributions_under_the_same_noise(make, binary,
         expected = (options.get("beta", 1.0) * kl - log_px_z.mean(0)).mean()
     loss, parameters = under(3, model.loss, x, y), list(model.parameters())
     torch.testing.assert_close(loss, expected)
-    if "learn_scale" not in options:  # the computation above holds the scale fixed
+    if "learn_scale" not in options:  # the computation above uses a fixed scale
         gradients = [torch.autograd.grad(value, parameters) for value in (loss, expected)]
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
@@ -81,7 +81,7 @@ def test_zero_weights_and_binary_images_cost_ln_2_per_pixel(make, binary, name, 
 @densities
 def test_the_loss_does_not_depend_on_the_batch_size(make, binary, name):
     model, (x, y) = make(name), binary(4)
-    for parameter in model.parameters():  # a constant decoder: of the noise, only that of the posterior is left
+    for parameter in model.parameters():  # the decoder is constant, so the only noise is that of the posterior
         nn.init.zeros_(parameter)
     certain(model)
     nn.init.normal_(model.decoder.output.bias)
@@ -94,7 +94,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_images(make, binary):
     torch.testing.assert_close(model.loss(x, y), each.mean(), rtol=1e-3, atol=0)
 
 
-# option: the options of a model and those of another that differs from it in this option alone
+# option -> the options of two models that differ in this option only
 KNOBS = {
     "z_dim": ({}, {"z_dim": 5}),
     "hidden": ({}, {"hidden": [9]}),
@@ -121,20 +121,20 @@ KNOBS = {
     "decoder_hidden": ({}, {"decoder_hidden": [9]}),
     "label_weight": ({}, {"label_weight": 0.1}),
 }
-# those that another model takes otherwise
+# options with another meaning for another model
 OWN_KNOBS = {
     ("HierarchicalVAE", "z_dim"): ({}, {"z_dim": [3, 5]}),
     ("AffineVAE", "z_dim"): ({}, {"z_dim": 9}),
-    # without a classifier there is nothing to do for classes
+    # classes have no effect without a classifier
     ("AffineVAE", "num_classes"): ({"label_weight": 0.1}, {"label_weight": 0.1, "num_classes": 4}),
-    # all other decoders are refused
+    # other decoders are refused
     ("AffineVAE", "decoder"): ({}, {"decoder": "wavy"}),
 }
 TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", *inspect.signature(Model).parameters}
 
 
 class Wavy(CoordinateDecoder):
-    """Another decoder that draws by coordinates."""
+    """Another coordinate decoder."""
 
     def forward(self, *args, **kwargs):
         return super().forward(*args, **kwargs).sin()
@@ -148,7 +148,7 @@ def options_of(name):
 @pytest.mark.parametrize(
     ("name", "knob"), [(name, knob) for name in DENSITIES for knob in sorted(options_of(name) - TESTED_ELSEWHERE)]
 )
-def test_every_knob_changes_the_loss(make, binary, monkeypatch, name, knob):
+def test_every_option_changes_the_loss(make, binary, monkeypatch, name, knob):
     monkeypatch.setitem(DECODERS, "wavy", Wavy)
     before, after = OWN_KNOBS.get((name, knob)) or KNOBS[knob]
     losses = [under(3, make(name, **options).loss, *binary(8)).item() for options in (before, after)]
@@ -167,7 +167,7 @@ def test_learn_scale_learns_the_scale(fit, make, binary):
 
 @pytest.mark.parametrize("learn_scale", [False, True])
 @pytest.mark.parametrize("scale", [0.01, 0.1, 0.5, 2**-0.5, 3.0])
-def test_the_scale_is_the_one_asked_for(make, scale, learn_scale):
+def test_the_scale_has_the_given_value(make, scale, learn_scale):
     model = make("VAE", scale=scale, learn_scale=learn_scale, **GAUSSIAN)
     assert model.px(torch.zeros(1, 20)).base_dist.scale.unique().item() == pytest.approx(scale, rel=1e-5)
 
@@ -200,7 +200,7 @@ def test_beta_grows_from_0_over_its_warm_up(fit, binary, warmup, accumulate, bet
     ({"max_epochs": 4}, None, None),
     ({"max_epochs": 9, "max_steps": 8}, None, None),
 ])  # fmt: skip
-def test_a_warm_up_that_the_run_does_not_finish_is_named(fit, binary, limits, after, last):
+def test_an_unfinished_warm_up_is_reported(fit, binary, limits, after, last):
     model = VAE((1, 8, 8), hidden=[4], beta_warmup=4)
     said = f"beta_warmup is 4 epochs and the run ends after {after}: beta ends at {last} and never reaches 1\\."
     with pytest.warns(UserWarning, match=said) if after else nullcontext():
@@ -216,14 +216,14 @@ def test_a_warm_up_that_the_run_does_not_finish_is_named(fit, binary, limits, af
     ({"activation": "rleu"}, "Unknown activation 'rleu': choose one of relu"),
     ({"likelihood": "normal"}, "Unknown likelihood 'normal': choose one of bernoulli, gaussian"),
     ({"objective": "drag"}, "Unknown objective of VAE 'drag': choose one of elbo, iwae, miwae, ciwae, stl"),
-    ({"objective": "miwae", "num_samples": 6}, "miwae needs num_groups, .* 6 do not go into no groups"),
-    ({"objective": "piwae", "num_samples": 6, "num_groups": 4}, "piwae needs num_groups, .* 6 do not go into 4 groups"),
+    ({"objective": "miwae", "num_samples": 6}, "miwae needs num_groups, .* num_samples 6 and num_groups None"),
+    ({"objective": "piwae", "num_samples": 6, "num_groups": 4}, "piwae needs num_groups, .* 6 and num_groups 4"),
     ({"objective": "miwae", "num_samples": 6, "num_groups": 0}, "miwae needs num_groups"),
-    ({"objective": "iwae", "num_groups": 2}, "num_groups belongs to objectives miwae and piwae"),
+    ({"objective": "iwae", "num_groups": 2}, "num_groups is only for objectives miwae and piwae"),
     ({"objective": "ciwae"}, "ciwae needs ciwae_beta, .* got None"),
     ({"objective": "ciwae", "ciwae_beta": 1.5}, "ciwae needs ciwae_beta, .* got 1.5"),
     ({"objective": "ciwae", "ciwae_beta": math.nan}, "ciwae needs ciwae_beta, .* got nan"),
-    ({"ciwae_beta": 0.5}, "ciwae_beta belongs to objective ciwae"),
+    ({"ciwae_beta": 0.5}, "ciwae_beta is only for objective ciwae"),
     ({"objective": "dreg", "beta": 2.0}, "belong to objective elbo"),
     ({"num_samples": 0}, "num_samples must be at least 1; got 0"),
     ({"beta": -1.0}, "must not be negative; got -1.0"),
@@ -235,18 +235,18 @@ def test_a_warm_up_that_the_run_does_not_finish_is_named(fit, binary, limits, af
     ({"scale": math.nan, **GAUSSIAN}, "scale must"),
     ({"scale": 1e-3, **GAUSSIAN}, "scale must"),
     ({"scale": 1e3, **GAUSSIAN}, "scale must"),
-    ({"scale": 0.1}, "belong to likelihood gaussian"),
-    ({"learn_scale": True}, "belong to likelihood gaussian"),
+    ({"scale": 0.1}, "are only for likelihood gaussian"),
+    ({"learn_scale": True}, "are only for likelihood gaussian"),
     ({"lr": 0.0}, "must be positive"),
 ])  # fmt: skip
-def test_wrong_options_are_refused_in_a_sentence(make, options, sentence):
+def test_invalid_options_are_refused(make, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         make("VAE", **options)
 
 
 @pytest.mark.parametrize("options", [{}, GAUSSIAN])
 @densities
-def test_a_likelihood_refuses_data_that_it_gives_no_probability(make, name, options):
+def test_a_likelihood_refuses_data_that_it_is_not_defined_for(make, name, options):
     model = make(name, **options)
     accepted = {"grey"} if options else {"dynamic", "fixed", "threshold", "larochelle"}
     for protocol in ("dynamic", "fixed", "threshold", "larochelle", "grey"):
@@ -262,12 +262,12 @@ def test_a_likelihood_refuses_data_that_it_gives_no_probability(make, name, opti
 
 NETWORKS = [{}, {"batch_norm": True}, {"encoder": "conv", "decoder": "conv"},
             {"encoder": "conv", "decoder": "conv", "batch_norm": True}, {"decoder": "coordinate"}]  # fmt: skip
-# AffineVAE, CVAE and M1M2 have tests of their own of this
+# AffineVAE, CVAE and M1M2 have their own tests of this
 LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
 
 
 def shaken(model, x):
-    """The same model with p(x) far from uniform, q(z|x) wide enough to sample it, and used statistics of batch norm."""
+    """Return the model with p(x) far from uniform, q(z|x) wide enough, and non-trivial batch norm statistics."""
     for key, parameter in model.named_parameters():
         nn.init.normal_(parameter, std=0.6 if key.startswith("decoder") else 0.1)
     with torch.no_grad():
@@ -338,7 +338,7 @@ def test_rate_and_distortion_add_up_to_the_mean_log_weight(make, squares, name):
 
 
 @densities
-def test_validation_is_blind_to_beta(make, binary, name):
+def test_validation_does_not_depend_on_beta(make, binary, name):
     plain = under(3, make(name, objective="elbo").measure, *binary(5))
     weighted = under(3, make(name, objective="elbo", beta=4.0).measure, *binary(5))
     for key, values in plain.items():
@@ -348,7 +348,7 @@ def test_validation_is_blind_to_beta(make, binary, name):
 
 
 @densities
-def test_the_metric_that_picks_the_checkpoint_is_the_bound_that_training_raises(make, squares, name):
+def test_the_monitored_metric_is_the_bound_that_training_maximizes(make, squares, name):
     needed = {"miwae": {"num_groups": 2}, "piwae": {"num_groups": 2}, "ciwae": {"ciwae_beta": 0.5}}
     for objective in MODELS[name].objectives:
         options = {"objective": objective, "num_samples": 6, **needed.get(objective, {})}
@@ -360,12 +360,12 @@ def test_the_metric_that_picks_the_checkpoint_is_the_bound_that_training_raises(
         assert abs(bound.mean() + loss) < 6 * bound.std() / math.sqrt(len(images))
 
 
-def test_validation_draws_z_and_does_not_take_the_mean(make, binary):
+def test_validation_samples_z_instead_of_using_the_mean(make, binary):
     model, (x, y) = make("VAE"), binary(5)
     assert not torch.equal(model.measure(x, y)["elbo"], model.measure(x, y)["elbo"])
 
 
-# What a trained model is for
+# Methods of a trained model
 
 
 @pytest.mark.parametrize("options", [{}, GAUSSIAN])
@@ -410,7 +410,7 @@ def test_attribute_arithmetic_by_hand(make, binary, name):
 
 
 @densities
-def test_samples_are_images_drawn_anew(make, name):
+def test_each_call_of_sample_returns_new_images(make, name):
     model = make(name)
     x = under(3, model.sample, 6)
     assert x.shape == (6, 1, 8, 8)
@@ -422,7 +422,7 @@ def test_samples_are_images_drawn_anew(make, name):
 
 @unlabelled
 def test_samples_have_the_mean_of_p(make, squares, name):
-    # two ways to the mean image: samples, and p(x) of all images
+    # the mean image by samples and by p(x) of all images
     model = shaken(make(name, (1, 2, 2)), squares)
     with evaluating(model, seed=4):
         p = model.log_weights(squares, 20_000).double().exp().mean(0)  # (16,)
@@ -439,7 +439,7 @@ def test_the_kl_of_each_dimension_sums_to_the_rate(make, binary):
     torch.testing.assert_close(kl.sum(1), model.rate_distortion(x, 1)[0])
 
 
-# How training starts
+# Initialization
 
 
 def fresh(init, **options):
@@ -447,7 +447,7 @@ def fresh(init, **options):
     return VAE((1, 16, 16), z_dim=10, init=init, **options)
 
 
-def test_the_default_start_has_a_narrow_posterior(binary):
+def test_the_posterior_is_narrow_at_initialization(binary):
     x, _ = binary(20, (1, 16, 16))
     for options in ({}, {"encoder": "conv"}, {"activation": "tanh"}):
         narrow, wide = (fresh(init, **options) for init in ("default", "glorot"))
@@ -455,7 +455,7 @@ def test_the_default_start_has_a_narrow_posterior(binary):
         assert wide.posterior(x).stddev.log().mean().item() == pytest.approx(0, abs=0.5)
 
 
-def test_activations_keep_their_size_from_layer_to_layer_by_default(binary):
+def test_activations_keep_their_scale_across_layers_at_initialization(binary):
     x, _ = binary(200, (1, 16, 16))
     model = fresh("default", hidden=[400] * 6)
     hidden = model.encoder.first(x)
@@ -466,7 +466,7 @@ def test_activations_keep_their_size_from_layer_to_layer_by_default(binary):
     assert 0.5 < sizes[-1] / sizes[0] < 2
 
 
-def test_an_encoder_of_ones_own_is_left_as_it_is(monkeypatch):
+def test_a_custom_encoder_is_not_reinitialized(monkeypatch):
     class Own(nn.Module):
         default_hidden = ()
 
@@ -482,13 +482,13 @@ def test_an_encoder_of_ones_own_is_left_as_it_is(monkeypatch):
     assert (fresh("default", encoder="own").encoder.output.bias == 7).all()
 
 
-def test_an_unknown_start_is_refused():
+def test_an_unknown_initialization_is_refused():
     with pytest.raises(ValueError, match="Unknown init 'he': choose one of default, glorot"):
         fresh("he")
 
 
 def sparse_strokes(n, generator):
-    """Images of thin strokes on black: 3 % of the pixels are on, as in OMNIGLOT, where the wide start collapses."""
+    """Return images of thin strokes with 3 % of the pixels on, as in OMNIGLOT, where wide posteriors collapse."""
     x = torch.zeros(n, 1, 16, 16)
     for image in x[:, 0]:
         place, step = torch.rand(2, generator=generator) * 10 + 3, torch.randn(2, generator=generator)
@@ -500,7 +500,7 @@ def sparse_strokes(n, generator):
 
 
 @pytest.mark.parametrize("objective", ["elbo", "iwae"])
-def test_the_default_start_learns_sparse_images_and_uses_its_latent(objective):
+def test_the_default_initialization_avoids_collapse_on_sparse_images(objective):
     generator = torch.Generator().manual_seed(0)
     images = sparse_strokes(2000, generator)
     torch.manual_seed(0)
@@ -521,13 +521,13 @@ def test_the_default_start_learns_sparse_images_and_uses_its_latent(objective):
 
 
 @pytest.mark.parametrize(("options", "epochs", "steps"), [
-    ({}, 10, 20.0),  # a fifth of a short run
+    ({}, 10, 20.0),  # a fifth of a shorter run
     ({}, 1000, 500),
     ({"beta_warmup": 3}, 10, 30),
     ({"beta_warmup": 0}, 10, 0),
     ({"objective": "iwae"}, 10, 0),
 ])  # fmt: skip
-def test_the_warm_up_lasts_as_long_as_it_says(make, options, epochs, steps):
+def test_the_warm_up_has_the_given_length(make, options, epochs, steps):
     model = make("VAE", **options)
     model._trainer = SimpleNamespace(num_training_batches=10, accumulate_grad_batches=1, max_epochs=epochs,
                                      max_steps=-1, global_step=0)  # fmt: skip

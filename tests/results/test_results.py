@@ -1,4 +1,4 @@
-"""python -m results: recipes are trained, evaluated and published, and a second start repeats nothing."""
+"""python -m results: experiments are trained, evaluated and published, and finished ones are not repeated."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ callbacks: []
 """
 
 
-def test_every_row_has_a_recipe_whose_options_are_known():
+def test_every_row_has_a_recipe_with_valid_options():
     for row in results.ROWS:
         recipe = str(results.RECIPES / f"{row.recipe}.yaml")
         names, flags = train_options.split_component_flags(["--config", recipe])
@@ -30,7 +30,7 @@ def test_every_row_has_a_recipe_whose_options_are_known():
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """Two rows with a small recipe, and the file of their data."""
+    """Two rows with a small recipe, the path of their data, and a folder for runs."""
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (300, 4, 4), dtype=np.uint8), rng.integers(0, 3, 300)
     np.savez(tmp_path / "data.npz", x=x, y=y)
@@ -43,7 +43,7 @@ def small(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_rows_are_trained_evaluated_and_published(small, tmp_path, capsys, monkeypatch):
+def test_experiments_are_trained_evaluated_and_published(small, tmp_path, capsys, monkeypatch):
     rows, root, runs = small
     for row in rows:
         results.train(row, root, runs)
@@ -58,12 +58,12 @@ def test_rows_are_trained_evaluated_and_published(small, tmp_path, capsys, monke
         assert result["ais_nll"] == pytest.approx(result["nll"], abs=1)
     assert "mean ± standard error over seeds" in (tmp_path / "out" / "results.md").read_text()
     assert "NLL ± SE" in capsys.readouterr().out
-    for row in rows:  # what is done is not done again
+    for row in rows:  # finished runs are not trained again
         results.train(row, root, runs)
     assert [(runs / row.recipe / "checkpoints" / "last.ckpt").stat().st_mtime_ns for row in rows] == trained
 
 
-def test_what_is_half_trained_and_what_is_a_step_to_another_is_not_published(small, monkeypatch):
+def test_unfinished_runs_and_m1_runs_are_not_published(small, monkeypatch):
     rows, _, runs = small
     one, two = rows
     monkeypatch.setattr(results, "ROWS", [one, two, results.Row("three", m1="one")])
@@ -71,7 +71,7 @@ def test_what_is_half_trained_and_what_is_a_step_to_another_is_not_published(sma
     assert results.finished(runs) == [two]
 
 
-def test_a_training_that_fails_ends_it(small, monkeypatch):
+def test_a_failed_training_ends_the_program(small, monkeypatch):
     (row, _), _, runs = small
     with pytest.raises(SystemExit) as ended:
         results.train(row, "missing.npz", runs)
@@ -79,7 +79,7 @@ def test_a_training_that_fails_ends_it(small, monkeypatch):
 
 
 @pytest.mark.parametrize(("argv", "said"), [(["--trained"], "leave --trained out"), (["m1_mnist"], "train that too")])
-def test_no_row_to_publish_ends_in_a_sentence(tmp_path, monkeypatch, capsys, argv, said):
+def test_nothing_to_publish_is_an_error(tmp_path, monkeypatch, capsys, argv, said):
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     monkeypatch.setattr(results, "train", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["results", "--data.root", str(tmp_path), "--runs", str(tmp_path), *argv])
@@ -90,7 +90,7 @@ def test_no_row_to_publish_ends_in_a_sentence(tmp_path, monkeypatch, capsys, arg
 @pytest.mark.parametrize(("argv", "said"), [
     (["--data.root", "nowhere"], "there is no folder nowhere/MNIST/raw"), (["vea_mnist"], "unknown recipe vea_mnist"),
 ])  # fmt: skip
-def test_mistakes_end_in_a_sentence(monkeypatch, capsys, argv, said):
+def test_invalid_arguments_are_refused(monkeypatch, capsys, argv, said):
     monkeypatch.setattr(sys, "argv", ["results", *argv])
     with pytest.raises(SystemExit):
         results.main()

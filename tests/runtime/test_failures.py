@@ -1,4 +1,4 @@
-"""Failures of torch that a user can do something about."""
+"""Errors of torch that a user can fix."""
 
 import pytest
 import torch
@@ -9,24 +9,24 @@ from models import VAE
 from runtime.failures import check_compiler, explain_failure
 
 
-@pytest.mark.parametrize(("error", "said"), [
+@pytest.mark.parametrize(("error", "message"), [
     (MemoryError(), "Out of memory: lower --data.batch_size"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: 1"), "Out of"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "Out of memory"),
     (RuntimeError("CUDA error: no kernel image is available. Compile with"), "use --trainer.accelerator cpu"),
-    (ValueError("Expected more than 1 value per channel when training, got [1, 4]"), "Batch norm needs two images"),
+    (ValueError("Expected more than 1 value per channel when training, got [1, 4]"), "Batch norm needs at least two"),
     (RuntimeError("Function 'LogBackward0' returned nan values in its 0th output."), "nan"),
 ])  # fmt: skip
-def test_a_failure_is_a_sentence(error, said):
-    assert said in explain_failure(error)
+def test_failures_are_explained_in_a_sentence(error, message):
+    assert message in explain_failure(error)
 
 
-def test_a_mistake_of_the_program_is_none():
+def test_bugs_of_the_program_are_not_explained():
     assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
     assert explain_failure(ValueError("other")) is None
 
 
-def test_memory_that_runs_out_in_training_ends_in_a_sentence(tmp_path, monkeypatch, capsys):
+def test_out_of_memory_in_training_ends_with_a_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def act(step):
@@ -35,12 +35,12 @@ def test_memory_that_runs_out_in_training_ends_in_a_sentence(tmp_path, monkeypat
 
     at_steps(monkeypatch, VAE, act)
     assert train.main(command("a")) == 1
-    said = capsys.readouterr().err
-    assert "error: Out of memory: lower --data.batch_size" in said
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "error: Out of memory: lower --data.batch_size" in message
+    assert "Traceback" not in message
 
 
-def test_no_compiler_is_known_before_training(monkeypatch):
+def test_a_missing_compiler_is_detected_before_training(monkeypatch):
     def missing(*args, **options):
         raise torch._dynamo.exc.TorchDynamoException("No working C++ compiler found\nmore")
 

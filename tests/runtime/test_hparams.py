@@ -1,4 +1,4 @@
-"""runtime/hparams.py: the options of a run, and of them those that somebody chose."""
+"""runtime/hparams.py: the options of a run, and those that differ from their defaults."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 from pytorch_lightning import Trainer
 
 from models import MODELS
-from runtime.hparams import OLDER_DEFAULTS, TRAINING, non_default_options, run_options, training_options
+from runtime.hparams import OLDER_DEFAULTS, TRAINING_DEFAULTS, non_default_options, run_options, training_options
 
 CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits"}}
 M1M2 = CHECKPOINT | {
@@ -18,7 +18,7 @@ M1M2 = CHECKPOINT | {
 }  # fmt: skip
 
 
-def test_chosen_options_are_those_that_differ_from_the_defaults():
+def test_non_default_options():
     made = {
         "model": "HierarchicalVAE",
         "hyper_parameters": {"image_shape": (1, 28, 28), "z_dim": (100, 50), "hidden": (200, 200), "lr": 1e-3,
@@ -42,7 +42,7 @@ def test_options_of_an_m1_are_those_of_its_vae():
     assert run_options(M1M2)["m1.z_dim"] == 50
 
 
-def test_a_default_that_was_written_down_is_one_that_was_not():
+def test_stored_defaults_equal_missing_options():
     """Older checkpoints lack options that are newer."""
     plain = run_options(CHECKPOINT)
     assert plain["z_dim"] == 20
@@ -55,13 +55,13 @@ def test_a_default_that_was_written_down_is_one_that_was_not():
 
 @pytest.mark.parametrize("alpha", [5.0, 0.1])
 def test_alpha_is_shown_at_its_default_too(alpha):
-    """It is far from the paper's."""
+    """The default differs from the paper's."""
     assert non_default_options(CHECKPOINT | {"model": "M2", "hyper_parameters": {"alpha": alpha}}) == {"alpha": alpha}
     assert non_default_options(CHECKPOINT | {"model": "M2"}) == {"alpha": 5.0}
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_where_things_lie_and_what_data_say_is_no_option(model):
+def test_paths_and_arguments_from_data_are_not_options(model):
     made = M1M2 if model == "M1M2" else CHECKPOINT | {"model": model}
     there = made | {"datamodule_hyper_parameters": {"root": "/secret"}}
     assert not {"data.root", "m1", "m1_options", "kept", "image_shape", "num_classes", "labelled_fraction"} & set(
@@ -69,6 +69,6 @@ def test_where_things_lie_and_what_data_say_is_no_option(model):
     )
 
 
-def test_training_that_nobody_chose_is_what_checkpoints_note_of_it(tmp_path):
+def test_default_training_options(tmp_path):
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert training_options(trainer, SimpleNamespace(steps_per_call=1)) == TRAINING
+    assert training_options(trainer, SimpleNamespace(steps_per_call=1)) == TRAINING_DEFAULTS

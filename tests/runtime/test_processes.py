@@ -1,4 +1,4 @@
-"""What starts the processes of a run, by the variables that SLURM and torchrun set."""
+"""The processes of a run, as defined by the environment variables of SLURM and torchrun."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from torch import distributed
 import train
 from cli.train_options import DEFAULTS, build_parser
 from runtime.processes import (
-    INTERACTIVE_STEP,
+    INTERACTIVE_STEP_ID,
     check_tasks,
     cluster_plugins,
     configure_performance,
@@ -31,14 +31,14 @@ TWO = STEP | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
 NODES = STEP | {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}
 SHELLS = {
     "salloc": SALLOC,
-    "interactive step": SALLOC | {"SLURM_STEP_ID": INTERACTIVE_STEP, "SLURM_PROCID": "0"},
+    "interactive step": SALLOC | {"SLURM_STEP_ID": INTERACTIVE_STEP_ID, "SLURM_PROCID": "0"},
     "srun --pty": STEP | {"SLURM_JOB_NAME": "bash", "SLURM_PTY_PORT": "40000"},
 }
 
 
 @pytest.fixture
 def variables(monkeypatch):
-    """Sets these variables, and no others of a launcher."""
+    """Set these environment variables of a launcher and no others."""
 
     def put(values):
         for name in [*os.environ]:
@@ -51,13 +51,13 @@ def variables(monkeypatch):
 
 
 @pytest.mark.parametrize("devices", [1, 8, "auto", "-1"])
-def test_without_a_launcher_lightning_finds_out(variables, devices):
+def test_without_a_launcher_there_are_no_plugins(variables, devices):
     variables({})
     check_tasks(devices, 4)
     assert cluster_plugins() == []
 
 
-def test_under_torchrun_in_a_job_slurm_has_no_say(variables):
+def test_torchrun_takes_precedence_over_slurm(variables):
     variables(TWO | {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"})
     check_tasks(4, 2)
     assert cluster_plugins() == []
@@ -97,7 +97,7 @@ def test_torchrun_and_the_options_agree(variables, devices, num_nodes):
 
 
 @pytest.mark.parametrize(
-    ("values", "devices", "num_nodes", "said"),
+    ("values", "devices", "num_nodes", "message"),
     [
         (STEP, 2, 1, "SLURM runs 1 task on 1 node, and --trainer.devices is 2"),
         (TWO, 1, 1, "SLURM runs 2 tasks on 1 node, and --trainer.devices is 1"),
@@ -115,9 +115,9 @@ def test_torchrun_and_the_options_agree(variables, devices, num_nodes):
         (SALLOC, 1, 2, "train.py was started once"),
     ],
 )
-def test_other_tasks_are_refused(variables, values, devices, num_nodes, said):
+def test_mismatched_tasks_are_refused(variables, values, devices, num_nodes, message):
     variables(values)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         check_tasks(devices, num_nodes)
 
 
@@ -141,9 +141,9 @@ def test_train_py_runs_in_a_shell_of_a_job(variables, tmp_path, shell):
 def test_a_mismatch_ends_train_py_before_anything_is_written(variables, tmp_path, capsys):
     variables(TWO)
     assert train.main(["--trainer.devices", "1", "--run_dir", str(tmp_path / "run")]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: SLURM runs 2 tasks")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: SLURM runs 2 tasks")
+    assert message.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -154,11 +154,11 @@ def test_as_many_devices_as_tasks_by_default(variables, devices):
     assert int(build_parser(DEFAULTS).get_defaults().trainer.devices) == devices
 
 
-# What a process does not do
+# Performance and shutdown
 
 
 @pytest.mark.parametrize("available", [True, False])
-def test_gpus_are_hidden_where_there_are_none_to_be_seen(monkeypatch, available):
+def test_cuda_is_disabled_without_a_gpu(monkeypatch, available):
     monkeypatch.setattr("runtime.processes.keep_memory", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
@@ -166,7 +166,7 @@ def test_gpus_are_hidden_where_there_are_none_to_be_seen(monkeypatch, available)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ("3" if available else "")
 
 
-def test_numbers_too_small_for_a_normal_float_are_zero(monkeypatch):
+def test_denormal_numbers_are_flushed_to_zero(monkeypatch):
     monkeypatch.setattr("runtime.processes.keep_memory", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     torch.set_flush_denormal(False)
@@ -175,7 +175,7 @@ def test_numbers_too_small_for_a_normal_float_are_zero(monkeypatch):
 
 
 @pytest.mark.parametrize("variables", [{}, {"MALLOC_TRIM_THRESHOLD_": "1"}])
-def test_memory_is_kept_unless_somebody_says_otherwise(monkeypatch, variables):
+def test_memory_is_kept_unless_malloc_variables_are_set(monkeypatch, variables):
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
         monkeypatch.delenv(name)
     for name, value in variables.items():
@@ -187,7 +187,7 @@ def test_memory_is_kept_unless_somebody_says_otherwise(monkeypatch, variables):
 
 
 @pytest.mark.parametrize("library", [SimpleNamespace(), None])
-def test_systems_without_glibc_keep_to_their_own_ways(monkeypatch, library):
+def test_systems_without_glibc_are_left_unchanged(monkeypatch, library):
     def load(name):
         if library is None:
             raise TypeError("no such library")
@@ -198,7 +198,7 @@ def test_systems_without_glibc_keep_to_their_own_ways(monkeypatch, library):
 
 
 @pytest.mark.parametrize(("status", "left"), [(0, True), (138, True), (143, True), (1, False), (130, False)])
-def test_a_run_that_all_processes_end_leaves_its_group(monkeypatch, status, left):
+def test_the_process_group_is_destroyed_if_all_ranks_exit_together(monkeypatch, status, left):
     done = []
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "destroy_process_group", lambda: done.append(True))
@@ -225,8 +225,8 @@ print(before, gloo())
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have names under /proc, on Linux")
-def test_no_thread_of_the_group_outlives_it(tmp_path):
-    """One that needs the interpreter after its end aborts the process, now and then (pytorch issue 190489)."""
+def test_no_thread_of_the_process_group_is_left(tmp_path):
+    """A thread that needs the interpreter after its end sometimes aborts the process (pytorch issue 190489)."""
     root = Path(__file__).parents[2]
     ran = subprocess.run([sys.executable, "-c", LEAVES], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
                          capture_output=True, text=True, check=True)  # fmt: skip

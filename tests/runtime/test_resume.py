@@ -1,4 +1,4 @@
-"""Runs that are started again with other options, or after their end."""
+"""Runs that are resumed with other options or after they have finished."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def test_a_change_is_named_and_allowed_only_when_asked_for(capsys):
     changed = command("a", "VAE", *MORE, "--model.lr", "1e-2", "--model.beta", "0.5")
     assert train.main(changed) == 2
     said = capsys.readouterr().err
-    assert "its --model.lr is 0.001, not 0.01; its --model.beta is 1.0, not 0.5. Give what it has, or add --al" in said
+    assert "its --model.lr is 0.001, not 0.01; its --model.beta is 1.0, not 0.5. Give the same options, or add" in said
     assert contents("a")["epoch"] == 2
     assert train.main([*changed, "--allow_changes"]) == 0
     assert "warning: a/checkpoints/last.ckpt is of another run: its --model.lr is 0.001" in capsys.readouterr().err
@@ -61,16 +61,19 @@ def test_weights_of_another_model_are_refused_whatever_is_allowed(capsys, change
     assert "Its weights are those of another model." in capsys.readouterr().err
 
 
-def test_within_an_epoch_the_batches_stay_what_they_are():
+def test_batch_options_may_not_change_mid_epoch():
     faulty({"step": 17, "signal": signal.SIGTERM}, *command("a"))
     ((status, _, said),) = faulty({}, *command("a", "VAE", "--data.batch_size", "50", "--allow_changes"))
     assert status == 2
-    assert "its --data.batch_size is 100, not 50. It was written within an epoch, whose batches would be others" in said
+    assert (
+        "its --data.batch_size is 100, not 50. It was written in the middle of an epoch, whose batches would change"
+        in said
+    )
     assert train.main(command("b", "VAE", "--resume", "a/checkpoints/best.ckpt", "--data.batch_size", "50",
                               "--allow_changes")) == 0  # fmt: skip
 
 
-def test_the_result_of_a_finished_run_stands(monkeypatch, capsys):
+def test_the_result_of_a_finished_run_is_kept(monkeypatch, capsys):
     with_result = command("a", "VAE", "--num_samples", "3", "--limit", "100")
     assert train.main(with_result) == 0
     table = capsys.readouterr().out.splitlines()[1:]
@@ -81,7 +84,7 @@ def test_the_result_of_a_finished_run_stands(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("change", ["missing", "samples", "limit", "older"])
-def test_a_result_that_is_missing_or_another_is_made(change):
+def test_a_missing_or_different_result_is_computed(change):
     assert train.main(command("a", "VAE", "--num_samples", "3", "--limit", "100")) == 0
     found = Path("a/evaluation.json")
     written = found.stat().st_mtime_ns
@@ -110,7 +113,7 @@ def test_options_of_training_are_compared_too(capsys):
     assert train.main(command("a", "VAE", *MORE, *more, "--allow_changes")) == 0
 
 
-def test_a_smaller_result_is_made_and_found_again_beside_a_larger_one(monkeypatch, capsys):
+def test_a_smaller_result_is_cached_and_a_larger_one_kept(monkeypatch, capsys):
     assert train.main(command("a", "VAE", "--num_samples", "3", "--limit", "100")) == 0
     large = Path("a/evaluation.json").read_bytes()
     smaller = command("a", "VAE", "--num_samples", "2", "--limit", "50")
@@ -125,7 +128,7 @@ def test_a_smaller_result_is_made_and_found_again_beside_a_larger_one(monkeypatc
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
-def test_a_damaged_result_is_made_again(content):
+def test_a_damaged_result_is_computed_again(content):
     run = command("a", "VAE", "--num_samples", "3", "--limit", "100")
     assert train.main(run) == 0
     before = Path("a/evaluation.json").read_text()
@@ -141,7 +144,7 @@ def test_a_run_folder_is_resumed_from_its_newest_checkpoint(capsys):
     more[place : place + 2] = ["--resume", "a"]
     more[more.index("--run_dir") + 1] = "b"
     assert train.main(more) == 0
-    assert "Going on from a/checkpoints/last.ckpt." in capsys.readouterr().err
+    assert "Resuming from a/checkpoints/last.ckpt." in capsys.readouterr().err
     assert contents("b")["epoch"] == 3
     Path("empty").mkdir()
     assert train.main([*more, "--run_dir", "c", "--resume", "empty"]) == 2
@@ -180,12 +183,12 @@ def test_a_refused_start_leaves_the_folder_as_it_was(capsys, monkeypatch):
         assert contents_of("a") == before, change
 
 
-def test_no_room_is_known_before_anything_is_written(capsys, monkeypatch):
+def test_a_full_disk_is_detected_before_anything_is_written(capsys, monkeypatch):
     assert train.main(command("a")) == 0
     before = contents_of("a")
     monkeypatch.setattr("callbacks.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=-(10**9)))
     assert train.main([*command("a"), "--trainer.max_epochs", "8"]) == 2
-    assert "too few for four checkpoints" in capsys.readouterr().err
+    assert "too little for four checkpoints" in capsys.readouterr().err
     assert contents_of("a") == before
 
 
@@ -197,7 +200,7 @@ def test_a_damaged_record_of_steps_is_refused(capsys, damage):
     assert "its record of epochs and steps is damaged." in capsys.readouterr().err
 
 
-def test_folders_of_a_refused_run_go_again():
+def test_new_folders_of_a_refused_run_are_deleted():
     Path("old").mkdir()
     for folder in ("new/of/a/run", "old"):
         assert train.main(["--run_dir", folder, "--trainer.val_check_interval", "500"]) == 2

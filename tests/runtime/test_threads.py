@@ -1,4 +1,4 @@
-"""How many threads a run uses: by the size of its model, by the option, and the same when it goes on."""
+"""The number of threads of a run: by model size, by option, and unchanged on resume."""
 
 import pytest
 import torch
@@ -38,8 +38,8 @@ def test_multiply_adds_of_each_kind_of_layer():
 @pytest.mark.parametrize(("work", "processes", "expected"), [
     (0, 1, 1), (1e8, 1, 1), (1.9e8, 1, 1), (2e8, 1, 2), (7e8, 1, 7), (1e12, 1, 8), (1e12, 2, 4), (1e12, 100, 1),
 ])  # fmt: skip
-def test_more_work_keeps_more_threads_busy(work, processes, expected):
-    assert threads.by_size(work, processes) == expected
+def test_threads_for_work(work, processes, expected):
+    assert threads.threads_for_work(work, processes) == expected
 
 
 def test_the_size_of_a_step_counts_batch_samples_and_classes():
@@ -50,14 +50,14 @@ def test_the_size_of_a_step_counts_batch_samples_and_classes():
         kind = MODELS[name]
         return threads.training_work(kind(**{key: getattr(digits, key) for key in kind.from_data}, **options), digits)
 
-    assert threads.by_size(work("VAE")) == 1
+    assert threads.threads_for_work(work("VAE")) == 1
     assert work("IWAE", num_samples=50) > 20 * work("VAE")
     assert work("M2") > 5 * work("VAE")
     digits.batch_size = 1000
-    assert threads.by_size(work("VAE")) == 3
+    assert threads.threads_for_work(work("VAE")) == 3
 
 
-def test_the_work_is_found_without_a_trace():
+def test_counting_work_changes_nothing():
     digits = DATAMODULES["Digits"]()
     digits.setup()
     model = MODELS["VAE"]((1, 8, 8), batch_norm=True)
@@ -69,7 +69,7 @@ def test_the_work_is_found_without_a_trace():
     assert model.training
 
 
-def test_a_run_that_goes_on_keeps_its_number(capsys, monkeypatch):
+def test_a_resumed_run_keeps_its_number_of_threads(capsys, monkeypatch):
     assert train.main(command("a", "VAE", "--threads", "2")) == 0
     assert ", 2 threads, run folder a" in capsys.readouterr().out
     assert contents("a")["threads"] == 2
@@ -94,7 +94,7 @@ def test_omp_num_threads_wins_over_the_size(capsys, monkeypatch):
     assert ", 3 threads, run folder a" in capsys.readouterr().out
 
 
-def test_an_evaluation_has_a_number_of_its_own(monkeypatch):
+def test_an_evaluation_chooses_its_own_number_of_threads(monkeypatch):
     assert train.main(command("a")) == 0
     used = []
     monkeypatch.setattr(torch, "set_num_threads", used.append)
@@ -112,6 +112,6 @@ def test_no_threads_are_refused(capsys, main):
     assert capsys.readouterr().err == "error: --threads must be at least 1; got 0.\n"
 
 
-def test_more_threads_than_cores_are_warned_of(capsys):
-    threads.use(9)
-    assert "9 threads on 8 cores wait for each other" in capsys.readouterr().err
+def test_more_threads_than_cores_print_a_warning(capsys):
+    threads.set_threads(9)
+    assert "9 threads on 8 cores will slow each other down" in capsys.readouterr().err

@@ -30,7 +30,9 @@ def images(n, seed=3):
 
 def shaken(model):
     for key, parameter in model.named_parameters():
-        between = "p_nets" in key or "m2.decoder" in key  # two layers of latents, where q would be far from the truth
+        between = (
+            "p_nets" in key or "m2.decoder" in key
+        )  # two layers of latents, for which q is far from the true posterior
         nn.init.normal_(parameter, std=0.2 if between else 0.6 if "decoder" in key else 0.1)
     return model
 
@@ -46,7 +48,7 @@ def test_the_schedule_is_a_sigmoid_from_0_to_1():
     assert schedule(1) == [0.0, 1.0]
 
 
-# Against the truth
+# Comparison with the exact log p(x)
 
 
 @pytest.mark.parametrize("start", ["prior", "posterior"])
@@ -60,7 +62,7 @@ def test_within_005_nats_of_the_exact_log_p(start):
 
 
 def trained_on_digits(name, **options):
-    """A model after 600 steps, and images that it has not seen."""
+    """A model after 600 training steps, and images that it was not trained on."""
     data = Digits()
     data.setup()
     x = data.images("train")[0]
@@ -80,8 +82,8 @@ def trained_on_digits(name, **options):
 @pytest.mark.parametrize(("name", "options"), [
     ("VAE", {"z_dim": 5}), ("IWAE", {"z_dim": 5}), ("HierarchicalVAE", {"z_dim": [5, 2], "inner_hidden": [16]}),
 ])  # fmt: skip
-def test_as_importance_sampling_with_100000_samples_finds_of_a_trained_model(name, options):
-    """Which is close to the truth here: the latents are few. Image by image the chains have an error of 0.2 nats."""
+def test_ais_agrees_with_100000_importance_samples_on_a_trained_model(name, options):
+    """With few latents, importance sampling is close to the exact value. AIS has an error of 0.2 nats per image."""
     model, pilot, x = trained_on_digits(name, **options)
     settings = Settings(chains=8, temperatures=500, leapfrogs=5)
     sampled = importance(model, x, 100_000, 100).log_px
@@ -91,7 +93,7 @@ def test_as_importance_sampling_with_100000_samples_finds_of_a_trained_model(nam
     assert difference.abs().max() < 0.8
 
 
-def test_bounds_on_simulated_images_hold_the_truth_and_close_with_more_temperatures():
+def test_bdmc_bounds_contain_the_truth_and_tighten_with_more_temperatures():
     model, gaps = LinearGaussian(exact=False), []
     for temperatures in (4, 20, 100):
         settings = Settings(chains=4, temperatures=temperatures, leapfrogs=4)
@@ -102,8 +104,8 @@ def test_bounds_on_simulated_images_hold_the_truth_and_close_with_more_temperatu
 
 
 @pytest.mark.parametrize("step", [0.3, 1.0])
-def test_weights_are_unbiased_both_ways_however_few_and_bad_the_moves(step):
-    """A mistake in what is accepted, in the order of moves and weights or in the end points shows here."""
+def test_forward_and_reverse_weights_are_unbiased_for_any_moves(step):
+    """Detects errors in the acceptance rule, in the order of moves and weights, and in the end points."""
     model, n, settings = LinearGaussian(exact=True), 40_000, Settings(chains=1, temperatures=4, leapfrogs=2)
     x, steps = images(1).expand(n, -1, -1, -1), [step] * 3
     truth = model.log_p(x[:1])
@@ -112,14 +114,14 @@ def test_weights_are_unbiased_both_ways_however_few_and_bad_the_moves(step):
         up, accepted = run_chains(path, path.base.sample((1,)), range(1, 5), settings, steps, lambda: None)
         exact = model.true_posterior(x).sample((1,))
         down, _ = run_chains(path, exact, range(4, 0, -1), settings, steps, lambda: None)
-    assert 0.2 < accepted.mean() < 0.999  # some moves are refused
+    assert 0.2 < accepted.mean() < 0.999  # some moves are rejected
     for ratio in ((up[0] - truth).exp(), (truth - down[0]).exp()):
         assert abs(ratio.mean() - 1) < 4.5 * ratio.std() / n**0.5
         assert ratio.std() / n**0.5 < 0.05
 
 
-def test_of_simulated_images_the_bounds_are_of_the_same_images():
-    """With one temperature the lower bound is simple Monte Carlo from the prior; both hold the truth in the mean."""
+def test_both_bdmc_bounds_are_of_the_same_images():
+    """With one temperature the lower bound is plain Monte Carlo from the prior; in expectation both bounds hold."""
     model, settings = LinearGaussian(exact=True), Settings(chains=500, temperatures=1)
     bounds = bidirectional(model, 400, settings, [])
     with evaluating(model, seed=0):
@@ -130,7 +132,7 @@ def test_of_simulated_images_the_bounds_are_of_the_same_images():
     assert (bounds.lower - truth).abs().mean() < 0.1
 
 
-def test_chains_from_the_exact_posterior_are_there_already():
+def test_chains_that_start_at_the_exact_posterior_are_exact():
     model, x = LinearGaussian(exact=True), images(5)
     settings = QUICK._replace(start="posterior")
     for temperatures in (1, 20):
@@ -138,7 +140,7 @@ def test_chains_from_the_exact_posterior_are_there_already():
         torch.testing.assert_close(found.log_px, model.log_p(x), atol=1e-4, rtol=0)
 
 
-def test_a_move_keeps_the_distribution_it_is_made_for():
+def test_an_hmc_step_leaves_its_target_invariant():
     model, n = LinearGaussian(exact=True), 20_000
     x = images(1).expand(n, -1, -1, -1)
     with evaluating(model, seed=2):
@@ -150,7 +152,7 @@ def test_a_move_keeps_the_distribution_it_is_made_for():
     z, scale = point.z[0], posterior.stddev[0]
     assert ((z.mean(0) - posterior.mean[0]) / scale).abs().max() < 0.04
     torch.testing.assert_close(z.std(0), scale, rtol=0.03, atol=0)
-    again = path.at(point.z)  # what is kept of the old place and of the new one is not mixed up
+    again = path.at(point.z)  # accepted and rejected chains keep the values of the right point
     for kept, computed in zip(point, again, strict=True):
         torch.testing.assert_close(kept, computed)
 
@@ -163,14 +165,14 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, name):
     settings = Settings(chains=300, temperatures=10, leapfrogs=3)
     found = anneal(model, squares, settings, [0.5] * 9)
     assert found.log_px.exp().sum().item() == pytest.approx(1, abs=0.03)
-    # and it is the same p(x) as that of importance sampling
+    # the same p(x) as by importance sampling
     reference = importance(model, squares, 20_000, 2000).log_px
     assert (found.log_px - reference).abs().max() < 0.3
     bounds = bidirectional(model, 50, settings, [0.5] * 9)
     assert -0.05 < (bounds.upper - bounds.lower).mean() < 0.3
 
 
-def test_of_a_conditional_model_it_is_given_the_label(make, squares):
+def test_conditional_models_get_the_label(make, squares):
     model, settings = shaken(make("CVAE", (1, 2, 2), z_dim=2)), Settings(chains=300, temperatures=10, leapfrogs=3)
     for label in range(3):
         y = torch.full((16,), label)
@@ -182,8 +184,8 @@ def test_of_a_conditional_model_it_is_given_the_label(make, squares):
 
 
 @pytest.mark.parametrize("name", ANNEALED)
-def test_images_that_a_model_simulates_follow_it(make, name):
-    """The mean of simulated pixels is that of p(x|z) over the prior, which is known from chains that do not move."""
+def test_simulated_images_have_the_distribution_of_the_model(make, name):
+    """The mean of simulated pixels is the mean of p(x|z) over the prior."""
     model, n = shaken(make(name, (1, 2, 2), batch_norm=False)), 20_000
     y = torch.arange(n) % 3 if MODELS[name].is_conditional else None
     with evaluating(model, seed=1):
@@ -199,10 +201,10 @@ def test_images_that_a_model_simulates_follow_it(make, name):
     assert (frequency - p).abs().max() < 0.03
 
 
-# The pilot
+# The pilot run
 
 
-def test_the_pilot_finds_steps_that_are_accepted_as_often_as_it_aims_at():
+def test_the_pilot_run_reaches_the_target_acceptance_rate():
     model, settings = LinearGaussian(exact=True), Settings(chains=10, temperatures=100)
     steps = tune(model, images(20), settings)
     assert len(steps) == 99
@@ -211,7 +213,7 @@ def test_the_pilot_finds_steps_that_are_accepted_as_often_as_it_aims_at():
     assert steps[-1] < steps[0]  # the posterior is narrower than the prior
 
 
-def test_steps_stay_as_they_are():
+def test_step_sizes_are_fixed_after_the_pilot_run():
     model, x, settings = LinearGaussian(exact=True), images(6), QUICK
     steps = [0.4] * 19
     alone = anneal(model, x, settings, steps)
@@ -221,13 +223,13 @@ def test_steps_stay_as_they_are():
     assert not torch.equal(anneal(model, x, settings, steps, seed=1).log_px, alone.log_px)
 
 
-# What it leaves behind, and what it refuses
+# Restored state and refused arguments
 
 
 @pytest.mark.parametrize("name", ANNEALED)
-def test_it_evaluates_and_leaves_no_trace(make, binary, name):
+def test_mode_random_state_and_gradients_are_restored(make, binary, name):
     model, (x, y) = make(name, batch_norm=True), binary(4)
-    model.log_weights(x, 2, y)  # batch statistics of its own
+    model.log_weights(x, 2, y)  # it has batch statistics
     y = y if MODELS[name].is_conditional else None
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
@@ -243,7 +245,7 @@ def test_it_evaluates_and_leaves_no_trace(make, binary, name):
     assert not found.log_px.requires_grad
 
 
-def test_a_trajectory_that_leaves_the_numbers_is_not_taken():
+def test_a_trajectory_that_overflows_is_rejected():
     model, x = LinearGaussian(exact=True), images(3)
     with evaluating(model, seed=0):
         path = annealing_path(model, x, None, "prior")
@@ -254,7 +256,7 @@ def test_a_trajectory_that_leaves_the_numbers_is_not_taken():
     assert isinstance(path, Path)
 
 
-def test_one_temperature_moves_nothing():
+def test_one_temperature_makes_no_moves():
     found = anneal(LinearGaussian(exact=True), images(3), QUICK._replace(temperatures=1), [])
     assert torch.equal(found.acceptance, torch.zeros(3))
 
@@ -273,14 +275,14 @@ def test_models_without_a_density_are_refused(binary):
 
 
 @pytest.mark.parametrize("name", ["HierarchicalVAE", "M2", "M1M2"])
-def test_chains_start_at_q_only_where_it_is_of_all_latents(make, binary, name):
+def test_chains_may_start_at_q_only_if_it_covers_all_latents(make, binary, name):
     with pytest.raises(ValueError, match=f"Chains of {name} cannot start at 'posterior'"):
         anneal(make(name), binary(2)[0], QUICK._replace(start="posterior"), [0.5] * 19)
     with pytest.raises(ValueError, match="cannot start at 'top'"):
         anneal(make("VAE"), binary(2)[0], QUICK._replace(start="top"), [0.5] * 19)
 
 
-def test_more_temperatures_come_closer():
+def test_more_temperatures_give_a_tighter_bound():
     model, x, errors = LinearGaussian(exact=True), images(200), []
     for temperatures in (2, 8, 64):
         settings = Settings(chains=1, temperatures=temperatures, leapfrogs=3)

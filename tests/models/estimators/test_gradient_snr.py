@@ -24,18 +24,18 @@ class Known(Model):
         return (quadratic - weight.square() / 2 + self.spread * torch.randn_like(other) * other).sum()
 
 
-def test_against_a_gradient_whose_mean_and_variance_are_known():
+def test_signal_and_noise_of_a_known_gradient():
     found = signal_to_noise(Known(slope=0.5, spread=2.0, dims=4), X, Y, n=4000)["encoder"]
-    assert found.signal == pytest.approx(0.5 * 2, rel=0.1)  # of 4 weights; nothing of the bias, which is not used
+    assert found.signal == pytest.approx(0.5 * 2, rel=0.1)  # of 4 weights; the bias is not used
     assert found.noise == pytest.approx(2.0 * 2, rel=0.05)
     assert found.ratio == pytest.approx(found.signal / found.noise)
 
 
-def test_the_length_of_noise_is_not_taken_for_a_signal():
+def test_pure_noise_has_no_signal():
     assert signal_to_noise(Known(0.5, 2.0, dims=2000), X, Y, n=50)["decoder"].ratio < 0.05  # not 1 / sqrt(50) = 0.14
 
 
-def test_a_small_signal_stands_out_from_noise_beside_large_numbers():
+def test_moments_are_accurate_with_a_large_mean():
     model = Known(slope=1e4, spread=1e-2)
     nn.init.zeros_(model.encoder.weight)
     found = signal_to_noise(model.double(), X, Y, n=500)["encoder"]
@@ -49,15 +49,15 @@ def test_without_noise_and_without_a_gradient():
     assert signal_to_noise(Known(1.0, 0.0), X, Y, n=3)["decoder"].ratio == 0.0
 
 
-def test_parameters_without_a_gradient_make_no_nan():
+def test_parameters_without_a_gradient_give_no_nan():
     model = VAE((1, 2, 2), z_dim=2, hidden=[5])
     before = signal_to_noise(model, X, Y, n=20)
-    nn.init.constant_(model.encoder.first[1].bias, -1e3)  # no unit of a relu lives
+    nn.init.constant_(model.encoder.first[1].bias, -1e3)  # all ReLU units are inactive
     dead = signal_to_noise(model, X, Y, n=20)
     assert all(math.isfinite(part.ratio) and part.noise > 0 for part in (*before.values(), *dead.values()))
 
 
-def test_it_is_the_gradient_that_training_takes():
+def test_the_gradient_is_that_of_training():
     model = IWAE((1, 2, 2), z_dim=2, hidden=[5], objective="dreg", num_samples=4).eval()
     torch.manual_seed(7)
     draws = []
@@ -72,7 +72,7 @@ def test_it_is_the_gradient_that_training_takes():
     assert found.signal == pytest.approx((draws.mean(0).square().sum() - variance / 10).sqrt().item(), rel=1e-4)
 
 
-def test_it_leaves_no_trace():
+def test_mode_random_state_and_gradients_are_restored():
     model = VAE((1, 2, 2), z_dim=2, hidden=[5], batch_norm=True).train()
     model.decoder.eval()
     weight = model.encoder.first[1].weight
@@ -99,11 +99,11 @@ def test_frozen_parameters_are_left_out():
     model.encoder.bias.requires_grad_(False)
     assert signal_to_noise(model, X, Y, n=5, parts=("encoder",))["encoder"].noise > 0
     model.encoder.requires_grad_(False)
-    with pytest.raises(ValueError, match="Known trains no part 'encoder'"):
+    with pytest.raises(ValueError, match="Known has no trained part 'encoder'"):
         signal_to_noise(model, X, Y)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"n": 1}, "at least 2 draws"), ({"parts": ("head",)}, "'head'")])
-def test_what_makes_no_sense_is_refused(options, words):
+@pytest.mark.parametrize(("options", "words"), [({"n": 1}, "needs n of at least 2"), ({"parts": ("head",)}, "'head'")])
+def test_invalid_arguments_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         signal_to_noise(Known(1.0, 1.0), X, Y, **options)

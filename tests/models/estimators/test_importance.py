@@ -14,7 +14,7 @@ DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weigh
 
 
 class Scripted(nn.Module):
-    """Hands out given log weights `(K, B)`, and remembers what it was asked for."""
+    """A model with given log weights `(K, B)`, which records the requested numbers of samples."""
 
     def __init__(self, log_w):
         super().__init__()
@@ -36,7 +36,7 @@ def images(n):
     return torch.randn(n, 1, 2, 2)
 
 
-# Against the truth
+# Comparison with the exact log p(x)
 
 
 @pytest.mark.parametrize("chunk", [100, 20_000])
@@ -45,11 +45,11 @@ def test_importance_against_the_exact_log_p(chunk):
     estimate = importance(model, x, K, chunk)
     error = (1 / estimate.ess - 1 / K).sqrt()  # of the logarithm of a mean
     assert (error < 0.02).all()
-    assert (error > 1e-3).all()  # the weights do vary
+    assert (error > 1e-3).all()  # the weights vary
     assert ((estimate.log_px - model.log_p(x)).abs() < 4 * error).all()
 
 
-def test_the_elbo_falls_short_by_the_kl_to_the_true_posterior():
+def test_the_elbo_is_below_log_p_by_the_kl_to_the_true_posterior():
     model, x = LinearGaussian(exact=False), images(20)
     gap = kl_divergence(model.posterior(x), model.true_posterior(x))
     assert (gap > 0.05).all()
@@ -78,13 +78,13 @@ def test_with_the_exact_posterior_every_chunk_batch_and_order_gives_log_p(chunk)
     torch.testing.assert_close(importance(model, x[order], K, chunk).log_px, truth[order], atol=1e-4, rtol=0)
 
 
-# The stream
+# Accumulation over chunks
 
 
 @pytest.mark.parametrize(("K", "chunk", "asked"), [
     (10, 4, [4, 4, 2]), (10, 1, [1] * 10), (10, 100, [10]), (10, 10, [10]), (10, 5, [5, 5]), (1, 1, [1]),
 ])  # fmt: skip
-def test_chunks_add_up_to_the_whole_and_hold_no_more_than_asked_for(K, chunk, asked):
+def test_chunks_give_the_same_estimate_and_respect_the_chunk_size(K, chunk, asked):
     log_w = torch.randn(K, 3, dtype=torch.float64) * 5 - 700
     model = Scripted(log_w)
     estimate = importance(model, images(3), K, chunk)
@@ -104,7 +104,7 @@ def test_accumulation_is_in_float64():
         torch.testing.assert_close(actual, objective(log_w.double()), rtol=1e-9, atol=0)
 
 
-def test_one_sample_that_dominates_wherever_it_comes():
+def test_a_dominating_sample_in_any_chunk():
     for place in (0, 4, 9):
         log_w = torch.full((10, 1), -1e5)
         log_w[place] = -100.0
@@ -156,7 +156,7 @@ def test_16_bits_round_the_decoder_and_not_the_encoder(make, binary, monkeypatch
     assert (difference < 0.5).all()
 
 
-def test_another_precision_is_refused_in_a_sentence(make, binary):
+def test_an_unknown_precision_is_refused(make, binary):
     with pytest.raises(ValueError, match="Unknown precision 'fp8': choose one of fp32, bf16"):
         importance(make("VAE"), binary(2)[0], 5, precision="fp8")
 
@@ -184,11 +184,11 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, name, z_dim):
     assert p.sum().item() == pytest.approx(1, abs=0.02)
 
 
-# What it leaves behind
+# Restored state
 
 
 @pytest.mark.parametrize("name", DENSITIES)
-def test_it_evaluates_and_leaves_no_trace(make, binary, name):
+def test_mode_random_state_and_gradients_are_restored(make, binary, name):
     model, (x, y) = make(name, batch_norm=True), binary(6)
     model.log_weights(x, 2, y)
     expected = importance(model.eval(), x, 10, y=y)
@@ -213,7 +213,7 @@ def test_the_seed_decides_the_noise(make, binary):
 
 
 @pytest.mark.parametrize(("K", "chunk"), [(0, 10), (-1, 10), (10, 0)])
-def test_no_samples_are_refused_in_a_sentence(make, binary, K, chunk):
+def test_K_below_1_is_refused(make, binary, K, chunk):
     with pytest.raises(ValueError, match="at least 1"):
         importance(make("VAE"), binary(2)[0], K, chunk)
 
@@ -222,13 +222,13 @@ def test_no_samples_are_refused_in_a_sentence(make, binary, K, chunk):
 
 
 def tail(log_w):
-    """The largest of log weights `(K, B)`, as `importance` keeps them."""
+    """Return the largest of log weights `(K, B)`, as in `Estimate.largest`."""
     return log_w.topk(tail_size(len(log_w)) + 1, dim=0).values.T
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.7, 1.0, 1.5])
 def test_k_hat_is_the_shape_of_a_pareto_tail(k):
-    """U^-k has a Pareto tail of shape k; the estimate leans a little towards 1/2."""
+    """U^-k has a Pareto tail of shape k; the prior of the estimate shrinks it slightly towards 1/2."""
     u = torch.rand(20_000, 30, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     found = pareto_k(tail(-k * u.log() - 700), 20_000)
     assert found.dtype == torch.float64
@@ -245,14 +245,14 @@ def test_k_hat_of_the_largest_weights_is_that_of_all():
     assert tail_size(3000) == 164
 
 
-def test_k_hat_of_light_alike_and_few_weights():
+def test_k_hat_of_light_tails_equal_weights_and_few_samples():
     assert (pareto_k(tail(torch.rand(5000, 3, dtype=torch.float64)), 5000) < 0.3).all()
     assert torch.equal(pareto_k(tail(torch.zeros(5000, 2)), 5000), torch.zeros(2, dtype=torch.float64))
     assert pareto_k(tail(torch.randn(24, 2)), 24).isnan().all()
     assert pareto_k(tail(torch.randn(25, 2)), 25).isfinite().all()
 
 
-def test_an_exact_posterior_is_trusted_and_one_that_is_too_narrow_is_not():
+def test_k_hat_is_low_for_the_exact_and_high_for_a_narrow_posterior():
     x = images(10)
     exact = importance(LinearGaussian(exact=True), x, 2000).largest
     assert (pareto_k(exact, 2000) < 0.7).all()

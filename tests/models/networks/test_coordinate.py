@@ -1,4 +1,4 @@
-"""The decoder that draws one pixel at a time, and the coordinates it draws by."""
+"""CoordinateDecoder, and the grid of pixel coordinates."""
 
 import math
 
@@ -15,7 +15,7 @@ ROTATION = torch.tensor([[0.8, -0.6, 0.1], [0.6, 0.8, -0.3]])  # and a shift
 
 
 def coordinate(shape=(1, 6, 5), in_dim=4, hidden=(7, 6), batch_norm=False, context_dim=0):
-    """A coordinate decoder with a context and biases that are not zero."""
+    """Return a coordinate decoder with a context and non-zero biases."""
     decoder = make_decoder("coordinate", in_dim, shape, hidden, "tanh", batch_norm, context_dim)
     for layer in decoder.rest:
         if isinstance(layer, nn.Linear):
@@ -24,7 +24,7 @@ def coordinate(shape=(1, 6, 5), in_dim=4, hidden=(7, 6), batch_norm=False, conte
 
 
 def naive(decoder, z, points, context=None):
-    """The network that is given (x, y, z) of each pixel: `z (in_dim,)` and `points (P, 2)` to `(P, C)`."""
+    """Return the output `(P, C)` of the network on (x, y, z) of each pixel, for `z (in_dim,)` and `points (P, 2)`."""
     inputs = torch.cat([points, z.expand(len(points), -1)], 1)
     weight = torch.cat([decoder.place.weight, decoder.first.weight], 1)
     h = inputs @ weight.T + decoder.first.bias
@@ -34,7 +34,7 @@ def naive(decoder, z, points, context=None):
 
 
 def points_of(height, width):
-    """Centres of the pixels, row after row, one by one: the longer side goes from -1 to 1."""
+    """Return the pixel centres, row by row; the longer side goes from -1 to 1."""
     side = max(height, width)
     return torch.tensor(
         [((2 * j + 1 - width) / side, (2 * i + 1 - height) / side) for i in range(height) for j in range(width)]
@@ -69,7 +69,7 @@ def test_centres_of_pixels_in_one_unit_for_both_axes(height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 8), (20, 31), (5, 2)])
 @pytest.mark.parametrize("times", [2, 4])
-def test_a_finer_grid_covers_the_same_field(height, width, times):
+def test_a_finer_grid_covers_the_same_range(height, width, times):
     fine = pixel_grid(times * height, times * width).permute(2, 0, 1)
     coarse = nn.functional.avg_pool2d(fine[None], times)[0]
     torch.testing.assert_close(coarse.permute(1, 2, 0), pixel_grid(height, width))
@@ -89,7 +89,7 @@ def test_it_is_the_network_of_concatenated_coordinates_and_code(shape, context_d
     for i in range(5):
         expected = naive(decoder, z[i], points_of(*shape[1:]), context[i] if context_dim else None)
         torch.testing.assert_close(drawn[i], as_image(expected, *shape[1:]), rtol=1e-4, atol=1e-5)
-    assert drawn.std((-2, -1)).min() > 0.01  # it is no plain colour
+    assert drawn.std((-2, -1)).min() > 0.01  # the image is not constant
 
 
 @shapes
@@ -103,7 +103,7 @@ def test_a_transform_moves_the_coordinates_and_nothing_else(shape):
                               for x, y in points_of(*shape[1:]).tolist()])  # fmt: skip
         expected = as_image(naive(decoder, z[i], moved), *shape[1:])
         torch.testing.assert_close(drawn[i], expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(drawn[2], decoder(z)[2])  # the identity is no transform
+    torch.testing.assert_close(drawn[2], decoder(z)[2])  # the identity has no effect
     assert (drawn[0] - decoder(z)[0]).abs().max() > 0.01
 
 
@@ -139,7 +139,7 @@ def test_the_part_of_the_code_is_computed_once_per_image():
 
 @pytest.mark.parametrize("size", [(1, 1), (6, 5), (12, 10), (9, 40)])
 @torch.no_grad()
-def test_any_size_shows_the_same_picture(size):
+def test_any_size_shows_the_same_image(size):
     decoder, z = coordinate((3, 6, 5)), torch.randn(2, 4)
     drawn = decoder(z, transform=ROTATION, size=size)
     assert drawn.shape == (2, 3, *size)
@@ -183,7 +183,7 @@ def test_gradients_against_finite_differences():
 @torch.no_grad()
 def test_autocast_places_pixels_in_32_bits():
     decoder, z = make_decoder("coordinate", 4, (1, 8, 8), (32, 32), "tanh", False), torch.randn(5, 4)
-    size = (400, 400)  # in bfloat16 neighbours would fall together
+    size = (400, 400)  # in bfloat16 neighbouring pixels would have the same coordinates
     expected = decoder(z, transform=ROTATION, size=size)
     seen = []
     decoder.rest[0].register_forward_hook(lambda module, args, output: seen.append(args[0]))
@@ -199,7 +199,7 @@ def test_autocast_places_pixels_in_32_bits():
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @shapes
-def test_it_goes_with_any_encoder(encoder, shape):
+def test_it_works_with_any_encoder(encoder, shape):
     network = nn.Sequential(make_encoder(encoder, shape, 4, None, "relu", False), coordinate(shape, hidden=None))
     x = torch.rand(2, *shape)
     y = network(x)
@@ -208,14 +208,14 @@ def test_it_goes_with_any_encoder(encoder, shape):
     assert all(parameter.grad.any() for parameter in network[0].rest[-1].parameters())
 
 
-# Where it starts
+# Initialization
 
 
-def test_it_starts_with_slopes_that_draw_strokes_and_lie_all_over_the_image():
+def test_initial_units_have_steep_slopes_spread_over_the_image():
     decoder = make_decoder("coordinate", 4, (1, 28, 28), [10, 4000], "tanh", False)
     slope, bias = decoder.place.weight.detach(), decoder.first.bias.detach()
     assert slope.shape == (4000, 2)
     assert slope.std().item() == pytest.approx(3, rel=0.05)
-    distance = (bias / slope.norm(dim=1)).abs()  # from the middle of the image to where a unit is 0, at z = 0
+    distance = (bias / slope.norm(dim=1)).abs()  # distance from the centre of the image to where a unit is 0, at z = 0
     assert (distance < 1).float().mean() > 0.6
     assert ((distance > 0.3) & (distance < 1)).float().mean() > 0.3

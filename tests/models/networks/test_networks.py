@@ -40,11 +40,11 @@ def test_any_encoder_with_any_decoder_at_any_shape(shape, encoder, decoder, batc
     y = network(torch.rand(7, *shape))
     assert y.shape == (7, *shape)
     y.square().sum().backward()
-    silent = {  # batch norm takes away a bias that comes before it
+    silent = {  # batch norm removes a bias before it
         id(layer.bias) for layer in network.modules() if batch_norm and getattr(layer, "bias", None) is not None
         and not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
     }  # fmt: skip
-    if decoder == "coordinate" and shape[1:] == (1, 1):  # a single pixel is always at (0, 0)
+    if decoder == "coordinate" and shape[1:] == (1, 1):  # the only pixel is at (0, 0)
         silent.add(id(network[1].place.weight))
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -69,7 +69,7 @@ def test_the_code_reaches_every_pixel(shape, decoder):
 
 @encoders
 @decoders
-def test_without_sizes_a_network_takes_its_own(encoder, decoder):
+def test_networks_have_default_sizes(encoder, decoder):
     x = torch.rand(2, 1, 8, 8)
     z = make_encoder(encoder, (1, 8, 8), 4, None, "relu", False)(x)
     assert make_decoder(decoder, 4, (1, 8, 8), None, "relu", False)(z).shape == x.shape
@@ -100,7 +100,7 @@ def test_mlp_against_its_formula(activation):
 
 @encoders
 @decoders
-def test_batch_norm_stands_before_each_activation_and_nowhere_else(encoder, decoder):
+def test_batch_norm_is_before_each_activation_and_nowhere_else(encoder, decoder):
     for network in (
         make_encoder(encoder, (1, 8, 8), 4, HIDDEN, "relu", True),
         make_decoder(decoder, 4, (1, 8, 8), HIDDEN, "relu", True),
@@ -137,7 +137,7 @@ def test_the_output_starts_at_the_training_mean(shape, decoder):
     network = zeroed(make_decoder(decoder, 4, shape, HIDDEN, "relu", False))
     start_at_mean(network, mean)
     start = network(torch.randn(2, 4)).sigmoid()
-    if decoder in ("conv", "coordinate"):  # one bias per channel: it cannot do more than the channel's mean
+    if decoder in ("conv", "coordinate"):  # one bias per channel can only match the mean of the channel
         torch.testing.assert_close(start.mean((0, 2, 3)), mean.mean((1, 2)))
     else:
         torch.testing.assert_close(start, mean.expand(2, *shape))
@@ -158,7 +158,7 @@ def test_pixels_that_are_always_0_or_1_start_at_the_clipped_mean(decoder):
     (lambda: make_encoder("mlp", (1, 8, 8), 4, None, "rleu", False), ACTIVATIONS),
     (lambda: make_decoder("mlp", 4, (1, 8, 8), None, "rleu", False), ACTIVATIONS),
 ])  # fmt: skip
-def test_unknown_names_list_those_known(call, known):
+def test_an_unknown_name_lists_the_known_ones(call, known):
     with pytest.raises(ValueError, match=f"choose one of {', '.join(known)}"):
         call()
 
@@ -172,13 +172,13 @@ def test_sizes_that_are_not_positive_are_refused(hidden):
 
 
 @pytest.mark.parametrize("decoder", ["conv", "coordinate"])
-def test_a_decoder_that_needs_a_hidden_layer_refuses_to_go_without(decoder):
+def test_a_decoder_that_needs_a_hidden_layer_refuses_none(decoder):
     with pytest.raises(ValueError, match=f"^The {decoder} decoder needs at least one entry in hidden, for example"):
         make_decoder(decoder, 4, (1, 8, 8), [], "relu", False)
 
 
 @pytest.mark.parametrize("leading", [(), (5,), (3, 5), (2, 3, 5)])
-def test_rows_applies_a_network_to_the_last_dimension(leading):
+def test_apply_rowwise_applies_a_network_to_the_last_dimension(leading):
     network, z = make_decoder("mlp", 4, (1, 2, 3), HIDDEN, "tanh", False), torch.randn(*leading, 4)
     y = apply_rowwise(network, z)
     assert y.shape == (*leading, 1, 2, 3)
@@ -186,7 +186,7 @@ def test_rows_applies_a_network_to_the_last_dimension(leading):
         torch.testing.assert_close(y[tuple(index)], network(z[tuple(index)][None])[0])
 
 
-def test_a_new_entry_goes_with_any_model(monkeypatch):
+def test_a_new_registry_entry_works_with_any_model(monkeypatch):
     class Tiny(nn.Module):
         default_hidden = ()
 
@@ -220,11 +220,11 @@ def test_a_context_is_added_after_the_first_layer_and_broadcasts(encoder, decode
         assert (every[0] - every[1]).abs().max() > 1e-4
 
 
-def test_the_decoder_of_contributing_goes_with_any_model(monkeypatch):
+def test_the_decoder_of_contributing_works_with_any_model(monkeypatch):
     page = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
     [block] = re.findall(r"```python\n(class WideDecoder.*?)```", page, re.DOTALL)
     monkeypatch.setattr(networks, "DECODERS", dict(DECODERS))
-    scope = {**vars(layers), "nn": nn, "prod": math.prod}
+    scope = {**vars(layers), "nn": nn, "prod": math.prod, "DECODERS": networks.DECODERS}
     exec(block, scope)
     for model in (VAE, HierarchicalVAE, AE):
         trained = model((1, 5, 4), decoder="wide", hidden=[7])
