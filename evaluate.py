@@ -1,8 +1,8 @@
-"""Test log-likelihoods and errors from checkpoints: `python evaluate.py RUN/checkpoints/best.ckpt [...]`.
+"""Evaluate checkpoints on test images: `python evaluate.py RUN/checkpoints/best.ckpt [...]`.
 
-A checkpoint knows its model, data and protocol. Each run folder gets an `evaluation.json` and `log_px.npy`, the
-per-image values in test order, and figures; all runs together are printed as a table, with means over runs that differ
-in their seeds alone. The table is printed whatever becomes of the files.
+A checkpoint contains its model, data set and protocol. Each run folder gets an `evaluation.json`, `log_px.npy` with the
+per-image values in test order, and figures. All runs are printed as one table, with means over runs that differ only in
+their seeds. The table is printed even if no file can be written.
 """
 
 import gc
@@ -14,7 +14,7 @@ from pathlib import Path
 from evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
 
 if __name__ == "__main__":
-    gc.disable()  # imports make half a million objects that stay: to search them for garbage takes half a second
+    gc.disable()  # imports allocate 500k long-lived objects; skipping garbage collection saves 0.5 s of start-up
 
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
@@ -31,8 +31,9 @@ from datamodules import ImageData
 from evaluation import report
 from evaluation.comparisons import with_comparisons
 from evaluation.inputs import open_and_validate, open_checkpoint, pick_device
-from evaluation.over_seeds import as_text, over_seeds
+from evaluation.over_seeds import SeedMean, as_text, over_seeds
 from evaluation.result_files import EvaluationFiles, suffix
+from evaluation.schema import ComparedEvaluation, Evaluation
 from evaluation.side_by_side import save_comparison
 from evaluation.tables import tables
 from evaluation.wandb_table import mirror
@@ -52,7 +53,7 @@ __all__ = ["evaluate_checkpoint", "main", "open_checkpoint"]
 
 
 def config_from_args(args: Namespace) -> EvaluationConfig:
-    """What the options ask for."""
+    """Return the configuration that the options describe."""
     chains = Settings(args.ais_chains, args.ais_temperatures, args.ais_leapfrogs, args.ais_start)
     return EvaluationConfig(
         args.num_samples,
@@ -71,8 +72,12 @@ def config_from_args(args: Namespace) -> EvaluationConfig:
 
 def evaluate_all(
     args: Namespace, ready: list[tuple[dict, ImageData]], device: str, files: EvaluationFiles
-) -> tuple[list[dict], list[dict], list[Exception]]:
-    """The results of all checkpoints that could be evaluated, their checkpoints, and the errors of the others."""
+) -> tuple[list[Evaluation], list[dict], list[Exception]]:
+    """Evaluate all checkpoints.
+
+    Returns:
+        Results (on rank 0 only), their checkpoints, and the errors of checkpoints that could not be evaluated.
+    """
     wanted, results, checkpoints, errors = config_from_args(args), [], [], []
     for number, (path, (checkpoint, data)) in enumerate(zip(args.checkpoints, ready, strict=True), 1):
         if len(ready) > 1 and rank_zero_only.rank == 0:
@@ -80,18 +85,20 @@ def evaluate_all(
         kind = models.MODELS[checkpoint["model"]]
         able = wanted if kind.can("ais_log_px") else wanted._replace(ais=None)
         try:
-            results.append(evaluate_checkpoint(checkpoint, Path(path), data, able, device, files))
-            checkpoints.append(checkpoint)
-        except Exception as error:  # whatever it is, the results of the others are not lost
+            result = evaluate_checkpoint(checkpoint, Path(path), data, able, device, files)
+            if result is not None:
+                results.append(result)
+                checkpoints.append(checkpoint)
+        except Exception as error:  # no error of one checkpoint may lose the results of the others
             if distributed.is_available() and distributed.is_initialized():
-                raise  # the other processes wait for this one
+                raise  # the other ranks wait for this one
             errors.append(error)
             print(f"error: {path} could not be evaluated: {explain_error(error)}", file=sys.stderr)
     return results, checkpoints, errors
 
 
 def evaluate_and_report(args: Namespace, ready: list[tuple[dict, ImageData]], device: str) -> int:
-    """Evaluates all checkpoints, prints their tables, and writes the report. Returns the exit status."""
+    """Evaluate all checkpoints, print their tables and write the report. Return the exit status."""
     files = EvaluationFiles()
     for path in args.checkpoints:
         files.check(Path(path))
@@ -101,11 +108,11 @@ def evaluate_and_report(args: Namespace, ready: list[tuple[dict, ImageData]], de
     status = 1 if errors else 0
     if results:
         screen = terminal()
-        results = with_comparisons(results, checkpoints, files.log_px)
-        print(tables(results, screen))
-        if means := over_seeds(results, checkpoints):
+        compared = with_comparisons(results, checkpoints, files.log_px)
+        print(tables(compared, screen))
+        if means := over_seeds(compared, checkpoints):
             print(as_text(means, screen))
-        status = max(status, write_all(args, ready, results, means, device, files))
+        status = max(status, write_all(args, ready, compared, means, device, files))
     unforeseen = [error for error in errors if not isinstance(error, ValueError | OSError | MemoryError | RuntimeError)]
     if unforeseen:
         raise unforeseen[0]
@@ -115,12 +122,12 @@ def evaluate_and_report(args: Namespace, ready: list[tuple[dict, ImageData]], de
 def write_all(
     args: Namespace,
     ready: list[tuple[dict, ImageData]],
-    results: list[dict],
-    means: list[dict],
+    results: list[ComparedEvaluation],
+    means: list[SeedMean],
     device: str,
     files: EvaluationFiles,
 ) -> int:
-    """Writes what lies outside of run folders, each whatever becomes of the others. Returns the exit status."""
+    """Write everything outside of run folders; one failure does not prevent the others. Return the exit status."""
     status, style = 0, FigureStyle(args.figure_format, args.figure_dpi)
     if args.side_by_side:
         status |= write_or_explain(
@@ -133,11 +140,11 @@ def write_all(
         status |= failed
         if not failed:
             print(f"Report: {args.report}")
-            files.unsaved.clear()  # all results are in the report
+            files.unsaved.clear()  # all results are saved in the report
     if (wandb := wandb_mode(args.wandb)) != "off":
-        paths = [Path(result["checkpoint"]) for result in results]
+        paths = [Path(result.checkpoint) for result in results]
         folders, suffixes = [run_folder(path) for path in paths], [suffix(path) for path in paths]
-        kept = [files.kept.get(result["checkpoint"], result) for result in results]
+        kept = [files.kept.get(result.checkpoint, result) for result in results]
         mirror(results, folders, Path(args.report or folders[0]), wandb == "offline", kept, suffixes)
     for path, error in files.unsaved.items():
         status = 1
@@ -150,7 +157,7 @@ def write_all(
 
 
 def write_or_explain(option: str, args: Namespace, write: Callable[[], None]) -> int:
-    """Writes the files of an option, and returns 1 where that fails."""
+    """Write the files of an option. Return the exit status: 1 if this fails, else 0."""
     try:
         write()
     except OSError as error:
@@ -160,7 +167,7 @@ def write_or_explain(option: str, args: Namespace, write: Callable[[], None]) ->
             file=sys.stderr,
         )
         return 1
-    except Exception as error:  # of a figure, such as memory: the other files are not lost
+    except Exception as error:  # such as too little memory for a figure; the other files are still written
         print(f"error: --{option} {args[option]} could not be written: {explain_error(error)}", file=sys.stderr)
         return 1
     return 0
@@ -192,7 +199,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    gc.freeze()  # and thawed at once they count as old, so that the first search leaves them out too;
-    gc.unfreeze()  # if they stayed frozen, libraries would report them as leaks when the process ends
+    # Freezing and unfreezing moves all objects to the oldest generation, which the next collections skip. If they
+    # stayed frozen, libraries would report them as leaks at exit.
+    gc.freeze()
+    gc.unfreeze()
     gc.enable()
     sys.exit(shutdown_distributed(main()))

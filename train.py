@@ -231,7 +231,7 @@ def evaluate_best(trainer: Trainer, args: Namespace, data: ImageData, start: cal
     path = Path(trainer.strategy.broadcast(path))
     result = trainer.strategy.broadcast(existing_result(path, args.num_samples, args.limit, data))
     files = EvaluationFiles()
-    if args.num_samples and not result:
+    if args.num_samples and result is None:
         settings = EvaluationConfig(
             args.num_samples, args.limit, figures=args.callbacks, style=trainer.figure_style, threads=args.threads
         )
@@ -239,9 +239,10 @@ def evaluate_best(trainer: Trainer, args: Namespace, data: ImageData, start: cal
         result = evaluate_checkpoint(read_checkpoint(path), path, data, settings, device, files)
     if not trainer.is_global_zero:
         return 0
-    if result:
+    if result is not None:
         print(f"\n{tables(with_comparisons([result], [read_checkpoint(path)], files.log_px), terminal())}")
-    close_wandb(trainer, {f"test/{key}": value for key, value in result.items()})
+    summary = {} if result is None else result.to_dict()
+    close_wandb(trainer, {f"test/{key}": value for key, value in summary.items()})
     print(f"Run folder: {trainer.default_root_dir}")
     for error in files.unsaved.values():
         message = explain_option_error(error, {}, [])
@@ -251,7 +252,7 @@ def evaluate_best(trainer: Trainer, args: Namespace, data: ImageData, start: cal
             file=sys.stderr,
         )
         return 1
-    if result and result["nll"] is None and result["loss"] is None:
+    if result is not None and result.nll is None and result.loss is None:
         print("The model has diverged: its likelihood is not finite. Try a lower --model.lr.", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,6 @@
-"""What evaluate.py finds out by annealed importance sampling: a lower bound on log p(x) of test images."""
+"""Evaluate a model by annealed importance sampling (AIS): a lower bound, in expectation, on log p(x)."""
+
+from typing import Any
 
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
@@ -11,31 +13,37 @@ from models.estimators.ais import Settings, anneal, bidirectional, tune
 from models.estimators.importance import MAX_DECODER_ROWS
 from runtime.collectives import map_across_ranks, rank_indices
 
-PILOT_IMAGES = 10
-SIMULATED = 50  # images on which the error is bounded
-MAX_IMAGES_PER_PASS = 50  # images per pass
+PILOT_IMAGES = 10  # validation images for tuning the step sizes
+SIMULATED = 50  # images sampled from the model, for the gap between both bounds
+MAX_IMAGES_PER_PASS = 50
 
 
 def images_per_pass(model: models.Model, settings: Settings) -> int:
-    """Return how many images one pass of AIS takes: their chains fill about `MAX_DECODER_ROWS` rows of a decoder."""
+    """Return the images per pass of AIS: their chains together need about `MAX_DECODER_ROWS` decoder rows."""
     return max(1, min(MAX_IMAGES_PER_PASS, MAX_DECODER_ROWS // (settings.chains * model.decoder_cost)))
 
 
-def run_ais(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tensor], settings: Settings) -> dict:
-    """Per-image `ais_log_px` and `ais_acceptance`, and per simulated image its `ais_lower` and `ais_upper` bound.
+def run_ais(
+    model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tensor], settings: Settings
+) -> dict[str, np.ndarray]:
+    """Run AIS on test images, and bidirectional Monte Carlo on images sampled from the model.
 
     Args:
         model: A model with `ais_prior` and `ais_log_px`. Without `ais_simulate` there are no bounds.
         x: Test images `(N, C, H, W)`.
         y: Their labels, for conditional models.
-        pilot: Other images, for the step sizes, with their labels.
+        pilot: Other images with their labels, for tuning the step sizes.
         settings: Chains and temperatures.
+
+    Returns:
+        `ais_log_px` (nats) and `ais_acceptance` per test image, `(N,)`; the bounds `ais_lower` and `ais_upper` on
+        log p(x) (nats) per sampled image.
     """
     size = images_per_pass(model, settings)
-    hidden = None if rank_zero_only.rank == 0 else True  # None: where there is no terminal
+    hidden = None if rank_zero_only.rank == 0 else True  # None hides the bar unless there is a terminal
     simulated = min(SIMULATED, len(x)) if model.can("ais_simulate") else 0
     parts, more = -(-len(x) // size), -(-simulated // size)
-    # every process computes them for itself, to the same bits
+    # Every rank tunes the step sizes itself and gets identical ones.
     steps = tune(model, pilot[0], settings, *model.condition_args(pilot[1]))
 
     def moved() -> None:
@@ -48,7 +56,7 @@ def run_ais(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tens
 
     def bound(part: int) -> dict[str, Tensor]:
         n = min(size, simulated - part * size)
-        # of a conditional model, with the labels of test images
+        # A conditional model samples images with the labels of test images.
         labels = model.condition_args(y[part * size : part * size + n])
         found = bidirectional(model, n, settings, steps, *labels, seed=part, moved=moved)
         return {"ais_lower": found.lower, "ais_upper": found.upper}
@@ -62,13 +70,13 @@ def run_ais(model: models.Model, x: Tensor, y: Tensor, pilot: tuple[Tensor, Tens
     return {name: values.double().numpy() for name, values in found.items()}
 
 
-def ais_summary(found: dict[str, np.ndarray], log_px: np.ndarray, settings: Settings) -> dict:
-    """The numbers of `evaluation.json`.
+def ais_summary(found: dict[str, np.ndarray], log_px: np.ndarray, settings: Settings) -> dict[str, Any]:
+    """Return fields of `Evaluation`: means over images of the values from `run_ais`.
 
     Args:
-        found: By `annealed`.
-        log_px: Importance-sampled, of the same images and perhaps more.
-        settings: Of the chains.
+        found: From `run_ais`.
+        log_px: Importance-sampled log p(x) per image; the first ones are those of AIS.
+        settings: Settings of the chains.
     """
     values, gap = found["ais_log_px"], found["ais_upper"] - found["ais_lower"] if "ais_upper" in found else None
     lowered = values - log_px[: len(values)]

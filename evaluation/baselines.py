@@ -1,6 +1,6 @@
-"""Classifiers of scikit-learn, on pixels and on the latents of an M1: what a semi-supervised model has to beat.
+"""scikit-learn classifiers on pixels and on the latents of an M1, as baselines of semi-supervised models.
 
-scikit-learn is imported where it is used: a fifth of a second that most commands need not wait.
+scikit-learn is imported inside functions: its import takes 0.2 s, which most commands do not need.
 """
 
 import warnings
@@ -16,22 +16,22 @@ CHUNK = 1000  # images per pass
 
 
 def has_m1(kind: type[Model]) -> bool:
-    """Whether models of this class are an M1, a VAE that is given no labels, or hold one."""
+    """Return whether models of this class are an M1 (a VAE that is not conditional) or contain one."""
     return issubclass(kind, M1M2) or (issubclass(kind, VAE) and not kind.is_conditional)
 
 
 def can_have_baselines(kind: type[Model]) -> bool:
-    """Whether models of this class classify images, or make latents of them that a classifier can be fitted on."""
+    """Return whether baselines apply to this class: it classifies, or has latents to fit a classifier on."""
     return has_m1(kind) or kind.can("classify")
 
 
 def wants_baselines(kind: type[Model], y: Tensor, asked: bool | None) -> bool:
-    """Whether to compare with a model of this class; by default with one that was to classify from few labels.
+    """Return whether to fit baselines; by default only for classifiers that were trained with few labels.
 
     Args:
-        kind: The class.
-        y: Labels of all its training images, -1 where unknown.
-        asked: What the user said, if anything.
+        kind: Class of the model.
+        y: Labels of all training images, -1 if unknown.
+        asked: The user's choice; None for the default.
     """
     if asked is None:
         return kind.can("classify") and bool((y < 0).any())
@@ -39,14 +39,18 @@ def wants_baselines(kind: type[Model], y: Tensor, asked: bool | None) -> bool:
 
 
 def on_pixels() -> dict:
-    """A supervised network of the size of M2's classifier, which sees nothing but the labelled images."""
+    """Return a supervised network of the size of M2's classifier."""
     from sklearn.neural_network import MLPClassifier
 
     return {"MLP": MLPClassifier((500,), random_state=0)}
 
 
 def on_latents(labels: int) -> dict:
-    """Classifiers for the latents of an M1, with so many labels."""
+    """Return classifiers for the latents of an M1.
+
+    Args:
+        labels: Number of labelled training images.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.svm import SVC
@@ -59,17 +63,19 @@ def on_latents(labels: int) -> dict:
 
 
 def baselines(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """The test error of each classifier, fitted on the labelled training images alone.
+    """Return the test error of each classifier, fitted on the labelled training images only.
 
-    Those on latents see M1's posterior means as they are: the prior has put them on one scale, and to standardise them
-    would raise those that hardly vary to the level of the others. Latents that M1 does not use are left out; where it
-    uses none, so are the classifiers. The result is empty where the labels known are of less than two classes, or no
-    test label is known.
+    Classifiers on latents use M1's posterior means unscaled: the prior gives all dimensions the same scale, and
+    standardising would amplify dimensions that hardly vary. Latents that M1 does not use are left out.
 
     Args:
-        model: An M1, a model that holds one, or any other, which gets the classifier on pixels alone.
-        train: All training images and their labels, -1 where unknown.
-        test: The test images and their labels.
+        model: An M1, a model that contains one, or any other model, which only gets the classifier on pixels.
+        train: All training images and their labels, -1 if unknown.
+        test: Test images and their labels, -1 if unknown.
+
+    Returns:
+        Errors by the name of the classifier. There are none on latents if M1 uses no latent, and none at all if fewer
+        than two classes are labelled or no test label is known.
     """
     (x, y), (x_test, y_test) = ([part[labels >= 0] for part in (images, labels)] for images, labels in (train, test))
     if len(y.unique()) < 2 or not len(y_test):
@@ -87,21 +93,21 @@ def baselines(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Te
 
 
 def latents(m1: VAE, x: Tensor) -> Tensor:
-    """The posterior means of the images `x`, `(N, z_dim)`."""
+    """Return the posterior means of the images `x`, `(N, z_dim)`."""
     with evaluating(m1):
         return torch.cat([m1.encode(part) for part in x.split(CHUNK)]).double()
 
 
 def array(values: Tensor) -> np.ndarray:
-    """A tensor for scikit-learn."""
+    """Return a tensor as a NumPy array for scikit-learn."""
     return values.cpu().numpy()
 
 
 def error(classifier, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> float:
-    """The share of test images that a classifier fitted on the training images takes for another class."""
+    """Fit a classifier on the training images and return its error on the test images, a fraction."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 200 epochs may be too few, and are what it gets
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the 200 epochs of MLPClassifier may be too few
         classifier.fit(*train)
     return float((classifier.predict(test[0]) != test[1]).mean())

@@ -1,4 +1,4 @@
-"""Per-image results of a checkpoint that are worth keeping: an evaluation that was interrupted goes on with them."""
+"""On-disk cache of per-image results, so that interrupted evaluations resume."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ NOTHING = nullcontext()
 
 @cache
 def source_hash() -> str:
-    """A hash of what per-image results depend on besides the checkpoint and options: these sources, and torch."""
+    """Return a hash of all code that per-image results depend on: our sources and the versions of libraries."""
     root, found = Path(__file__).parents[1], hashlib.sha256(f"{torch.__version__} {version('arviz-stats')}".encode())
     for path in sorted(path for pattern in SOURCES for path in root.glob(pattern)):
         found.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
@@ -39,13 +39,13 @@ def source_hash() -> str:
 
 
 def cache_path(checkpoint: Path, what: str, options: dict | None = None) -> Path:
-    """The file of per-image results of a checkpoint: each setting has one of its own.
+    """Return the cache file of a checkpoint for these options.
 
     Args:
-        checkpoint: The path of the checkpoint.
+        checkpoint: Path of the checkpoint.
         what: "likelihoods" or "ais".
-        options: All that these results depend on, numbers and text. None gives the name that older versions used for
-            all settings.
+        options: All options that the results depend on, as numbers and text. None gives the name that older versions
+            used for all options.
     """
     name = f"{checkpoint.stem}_{what}"
     if options is not None:
@@ -56,19 +56,20 @@ def cache_path(checkpoint: Path, what: str, options: dict | None = None) -> Path
 
 
 def load_if_current(path: Path, about: str) -> dict[str, np.ndarray] | None:
-    """The arrays in `path` if they are about just this and all there; else none."""
+    """Return the arrays in a cache file if its key equals `about` and they are complete; else None."""
     try:
-        content = BytesIO(path.read_bytes())  # numpy leaves a damaged file open
+        content = BytesIO(path.read_bytes())  # np.load leaves a damaged file open
         with np.load(content, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-        said, names = str(found.pop("about")), found.pop("names").tolist()
-    except Exception:  # zipfile and numpy raise many kinds; each means that there is nothing to go on with
+        stored_key, names = str(found.pop("about")), found.pop("names").tolist()
+    except Exception:  # zipfile and numpy raise many types; any failure is a cache miss
         return None
-    return found if said == about and names == sorted(found) else None  # a flipped bit can hide arrays
+    # The names are compared because a flipped bit in the zip directory can hide arrays.
+    return found if stored_key == about and names == sorted(found) else None
 
 
 def tensor_hash(*tensors: Tensor) -> str:
-    """A hash of the numbers in tensors, and of their types and shapes."""
+    """Return a hash of the values, types and shapes of tensors."""
     found = hashlib.sha256()
     for tensor in tensors:
         values = tensor.detach().cpu().contiguous()
@@ -78,7 +79,7 @@ def tensor_hash(*tensors: Tensor) -> str:
 
 
 def weights_hash(checkpoint: dict) -> str:
-    """A hash of the weights in a checkpoint, by which results know them whatever their file is called."""
+    """Return a hash of the weights in a checkpoint, which identifies them independently of the file name."""
     weights = checkpoint["state_dict"]
     return hashlib.sha256(f"{list(weights)} {tensor_hash(*weights.values())}".encode()).hexdigest()[:12]
 
@@ -91,17 +92,17 @@ def cached(
     older: Path | None = None,
     attempt: AbstractContextManager = NOTHING,
 ) -> dict[str, np.ndarray]:
-    """What `compute` finds, or found before by the same code, of the same checkpoint, with the same options.
+    """Return the cached result of `compute`; compute and cache it if checkpoint, options or code have changed.
 
-    All processes of a distributed run call it; the first one reads and writes.
+    All ranks of a distributed run must call it; rank 0 reads and writes.
 
     Args:
-        path: The .npz file to keep it in.
-        checkpoint: That the results are about, as `models.read_checkpoint` gives it. Its file may be another by now.
-        options: All else that they depend on, numbers and text.
-        compute: Arrays by their names.
-        older: Where older versions kept it.
-        attempt: Entered to write the file; it decides what becomes of errors.
+        path: The .npz file of the cache.
+        checkpoint: As `models.read_checkpoint` returned it; its file may have been replaced since.
+        options: All other options that the results depend on, as numbers and text.
+        compute: Returns arrays by name.
+        older: File that older versions used.
+        attempt: Context in which the file is written; it handles errors.
     """
     weights = checkpoint["state_dict"]
     model = [checkpoint["model"], checkpoint["hyper_parameters"], list(weights), tensor_hash(*weights.values())]
@@ -117,4 +118,4 @@ def cached(
     return found
 
 
-source_hash()  # now: files may change while this process works with what it has imported
+source_hash()  # hash the sources at import: files may change while this process runs the imported code

@@ -1,4 +1,4 @@
-"""Results of several checkpoints beside each other, image by image, and beside the papers'."""
+"""Compare results with each other, paired by image, and with published numbers."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -10,6 +10,7 @@ import numpy as np
 from evaluation.cache import cache_path
 from evaluation.metrics import standard_error
 from evaluation.published import TEST_IMAGES, Reported, reported
+from evaluation.schema import ComparedEvaluation, Difference, Evaluation, PublishedReference
 from evaluation.tables import comparison_key, plus_minus
 from runtime.hparams import non_default_options, run_options
 from runtime.run_folder import run_name
@@ -18,106 +19,129 @@ NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def with_comparisons(
-    results: Sequence[dict], checkpoints: Sequence[dict], computed: Mapping[str, np.ndarray] = NOTHING
-) -> list[dict]:
-    """Results with what they are compared with: the runs of their kind before them, image by image, and papers.
+    results: Sequence[Evaluation], checkpoints: Sequence[dict], computed: Mapping[str, np.ndarray] = NOTHING
+) -> list[ComparedEvaluation]:
+    """Add to each result its differences to earlier runs, the nearest published number, and its training options.
 
-    Differences, in `versus` and for the first run in `versus_first`, have a much smaller standard error than either
-    likelihood, for an image that is hard for one model is hard for another. They are taken where images and K are the
-    same. `options` are those that a run was trained with, other than by default.
+    A difference paired by image has a much smaller standard error than either likelihood, because images that are hard
+    for one model are hard for another. Differences are computed between results with the same images and K.
 
     Args:
-        results: As `evaluate.evaluate` gives them; it has kept their per-image values.
-        checkpoints: Theirs.
-        computed: Per-image values by the paths of checkpoints; those of others are read from their run folders.
+        results: As `evaluate_checkpoint` returns them; their per-image values are in the cache.
+        checkpoints: The checkpoint of each result.
+        computed: Per-image log p(x) by checkpoint path; missing ones are read from the run folders.
     """
-    found, before = [], {}
+    found = []
+    earlier: dict[tuple, list[tuple[Evaluation, np.ndarray]]] = {}
     for result, checkpoint in zip(results, checkpoints, strict=True):
-        more = published_reference(result, checkpoint) | {"options": non_default_options(checkpoint)}
-        if result["nll"] is not None:
-            alike = before.setdefault((comparison_key(result), result["num_samples"]), [])
-            values = computed.get(result["checkpoint"])
+        versus = {}
+        if result.nll is not None:
+            alike = earlier.setdefault((comparison_key(result), result.num_samples), [])
+            values = computed.get(result.checkpoint)
             values = log_px(result) if values is None else values
-            versus = {
-                run_name(other): paired_difference(values, theirs) for other, theirs in alike if values is not None
-            }
-            if first := next(iter(versus.values()), None):
-                more |= {"versus": versus, "versus_first": first["nll"], "versus_first_se": first["se"]}
-            alike += [(result, values)] if values is not None else []
-        found.append(result | more)
+            if values is not None:
+                versus = {run_name(other.checkpoint): paired_difference(values, theirs) for other, theirs in alike}
+                alike.append((result, values))
+        found.append(
+            ComparedEvaluation(
+                **result.to_dict(),
+                paper=published_reference(result, checkpoint),
+                options=non_default_options(checkpoint),
+                versus=versus,
+            )
+        )
     return found
 
 
-def log_px(result: dict) -> np.ndarray | None:
-    """The per-image values of a result, `(N,)`, if there is a file of them that is still its own."""
-    path = Path(result["checkpoint"])
-    options = {"K": result["num_samples"], "images": result.get("images_hash"), "precision": result.get("precision")}
+def log_px(result: Evaluation) -> np.ndarray | None:
+    """Return the cached per-image log p(x) of a result, `(N,)`; None if no file holds exactly these values."""
+    path = Path(result.checkpoint)
+    options = {"K": result.num_samples, "images": result.images_hash, "precision": result.precision}
     for file in (cache_path(path, "likelihoods", options), cache_path(path, "likelihoods")):
         try:
             with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as content:
                 values = content["log_px"]
-            # another process may have evaluated it meanwhile, with other weights
-            if len(values) == result["num_images"] and np.isclose(-values.mean(), result["nll"], rtol=1e-9):
+            # Another process may have overwritten the file with values of other weights.
+            if len(values) == result.num_images and np.isclose(-values.mean(), result.nll, rtol=1e-9):
                 return values
-        except Exception:  # zipfile and numpy raise many kinds; each means that there is no such file
+        except Exception:  # zipfile and numpy raise many types; any failure is a cache miss
             continue
     return None
 
 
-def paired_difference(values: np.ndarray, others: np.ndarray) -> dict[str, float | None]:
-    """The NLL of values log p(x) minus that of others of the same images, with its standard error."""
-    less = others - values
-    return {"nll": less.mean().item(), "se": standard_error(less)}
+def paired_difference(values: np.ndarray, others: np.ndarray) -> Difference:
+    """Return the difference of two NLLs on the same images.
 
-
-def published_reference(result: dict, checkpoint: dict) -> dict:
-    """What a paper reports for such a run, and how far the result is from it; or how the nearest experiment differs.
-
-    A published number is called `paper_nll` or `paper_error` where all that decides its comparability agrees with the
-    run, and otherwise `nearest_nll` or `nearest_error`, with `paper_differences`. `paper_remark` is the note below a
-    table, `words` what a report says in the row of the run.
+    Args:
+        values: log p(x) per image, `(N,)`.
+        others: log p(x) of the other model, whose NLL is subtracted, `(N,)`.
     """
-    for key, paper in reported(checkpoint).items():
-        if result[key] is None:
+    difference = others - values
+    return Difference(difference.mean().item(), standard_error(difference))
+
+
+def published_reference(result: Evaluation, checkpoint: dict) -> PublishedReference | None:
+    """Return the published number nearest to a result; None if none is near enough, or the result lacks the quantity.
+
+    Args:
+        result: The evaluation.
+        checkpoint: Its checkpoint, as `models.read_checkpoint` returns it.
+    """
+    for quantity, paper in reported(checkpoint).items():
+        own = getattr(result, quantity)
+        if own is None:
             continue
-        how = f"K = {paper.K}" if paper.K else "mean over draws of labels" if key == "test_error" else ""
+        how = f"K = {paper.K}" if paper.K else "mean over draws of labels" if quantity == "test_error" else ""
         epochs = f"{paper.epochs} epochs" if paper.epochs else ""
         source = ", ".join(filter(None, [paper.source, how, epochs]))
-        name = f"{'nearest' if paper.differences else 'paper'}_{'nll' if key == 'nll' else 'error'}"
-        found = {name: paper.value, f"{name}_se": paper.se, "paper_source": source, "paper_epochs": paper.epochs}
-        made = conditions(result, checkpoint, paper)
-        if not paper.differences:
-            return found | {"paper_remark": f"{source}; {made}", "words": describe(result, key, paper, made)}
-        differs = "; ".join(paper.differences)
-        value = f"{paper.value:.2f}" if key == "nll" else plus_minus(paper.value, paper.se, ".2%")
-        nearest = f"no published number agrees in all; nearest: {value} ({source})"
-        return found | {
-            "paper_differences": differs,
-            "paper_remark": f"{nearest}, with {differs}; {made}",
-            "words": f"nearest: {value}, with {differs}; {made}",
-        }
-    return {}
+        run_conditions = conditions(result, checkpoint, paper)
+        if paper.differences:
+            differences = "; ".join(paper.differences)
+            value = f"{paper.value:.2f}" if quantity == "nll" else plus_minus(paper.value, paper.se, ".2%")
+            nearest = f"no published number agrees in all; nearest: {value} ({source})"
+            remark = f"{nearest}, with {differences}; {run_conditions}"
+            summary = f"nearest: {value}, with {differences}; {run_conditions}"
+        else:
+            differences = None
+            remark = f"{source}; {run_conditions}"
+            summary = describe(own, paper, run_conditions)
+        return PublishedReference(
+            quantity=quantity,
+            value=paper.value,
+            se=paper.se,
+            source=source,
+            epochs=paper.epochs,
+            differences=differences,
+            remark=remark,
+            summary=summary,
+        )
+    return None
 
 
-def conditions(result: dict, checkpoint: dict, paper: Reported) -> str:
-    """How a run was trained and evaluated beside a paper's: "2 epochs of the paper's 3280; K = 50, not 5000".
+def conditions(result: Evaluation, checkpoint: dict, paper: Reported) -> str:
+    """Describe how a run's training and evaluation differ from a paper's: "2 epochs of the paper's 3280; K = 50, ...".
 
-    The test errors of papers are means over draws of labels, and a run has one.
+    Published test errors are means over several draws of labels; a run has one draw.
     """
     trained = run_options(checkpoint)
     size = trained["data.batch_size"] * trained["trainer.accumulate_grad_batches"]
-    size *= checkpoint["run"].get("processes", 1)  # each has batches of its own
-    epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
-    said = epochs + (f" of the paper's {paper.epochs}" if paper.epochs else "")
-    said += f", in batches of {size}, not {paper.batch_size}" if paper.batch_size not in (None, size) else ""
+    size *= checkpoint["run"].get("processes", 1)  # the batch size is per process
+    text = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
+    if paper.epochs:
+        text += f" of the paper's {paper.epochs}"
+    if paper.batch_size not in (None, size):
+        text += f", in batches of {size}, not {paper.batch_size}"
     if paper.quantity == "test_error":
-        return f"{said}; one draw of labels"
-    said += f"; K = {result['num_samples']}, not {paper.K}" if paper.K not in (None, result["num_samples"]) else ""
-    return said + (f"; on {result['num_images']} images" if result["num_images"] < TEST_IMAGES else "")
+        return f"{text}; one draw of labels"
+    if paper.K not in (None, result.num_samples):
+        text += f"; K = {result.num_samples}, not {paper.K}"
+    if (result.num_images or 0) < TEST_IMAGES:
+        text += f"; on {result.num_images} images"
+    return text
 
 
-def describe(result: dict, key: str, paper: Reported, made: str) -> str:
-    """How far a result is from a paper's, and how it was made, from `conditions`."""
-    difference = result[key] - paper.value
-    amount = f"{abs(difference):.2f} nats" if key == "nll" else f"{abs(difference):.2%}"
-    return f"{amount} {'above' if difference > 0 else 'below'}, after {made}"
+def describe(value: float, paper: Reported, run_conditions: str) -> str:
+    """Describe how far a value is from a published one: "1.24 nats above, after 3 epochs ..."."""
+    difference = value - paper.value
+    amount = f"{abs(difference):.2f} nats" if paper.quantity == "nll" else f"{abs(difference):.2%}"
+    return f"{amount} {'above' if difference > 0 else 'below'}, after {run_conditions}"

@@ -1,4 +1,4 @@
-"""How well a model tells what an image shows from how it lies, measured with moves that are known."""
+"""Measure how well a model separates content from pose, with test images that are moved by known poses."""
 
 import numpy as np
 import torch
@@ -8,12 +8,13 @@ from torch import Tensor
 from models import AE, VAE, Model, evaluating
 
 CHUNK = 100  # images per pass
-LEAST = 50  # images, for measures that mean something
-LIMITS = 20.0, 1 / 14, 0.1  # degrees, share of the side, share: moves of test images where the data are not moved
+LEAST = 50  # min. number of images, and max. number of classes for k-means
+# Limits of rotation (degrees), shift (fraction of the side) and scaling, used if the data set does not move images
+LIMITS = 20.0, 1 / 14, 0.1
 
 
 def is_measured(model: Model, data) -> bool:
-    """Whether there is something to measure: a model that infers poses, or another one on images with known moves."""
+    """Return whether the measures apply: the model infers poses, or is an AE or VAE on data with known moves."""
     plain = isinstance(model, AE | VAE) and not model.is_conditional
     if not hasattr(data, "transformed_test_images") or len(data.test.y) < LEAST:
         return False
@@ -21,38 +22,39 @@ def is_measured(model: Model, data) -> bool:
 
 
 def moves(data):
-    """How far the test images are moved, of the data or of ours, as their `limits` say it."""
+    """Return the limits of the moves of test images: those of the data, or else `LIMITS`."""
     rotation, shift, scaling = LIMITS
     ours = type(data.limits)(rotation, round(shift * max(data.image_shape[1:]), 1), scaling)
     return data.limits if any(data.limits) else ours
 
 
 def disentanglement(model: Model, data, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Measures on all test images, moved as the data are, or else within `LIMITS`.
+    """Return measures on all test images, moved within the limits of the data, or else within `LIMITS`.
 
-    Of models with a pose, whose content is the rest of the code:
+    For models with a pose, whose content is the rest of the code:
 
     - angle_correlation: circular correlation of inferred and applied angles (Jammalamadaka & SenGupta 2001);
     - shift_correlation: mean over both axes of the correlation of inferred and applied shifts;
     - scale_correlation: correlation of inferred and applied factors, as logarithms;
-    - change_correlation, equivariance_error: of the angles between two moves of the same image, inferred and applied:
-      their correlation, in which the slant of the handwriting has no part, and the mean absolute difference in degrees;
+    - change_correlation, equivariance_error: of the angle differences between two moves of the same image, inferred
+      and applied: their correlation, which the slant of the handwriting does not affect, and the mean absolute error in
+      degrees;
     - canonical_variance: variance of canonical images over that of the inputs, each summed over pixels.
 
-    Of all models, where the content is the whole code if there is no pose:
+    For all models (without a pose, the content is the whole code):
 
-    - reconstruction_variance: as above, of reconstructions; they are means, which vary less than binary inputs;
-    - kmeans_accuracy: of as many clusters of the content as there are classes, matched with them one to one;
-    - angle_r2: the part of the applied angle's variance that boosted trees predict from the content, on the half of the
-      images that they were not fitted on.
+    - reconstruction_variance: the same ratio for reconstructions; these are means, which vary less than binary inputs;
+    - kmeans_accuracy: accuracy of k-means on the content, with one cluster per class, matched one to one;
+    - angle_r2: R² of gradient-boosted trees that predict the applied angle from the content, fitted on one half of the
+      images and tested on the other.
 
     Args:
-        model: A model with `is_measured`.
+        model: A model that `is_measured`.
         data: Its data module, set up.
-        device: Where the model is.
+        device: Device of the model.
 
     Returns:
-        The measures that have a meaning; none where codes are not finite or all images are alike.
+        The measures that are defined, by name; none if codes are not finite or all images are equal.
     """
     limits = moves(data)
     x, poses = data.transformed_test_images(limits, "test images")
@@ -79,15 +81,19 @@ def disentanglement(model: Model, data, device: torch.device | str = "cpu") -> d
 
 
 def codes(f, x: Tensor, model: Model) -> Tensor:
-    """What a method of the model gives for all images, in float64 on the CPU."""
+    """Return the output of a method of the model for all images, in float64 on the CPU."""
     with evaluating(model):
         return torch.cat([f(part).cpu().double() for part in x.split(CHUNK)])
 
 
 def in_pixels(poses: Tensor, side: int) -> Tensor:
-    """Affine maps `(N, 2, 3)` as angle (degrees, clockwise), shift (pixels right and down) and factor: `(N, 4)`.
+    """Convert affine maps to angle (degrees, clockwise), shift (pixels right and down) and factor, `(N, 4)`.
 
-    The angle is that of the rotation nearest to the map; `side` is the longer side of an image in pixels.
+    The angle is that of the nearest rotation.
+
+    Args:
+        poses: Affine maps `(N, 2, 3)`.
+        side: The longer side of an image in pixels.
     """
     (a, b, right), (c, d, down) = poses.permute(1, 2, 0)
     angle = torch.atan2(c - b, a + d).rad2deg()
@@ -95,12 +101,12 @@ def in_pixels(poses: Tensor, side: int) -> Tensor:
 
 
 def wrapped(angle: Tensor) -> Tensor:
-    """Angles in degrees as those between -180 and 180."""
+    """Wrap angles in degrees to [-180, 180)."""
     return (angle + 180) % 360 - 180
 
 
 def correlations(inferred: Tensor, applied: Tensor) -> dict[str, float]:
-    """Of angles, shifts and factors, from poses `(N, 4)`; a part that was not applied has none."""
+    """Return correlations of angles, shifts and factors, from poses `(N, 4)`; none for parts that were not applied."""
     varies = applied.std(0) > 0
     found = {}
     if varies[0]:
@@ -113,7 +119,7 @@ def correlations(inferred: Tensor, applied: Tensor) -> dict[str, float]:
 
 
 def equivariance(inferred: Tensor, applied: Tensor) -> dict[str, float]:
-    """Of changes of the angle `(N,)`, in degrees."""
+    """Return correlation and mean absolute error of changes of the angle, `(N,)` in degrees."""
     return {
         "change_correlation": circular_correlation(inferred.deg2rad(), applied.deg2rad()),
         "equivariance_error": wrapped(inferred - applied).abs().mean().item(),
@@ -121,16 +127,16 @@ def equivariance(inferred: Tensor, applied: Tensor) -> dict[str, float]:
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's correlation of two vectors; 0 where one does not vary."""
+    """Return Pearson's correlation of two vectors; 0 if one is constant."""
     if min(a.std(), b.std()) < 1e-9:
         return 0.0
     return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
 
 
 def circular_correlation(a: Tensor, b: Tensor) -> float:
-    """Correlation of two vectors of angles in radians: of the sines of their deviations from the mean directions.
+    """Return the circular correlation of two vectors of angles in radians (Jammalamadaka & SenGupta 2001).
 
-    0 where one does not vary.
+    It is the correlation of the sines of the deviations from the mean directions; 0 if one vector is constant.
     """
     sines = [(angle - torch.atan2(angle.sin().mean(), angle.cos().mean())).sin() for angle in (a, b)]
     if min(sine.abs().max() for sine in sines) < 1e-9:
@@ -139,8 +145,13 @@ def circular_correlation(a: Tensor, b: Tensor) -> float:
 
 
 def kmeans_accuracy(content: np.ndarray, y: np.ndarray) -> float:
-    """The share of images in the cluster of their class, under the best one to one assignment; unknown labels -1."""
-    from sklearn.cluster import KMeans  # only here: see `in_plane`
+    """Return the share of images in the cluster of their class, under the best one-to-one assignment.
+
+    Args:
+        content: Codes `(N, d)`.
+        y: Labels `(N,)`, -1 if unknown.
+    """
+    from sklearn.cluster import KMeans  # slow to import
 
     labels, known = np.unique(y[y >= 0], return_inverse=True)
     cluster = KMeans(len(labels), n_init=10, random_state=0).fit_predict(content)
@@ -150,8 +161,8 @@ def kmeans_accuracy(content: np.ndarray, y: np.ndarray) -> float:
 
 
 def r2(content: np.ndarray, angle: np.ndarray) -> float:
-    """1 - (mean squared error) / variance of predicting angles of the second half of the images from their content."""
-    from sklearn.ensemble import HistGradientBoostingRegressor  # only here: see `in_plane`
+    """Return R² of angles predicted from the content, fitted on the first half of the images, tested on the second."""
+    from sklearn.ensemble import HistGradientBoostingRegressor  # slow to import
 
     half = len(angle) // 2
     predicted = HistGradientBoostingRegressor(random_state=0).fit(content[:half], angle[:half]).predict(content[half:])

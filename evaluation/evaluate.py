@@ -1,10 +1,10 @@
-"""Evaluate a trained model on test images: likelihoods, latent usage, classification, figures."""
+"""Evaluate one checkpoint on test images: likelihoods, latent usage, classification, figures."""
 
-import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
@@ -29,39 +29,30 @@ from evaluation.metrics import (
 )
 from evaluation.probes import can_be_probed, probes
 from evaluation.result_files import EvaluationFiles, suffix
+from evaluation.schema import KEYS, Evaluation, to_json
 from models.estimators.ais import Settings
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle
 from runtime.processes import launcher_world
 from runtime.run_folder import run_folder
 from runtime.threads import set_for_evaluation
 
-# Of evaluation.json, in this order; what a model does not have is null
-KEYS = ("model", "data", "variant", "protocol", "seed", "quantity", "nll", "nll_se", "pixels_nll", "num_samples",
-        "num_images", "precision", "bf16_bias", "bf16_bias_se", "elbo", "rate", "distortion", "ess_median",
-        "k_hat_median", "k_hat_above", "ais_nll", "ais_nll_se", "ais_lowers_nll", "ais_lowers_nll_se", "ais_gap",
-        "ais_gap_se", "ais_images", "ais_simulated", "ais_chains", "ais_temperatures", "ais_leapfrogs", "ais_start",
-        "ais_acceptance",
-        "active_units", "active_units_per_layer", "active_dimensions", "kl_per_dimension", "knn_error", "probe_error",
-        "disentanglement", "moved", "test_error", "test_error_images", "confusion", "baselines", "criterion", "loss",
-        "epochs", "step", "processes", "labels_hash", "images_hash", "weights_hash", "data_root", "commit", "machine",
-        "seconds", "checkpoint")  # fmt: skip
-
 
 class EvaluationConfig(NamedTuple):
-    """What to find out of each checkpoint.
+    """What to measure on each checkpoint.
 
     Args:
-        num_samples: K, importance samples per image.
-        limit: Evaluate the likelihood on the first so many test images; none takes all, or the model's default.
-        precision: Of the likelihoods, fp32 or bf16; beside bf16 its bias is measured.
-        with_baselines: Fit classifiers of scikit-learn too; by default beside a classifier that was given few labels.
+        num_samples: K, the importance samples per image.
+        limit: Number of test images for the likelihood, the first ones; None takes all, or the model's default.
+        precision: Precision of the likelihoods, fp32 or bf16. For bf16 its bias is measured too.
+        with_baselines: Fit scikit-learn classifiers for comparison. By default only for a classifier that was trained
+            with few labels.
         figures: Names of the callbacks whose figures to draw; by default all that the model supports.
-        ais: Chains of annealed importance sampling, if there are to be any.
-        ais_images: Test images that they are run on, the first ones.
-        with_probes: Classify posterior means, where all training labels are known.
-        overwrite: Let the result take the place of a larger one in `evaluation.json`.
-        style: Of the files of figures.
-        threads: Of the processor; by default OMP_NUM_THREADS, or by the size of the model.
+        ais: Settings of annealed importance sampling; None leaves it out.
+        ais_images: Number of test images for AIS, the first ones.
+        with_probes: Classify posterior means, if all training labels are known.
+        overwrite: Let the result replace a larger one in `evaluation.json`.
+        style: Format and resolution of the figures.
+        threads: CPU threads; by default OMP_NUM_THREADS, or chosen by the size of the model.
     """
 
     num_samples: int
@@ -84,52 +75,61 @@ def evaluate_checkpoint(
     wanted: EvaluationConfig,
     device: str = "cpu",
     files: EvaluationFiles | None = None,
-) -> dict:
-    """Evaluates the contents of a checkpoint on the test images of `data` and writes the results into its run folder.
+) -> Evaluation | None:
+    """Evaluate a checkpoint on the test images of `data` and write the results into its run folder.
 
-    The processes of a distributed run share the work of the likelihoods; the first alone does the rest, and the others
-    get nothing. Files that cannot be written cost a warning.
+    All ranks of a distributed run share the work of the likelihoods; rank 0 does the rest. A file that cannot be
+    written costs a warning.
 
     Args:
-        checkpoint: As `models.read_checkpoint(path)` gives it.
-        path: Where it lies: in the folder `checkpoints` of its run folder, or in the run folder itself.
+        checkpoint: As `models.read_checkpoint(path)` returns it.
+        path: Path of the checkpoint: in the folder `checkpoints` of its run folder, or in the run folder itself.
         data: Set up, with the protocol that the model was trained on.
-        wanted: What to find out.
-        device: Where to compute.
-        files: What writes; it knows afterwards what could not be written.
+        wanted: What to measure.
+        device: Device to compute on.
+        files: Writes the results; afterwards it holds the errors of files that could not be written.
+
+    Returns:
+        The evaluation on rank 0, None on other ranks.
     """
     files = EvaluationFiles() if files is None else files
     model = models.from_checkpoint(checkpoint, path).to(device)
     test = data.images("test", device=device)
     set_for_evaluation(wanted.threads, model, *test, launcher_world()[0])
     weights = weights_hash(checkpoint)
-    result = dict.fromkeys(KEYS) | provenance(checkpoint, path, data) | {"weights_hash": weights}
+    result = Evaluation(**provenance(checkpoint, path, data), weights_hash=weights)
     has_likelihoods = model.can("log_weights")
     measured = measured_likelihoods(model, test, data, checkpoint, path, wanted, files) if has_likelihoods else {}
     if rank_zero_only.rank != 0:
-        return {}
-    result |= measured or reconstruction_loss(model, *test) | {"images_hash": tensor_hash(test[0])}
+        return None
+    measured = measured or reconstruction_loss(model, *test) | {"images_hash": tensor_hash(test[0])}
     if model.can("classify"):
-        result |= classification(model, *test)
+        measured |= classification(model, *test)
     train_labels = data.train.y
     if wanted.with_probes and can_be_probed(model, train_labels):
-        result |= probes(model, data.images("train", device=device), test)
+        measured |= probes(model, data.images("train", device=device), test)
     if is_measured(model, data):
-        result |= {"disentanglement": disentanglement(model, data, device), "moved": str(moves(data))}
+        measured |= {"disentanglement": disentanglement(model, data, device), "moved": str(moves(data))}
+    result = replace(result, **measured)
     draw_figures(model, data, result, wanted, path, files)
     if wants_baselines(type(model), train_labels, wanted.with_baselines):
-        result["baselines"] = baselines(model, data.images("train", device=device), test)
-    if any(result[key] is not None for key in ("test_error", "knn_error")) or result["baselines"]:
-        result["test_error_images"] = int((test[1] >= 0).sum())
-    result = {key: to_json(value) for key, value in result.items()}
+        result.baselines = baselines(model, data.images("train", device=device), test)
+    if result.test_error is not None or result.knn_error is not None or result.baselines:
+        result.test_error_images = int((test[1] >= 0).sum())
+    result = Evaluation.from_dict(to_json(result.to_dict()))
     files.save(path, result, weights, wanted.overwrite)
     return result
 
 
 def draw_figures(
-    model: models.Model, data: ImageData, result: dict, wanted: EvaluationConfig, path: Path, files: EvaluationFiles
+    model: models.Model,
+    data: ImageData,
+    result: Evaluation,
+    wanted: EvaluationConfig,
+    path: Path,
+    files: EvaluationFiles,
 ) -> None:
-    """Draws the figures of a checkpoint; one that fails costs a warning."""
+    """Draw the figures of a checkpoint. A figure that fails costs a warning."""
     folder = run_folder(path) / "figures"
     failed = save_figures(model, data, result, wanted.figures, folder, suffix(path), wanted.style)
     for name, error in failed.items():
@@ -137,15 +137,15 @@ def draw_figures(
             with files.attempt(path):
                 raise error
         else:
-            said = " ".join(str(error).split()) or type(error).__name__
-            print(f"warning: the figure {name} of {path} could not be drawn: {said}", file=sys.stderr)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            print(f"warning: the figure {name} of {path} could not be drawn: {reason}", file=sys.stderr)
 
 
-def provenance(checkpoint: dict, path: Path, data: ImageData) -> dict:
-    """Where a checkpoint comes from."""
-    return {
+def provenance(checkpoint: dict, path: Path, data: ImageData) -> dict[str, Any]:
+    """Return the fields of `Evaluation` that say where a checkpoint comes from."""
+    recorded = checkpoint.get("run", {}) | checkpoint.get("made", {})
+    return {key: value for key, value in recorded.items() if key in KEYS} | {
         "model": checkpoint["model"],
-        **{key: value for part in ("run", "made") for key, value in checkpoint.get(part, {}).items() if key in KEYS},
         "variant": data.variant,
         "data_root": data.hparams.get("root"),
         "epochs": checkpoint["epoch"] + 1,
@@ -162,18 +162,20 @@ def measured_likelihoods(
     path: Path,
     wanted: EvaluationConfig,
     files: EvaluationFiles,
-) -> dict:
-    """The results of importance sampling and of AIS; per-image values that stand from an earlier start are taken."""
+) -> dict[str, Any]:
+    """Return the fields of `Evaluation` from importance sampling and AIS. Per-image values are cached."""
     K = wanted.num_samples
     x, y = (part[: wanted.limit or model.default_limit] for part in test)
     images = tensor_hash(x, *model.condition_args(y))
 
-    def kept(what: str, options: dict, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def compute_or_load(
+        what: str, options: dict, compute: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
         file, older = cache_path(path, what, options), cache_path(path, what)
         return cached(file, checkpoint, options, compute, older, files.attempt(path))
 
     options = {"K": K, "images": images, "precision": wanted.precision}
-    values = kept("likelihoods", options, lambda: likelihoods(model, x, y, K, wanted.precision))
+    values = compute_or_load("likelihoods", options, lambda: likelihoods(model, x, y, K, wanted.precision))
     found = {"num_samples": K, "precision": wanted.precision, "quantity": model.quantity, "images_hash": images}
     found["pixels_nll"] = independent_pixels(model, data, x)
     if wanted.precision == "bf16":
@@ -186,19 +188,9 @@ def measured_likelihoods(
             "images": tensor_hash(x, *model.condition_args(y)),
             "pilot": tensor_hash(*pilot),
         }
-        chains = kept("ais", options, lambda: ais.run_ais(model, x, y, pilot, wanted.ais))
+        chains = compute_or_load("ais", options, lambda: ais.run_ais(model, x, y, pilot, wanted.ais))
         found |= ais.ais_summary(chains, values["log_px"], wanted.ais)
     files.log_px[str(path)] = values["log_px"]
     if rank_zero_only.rank == 0 and model.can("latent_statistics"):
         found |= latent_usage(model, *test)
     return found | likelihood_summary(values)
-
-
-def to_json(value):
-    """A value as JSON has it: numpy's numbers as Python's, and None for what is not finite."""
-    if isinstance(value, dict):
-        return {key: to_json(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(part) for part in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

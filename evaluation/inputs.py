@@ -1,4 +1,4 @@
-"""What evaluate.py needs before it begins: checkpoints, their data, a device; all that can be wrong is said now."""
+"""Open and validate the inputs of an evaluation: checkpoints, their data, the device, output folders."""
 
 import os
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ from runtime.figure_files import FigureStyle, check_style
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
-    """Paths of checkpoints, with patterns such as runs/*/checkpoints/best.ckpt expanded, in order, each file once.
+    """Expand patterns such as runs/*/checkpoints/best.ckpt to paths of checkpoints, in order and each file once.
 
-    What is a file or a folder is no pattern, whatever its name. A run folder stands for its best.ckpt. Files are told
-    apart by where they lie, not by how their paths are written.
+    An existing file or folder is never a pattern. A run folder stands for its best.ckpt. Two paths to the same file
+    count as one.
 
     Raises:
-        ValueError: A pattern that matches nothing, or a folder in which no checkpoint is the obvious one.
+        ValueError: A pattern matches nothing, or the checkpoint of a folder is ambiguous.
     """
     found = []
     for given in patterns:
@@ -48,14 +48,18 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 
 def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
-    """The contents of a checkpoint and its data module, not set up yet, where `overrides` replace remembered options.
+    """Return the content of a checkpoint and its data module, which is not set up yet.
+
+    Args:
+        path: Path of the checkpoint.
+        overrides: Options of the data that replace those in the checkpoint.
 
     Raises:
-        ValueError: No checkpoint, an option that its data does not have, or another protocol than it was trained on.
+        ValueError: The file is no checkpoint, the data has no such option, or the protocol is not that of training.
     """
     checkpoint = models.read_checkpoint(path)
     require(checkpoint, path)
-    models.from_checkpoint(checkpoint, path)  # refuses one of another version before the work begins
+    models.from_checkpoint(checkpoint, path)  # raises early for a checkpoint of an incompatible version
     name, protocol = checkpoint["run"]["data"], checkpoint["run"]["protocol"]
     options = checkpoint["datamodule_hyper_parameters"]
     if name not in DATAMODULES:
@@ -76,7 +80,7 @@ def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:
 
 
 def pick_device(name: str) -> str:
-    """The device called `name`; `auto` is a GPU where there is one."""
+    """Return the device called `name`; `auto` is a GPU if there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -87,7 +91,7 @@ def pick_device(name: str) -> str:
 
 
 def data_key(data: ImageData) -> str:
-    """What data modules have in common that read the same files in the same way, however the path is written."""
+    """Return a key that is equal for data modules that read the same files with the same options."""
     options = dict(data.hparams)
     if options.get("root"):
         options["root"] = Path(options["root"]).expanduser().resolve()
@@ -95,7 +99,11 @@ def data_key(data: ImageData) -> str:
 
 
 def load_data(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]]:
-    """Reads the data of all checkpoints, once for those that share it: a missing file is known before the work."""
+    """Load the data of all checkpoints, once for those that share it, and check that it fits the models.
+
+    Raises:
+        ValueError: Images or classes are not those of training.
+    """
     ready: dict[str, ImageData] = {}
     for checkpoint, data in opened:
         data = ready.setdefault(data_key(data), data)
@@ -107,7 +115,7 @@ def load_data(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageDat
             raise ValueError(f"{checkpoint['model']} takes images {expected}, and the data have {data.image_shape}.")
         if (classes := options.get("num_classes", data.num_classes)) != data.num_classes:
             raise ValueError(f"{checkpoint['model']} knows {classes} classes, and the data have {data.num_classes}.")
-        names = checkpoint.get(type(data).__name__, {}).get("class_names")  # not there in older checkpoints
+        names = checkpoint.get(type(data).__name__, {}).get("class_names")  # older checkpoints have none
         if "num_classes" in options and names and names != data.class_names:
             raise ValueError(
                 f"{checkpoint['model']} knows classes {list_names(names)}, and the data have classes "
@@ -117,16 +125,16 @@ def load_data(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageDat
 
 
 def check_figures(model: models.Model, names: Sequence[str] | None) -> None:
-    """ValueError where the model cannot draw one of these figures, or a name is that of no figure."""
+    """Raise ValueError if the model does not support one of these figures, or a name is not that of a figure."""
     for callback in for_model(model, names) if names else ():
         if not isinstance(callback, FigureCallback):
             raise ValueError(f"{callback.name} draws nothing from a checkpoint: leave it out of --figures.")
 
 
 def check_folder(args: Namespace, option: str) -> None:
-    """ValueError where the folder of an option is a file, or no file can be made in it; `~` is expanded.
+    """Expand `~` in the folder of an option. Raise ValueError if it is a file or cannot be written to.
 
-    It is made when its files are written: nothing is left of it if the evaluation is refused.
+    The folder is only created when its files are written, so that a refused evaluation leaves nothing behind.
     """
     if not args[option]:
         return
@@ -143,10 +151,10 @@ def check_folder(args: Namespace, option: str) -> None:
 
 
 def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
-    """The checkpoints that the options name, each with its data, ready for all that is asked for.
+    """Return the checkpoints that the options name, each with its data, after checking all options.
 
     Raises:
-        ValueError: Something cannot be done, and nothing has been.
+        ValueError: An option, a checkpoint or its data is not valid. Nothing has been computed or written.
     """
     check_numbers(args.num_samples, args.limit)
     check_style(FigureStyle(args.figure_format, args.figure_dpi))

@@ -1,7 +1,8 @@
-"""What evaluate.py finds out of a model with test images: likelihoods, active units, classification, figures."""
+"""Measure a model on test images: likelihoods, active units, classification, figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,20 +18,24 @@ from callbacks.active_units import MIN_IMAGES, is_active
 from callbacks.base import FigureCallback
 from callbacks.confusion_matrix import confusion
 from callbacks.titles import class_names, subject
+from evaluation.schema import Evaluation
 from figures import charts
 from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
 from runtime.collectives import map_across_ranks
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 
-IMAGES_PER_PASS = 50  # per pass
-TRUSTED = 0.7  # Pareto k-hat up to which an importance-sampled likelihood is to be trusted
+IMAGES_PER_PASS = 50
+MAX_RELIABLE_K_HAT = 0.7  # above this Pareto k-hat, an importance-sampled likelihood is unreliable
 BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
 
 
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str = "fp32") -> dict[str, np.ndarray]:
-    """Per-image `log_px`, `ess` and `k_hat` with K importance samples, and `rate` and `distortion`, each `(N,)`."""
+    """Return per-image `log_px`, `ess` and `k_hat` with K importance samples, `rate` and `distortion`, each `(N,)`.
+
+    `log_px`, `rate` and `distortion` are in nats.
+    """
     parts, chunk = -(-len(x) // IMAGES_PER_PASS), max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost)
-    hidden = None if rank_zero_only.rank == 0 else True  # None: where there is no terminal
+    hidden = None if rank_zero_only.rank == 0 else True  # None hides the bar unless there is a terminal
 
     def compute(part: int) -> dict[str, Tensor]:
         start = part * IMAGES_PER_PASS
@@ -47,15 +52,18 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
         return {name: values.double().numpy() for name, values in map_across_ranks(compute, parts).items()}
 
 
-def bias_of_bf16(model: models.Model, x: Tensor, y: Tensor, K: int, log_px: np.ndarray) -> dict:
-    """By how much bf16 raises the NLL: mean and standard error over the first images, on the same noise.
+def bias_of_bf16(model: models.Model, x: Tensor, y: Tensor, K: int, log_px: np.ndarray) -> dict[str, Any]:
+    """Return by how much bf16 raises the NLL of the first images, with the same noise.
 
     Args:
-        model: Anything with `log_weights`.
+        model: A model with `log_weights`.
         x: All images.
         y: Their labels.
         K: Importance samples, as for `log_px`.
-        log_px: What `likelihoods` has found in bf16.
+        log_px: Per-image log p(x) from `likelihoods` in bf16.
+
+    Returns:
+        Fields of `Evaluation`.
     """
     exact = likelihoods(model, x[:BF16_IMAGES], y[:BF16_IMAGES], K)["log_px"]
     raised = exact - log_px[:BF16_IMAGES]
@@ -63,12 +71,12 @@ def bias_of_bf16(model: models.Model, x: Tensor, y: Tensor, K: int, log_px: np.n
 
 
 def standard_error(values: np.ndarray) -> float | None:
-    """Of the mean of one number per image; none of a single one."""
+    """Return the standard error of the mean of one number per image; None for a single image."""
     return values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
 
 
-def likelihood_summary(values: dict[str, np.ndarray]) -> dict:
-    """The numbers of `evaluation.json` from per-image values: means over images, in nats."""
+def likelihood_summary(values: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return fields of `Evaluation`: means over images of the per-image values from `likelihoods`, in nats."""
     log_px = values["log_px"]
     result = {
         "num_images": len(log_px),
@@ -76,25 +84,27 @@ def likelihood_summary(values: dict[str, np.ndarray]) -> dict:
         "nll_se": standard_error(log_px),
         "ess_median": np.median(values["ess"]),
         "k_hat_median": np.median(values["k_hat"]),
-        "k_hat_above": np.where(np.isnan(values["k_hat"]), np.nan, values["k_hat"] > TRUSTED).mean(),
+        "k_hat_above": np.where(np.isnan(values["k_hat"]), np.nan, values["k_hat"] > MAX_RELIABLE_K_HAT).mean(),
     }
     if "rate" in values:
         rate, distortion = values["rate"].mean(), values["distortion"].mean()
-        # not the mean log weight: M2 sums the labels out of its weights, which is a bound of another kind
+        # Not the mean log weight: M2 marginalizes the label in its weights, which gives another, tighter bound.
         result |= {"rate": rate, "distortion": distortion, "elbo": -rate - distortion}
     return result
 
 
 def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:
-    """The NLL in nats of a model without latents: each pixel on its own, at its mean over training images.
+    """Return the NLL of a model without latents: independent pixels, each at its mean over the training images.
 
-    It has the likelihood of the model, a Gaussian one whose scale is learned with the scale that fits training images.
-    None for a model without pixels of its own kind.
+    It uses the likelihood of `model`; for a Gaussian one with a learned scale, the scale is fitted to training images.
 
     Args:
-        model: On whatever device.
+        model: A model on any device.
         data: Its data module, set up.
         x: Test images `(N, C, H, W)`.
+
+    Returns:
+        Nats per image; None for a model without a pixel likelihood.
     """
     likelihood = model.pixel_likelihood
     if likelihood is None:
@@ -109,10 +119,11 @@ def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:
         return -torch.cat([density.log_prob(part) for part in x.split(500)]).double().mean().item()
 
 
-def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict:
-    """Active units over the images `x`, in all and in each layer, and which they are; the mean KL of each dimension.
+def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Return active units over the images `x`, in total and per layer, and the mean KL of each latent dimension.
 
-    Nothing of fewer than `MIN_IMAGES`, whose variance says little.
+    Returns:
+        Fields of `Evaluation`; none for fewer than `MIN_IMAGES` images, whose variance is too noisy.
     """
     if len(x) < MIN_IMAGES:
         return {}
@@ -127,16 +138,16 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict:
     return found | {"active_dimensions": active, "kl_per_dimension": kl}
 
 
-def reconstruction_loss(model: models.Model, x: Tensor, y: Tensor) -> dict:
-    """The mean loss of a model without a likelihood, and what it is."""
+def reconstruction_loss(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Return fields of `Evaluation` for a model without a likelihood: its mean loss and the name of the loss."""
     with models.evaluating(model):
         losses = [model.validation_metrics(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
     loss = torch.cat(losses).double().mean().item()
     return {"loss": loss, "criterion": model.criterion, "num_images": len(x)}
 
 
-def classification(model: models.Model, x: Tensor, y: Tensor) -> dict:
-    """Error and confusion matrix of all test images whose label is known."""
+def classification(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Return fields of `Evaluation`: error and confusion matrix over the labelled test images."""
     with models.evaluating(model):
         counts = confusion(model, x, y)
     if not counts.sum():
@@ -148,25 +159,26 @@ def classification(model: models.Model, x: Tensor, y: Tensor) -> dict:
 def save_figures(
     model: models.Model,
     data,
-    result: dict,
+    result: Evaluation,
     names: Sequence[str] | None,
     folder: Path,
     suffix: str = "",
     style: FigureStyle = DEFAULT_STYLE,
 ) -> dict[str, Exception]:
-    """Draws figures of test images into `folder`: those called `names`, by default all that the model supports.
+    """Draw figures of test images into `folder`.
 
     Args:
-        model: On whatever device.
+        model: A model on any device.
         data: Its data module, set up.
-        result: What `classification` has found, among others.
-        names: Of callbacks; those that draw nothing are left aside.
-        folder: For `<name>_test.png`.
-        suffix: Of the names of the files, where they are not those of the run's best checkpoint.
+        result: The evaluation so far; some figures show its numbers.
+        names: Callbacks whose figures to draw, by default all that the model supports. Callbacks without a figure are
+            skipped.
+        folder: Folder of the files `<name>_test.png`.
+        suffix: Appended to the file names for checkpoints other than the best one.
         style: Format and resolution of the files.
 
     Returns:
-        Why figures are missing, by the names of callbacks: no figure is worth the numbers that are still to be written.
+        The error of each callback that failed, by its name. A failed figure must not prevent results from being saved.
     """
     failed = {}
     for callback in for_model(model, names):
@@ -178,15 +190,14 @@ def save_figures(
     return failed
 
 
-def figures(callback, model: models.Model, data, result: dict) -> dict[str, Figure]:
-    """The figures of one callback by their names; none of a callback that draws nothing from a checkpoint."""
-    if isinstance(callback, ActiveUnits) and result["kl_per_dimension"]:
-        kl, active = (
-            [torch.tensor(layer) for layer in result[key]] for key in ("kl_per_dimension", "active_dimensions")
-        )
+def figures(callback, model: models.Model, data, result: Evaluation) -> dict[str, Figure]:
+    """Return the figures of one callback by name; none for a callback that draws nothing from a checkpoint."""
+    if isinstance(callback, ActiveUnits) and result.kl_per_dimension and result.active_dimensions:
+        kl = [torch.tensor(layer) for layer in result.kl_per_dimension]
+        active = [torch.tensor(layer) for layer in result.active_dimensions]
         return {"kl_per_dimension": charts.kl_per_dimension(kl, active, subject(model, data))}
-    if isinstance(callback, ConfusionMatrix) and result["confusion"]:
-        counts = torch.tensor(result["confusion"])
+    if isinstance(callback, ConfusionMatrix) and result.confusion:
+        counts = torch.tensor(result.confusion)
         classes = class_names(data, len(counts))
         return {"confusion_matrix": charts.confusion_matrix(counts, "test", classes, subject(model, data))}
     if isinstance(callback, FigureCallback) and not isinstance(callback, ConfusionMatrix):

@@ -1,40 +1,81 @@
-"""Means over runs that differ in their seeds alone."""
+"""Means and standard errors over runs that differ only in their seeds."""
 
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from cli.terminal import FILE, Screen, lay_out, wrapped
+from evaluation.schema import Evaluation
 from evaluation.tables import comparison_key, data_name, plus_minus, rows
 from runtime.hparams import run_options
 from runtime.run_folder import run_name
 
-# Draws, and how many steps one call takes, which are the same steps
+# Options that do not set runs apart: the label draw is a seed, and the steps per call do not change the steps
 SEED_OPTIONS = ("data.seed", "steps_per_call")
 COLUMNS = ("group", "n", "NLL", "K", "test error")
-IMPORTANCE = ("group", "NLL", "test error", "n", "K")  # of columns where not all fit the terminal
+IMPORTANCE = ("group", "NLL", "test error", "n", "K")  # order in which columns are kept on a narrow terminal
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """Mean results of a group of runs, or of a classifier fitted for comparison with each of them.
+
+    The fields are the keys of a report's `over_seeds.json`.
+
+    Args:
+        about: The quantity, or the criterion of a model without a likelihood.
+        data: Name of the data set and its variant.
+        protocol: How pixels are binarized.
+        num_images: Number of test images.
+        group: Name of the group.
+        n: Number of independent values that the mean is over.
+        runs: Names of the runs.
+        nll: Mean NLL in nats per image.
+        nll_se: Its standard error over seeds.
+        num_samples: The values of K in the group.
+        test_error: Mean test error, a fraction.
+        test_error_se: Its standard error over seeds.
+    """
+
+    about: str
+    data: str
+    protocol: str
+    num_images: int
+    group: str
+    n: int
+    runs: list[str]
+    nll: float | None
+    nll_se: float | None
+    num_samples: list[int]
+    test_error: float | None
+    test_error_se: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys and values of `over_seeds.json`."""
+        return asdict(self)
 
 
 def seeds(checkpoint: dict) -> tuple:
-    """What the draws of a run depend on: `--seed` and `--data.seed`."""
+    """Return everything random in a run: `--seed` and `--data.seed`."""
     return checkpoint["run"].get("seed"), checkpoint.get("datamodule_hyper_parameters", {}).get("seed")
 
 
 def settings(checkpoint: dict, path: str) -> dict[str, str]:
-    """What runs have in common that differ in their seeds alone. Each label draw of M1+M2 has an M1 of its own."""
+    """Return the settings that runs of one group share. M1s of M1+M2 are not compared: each label draw has its own."""
     found = {name: value for name, value in run_options(checkpoint).items() if name not in SEED_OPTIONS}
     found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
-    if (processes := checkpoint["run"].get("processes", 1)) > 1:  # each has batches of its own
+    if (processes := checkpoint["run"].get("processes", 1)) > 1:  # the batch size is per process
         found["processes"] = processes
     return {name: str(value) for name, value in found.items()}
 
 
 def mean_and_se(values: list[list[float | None]]) -> tuple[float | None, float | None]:
-    """Mean and standard error over at least two parts, each the mean of its values; nothing where one is missing."""
+    """Return mean and standard error over at least two parts, each the mean of its values; None if one is missing."""
     if any(None in part for part in values):
         return None, None
     parts = [fmean(part) for part in values]
@@ -42,9 +83,12 @@ def mean_and_se(values: list[list[float | None]]) -> tuple[float | None, float |
 
 
 def group_by_label_seed(drawn: Sequence[tuple]) -> list[list[int]]:
-    """Positions of the runs of each `--data.seed`, or each run by itself where all share one.
+    """Group the positions of runs by `--data.seed`; if all share one, each run is a group.
 
-    Runs on the same labels are not independent: over several draws, each draw counts once.
+    Runs with the same labels are not independent, so that each draw of labels counts once.
+
+    Args:
+        drawn: The `seeds` of each run.
     """
     parts = defaultdict(list)
     for position, (_, data_seed) in enumerate(drawn):
@@ -53,7 +97,7 @@ def group_by_label_seed(drawn: Sequence[tuple]) -> list[list[int]]:
 
 
 def names(groups: list[dict[str, str]]) -> list[str]:
-    """A name for the settings of each group: its model, and the options in which groups of this model differ."""
+    """Name each group by its model and by the options in which groups of this model differ."""
     found = []
     for group in groups:
         alike = [other for other in groups if other["model"] == group["model"]]
@@ -62,64 +106,82 @@ def names(groups: list[dict[str, str]]) -> list[str]:
     return found
 
 
-def over_seeds(results: Sequence[dict], checkpoints: Sequence[dict]) -> list[dict]:
-    """Means and standard errors of each group of runs that differ in their seeds alone; nothing without a group.
+def over_seeds(results: Sequence[Evaluation], checkpoints: Sequence[dict]) -> list[SeedMean]:
+    """Return the means of each group of at least two runs that differ only in their seeds.
 
-    Runs with the same seeds differ in something that a checkpoint does not know, such as the number of epochs: a group
-    with such runs has no mean.
+    Runs with equal seeds and settings must differ in something that a checkpoint does not store, such as the number of
+    epochs. A group with such runs has no mean.
+
+    Args:
+        results: Evaluations.
+        checkpoints: The checkpoint of each.
     """
     groups = defaultdict(list)
     for result, checkpoint in zip(results, checkpoints, strict=True):
-        same = settings(checkpoint, result["checkpoint"])
+        same = settings(checkpoint, result.checkpoint)
         groups[comparison_key(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
     found = []
-    for of, keys in groupby(sorted(groups), key=lambda key: key[0]):
+    for _, keys in groupby(sorted(groups), key=lambda key: key[0]):
         keys = list(keys)
         for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
             runs, drawn = zip(*groups[key], strict=True)
             if len(runs) > 1 and len(set(drawn)) == len(runs):
-                shared = {
-                    "about": of.about,
-                    "data": data_name(runs),
-                    "protocol": of.protocol,
-                    "num_images": of.num_images,
-                }
-                found += [shared | row for row in group_rows(name, runs, group_by_label_seed(drawn))]
+                found += group_means(name, runs, group_by_label_seed(drawn))
     return found
 
 
-def group_rows(name: str, runs: Sequence[dict], parts: list[list[int]]) -> list[dict]:
-    """The means of a group, in independent parts: of its model, and of each classifier beside it."""
+def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]]) -> list[SeedMean]:
+    """Return the means of a group: of its model, and of each classifier fitted for comparison.
+
+    Args:
+        name: Name of the group.
+        runs: Its evaluations.
+        parts: Positions of the runs in each independent part.
+    """
+    key = comparison_key(runs[0])
     found = []
     for same in zip(*map(rows, runs), strict=True):
-        (nll, nll_se), (error, error_se) = (
-            mean_and_se([[same[position].get(key) for position in part] for part in parts])
-            for key in ("nll", "test_error")
+        nll, nll_se = mean_and_se([[same[position].nll for position in part] for part in parts])
+        error, error_se = mean_and_se([[same[position].test_error for position in part] for part in parts])
+        if nll is None and error is None:
+            continue
+        found.append(
+            SeedMean(
+                about=key.about,
+                data=data_name(runs),
+                protocol=key.protocol,
+                num_images=key.num_images,
+                group=name if same[0] in runs else f"{same[0].model} of {name}",
+                n=len(parts),
+                runs=[run_name(run.checkpoint) for run in same],
+                nll=nll,
+                nll_se=nll_se,
+                num_samples=sorted({run.num_samples for run in same if run.nll is not None}),
+                test_error=error,
+                test_error_se=error_se,
+            )
         )
-        samples = sorted({run["num_samples"] for run in same if run.get("nll") is not None})
-        group = name if same[0] in runs else f"{same[0]['model']} of {name}"
-        found.append({"group": group, "n": len(parts), "runs": [run_name(run) for run in runs],
-                      "nll": nll, "nll_se": nll_se, "num_samples": samples,
-                      "test_error": error, "test_error_se": error_se})  # fmt: skip
-    return [row for row in found if (row["nll"], row["test_error"]) != (None, None)]
+    return found
 
 
-def as_text(means: Sequence[dict], screen: Screen = FILE) -> str:
-    """What `over_seeds` has found as tables for a screen, one for each kind of result."""
+def as_text(means: Sequence[SeedMean], screen: Screen = FILE) -> str:
+    """Lay out means as text tables, one for each kind of result."""
+
+    def kind(mean: SeedMean) -> tuple:
+        return mean.about, mean.data, mean.protocol, mean.num_images
+
     parts = []
-    for (about, data, protocol, n), group in groupby(means, itemgetter("about", "data", "protocol", "num_images")):
+    for (about, data, protocol, n), group in groupby(means, kind):
         title = f"{data}, protocol {protocol}: {about} of {n} test images, mean ± standard error over seeds"
         lines = lay_out(COLUMNS, list(map(cells, group)), screen, IMPORTANCE)
         parts += [*wrapped(title, screen), *lines, ""]
     return "\n".join(parts)
 
 
-def cells(row: dict) -> tuple[str, str, str, str, str]:
-    """A line of `as_text`."""
-    runs = len(row["runs"])
-    n = str(runs) if runs == row["n"] else f"{row['n']} draws of {runs} runs"
-    nll, error = (
-        "-" if row[key] is None else plus_minus(row[key], row[f"{key}_se"], form)
-        for key, form in (("nll", ".2f"), ("test_error", ".2%"))
-    )
-    return row["group"], n, nll, ", ".join(map(str, row["num_samples"])) or "-", error
+def cells(mean: SeedMean) -> tuple[str, str, str, str, str]:
+    """Return one line of `as_text`."""
+    runs = len(mean.runs)
+    n = str(runs) if runs == mean.n else f"{mean.n} draws of {runs} runs"
+    nll = "-" if mean.nll is None else plus_minus(mean.nll, mean.nll_se, ".2f")
+    error = "-" if mean.test_error is None else plus_minus(mean.test_error, mean.test_error_se, ".2%")
+    return mean.group, n, nll, ", ".join(map(str, mean.num_samples)) or "-", error

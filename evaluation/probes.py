@@ -1,4 +1,4 @@
-"""What simple classifiers read from the posterior mean, when they know the labels of all training images."""
+"""Probes: simple classifiers on posterior means, fitted with the labels of all training images."""
 
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ NEIGHBOURS = 5
 
 
 def can_be_probed(model: Model, y: Tensor) -> bool:
-    """Whether the model makes codes of images alone, and the labels `y` of all training images are known and differ."""
+    """Return whether the model encodes images without labels, and the training labels `y` are all known and differ."""
     return model.can("encode") and not model.is_conditional and bool((y >= 0).all()) and len(y.unique()) > 1
 
 
 def codes(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """The posterior means of the images `x`, `(N, d)`."""
+    """Return the posterior means of the images `x`, `(N, d)`."""
     with evaluating(model):
         parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
         return (
@@ -25,15 +25,18 @@ def codes(model: Model, x: Tensor, y: Tensor) -> Tensor:
 
 
 def probes(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Test errors of 5 nearest neighbours and of logistic regression on the posterior mean.
+    """Return test errors of 5 nearest neighbours and of logistic regression on posterior means.
 
-    Neighbours see the codes as they are, on the one scale that the prior has put them on; for the regression each
-    dimension is standardised. Nothing where codes are not finite or no test label is known.
+    Nearest neighbours use the codes unscaled, because the prior gives all dimensions the same scale. For the regression
+    each dimension is standardised.
 
     Args:
-        model: Anything that `can_be_probed`.
+        model: A model with `can_be_probed`.
         train: All training images and their labels.
-        test: The test images and their labels, -1 where unknown.
+        test: Test images and their labels, -1 if unknown.
+
+    Returns:
+        Fields of `Evaluation`; none if codes are not finite or no test label is known.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier

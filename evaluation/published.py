@@ -1,14 +1,15 @@
-"""Published numbers, each with what it was measured on, and which of them can be compared with a run."""
+"""Published numbers (`published.yaml`), and which of them can be compared with a run."""
 
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from runtime.hparams import non_default_options, run_options
 
-BURDA = "Burda et al. (2015), Table 1"
-STATIC = "Burda et al. (2015), appendix D"
-REPLICATION = "github.com/nbip/IWAE, a replication of Burda et al. (2015)"
-RAINFORTH = "Rainforth et al. (2018), mean of 4 runs"
-KINGMA = "Kingma et al. (2014), Table 1"
+FILE = Path(__file__).with_name("published.yaml")
 
 
 class Reported(NamedTuple):
@@ -17,14 +18,14 @@ class Reported(NamedTuple):
     Args:
         quantity: `nll` or `test_error`.
         value: NLL in nats per image, or test error as a fraction.
-        se: Its spread over runs, where it is given.
-        source: Where it stands.
-        settings: Options of the same experiment in this program, by the names of `remembered.options`, and the other
+        se: Its spread over runs, if the source gives it.
+        source: Where it is published.
+        settings: Options of the same experiment in this program, by the names of `hparams.run_options`, and the other
             settings of `run_settings`. Options that are not listed had their default. None is a setting that the
-            source does not tell: no run is known to agree with it.
-        beyond: What the experiment had and no run of this program has.
-        epochs: Of training, where the authors say so.
-        batch_size: Of training, where the authors say so.
+            source does not give: no run is known to agree with it.
+        beyond: What the experiment had and no run of this program can have.
+        epochs: Epochs of training, if the source gives them.
+        batch_size: Batch size of training, if the source gives it.
         K: Importance samples per test image.
         differences: How the experiment differs from the run that `reported` was asked about: "100 latents, not 50".
     """
@@ -41,15 +42,15 @@ class Reported(NamedTuple):
     differences: tuple[str, ...] = ()
 
 
-# Settings without which two experiments have so little in common that a published number is not mentioned
-KINDRED = (
+# Settings that must agree for a published number to be mentioned at all
+REQUIRED_AGREEMENT = (
     "quantity", "model", "images", "labels", "objective", "K", "num_groups", "ciwae_beta", "encoder", "decoder",
     "likelihood", "hidden", "inner_hidden", "m1.encoder", "m1.decoder", "m1.likelihood", "m1.hidden",
 )  # fmt: skip
 
-# Options that may differ from a paper's, or that another setting stands for: how the optimum is searched for (a report
-# lists them), draws, and the scale of a Gaussian likelihood, which none of these papers has. Every option that is
-# neither here nor among the settings of a paper counts as a difference unless it is at its default.
+# Options that may differ from a paper's: those of the optimizer (a report lists them), seeds, the scale of a Gaussian
+# likelihood (no paper here has one), and those that another setting of `run_settings` replaces. Any other option that a
+# paper does not set counts as a difference unless it is at its default.
 NOT_COMPARED = {
     "lr", "lr_final", "lr_schedule", "adam_eps", "steps_per_call", "data.batch_size", "data.labels_per_batch",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.precision", "data.seed", "scale",
@@ -57,156 +58,183 @@ NOT_COMPARED = {
     "objective", "num_samples", "data.binarization", "data.num_labels", "data.val_size",
 }  # fmt: skip
 
-# Networks of Burda et al. (2015): 784-200-200-50, and 784-200-200-100 with 100-100-100-50 above; tanh
-PIXELS = {"encoder": "mlp", "decoder": "mlp", "likelihood": "bernoulli", "batch_norm": False}
-ONE_LAYER = PIXELS | {"model": "one layer", "z_dim": 50, "hidden": [200, 200], "activation": "tanh"}
-TWO_LAYERS = ONE_LAYER | {"model": "two layers", "z_dim": [100, 50], "inner_hidden": [100, 100]}
-UNWEIGHTED = {"beta": 1.0, "beta_warmup": 0}  # the KL, which had its full weight from the start
+MODELS = ("VAE", "IWAE", "HierarchicalVAE", "M2", "M1M2")
+TRAINING_IMAGES = 60_000  # of MNIST, including validation images
+LAROCHELLE_TRAINING_IMAGES = 50_000
+TEST_IMAGES = 10_000
 
-DYNAMIC = {"images": "MNIST, dynamic"}
-LAROCHELLE = {"images": "MNIST, larochelle", "training_images": 50_000}
+# Key of an experiment in the YAML file -> type of its value
+REQUIRED_KEYS: dict[str, Any] = {
+    "source": str, "quantity": str, "data": str, "protocol": str, "training_images": int | None, "architecture": dict,
+    "results": list,
+}  # fmt: skip
+OPTIONAL_KEYS: dict[str, Any] = {"training": dict, "K": int, "epochs": int, "batch_size": int, "unsupported": list}
+# Key of a result -> type of its value. All other keys are options of this program.
+RESULT_KEYS: dict[str, Any] = {"value": float, "se": float, "epochs": int, "batch_size": int}
+# What tells the results of an experiment apart
+DISTINCT_KEYS: dict[str, dict[str, Any]] = {
+    "nll": {"objective": str, "num_samples": int},
+    "test_error": {"labels": int},
+}
 
 
-def trained_with(objective: str, K: int) -> dict[str, Any]:
-    """The settings of an objective of K samples. With one sample ELBO and IWAE are the same."""
+@cache
+def published_results() -> tuple[Reported, ...]:
+    """Return all numbers of `published.yaml`.
+
+    Raises:
+        ValueError: The file is not valid.
+    """
+    return parse(yaml.safe_load(FILE.read_text(encoding="utf-8")))
+
+
+def parse(content: Any) -> tuple[Reported, ...]:
+    """Return the numbers in the content of a YAML file of published numbers.
+
+    Args:
+        content: The parsed file; `published.yaml` documents its format.
+
+    Raises:
+        ValueError: A key is missing or unknown, or a value has the wrong type.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("experiments"), list):
+        raise ValueError("published numbers: there is no list `experiments`.")
+    found = []
+    for number, experiment in enumerate(content["experiments"], 1):
+        name = f"published numbers, experiment {number}"
+        check_keys(experiment, REQUIRED_KEYS, OPTIONAL_KEYS, name)
+        if experiment["quantity"] not in DISTINCT_KEYS:
+            raise ValueError(f"{name}: quantity must be {' or '.join(DISTINCT_KEYS)}; got {experiment['quantity']}.")
+        for position, result in enumerate(experiment["results"], 1):
+            found.append(parse_result(experiment, result, f"{name}, result {position}"))
+    return tuple(found)
+
+
+def check_keys(entry: Any, required: Mapping[str, Any], optional: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError if an entry lacks a key, has an unknown one, or a value of the wrong type.
+
+    Args:
+        entry: The entry to check.
+        required: Types of the values by key.
+        optional: Types of the values of keys that may be missing.
+        name: Name of the entry in messages.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError(f"{name} must be a mapping; got {entry!r}.")
+    if missing := sorted(required.keys() - entry.keys()):
+        raise ValueError(f"{name} lacks {', '.join(missing)}.")
+    if unknown := sorted(map(str, entry.keys() - required.keys() - optional.keys())):
+        raise ValueError(f"{name} has unknown keys: {', '.join(unknown)}.")
+    for key, kind in ({**required, **optional}).items():
+        if key in entry and (not isinstance(entry[key], kind) or isinstance(entry[key], bool)):
+            raise ValueError(f"{name}: {key} must be {getattr(kind, '__name__', kind)}; got {entry[key]!r}.")
+
+
+def parse_result(experiment: dict[str, Any], result: Any, name: str) -> Reported:
+    """Return one number of an experiment.
+
+    Args:
+        experiment: Its entry in the file.
+        result: The entry of the number in `results` of the experiment.
+        name: Name of the result in messages.
+
+    Raises:
+        ValueError: A key is missing, or a value has the wrong type.
+    """
+    quantity = experiment["quantity"]
+    distinct = DISTINCT_KEYS[quantity]
+    own_options = set(result) - set(RESULT_KEYS) - set(distinct) if isinstance(result, dict) else set()
+    required = {"value": float, **distinct}
+    optional = {key: kind for key, kind in RESULT_KEYS.items() if key != "value"} | dict.fromkeys(own_options, object)
+    check_keys(result, required, optional, name)
+    architecture = dict(experiment["architecture"])
+    m1 = architecture.pop("m1", {})
+    settings = architecture | {
+        "images": f"{experiment['data']}, {experiment['protocol']}",
+        "training_images": experiment["training_images"],
+        **experiment.get("training", {}),
+        **{f"m1.{option}": value for option, value in m1.items()},
+        **{option: result[option] for option in own_options},
+    }
+    if quantity == "nll":
+        settings |= objective_settings(result["objective"], result["num_samples"])
+    else:
+        settings |= {"quantity": quantity, "labels": result["labels"]}
+    return Reported(
+        quantity=quantity,
+        value=result["value"],
+        se=result.get("se"),
+        source=experiment["source"],
+        settings=settings,
+        beyond=tuple(experiment.get("unsupported", ())),
+        epochs=result.get("epochs", experiment.get("epochs")),
+        batch_size=result.get("batch_size", experiment.get("batch_size")),
+        K=experiment.get("K"),
+    )
+
+
+def objective_settings(objective: str, K: int) -> dict[str, Any]:
+    """Return the settings of training with an objective of K samples. With one sample ELBO and IWAE are equal."""
     return {"quantity": "nll", "objective": "iwae" if (objective, K) == ("elbo", 1) else objective, "K": K}
 
 
-def by_k(source: str, experiment: dict[str, Any], values: dict[str, tuple[float, ...]]) -> list[Reported]:
-    """The test NLL of models trained by each objective with K = 1, 5 and 50, on the schedule of Burda et al. (2015).
-
-    Args:
-        source: Where they stand.
-        experiment: Settings without the objective and K.
-        values: By objective.
-    """
-    return [
-        Reported("nll", nll, None, source, experiment | UNWEIGHTED | trained_with(objective, K), (), 3280, 20, 5000)
-        for objective, of_objective in values.items()
-        for K, nll in zip((1, 5, 50), of_objective, strict=True)
-        if (objective, K) != ("iwae", 1) or "elbo" not in values  # those are listed as the ELBO's
-    ]
-
-
-BURDA_IMAGES = DYNAMIC | {"training_images": 59_600}
-REPLICATION_IMAGES = DYNAMIC | {"training_images": 60_000}  # it has no validation images
-
-LIKELIHOODS = [
-    *by_k(BURDA, ONE_LAYER | BURDA_IMAGES, {"elbo": (86.76, 86.47, 86.35), "iwae": (86.76, 85.54, 84.78)}),
-    *by_k(BURDA, TWO_LAYERS | BURDA_IMAGES, {"elbo": (85.33, 85.01, 84.78), "iwae": (85.33, 83.89, 82.90)}),
-    *by_k(STATIC, ONE_LAYER | LAROCHELLE, {"iwae": (88.71, 87.63, 87.10)}),
-    # The replication has 100 latents where the paper has 50
-    *by_k(
-        REPLICATION,
-        ONE_LAYER | REPLICATION_IMAGES | {"z_dim": 100},
-        {"elbo": (86.35, 86.10, 86.06), "iwae": (86.35, 85.18, 84.59), "dreg": (86.08, 84.90, 84.32)},
-    ),
-    *by_k(
-        REPLICATION,
-        TWO_LAYERS | REPLICATION_IMAGES,
-        {"elbo": (84.83, 84.08, 83.89), "iwae": (84.83, 83.48, 82.82)},
-    ),
-]
-
-# One layer, trained with K = 64 in all, by objective with its own options: test NLL and its spread
-OF_64 = [
-    ("elbo", {}, 86.21, 0.19),
-    ("iwae", {}, 84.52, 0.02),
-    ("piwae", {"num_groups": 8}, 84.46, 0.06),
-    ("miwae", {"num_groups": 8}, 84.97, 0.10),
-    ("ciwae", {"ciwae_beta": 0.05}, 84.57, 0.09),
-    ("ciwae", {"ciwae_beta": 0.5}, 85.24, 0.08),
-]
-LIKELIHOODS += [
-    Reported("nll", nll, se, RAINFORTH, settings, K=5000)
-    for objective, more, nll, se in OF_64
-    for settings in [ONE_LAYER | DYNAMIC | {"training_images": None} | UNWEIGHTED | trained_with(objective, 64) | more]
-]
-
-# Kingma et al. (2014): M2 on pixels, and on the latent of an M1, where 100 labels had a narrower one
-SOFTPLUS = {"z_dim": 50, "activation": "softplus", "batch_norm": False, "alpha": 0.1}
-FEW_LABELS = DYNAMIC | SOFTPLUS | {"quantity": "test_error", "training_images": 50_000}
-M2 = FEW_LABELS | PIXELS | {"model": "M2", "hidden": [500]}
-# The M1 is that of the authors' released code
-RELEASED_M1 = PIXELS | UNWEIGHTED | {"z_dim": 50, "hidden": [500, 500], "activation": "softplus"}
-M1M2 = FEW_LABELS | {"model": "M1M2", "hidden": [500]} | {f"m1.{name}": value for name, value in RELEASED_M1.items()}
-GREY_INPUTS = "grey inputs of the encoder, not binarized ones"
-WEIGHT_PRIOR = "a Gaussian prior on the weights"
-UNKNOWN_M1 = "an M1 not known to be the 500-500 of the released code"
-
-ERRORS = [
-    Reported("test_error", error, se, KINGMA, M2 | {"labels": labels}, (GREY_INPUTS, WEIGHT_PRIOR))
-    for labels, error, se in [(100, 0.1197, 0.0171), (600, 0.0494, 0.0013), (1000, 0.0360, 0.0056),
-                              (3000, 0.0392, 0.0063)]
-] + [
-    Reported(
-        "test_error", error, se, KINGMA, M1M2 | {"labels": labels} | ({"hidden": [300]} if labels == 100 else {}),
-        (GREY_INPUTS, WEIGHT_PRIOR, UNKNOWN_M1), 3000, 500 if labels == 100 else None,
-    )
-    for labels, error, se in [(100, 0.0333, 0.0014), (600, 0.0259, 0.0005), (1000, 0.0240, 0.0002),
-                              (3000, 0.0218, 0.0004)]
-]  # fmt: skip
-
-MODELS = ("VAE", "IWAE", "HierarchicalVAE", "M2", "M1M2")
-TRAINING_IMAGES = 60_000  # of MNIST, validation images included
-TEST_IMAGES = 10_000
-
-
 def run_settings(checkpoint: dict) -> dict[str, Any]:
-    """All options of a run, and what else decides whether a published number can be compared with it.
+    """Return all options of a run, and everything else that decides whether a published number is comparable.
 
-    That is the `quantity`, `model`, `images` (data set and protocol), the number of `training_images` and, where they
-    matter, the `labels`, `objective` and `K`.
+    Besides the options these are `quantity`, `model`, `images` (data set and protocol), the number of
+    `training_images` and, depending on the model, `labels`, or `objective` and `K`.
 
     Args:
-        checkpoint: Of one of `MODELS` on MNIST or BinaryMNIST.
+        checkpoint: Checkpoint of one of `MODELS` on MNIST or BinaryMNIST.
     """
     found, run, model = run_options(checkpoint), checkpoint["run"], checkpoint["model"]
     binary = run["data"] == "BinaryMNIST"
     found |= {
         "images": f"MNIST, {run['protocol']}",
-        "training_images": LAROCHELLE["training_images"] if binary else TRAINING_IMAGES - found["data.val_size"],
+        "training_images": LAROCHELLE_TRAINING_IMAGES if binary else TRAINING_IMAGES - found["data.val_size"],
     }
     if model in ("M2", "M1M2"):
         return found | {"model": model, "quantity": "test_error", "labels": found["data.num_labels"]}
     if found["objective"] != "elbo":
-        found["beta_warmup"] = 0  # whatever the default says, other objectives have none
+        found["beta_warmup"] = 0  # only the ELBO has a warm-up
     layers = len(found["z_dim"]) if isinstance(found["z_dim"], list) else 1
     found["model"] = {1: "one layer", 2: "two layers"}.get(layers, f"{layers} layers")
-    return found | trained_with(found["objective"], found["num_samples"])
+    return found | objective_settings(found["objective"], found["num_samples"])
 
 
 def reported(checkpoint: dict) -> dict[str, Reported]:
-    """The published number that agrees best with a run, under `nll` or `test_error`, with how its experiment differs.
+    """Return the published number whose experiment is nearest to a run, with their differences.
 
-    Only one without `differences` can be compared with the run. Nothing is returned where the nearest experiment has
-    another quantity, model family, data set, protocol, objective, K or other hidden layers.
+    Only a number without `differences` can be compared with the run.
 
     Args:
-        checkpoint: As `models.read_checkpoint` gives it.
+        checkpoint: As `models.read_checkpoint` returns it.
+
+    Returns:
+        The number by its quantity, `nll` or `test_error`; empty if every experiment has another quantity, model family,
+        data set, protocol, objective, K or hidden layers.
     """
     if checkpoint["model"] not in MODELS or checkpoint["run"]["data"] not in ("MNIST", "BinaryMNIST"):
         return {}
     run = run_settings(checkpoint)
     moved = [name for name in run if name.startswith("data.max_") and run[name]]
-    kindred = [
-        paper
-        for paper in (*LIKELIHOODS, *ERRORS)
-        if not moved and all(run.get(name) == paper.settings[name] for name in KINDRED if name in paper.settings)
+    if moved:
+        return {}
+    candidates = [
+        paper._replace(differences=differences(paper, run, non_default_options(checkpoint)))
+        for paper in published_results()
+        if all(run.get(name) == paper.settings[name] for name in REQUIRED_AGREEMENT if name in paper.settings)
     ]
-    compared = [
-        paper._replace(differences=differences(paper, run, non_default_options(checkpoint))) for paper in kindred
-    ]
-    nearest = min(compared, key=lambda paper: len(paper.differences), default=None)
+    nearest = min(candidates, key=lambda paper: len(paper.differences), default=None)
     return {} if nearest is None else {nearest.quantity: nearest}
 
 
 def differences(paper: Reported, run: dict[str, Any], not_default: dict[str, Any]) -> tuple[str, ...]:
-    """What the experiment of a paper has and a run has not.
+    """Return the settings in which the experiment of a paper differs from a run, as text.
 
     Args:
         paper: The published number.
-        run: From `run_settings`.
+        run: The settings of the run, from `run_settings`.
         not_default: Options of the run that are not at their default.
     """
     found = [
@@ -224,7 +252,7 @@ def differences(paper: Reported, run: dict[str, Any], not_default: dict[str, Any
 
 
 def describe(name: str, theirs: Any, ours: Any) -> str:
-    """A setting in which a paper's experiment and a run differ: "100 latents, not 50"."""
+    """Describe a setting in which a paper's experiment and a run differ: "100 latents, not 50"."""
     if name.startswith("m1."):
         return f"{describe(name.removeprefix('m1.'), theirs, ours)} in M1"
     if name == "z_dim":
@@ -242,5 +270,5 @@ def describe(name: str, theirs: Any, ours: Any) -> str:
 
 
 def sizes(value: int | list[int]) -> str:
-    """Numbers of latents per layer: 50, or 100+50."""
+    """Format the number of latents of each layer: "50", or "100+50"."""
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,71 +1,82 @@
-"""Results of several checkpoints as files: JSON, CSV, Markdown and a figure."""
+"""Write results of several checkpoints as files: JSON, CSV, Markdown and a figure."""
 
 import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from evaluation.over_seeds import as_text
+from evaluation.over_seeds import SeedMean, as_text
+from evaluation.schema import ComparedEvaluation, Difference
 from evaluation.tables import comparison_key, data_name, plus_minus, tables_by_key
 from figures import charts
 from runtime.atomic_write import atomic_write
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.run_folder import run_folder, run_name
 
-GENERATED_FILES = (
-    r"results(_\d+)?\.(png|pdf|svg)|over_seeds\.(json|csv)"  # in the folder of a report, besides what always is
-)
-# How a run was made: a table of a report
+# Files that some reports have and others do not: those of an earlier report are deleted
+GENERATED_FILES = r"results(_\d+)?\.(png|pdf|svg)|over_seeds\.(json|csv)"
+# Columns of the table of how runs were made
 PROVENANCE_COLUMNS = ("run", "model", "commit", "seed", "epochs", "time", "machine", "beside the paper", "options")
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them."""
+    """Format a duration in minutes, or in hours from 1.5 hours on."""
     if seconds is None:
         return "-"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def provenance_cells(result: dict) -> list[str]:
-    """The cells of the table of how runs were made."""
-    commits, machines = (", ".join(result[key] or []) or "-" for key in ("commit", "machine"))
-    return [run_name(result), result["model"], commits, str(result["seed"]), str(result["epochs"]),
-            duration(result["seconds"]), machines, result.get("words") or "-",
-            in_short(result["options"]) or "-"]  # fmt: skip
+def provenance_cells(result: ComparedEvaluation) -> list[str]:
+    """Return one line of the table of how runs were made."""
+    return [
+        run_name(result.checkpoint),
+        result.model,
+        ", ".join(result.commit or []) or "-",
+        str(result.seed),
+        str(result.epochs),
+        duration(result.seconds),
+        ", ".join(result.machine or []) or "-",
+        result.paper.summary if result.paper else "-",
+        options_text(result.options) or "-",
+    ]
 
 
-def in_short(options: dict) -> str:
-    """Options as words: name value, name value."""
+def options_text(options: dict) -> str:
+    """Format options as "name value, name value"."""
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def difference_tables(results: Sequence[dict]) -> list[str]:
-    """The tables of differences between the NLL of runs, one for each kind of result and K."""
+def difference_tables(results: Sequence[ComparedEvaluation]) -> list[str]:
+    """Return the lines of the tables of paired NLL differences, one for each kind of result and K."""
 
-    def alike(result: dict) -> tuple:
-        return comparison_key(result), result["num_samples"]
+    def kind(result: ComparedEvaluation) -> tuple:
+        return comparison_key(result), result.num_samples
 
     parts = []
-    for (of, K), group in groupby(sorted((r for r in results if "versus" in r), key=alike), key=alike):
+    compared = sorted((result for result in results if result.versus), key=kind)
+    for (key, K), group in groupby(compared, key=kind):
         group = list(group)
-        columns = list(dict.fromkeys(name for result in group for name in result["versus"]))
-        lines = [[run_name(result), *(signed(result["versus"].get(name)) for name in columns)] for result in group]
-        about = f"{data_name(group)}, protocol {of.protocol}: differences of the NLL of {of.num_images} test images"
-        what = f"{of.about} in nats, row minus column, image by image"
+        columns = list(dict.fromkeys(name for result in group for name in result.versus))
+        lines = [
+            [run_name(result.checkpoint), *(signed(result.versus.get(name)) for name in columns)] for result in group
+        ]
+        about = f"{data_name(group)}, protocol {key.protocol}: differences of the NLL of {key.num_images} test images"
+        what = f"{key.about} in nats, row minus column, image by image"
         parts += [f"**{about} with K = {K}; {what}**", "", *grid(["", *columns], lines), ""]
     return parts
 
 
-def signed(difference: dict | None) -> str:
-    """A cell of the table of paired differences."""
-    return "" if difference is None else plus_minus(difference["nll"], difference["se"], "+z.2f")
+def signed(difference: Difference | None) -> str:
+    """Return a cell of the table of paired differences."""
+    return "" if difference is None else plus_minus(difference.nll, difference.se, "+z.2f")
 
 
-def markdown(results: Sequence[dict], means: Sequence[dict]) -> str:
-    """All tables as Markdown."""
+def markdown(results: Sequence[ComparedEvaluation], means: Sequence[SeedMean]) -> str:
+    """Return all tables as Markdown."""
     parts = []
     for table in tables_by_key(results):
         parts += [f"**{table.title}**", "", *grid(table.columns, table.lines), ""]
@@ -83,69 +94,83 @@ def markdown(results: Sequence[dict], means: Sequence[dict]) -> str:
 
 
 def grid(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table."""
+    """Return the lines of a Markdown table."""
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in (columns, *lines)]
     first, *rest = [f"| {' | '.join(line)} |" for line in escaped]
     return [first, f"|{'---|' * len(columns)}", *rest]
 
 
-def to_csv(results: Sequence[dict]) -> str:
-    """One row per result, with its numbers and words, as CSV."""
-    results = [result | ({"options": in_short(result["options"])} if "options" in result else {}) for result in results]
-    keys = list(dict.fromkeys(key for result in results for key in result))
-    keys = [key for key in keys if all(is_flat(result.get(key)) for result in results)]
+def to_csv(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return CSV with one row per entry and all keys whose values fit into one cell in every entry.
+
+    Args:
+        entries: Entries of `results.json` or `over_seeds.json`.
+    """
+    entries = [
+        {key: options_text(value) if key == "options" else value for key, value in entry.items()} for entry in entries
+    ]
+    keys = list(dict.fromkeys(key for entry in entries for key in entry))
+    keys = [key for key in keys if all(is_flat(entry.get(key)) for entry in entries)]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, keys, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(
-        {key: "+".join(map(str, value)) if isinstance(value, list) else value for key, value in result.items()}
-        for result in results
+        {key: "+".join(map(str, value)) if isinstance(value, list) else value for key, value in entry.items()}
+        for entry in entries
     )
     return text.getvalue()
 
 
-def is_flat(value) -> bool:
-    """Whether a value has a place in one cell: a number, a word, or a short list of them."""
+def is_flat(value: Any) -> bool:
+    """Return whether a value fits into one cell: a number, text, or a list of them that is not nested."""
     return not isinstance(value, dict) and not (isinstance(value, list) and value and isinstance(value[0], list))
 
 
 def write_report(
-    folder: Path, results: Sequence[dict], means: Sequence[dict], style: FigureStyle = DEFAULT_STYLE
+    folder: Path,
+    results: Sequence[ComparedEvaluation],
+    means: Sequence[SeedMean],
+    style: FigureStyle = DEFAULT_STYLE,
 ) -> None:
-    """Writes `results.json`, `.csv`, `.md` and, where there are likelihoods, a figure for each kind of result.
+    """Write `results.json`, `.csv`, `.md` and, for each kind of result with likelihoods, a figure.
 
-    Means over seeds, where there are any, are in `results.md` and in `over_seeds.json` and `.csv`.
+    Means over seeds, if there are any, are added to `results.md` and written to `over_seeds.json` and `.csv`.
 
     Args:
-        folder: Made where it is missing.
-        results: From `differences.beside`.
-        means: From `means.over_seeds`.
-        style: Of the files of figures.
+        folder: Created if it is missing.
+        results: From `comparisons.with_comparisons`.
+        means: From `over_seeds.over_seeds`.
+        style: Format and resolution of the figures.
     """
-    # where data lie is nobody's business who reads a report
-    shown = [{key: value for key, value in result.items() if key != "data_root"} for result in results]
+    # Paths of data are private: a report leaves them out.
+    entries = [{key: value for key, value in result.to_dict().items() if key != "data_root"} for result in results]
     contents = {"results.md": markdown(results, means)}
-    for name, found in {"results": shown, **({"over_seeds": means} if means else {})}.items():
+    files = {"results": entries} | ({"over_seeds": [mean.to_dict() for mean in means]} if means else {})
+    for name, found in files.items():
         contents |= {f"{name}.json": json.dumps(found, indent=2, allow_nan=False), f"{name}.csv": to_csv(found)}
     for name, text in contents.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
-    kinds = sorted({comparison_key(result) for result in results if result["nll"] is not None})
+    kinds = sorted({comparison_key(result) for result in results if result.nll is not None})
     stems = ["results"] if len(kinds) == 1 else [f"results_{number}" for number, _ in enumerate(kinds, 1)]
     figures = [f"{stem}.{style.format}" for stem in stems]
-    for about, name in zip(kinds, figures, strict=True):
-        same = [result for result in results if comparison_key(result) == about]
+    for kind, name in zip(kinds, figures, strict=True):
+        same = [result for result in results if comparison_key(result) == kind]
         figure = charts.comparison([labelled(result) for result in same], tables_by_key(same)[0].title)
         save_figure(figure, folder / name, style.dpi)
-    for file in folder.iterdir():  # of a report of other runs
+    for file in folder.iterdir():  # of an earlier report of other runs
         if file.name not in {*contents, *figures} and re.fullmatch(GENERATED_FILES, file.name):
             file.unlink()
 
 
-def labelled(result: dict) -> dict:
-    """A result as the figure shows it: with a name, and its NLL as AIS lowers it, which was run on fewer images."""
-    folder = run_folder(Path(result["checkpoint"]))
-    found = result | {"label": run_name(result).replace(str(folder), folder.resolve().name, 1)}
-    if result.get("ais_nll") is None:
-        return found
-    return found | {"ais_nll": result["nll"] - result["ais_lowers_nll"], "ais_nll_se": result["ais_lowers_nll_se"]}
+def labelled(result: ComparedEvaluation) -> dict[str, Any]:
+    """Return a result as `charts.comparison` takes it, with a label.
+
+    AIS was run on fewer images than importance sampling. Therefore its NLL is drawn relative to that of all images.
+    """
+    folder = run_folder(Path(result.checkpoint))
+    name = run_name(result.checkpoint).replace(str(folder), folder.resolve().name, 1)
+    found = result.to_dict() | {"label": name}
+    if result.nll is not None and result.ais_lowers_nll is not None:
+        found |= {"ais_nll": result.nll - result.ais_lowers_nll, "ais_nll_se": result.ais_lowers_nll_se}
+    return found

@@ -1,4 +1,4 @@
-"""Several models beside each other, on the same images."""
+"""Compare several models visually, on the same images."""
 
 import math
 from collections.abc import Mapping
@@ -19,20 +19,21 @@ from models import Model, evaluating
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.run_folder import run_folder, run_name
 
-MOST_BLOCKS, ROW = 3, 20  # models whose random points are squares beside each other; points in the rows of more
+MOST_BLOCKS = 3  # up to so many models, random points are drawn as one square block per model
+ROW = 20  # points per model beyond that, one row each
 
 
 def check_comparable(model: Model | type[Model]) -> None:
-    """ValueError where a model, or its class, has no codes that are decoded without a label."""
+    """Raise ValueError if a model, or its class, cannot decode its codes without labels."""
     name = model.__name__ if isinstance(model, type) else type(model).__name__
     if not all(model.can(method) for method in ("encode", "interpolate")) or model.is_conditional:
-        raise ValueError(f"{name} cannot stand beside others: its codes do not say by themselves what image to draw.")
+        raise ValueError(f"{name} cannot be drawn side by side: it does not decode codes without labels.")
 
 
 def check_all(models: Mapping[str, Model], x: Tensor) -> None:
-    """ValueError where one of several models does not take the images `x`."""
+    """Raise ValueError if there is no model, or one of them cannot be compared or does not take the images `x`."""
     if not models:
-        raise ValueError("There is no model to draw: give one or more.")
+        raise ValueError("There is no model to draw: give at least one.")
     for name, model in models.items():
         check_comparable(model)
         if (shape := tuple(model.hparams.image_shape)) != tuple(x.shape[1:]):
@@ -40,13 +41,13 @@ def check_all(models: Mapping[str, Model], x: Tensor) -> None:
 
 
 def codes(model: Model, x: Tensor) -> Tensor:
-    """The codes `(N, d)` of images, which may be elsewhere than the model."""
+    """Return the codes `(N, d)` of images, which may be on another device than the model."""
     with evaluating(model):
         return encode(model, x.to(model.device), torch.full(x.shape[:1], -1))
 
 
 def reconstructions_side_by_side(models: Mapping[str, Model], x: Tensor) -> Figure:
-    """Images `(B, C, H, W)`, and below them their reconstructions by each model, with codes of two dimensions."""
+    """Draw images `(B, C, H, W)` and below them their reconstructions by each model; 2-D codes are captions."""
     check_all(models, x)
     rows, captions = [x.cpu()], [[""] * len(x)]
     for model in models.values():
@@ -58,10 +59,10 @@ def reconstructions_side_by_side(models: Mapping[str, Model], x: Tensor) -> Figu
 
 
 def random_points(models: Mapping[str, Model], x: Tensor, n: int = 64) -> Figure:
-    """`n` points decoded by each model, drawn from a Gaussian with the mean and covariance of the codes of `x`.
+    """Draw `n` decoded samples of each model, from a Gaussian with the mean and covariance of the codes of `x`.
 
-    Without a prior that is the best that one can do; the codes of a VAE follow its prior closely. Of more than three
-    models each has a row of 20 points, so that the figure does not grow wider.
+    The Gaussian also serves models without a prior; for a VAE it is close to the prior. With more than `MOST_BLOCKS`
+    models, each gets one row of `ROW` samples, so that the figure does not grow wider.
     """
     check_all(models, x)
     if len(models) > MOST_BLOCKS:
@@ -82,21 +83,21 @@ def random_points(models: Mapping[str, Model], x: Tensor, n: int = 64) -> Figure
 
 
 def like(z: Tensor, n: int) -> Tensor:
-    """`n` draws `(n, d)` from the Gaussian with the mean and covariance of `z (N, d)`."""
+    """Sample `(n, d)` from the Gaussian with the mean and covariance of `z (N, d)`."""
     mean = z.double().mean(0)
     covariance = z.double().T.cov(correction=0).reshape(len(mean), len(mean))
-    # an unused dimension does not vary
+    # Regularised, because an unused dimension has no variance.
     little = 1e-6 * covariance.diagonal().mean().clamp(min=1e-6) * torch.eye(len(mean), device=z.device)
     return MultivariateNormal(mean, covariance + little).sample((n,)).to(z.dtype)
 
 
 def white(row: Tensor, length: int) -> Tensor:
-    """A row of images made as long as the others by white ones."""
+    """Pad a row of images with white ones to a length."""
     return torch.cat([row, row.new_ones(length - len(row), *row.shape[1:])])
 
 
 def planes(models: Mapping[str, Model], x: Tensor, y: Tensor) -> Figure:
-    """Codes of the images of each model, coloured by their labels `y (B,)`: two dimensions as they are, more by PCA."""
+    """Draw the codes of each model, coloured by labels `y (B,)`. More than two dimensions are projected by PCA."""
     check_all(models, x)
     panels = []
     for name, model in models.items():
@@ -106,7 +107,7 @@ def planes(models: Mapping[str, Model], x: Tensor, y: Tensor) -> Figure:
 
 
 def draw(models: Mapping[str, Model], data: Any, device: torch.device | str = "cpu") -> dict[str, Figure]:
-    """All of these figures by their names, of test images of `data`."""
+    """Return all figures by name, of test images of `data`."""
     x, y = data.images("test", device=device)
     some, chosen = evenly_spaced(len(y), MAX_POINTS), round_robin_by_class(y, grids.PER_ROW)
     return {
@@ -117,9 +118,9 @@ def draw(models: Mapping[str, Model], data: Any, device: torch.device | str = "c
 
 
 def check_same_images(opened: list[tuple[dict, ImageData]], folder: str) -> None:
-    """ValueError where models cannot stand side by side: on other images, with codes that need a label, in a file."""
+    """Raise ValueError if checkpoints cannot be drawn side by side, or the folder is a file."""
     if len(opened) < 2:
-        raise ValueError("--side_by_side needs two checkpoints or more.")
+        raise ValueError("--side_by_side needs at least two checkpoints.")
     if Path(folder).exists() and not Path(folder).is_dir():
         raise ValueError(f"--side_by_side {folder} is a file: name a folder.")
     first = opened[0][1]
@@ -139,9 +140,9 @@ def save_comparison(
     device: str,
     style: FigureStyle = DEFAULT_STYLE,
 ) -> None:
-    """Draws the models of several checkpoints beside each other, on the same test images, into `folder`."""
+    """Draw the models of several checkpoints side by side, on the same test images, into `folder`."""
     short = [run_folder(Path(path)).name for path in paths]
-    names = short if len(set(short)) == len(short) else [run_name({"checkpoint": path}) for path in paths]
+    names = short if len(set(short)) == len(short) else [run_name(path) for path in paths]
     several = {
         f"{name} ({checkpoint['model']})": models.from_checkpoint(checkpoint).to(device)
         for name, (checkpoint, _) in zip(names, opened, strict=True)

@@ -1,4 +1,4 @@
-"""Results of evaluate.py in W&B: in the runs that made the checkpoints, and as one table of all."""
+"""Send results to W&B: to the runs that trained the checkpoints, and as one table of all."""
 
 import os
 import secrets
@@ -18,8 +18,9 @@ from callbacks.wandb_environment import (
     print_sync_command,
     settings,
 )
+from evaluation.schema import Evaluation
 
-# Settings, and arguments of wandb.init, whose variables are meant for a new run and would change one that exists
+# Setting -> (argument of wandb.init, environment variable). They are meant for new runs and would change existing ones.
 OF_NEW_RUNS = {
     "run_name": ("name", "WANDB_NAME"),
     "run_group": ("group", "WANDB_RUN_GROUP"),
@@ -30,28 +31,28 @@ OF_NEW_RUNS = {
 
 
 def mirror(
-    results: Sequence[dict],
+    results: Sequence[Evaluation],
     folders: Sequence[Path],
     here: Path,
     offline: bool,
-    summaries: Sequence[dict] | None = None,
+    summaries: Sequence[Evaluation] | None = None,
     suffixes: Sequence[str] | None = None,
 ) -> None:
-    """Adds each result to the W&B run of its folder, if that has one, and a table of all to a run of its own.
+    """Add each result to the W&B run of its folder, if there is one, and a table of all to a separate run.
 
-    Where W&B fails, it says so and nothing is lost: the run folders hold the results.
+    An error of W&B costs a warning only, because the run folders hold the results.
 
     Args:
-        results: As `evaluation.json` has them.
-        folders: Their run folders.
-        here: Where W&B keeps the files of the table's run; those of the others lie in their run folders. Neither lies
-            in WANDB_DIR, which a sweep agent sets to the current folder.
+        results: Rows of the table.
+        folders: The run folder of each result.
+        here: Folder for the W&B files of the table's run. Those of the other runs lie in their run folders. WANDB_DIR
+            is not used, because a sweep agent sets it to the current folder.
         offline: Write to the disk only.
-        summaries: What the runs get in place of the results: the largest ones of their checkpoints.
-        suffixes: Of `test` in the names that they get there, so that last.ckpt does not replace best.ckpt.
+        summaries: Results to add to the runs instead: the largest ones of their checkpoints.
+        suffixes: Appended to `test` in the names of the values, so that last.ckpt does not overwrite best.ckpt.
     """
     of_runs = [
-        partial(summarise, result, folder, offline, f"test{suffix}")
+        partial(summarise, result.to_dict(), folder, offline, f"test{suffix}")
         for result, folder, suffix in zip(summaries or results, folders, suffixes or [""] * len(results), strict=True)
         if (folder / "wandb_id").is_file()
     ]
@@ -59,10 +60,11 @@ def mirror(
         (WandbRunRecord(folder).place for folder in folders if WandbRunRecord(folder).id), {"project": PROJECT}
     )
     failed, ended = [], []
-    for write in (*of_runs, partial(tabulate, results, here, offline, place)):
+    rows = [result.to_dict() for result in results]
+    for write in (*of_runs, partial(tabulate, rows, here, offline, place)):
         try:
             ended.append(write())
-        except Exception as error:  # whatever it is, the results lie in the run folders, and the next may succeed
+        except Exception as error:  # of any type: the run folders hold the results, and the next run may succeed
             failed.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
     if failed:
         print(f"warning: W&B has not got all results ({'; '.join(dict.fromkeys(failed))}).", file=sys.stderr)
@@ -71,7 +73,7 @@ def mirror(
 
 @contextmanager
 def begun(options: dict) -> Iterator:
-    """A W&B run, which ends with the block; one that did not end would be taken for the next.
+    """Context of a W&B run. It is always finished, because wandb.init would return an unfinished run again.
 
     Args:
         options: Arguments of wandb.init.
@@ -86,7 +88,7 @@ def begun(options: dict) -> Iterator:
 
 
 def forget_new_runs() -> None:
-    """Take from W&B's settings what variables say of a new run. It has read them by now, once per process."""
+    """Reset the settings that W&B read from environment variables for new runs, once per process."""
     import wandb
 
     shared = wandb.setup().settings
@@ -95,21 +97,21 @@ def forget_new_runs() -> None:
 
 
 def named_by_variables() -> dict:
-    """What variables say of a new run, as arguments of wandb.init."""
+    """Return the arguments of wandb.init that environment variables set for new runs."""
     said = {name: os.environ[variable] for name, variable in OF_NEW_RUNS.values() if os.environ.get(variable)}
     return said | ({"tags": said["tags"].split(",")} if "tags" in said else {})
 
 
 def summarise(result: dict, folder: Path, offline: bool, name: str = "test"):
-    """Add a result to the summary of the run that made the checkpoint, and return that run."""
+    """Add a result to the summary of the run that trained the checkpoint. Return that run."""
     recorded = WandbRunRecord(folder)
-    if not recorded.id:  # W&B would begin another run
+    if not recorded.id:  # W&B would start a new run
         raise ValueError(f"{folder / 'wandb_id'} is empty")
     options = init_options(**recorded.place)
     if is_sweep() and os.environ.get("WANDB_RUN_ID") != recorded.id:
         raise ValueError(f"{folder} is run {recorded.id}, and W&B writes to the run of the sweep alone")
     if not is_sweep():
-        options["id"] = recorded.id  # also where WANDB_RUN_ID is another
+        options["id"] = recorded.id  # takes precedence over WANDB_RUN_ID
     own = settings(offline, INIT_SECONDS, FINISH_SECONDS)
     forget_new_runs()
     with begun({**options, "dir": folder.resolve(), "resume": "allow", "settings": own}) as run:
@@ -118,16 +120,16 @@ def summarise(result: dict, folder: Path, offline: bool, name: str = "test"):
 
 
 def tabulate(results: Sequence[dict], here: Path, offline: bool, place: dict):
-    """Make a run of its own with one row for each result, and return it; in a sweep it is the run of the sweep."""
+    """Log a table with one row per result to a new run, or in a sweep to the run of the sweep. Return that run."""
     import wandb
 
     here.mkdir(parents=True, exist_ok=True)
-    keys = dict.fromkeys(key for result in results for key in result)  # the first run has no difference to the first
+    keys = dict.fromkeys(key for result in results for key in result)  # not all results have all keys
     keys = [key for key in keys if not any(isinstance(result.get(key), dict | list) for result in results)]
     table = wandb.Table(columns=keys, data=[[result.get(key) for key in keys] for result in results])
     own = settings(offline, INIT_SECONDS, FINISH_SECONDS)
     options = init_options(**place, name="evaluation", job_type="evaluation")
-    if is_set("WANDB_RUN_ID") and not is_sweep():  # which is that of a training run
+    if is_set("WANDB_RUN_ID") and not is_sweep():  # the id of a training run
         options["id"] = secrets.token_hex(4)
     with begun({**options, **named_by_variables(), "dir": here.resolve(), "settings": own}) as run:
         run.log({"evaluation": table})

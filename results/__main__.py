@@ -1,7 +1,7 @@
-"""Published experiments, run from their recipes on real MNIST: `python -m results --data.root DIR`.
+"""Published experiments, run from their recipes on MNIST: `python -m results --data.root DIR`.
 
-Trains what is not trained yet, evaluates all, and writes `results/results.md`, `.json`, `.csv` and figures. Given again
-after an interruption, it goes on where it was.
+Trains the experiments that are not trained yet, evaluates all, and writes `results/results.md`, `.json`, `.csv` and
+figures. After an interruption, the same command continues.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from evaluation.comparisons import with_comparisons
 from evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
 from evaluation.inputs import load_data, open_checkpoint, pick_device
 from evaluation.over_seeds import over_seeds
+from evaluation.schema import Evaluation
 from evaluation.tables import tables
 from models import read_checkpoint
 from models.estimators.ais import Settings
@@ -30,11 +31,11 @@ K, AIS = 5000, Settings()
 
 
 class Row(NamedTuple):
-    """An experiment.
+    """One experiment, a row of the table.
 
     Args:
-        recipe: Its file in `recipes/`, without ending; also the name of its run folder.
-        m1: The row whose model it is trained on, if any.
+        recipe: Name of its file in `recipes/` without the extension, and of its run folder.
+        m1: Recipe of the M1 that it is trained on, if any.
     """
 
     recipe: str
@@ -55,10 +56,10 @@ ROWS = (
 
 
 def train(row: Row, root: str, runs: Path) -> None:
-    """Trains a row, or goes on with it, or leaves it as it is if it is done.
+    """Train a row, or resume its training; do nothing if it is finished.
 
     Raises:
-        SystemExit: Training failed, or was stopped.
+        SystemExit: Training failed or was stopped.
     """
     m1 = ("--model.m1", str(runs / row.m1 / "checkpoints" / "best.ckpt")) if row.m1 else ()
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(RECIPES / f"{row.recipe}.yaml"),
@@ -70,7 +71,7 @@ def train(row: Row, root: str, runs: Path) -> None:
 
 
 def is_trained(row: Row, runs: Path) -> bool:
-    """Whether the training of a row has come to its end."""
+    """Return whether the training of a row is finished."""
     last = runs / row.recipe / "checkpoints" / "last.ckpt"
     if not last.is_file():
         return False
@@ -80,35 +81,37 @@ def is_trained(row: Row, runs: Path) -> bool:
 
 
 def finished(runs: Path) -> list[Row]:
-    """The rows of the table: those trained to their end, but for an M1, which is a step of its M1+M2."""
+    """Return the rows of the table: all finished ones, except M1s, which are only a step of M1+M2."""
     steps = {row.m1 for row in ROWS}
     return [row for row in ROWS if row.recipe not in steps and is_trained(row, runs)]
 
 
-def measure(row: Row, root: str, runs: Path, device: str) -> tuple[dict, dict]:
-    """The result of a trained row, and its checkpoint."""
+def evaluate_row(row: Row, root: str, runs: Path, device: str) -> tuple[Evaluation, dict]:
+    """Return the evaluation of a trained row, and its checkpoint."""
     path = runs / row.recipe / "checkpoints" / "best.ckpt"
-    (checkpoint, data), = load_data([open_checkpoint(str(path), {"root": root})])  # fmt: skip
+    ((checkpoint, data),) = load_data([open_checkpoint(str(path), {"root": root})])
     print(f"{row.recipe}: evaluating", flush=True)
     wanted = EvaluationConfig(K, ais=AIS, with_probes=True)
-    return evaluate_checkpoint(checkpoint, path, data, wanted, device), checkpoint
+    result = evaluate_checkpoint(checkpoint, path, data, wanted, device)
+    assert result is not None  # there is one process, which has rank 0
+    return result, checkpoint
 
 
-def publish(found: list[tuple[dict, dict]], out: Path) -> None:
-    """Writes and prints the tables of all rows."""
-    results, checkpoints = ([part[place] for part in found] for place in (0, 1))
-    results = with_comparisons(results, checkpoints)
+def publish(found: list[tuple[Evaluation, dict]], out: Path) -> None:
+    """Write and print the tables of all rows."""
+    checkpoints = [checkpoint for _, checkpoint in found]
+    results = with_comparisons([result for result, _ in found], checkpoints)
     report.write_report(out, results, over_seeds(results, checkpoints))
     print(tables(results))
 
 
 def home_path(text: str) -> Path:
-    """A path of the command line; a shell leaves the `~` of --out=~/results as it is."""
+    """Return a path with `~` expanded, which shells do not do in --out=~/results."""
     return Path(text).expanduser()
 
 
 def options() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m results", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="RECIPE", help=f"of {', '.join(row.recipe for row in ROWS)}; all")
     parser.add_argument("--data.root", dest="root", default="data", help="where the data lies")
@@ -125,7 +128,7 @@ def options() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains what was asked for, evaluates and publishes. The table holds all finished rows, asked for or not."""
+    """Train the requested rows, then evaluate and publish all finished ones."""
     device, root = pick_device(args.device), str(Path(args.root).absolute())
     for row in ROWS if not args.trained else ():
         if not args.names or row.recipe in args.names:
@@ -136,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"No row of the table is trained to its end in {args.runs}: {do}.")
     configure_performance()
     filter_warnings()
-    publish([measure(row, root, args.runs, device) for row in rows], args.out)
+    publish([evaluate_row(row, root, args.runs, device) for row in rows], args.out)
 
 
 def main() -> int:
@@ -147,7 +150,7 @@ def main() -> int:
         print(f"error: {explain_option_error(error, {}, [])}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on.", file=sys.stderr)
+        print("Stopped. The same command continues.", file=sys.stderr)
         return 130
     return 0
 

@@ -155,9 +155,9 @@ def run_folder(path: Path) -> Path:
     return Path(os.path.relpath(folder.parent)) if folder.name == "checkpoints" else path.parent
 
 
-def run_name(result: dict) -> str:
-    """Return the run folder as the name of a result, with the checkpoint's name if that is not `best`."""
-    path = Path(result["checkpoint"])
+def run_name(checkpoint: str | Path) -> str:
+    """Return the name of a run in tables: its folder, and the checkpoint if that is not the best one."""
+    path = Path(checkpoint)
     folder = run_folder(path)
     name = str(folder) if folder.name not in ("", "..") else folder.resolve().name or str(folder)
     return name if path.stem == "best" else f"{name} ({path.stem})"

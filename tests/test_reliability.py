@@ -269,7 +269,6 @@ def test_the_folder_is_locked_until_the_evaluation_ends(monkeypatch):
     def look(*args, **options):
         with pytest.raises(Timeout):
             FileLock("a/.lock").acquire(timeout=0)
-        return {}
 
     monkeypatch.setattr(train, "evaluate_checkpoint", look)
     assert train.main(command("a", "VAE", "--num_samples", "3")) == 0

@@ -5,6 +5,7 @@ import io
 import pytest
 
 from cli.terminal import FILE, Screen, keep_end, lay_out, number, terminal, wrapped
+from evaluation.schema import Evaluation
 from evaluation.tables import tables
 
 COLUMNS = ("run", "model", "NLL ± SE", "K", "ELBO", "equivariance (°)")
@@ -83,7 +84,7 @@ def test_a_non_finite_likelihood_is_reported():
     result = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
               "variant": "", "disentanglement": None, "checkpoint": "a/best.ckpt", "model": "VAE", "baselines": None,
               "test_error_images": None, "nll": None, "nll_se": None, "elbo": -9.8e29}  # fmt: skip
-    text = tables([result])
+    text = tables([Evaluation(**result)])
     assert "not finite" in text
     assert "-9.80e+29" in text
 

@@ -1,5 +1,6 @@
 """evaluation/published.py: which published number agrees with a run, and in what the nearest one differs."""
 
+import configparser
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ import pytest
 import models
 import train
 from cli import train_options
-from evaluation import comparisons
-from evaluation.published import ERRORS, LIKELIHOODS, reported, run_settings
+from evaluation import comparisons, published
+from evaluation.published import published_results, reported, run_settings
+from evaluation.schema import Evaluation
 from runtime import hparams
 
+ROOT = Path(__file__).parents[2]
 ONE = {"z_dim": 50, "hidden": [200, 200], "activation": "tanh", "encoder": "mlp", "decoder": "mlp", "beta": 1.0,
        "batch_norm": False, "num_groups": None, "likelihood": "bernoulli"}  # fmt: skip
 TWO = ONE | {"z_dim": (100, 50), "inner_hidden": (100, 100)}
@@ -192,11 +195,14 @@ def test_an_option_that_papers_do_not_know_counts_as_a_difference(name, monkeypa
 
 
 def test_numbers_are_what_they_are_called():
-    assert all(80 < paper.value < 90 and paper.K == 5000 for paper in LIKELIHOODS)
-    assert all(0 < paper.value < 0.2 and paper.se < paper.value / 2 for paper in ERRORS)
-    assert {paper.settings["images"] for paper in LIKELIHOODS} == {"MNIST, dynamic", "MNIST, larochelle"}
-    assert all("training_images" in paper.settings for paper in (*LIKELIHOODS, *ERRORS))
-    experiments = [[*sorted(map(str, paper.settings.items())), paper.source] for paper in (*LIKELIHOODS, *ERRORS)]
+    papers = published_results()
+    likelihoods, errors = ([paper for paper in papers if paper.quantity == of] for of in ("nll", "test_error"))
+    assert (len(likelihoods), len(errors)) == (32, 8)
+    assert all(80 < paper.value < 90 and paper.K == 5000 for paper in likelihoods)
+    assert all(0 < paper.value < 0.2 and paper.se < paper.value / 2 for paper in errors)
+    assert {paper.settings["images"] for paper in likelihoods} == {"MNIST, dynamic", "MNIST, larochelle"}
+    assert all("training_images" in paper.settings for paper in papers)
+    experiments = [[*sorted(map(str, paper.settings.items())), paper.source] for paper in papers]
     assert all(experiments.count(experiment) == 1 for experiment in experiments)
 
 
@@ -204,8 +210,51 @@ def test_settings_of_papers_are_options_of_this_program():
     """A name that no run has would differ from every run."""
     models_of = {"one layer": checkpoint("IWAE"), "two layers": checkpoint("HierarchicalVAE", TWO),
                  "M2": AS_KINGMA, "M1M2": STACKED}  # fmt: skip
-    for paper in (*LIKELIHOODS, *ERRORS):
+    for paper in published_results():
         assert set(paper.settings) <= set(run_settings(models_of[paper.settings["model"]]))
+
+
+VALID = {
+    "source": "A paper", "quantity": "nll", "data": "MNIST", "protocol": "dynamic", "training_images": None,
+    "architecture": {"model": "one layer"}, "results": [{"objective": "iwae", "num_samples": 5, "value": 85.0}],
+}  # fmt: skip
+INVALID = {
+    "no list": ([], "no list `experiments`"),
+    "no mapping": ({"experiments": ["a"]}, "experiment 1 must be a mapping"),
+    "a missing key": ({"experiments": [{key: VALID[key] for key in VALID if key != "source"}]}, "lacks source"),
+    "an unknown key": ({"experiments": [VALID | {"epoch": 3}]}, "unknown keys: epoch"),
+    "a wrong type": ({"experiments": [VALID | {"K": "5000"}]}, "K must be int; got '5000'"),
+    "an unknown quantity": ({"experiments": [VALID | {"quantity": "loss"}]}, "quantity must be nll or test_error"),
+    "a result without K": ({"experiments": [VALID | {"results": [{"objective": "iwae", "value": 85.0}]}]},
+                           "result 1 lacks num_samples"),
+    "a value that is text": ({"experiments": [VALID | {"results": [VALID["results"][0] | {"value": "85"}]}]},
+                             "value must be float"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_a_mistake_in_the_file_is_named(name):
+    content, said = INVALID[name]
+    with pytest.raises(ValueError, match=said):
+        published.parse(content)
+    assert len(published.parse({"experiments": [VALID]})) == 1
+
+
+def test_options_of_a_single_result_add_to_those_of_its_experiment():
+    changed = {"objective": "elbo", "num_samples": 1, "value": 85.0, "hidden": [3], "batch_size": 7}
+    (paper,) = published.parse({"experiments": [VALID | {"results": [changed], "epochs": 2}]})
+    assert paper.settings == {"model": "one layer", "images": "MNIST, dynamic", "training_images": None, "hidden": [3],
+                              "quantity": "nll", "objective": "iwae", "K": 1}  # fmt: skip
+    assert (paper.epochs, paper.batch_size, paper.se, paper.K) == (2, 7, None, None)
+
+
+def test_data_files_are_installed():
+    """setup.cfg names every file of the package that is not Python."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    names = setup["options.package_data"]["evaluation"].split()
+    folder = ROOT / "evaluation"
+    assert names == sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".py")
 
 
 # Number and differences of the experiment nearest to a recipe
@@ -226,7 +275,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_has_the_number_that_it_names(recipe):
     """With the options that a checkpoint of it would hold: they are the model's own."""
-    config = Path(__file__).parents[2] / "recipes" / f"{recipe}.yaml"
+    config = ROOT / "recipes" / f"{recipe}.yaml"
     names, flags = train_options.split_component_flags(["--config", str(config)])
     args = train_options.build_parser(names).parse_args(flags)
     own = {**vars(args.model)}
@@ -250,8 +299,8 @@ def test_a_recipe_has_the_number_that_it_names(recipe):
 
 
 def words_of(run, **changes):
-    result = {"nll": 87.25, "num_samples": 5000, "num_images": 10_000, "epochs": 24, "test_error": None} | changes
-    return comparisons.published_reference(result, run)
+    known = {"nll": 87.25, "num_samples": 5000, "num_images": 10_000, "epochs": 24, "test_error": None}
+    return comparisons.published_reference(Evaluation(**known | changes), run).to_dict()
 
 
 def test_in_words_says_how_far_a_result_is_from_an_agreeing_number():

@@ -10,6 +10,7 @@ import pytest
 
 from evaluation import result_files
 from evaluation.result_files import EvaluationFiles, read_result, result_file, size, suffix, try_writing
+from evaluation.schema import Evaluation
 
 CHECKPOINTS = Path("run/checkpoints")
 BEST, LAST = CHECKPOINTS / "best.ckpt", CHECKPOINTS / "last.ckpt"
@@ -25,8 +26,9 @@ def _there(tmp_path, monkeypatch):
 
 
 def save(path=BEST, weights="w", overwrite=False, **changes):
-    files, result = EvaluationFiles(), LARGE | {"checkpoint": str(path), "weights_hash": weights} | changes
-    files.log_px[str(path)] = np.full(3, -result["nll"])
+    files = EvaluationFiles()
+    result = Evaluation(**LARGE | {"checkpoint": str(path), "weights_hash": weights} | changes)
+    files.log_px[str(path)] = np.full(3, -result.nll)
     files.save(path, result, weights, overwrite)
     return result, files
 
@@ -59,7 +61,7 @@ def test_ais_and_classifiers_make_a_result_larger():
     with_ais, _ = save(ais_nll=19.0, ais_images=100)
     save()
     assert read_result(Path("run/evaluation.json")) == with_ais
-    assert size(LARGE | {"baselines": {"MLP": 0.1}}) > size(LARGE)
+    assert size(Evaluation(**LARGE, baselines={"MLP": 0.1})) > size(Evaluation(**LARGE))
 
 
 def test_a_larger_one_replaces_a_smaller_one_which_stays_under_its_setting():
@@ -110,7 +112,7 @@ def test_what_an_older_version_wrote_of_another_checkpoint_gets_its_own_name():
     np.save("run/log_px.npy", np.full(3, -1.0))
     new, _ = save(num_images=10)
     assert read_result(Path("run/evaluation.json")) == new
-    assert read_result(Path("run/evaluation_last.json")) == old
+    assert json.loads(Path("run/evaluation_last.json").read_text()) == old
     assert (np.load("run/log_px.npy")[0], np.load("run/log_px_last.npy")[0]) == (-20.0, -1.0)
 
 
@@ -118,16 +120,16 @@ def test_what_an_older_version_wrote_of_the_same_checkpoint_is_known_by_its_step
     old = LARGE | {"checkpoint": str(BEST)}
     Path("run/evaluation.json").write_text(json.dumps(old))
     save(num_images=10)
-    assert read_result(Path("run/evaluation.json")) == old
+    assert json.loads(Path("run/evaluation.json").read_text()) == old
     save(num_images=10, step=6)
-    assert read_result(Path("run/evaluation.json"))["step"] == 6
-    assert old in everything()
+    assert read_result(Path("run/evaluation.json")).step == 6
+    assert Evaluation(**old) in everything()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"nll": 3}', '{"checkpoint": 3}', "\x00"])
 def test_a_damaged_file_is_replaced(content):
     Path("run/evaluation.json").write_text(content)
-    assert read_result(Path("run/evaluation.json")) == {}
+    assert read_result(Path("run/evaluation.json")) is None
     result, _ = save()
     assert read_result(Path("run/evaluation.json")) == result
 

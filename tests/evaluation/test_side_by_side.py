@@ -96,7 +96,7 @@ def test_models_are_left_in_the_mode_they_were_in(pair, x):
 
 @pytest.mark.parametrize("name", ["CVAE", "M2", "M1M2"])
 def test_models_whose_codes_need_a_label_are_refused(make_model, x, name):
-    sentence = rf"^{name} cannot stand beside others: its codes do not say by themselves what image to draw\.$"
+    sentence = rf"^{name} cannot be drawn side by side: it does not decode codes without labels\.$"
     with pytest.raises(ValueError, match=sentence):
         planes({"any": make_model(name)}, x, torch.zeros(10))
     with pytest.raises(ValueError, match=sentence):

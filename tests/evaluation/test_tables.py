@@ -3,6 +3,7 @@
 import pytest
 
 from evaluation.over_seeds import as_text, over_seeds
+from evaluation.schema import Evaluation
 from evaluation.tables import tables
 
 RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
@@ -10,9 +11,9 @@ RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_
           "ess_median": 2.0, "loss": None, "test_error_images": 10, "variant": "", "disentanglement": None}  # fmt: skip
 
 
-def result(run, model="M2", nll=20.0, error=None, baselines=None):
-    path = f"{run}/checkpoints/best.ckpt"
-    return RESULT | {"checkpoint": path, "model": model, "nll": nll, "test_error": error, "baselines": baselines}
+def result(run, model="M2", nll=20.0, error=None, baselines=None, **more):
+    known = {"checkpoint": f"{run}/checkpoints/best.ckpt", "model": model, "nll": nll, "test_error": error}
+    return Evaluation(**RESULT | known | {"baselines": baselines} | more)
 
 
 def checkpoint(seed, data_seed=0, model="M2", **options):
@@ -58,8 +59,8 @@ def test_steps_in_one_call_are_the_same_steps():
 
 
 def test_kinds_of_results_have_means_of_their_own():
-    few = [result(run, nll=10.0) | {"num_images": 5} for run in "cd"]
-    given = [result(run) | {"quantity": "log p(x|y)"} for run in "ef"]
+    few = [result(run, nll=10.0, num_images=5) for run in "cd"]
+    given = [result(run, quantity="log p(x|y)") for run in "ef"]
     runs = [
         (run, checkpoint(seed)) for group in ([result("a"), result("b")], few, given) for seed, run in enumerate(group)
     ]
@@ -119,16 +120,16 @@ def test_what_a_row_does_not_have_is_a_dash():
 def test_ais_says_by_how_much_at_least(mean, se, said):
     """It is a lower bound on log p(x) itself."""
     ais = {"ais_nll": 19.0, "ais_nll_se": 1.0, "ais_images": 5, "ais_lowers_nll": mean, "ais_lowers_nll_se": se}
-    text = tables([result("a") | {"k_hat_above": 0.9} | ais])
+    text = tables([result("a", k_hat_above=0.9, **ais)])
     assert f"AIS, itself a lower bound on log p(x), {said} the images that it was run on." in text
-    assert "--ais says by how much at least" in tables([result("a") | {"k_hat_above": 0.9}])
+    assert "--ais says by how much at least" in tables([result("a", k_hat_above=0.9)])
 
 
 MOVED = "rotated by up to 20 degrees"
 
 
 def test_images_that_are_moved_have_a_table_of_their_own():
-    text = tables([result("a"), result("b") | {"variant": MOVED}])
+    text = tables([result("a"), result("b", variant=MOVED)])
     assert "Digits, protocol dynamic: log p(x)" in text
     assert f"Digits {MOVED}, protocol dynamic: log p(x)" in text
 
@@ -136,7 +137,7 @@ def test_images_that_are_moved_have_a_table_of_their_own():
 def test_content_and_pose_have_tables_of_their_own():
     affine = {"moved": MOVED, "disentanglement": {"angle_correlation": 0.81234, "kmeans_accuracy": 0.7}}
     plain = {"moved": MOVED, "disentanglement": {"kmeans_accuracy": 0.5, "angle_r2": 0.25}}
-    text = tables([result("a") | affine, result("b", "VAE") | plain, result("c")])
+    text = tables([result("a", **affine), result("b", "VAE", **plain), result("c")])
     start = text.index(f"Digits, protocol dynamic: content and pose of all test images, {MOVED} for this")
     header, first, second = (line.split() for line in text[start:].splitlines()[1:4])
     assert header[:4] == ["run", "model", "angle", "r"]
@@ -146,9 +147,9 @@ def test_content_and_pose_have_tables_of_their_own():
 
 
 def test_a_remark_where_nothing_was_learned():
-    failed = result("a", "VAE", nll=1e30) | {"pixels_nll": 26.9, "active_units": 5}
-    collapsed = result("b", "VAE", nll=27.0) | {"pixels_nll": 26.9, "active_units": 0}
-    good = result("c", "VAE", nll=20.0) | {"pixels_nll": 26.9, "active_units": 5}
+    failed = result("a", "VAE", nll=1e30, pixels_nll=26.9, active_units=5)
+    collapsed = result("b", "VAE", nll=27.0, pixels_nll=26.9, active_units=0)
+    good = result("c", "VAE", nll=20.0, pixels_nll=26.9, active_units=5)
     old = result("d", "VAE", nll=20.0)  # of an evaluation before these numbers
     text = tables([failed, collapsed, good, old])
     assert "Training has failed (a): its NLL is worse than 26.90" in text
@@ -158,14 +159,14 @@ def test_a_remark_where_nothing_was_learned():
 
 @pytest.mark.parametrize(("nll", "images", "failed"), [(29.0, 10, False), (600.0, 10, True), (29.0, 50, True)])
 def test_a_few_images_that_are_harder_than_most_are_no_failure(nll, images, failed):
-    text = tables([result("a", nll=nll) | {"pixels_nll": 26.9, "num_images": images}])
+    text = tables([result("a", nll=nll, pixels_nll=26.9, num_images=images)])
     assert ("Training has failed" in text) is failed
 
 
 def test_a_short_run_has_not_failed_because_it_is_behind_the_mean_image():
     def of(nll, step, pixels=26.9):
         known = {"pixels_nll": pixels, "active_units": 5, "step": step, "num_images": 50}
-        return result("a", "VAE", nll=nll) | known
+        return result("a", "VAE", nll=nll, **known)
 
     assert "has failed" not in tables([of(43.6, 26)])
     assert "has failed" not in tables([of(-193.1, 640, pixels=-467.6)])

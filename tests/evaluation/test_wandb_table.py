@@ -9,13 +9,15 @@ import wandb
 from wandb_file import read_wandb_file
 
 from evaluation import wandb_table
+from evaluation.schema import KEYS, ComparedEvaluation, Difference, Evaluation
 
 RESULTS = [
-    {"model": "VAE", "nll": 20.5, "nll_se": 0.25, "test_error": None, "confusion": None, "commit": ["a"], "epochs": 3},
-    {"model": "M2", "nll": 19.5, "nll_se": None, "test_error": 0.25, "confusion": [[1, 0], [0, 1]], "commit": ["b"],
-     "epochs": 4, "versus_first": -1.0},
+    ComparedEvaluation(model="VAE", nll=20.5, nll_se=0.25, commit=["a"], epochs=3),
+    ComparedEvaluation(model="M2", nll=19.5, test_error=0.25, confusion=[[1, 0], [0, 1]], commit=["b"], epochs=4,
+                       versus={"a": Difference(-1.0, None)}),
 ]  # fmt: skip
-COLUMNS = ["model", "nll", "nll_se", "test_error", "epochs", "versus_first"]
+NESTED = {"commit", "confusion", "options", "versus"}  # not in the table
+COLUMNS = [*(key for key in KEYS if key not in NESTED), "versus_first", "versus_first_se"]
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_offline_each_run_gets_its_result_and_one_run_the_table(folders, tmp_pat
     assert run_of(of_run).run_id == "known123"
     seen = summary(of_run)
     assert {key: seen[f"test/{key}"] for key in ("nll", "nll_se", "model", "epochs")} == {
-        key: RESULTS[0][key] for key in ("nll", "nll_se", "model", "epochs")
+        key: RESULTS[0].to_dict()[key] for key in ("nll", "nll_se", "model", "epochs")
     }
     assert not list(folders[1].rglob("*.wandb"))  # it was never in W&B
     of_table = records(tmp_path / "report")
@@ -66,7 +68,7 @@ def test_offline_each_run_gets_its_result_and_one_run_the_table(folders, tmp_pat
     (table,) = (tmp_path / "report").rglob("*.table.json")
     content = json.loads(table.read_text())
     assert content["columns"] == COLUMNS
-    assert content["data"] == [[result.get(key) for key in COLUMNS] for result in RESULTS]
+    assert content["data"] == [[result.to_dict().get(key) for key in COLUMNS] for result in RESULTS]
 
 
 class Broken(Exception):
@@ -120,7 +122,7 @@ def test_who_interrupts_it_is_heard(folders, tmp_path, monkeypatch):
 
 
 def test_other_checkpoints_have_names_of_their_own_and_runs_get_their_largest_results(folders, tmp_path):
-    largest = [RESULTS[0] | {"nll": 20.0}, RESULTS[1]]
+    largest = [Evaluation(model="VAE", nll=20.0), RESULTS[1]]
     wandb_table.mirror(RESULTS, folders, tmp_path / "report", True, largest, ["_last", ""])
     wandb.teardown()
     seen = summary(records(folders[0]))

@@ -48,7 +48,7 @@ def test_experiments_are_trained_evaluated_and_published(small, tmp_path, capsys
     for row in rows:
         results.train(row, root, runs)
     trained = [(runs / row.recipe / "checkpoints" / "last.ckpt").stat().st_mtime_ns for row in rows]
-    results.publish([results.measure(row, root, runs, "cpu") for row in rows], tmp_path / "out")
+    results.publish([results.evaluate_row(row, root, runs, "cpu") for row in rows], tmp_path / "out")
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [Path(result["checkpoint"]).parent.parent.name for result in found] == ["one", "two"]
     for result in found:
