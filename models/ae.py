@@ -1,5 +1,6 @@
 """The deterministic autoencoder."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -19,7 +20,10 @@ def squared_error(logits: Tensor, x: Tensor) -> Tensor:
     return (logits.sigmoid() - x).square()
 
 
-CRITERIA = {"mse": squared_error, "bce": partial(binary_cross_entropy_with_logits, reduction="none")}
+CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": squared_error,
+    "bce": partial(binary_cross_entropy_with_logits, reduction="none"),
+}
 
 
 class AE(Model):

@@ -16,7 +16,7 @@ from models.networks.layers import ImageShape
 from models.vae import VAE
 
 # Number of latents of each transform
-TRANSFORMS = {"affine": 6, "rotation": 1, "scale": 1, "shift": 2}
+TRANSFORMS: dict[str, int] = {"affine": 6, "rotation": 1, "scale": 1, "shift": 2}
 
 
 def check_transforms(transforms: Sequence[str], scale: float) -> None:
@@ -84,6 +84,8 @@ class AffineVAE(VAE):
     data_args = ("image_shape", "num_classes")
     default_limit = 1000  # the decoder runs once per pixel
 
+    decoder: CoordinateDecoder
+
     def __init__(
         self,
         image_shape: ImageShape,
@@ -124,7 +126,7 @@ class AffineVAE(VAE):
             classes.check_training_images("AffineVAE with label_weight", data)
 
     @property
-    def metric_names(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:  # type: ignore[override]  # a class attribute of other models
         """Names of the metrics of the VAE, and `error` with a classifier."""
         return (*VAE.metric_names, "error") if self.hparams.label_weight else VAE.metric_names
 

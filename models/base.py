@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -40,7 +40,10 @@ class Mean(Metric):
     MeanMetric of torchmetrics sums each batch in float32.
     """
 
-    def __init__(self):
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -112,6 +115,15 @@ class Model(LightningModule):
     scheduled_steps: int | None = None  # length of a learning rate schedule by steps; None: schedule by epochs
     trained_epochs: int | None = None  # epochs of training, of a model that was loaded from a checkpoint
 
+    decoder: nn.Module  # optional
+    val_means: Any  # nn.ModuleDict of Mean, by name of the metric
+
+    if TYPE_CHECKING:  # Lightning declares types that lack the attributes used here
+        hparams: Any
+        trainer: Any
+        optimizers: Callable[..., Any]
+        lr_schedulers: Callable[..., Any]
+
     # Capabilities: methods that a subclass may define. Conditional models receive labels as further arguments.
     encode: Callable[..., Tensor]  # images (B, C, H, W) -> latent codes (B, latent_dim)
     decode: Callable[..., Tensor]  # latent codes (..., latent_dim) -> mean images (..., C, H, W) in [0, 1]
@@ -169,7 +181,7 @@ class Model(LightningModule):
     def check_definition(self) -> None:
         """Raise ValueError if the class lacks something that training or evaluation needs."""
         name = type(self).__name__
-        bases = [base for base in type(self).__mro__ if "required_methods" in vars(base)]
+        bases: list[Any] = [base for base in type(self).__mro__ if "required_methods" in vars(base)]
         for base in bases:
             for method in base.required_methods:
                 if getattr(type(self), method) is vars(base).get(method):

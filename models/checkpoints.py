@@ -4,11 +4,12 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 # Types of the entries that Lightning and train.py write; each may be missing
-ENTRY_TYPES = {
+ENTRY_TYPES: dict[str, type] = {
     "state_dict": dict,
     "hyper_parameters": dict,
     "datamodule_hyper_parameters": dict,
@@ -23,7 +24,7 @@ ENTRY_TYPES = {
     "callbacks": dict,
 }
 # Types of the values in the entries `run` and `made`; older checkpoints lack some of them
-VALUE_TYPES = {
+VALUE_TYPES: dict[str, dict[str, Any]] = {
     "run": {"data": str, "protocol": str, "seed": int, "labels_hash": (str, type(None)), "processes": int},
     "made": {"commit": list, "machine": list, "seconds": (int, float)},
 }

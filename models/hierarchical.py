@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
 from models.distributions import diagonal_normal, standard_normal
 from models.inputs import as_count
@@ -18,7 +19,8 @@ from models.vae import VAE
 
 def conditional(network: nn.Sequential, z: Tensor) -> Independent:
     """Return the diagonal Gaussian of a layer given the neighbouring layer `z (..., d)`."""
-    return diagonal_normal(apply_rowwise(network, z.to(network[0].weight.dtype)))
+    first: Any = network[0]  # nn.Linear
+    return diagonal_normal(apply_rowwise(network, z.to(first.weight.dtype)))
 
 
 class HierarchicalVAE(VAE):
@@ -35,6 +37,9 @@ class HierarchicalVAE(VAE):
 
     # the surrogate gradients assume one layer of latents
     objectives = tuple(BOUNDS)
+
+    q_nets: Any  # nn.ModuleList of nn.Sequential
+    p_nets: Any
 
     def __init__(
         self,
@@ -63,9 +68,10 @@ class HierarchicalVAE(VAE):
         """Return p(z_L) = N(0, I), the prior of the top layer. The other layers are conditional on it."""
         return standard_normal(self.hparams.z_dim[-1], like=next(self.decoder.parameters()))
 
-    def draw(self, K: int, qz1_x: Independent) -> tuple[list[Tensor], list[Independent], list[Independent]]:
+    def draw(self, K: int, qz1_x: Distribution) -> tuple[list[Tensor], list[Any], list[Independent]]:
         """Return K samples of z_1 ... z_L, each `(K, B, d_l)`, with q(z_l|z_l-1) and p(z_l|z_l+1) of every layer."""
-        z, q = [qz1_x.rsample((K,))], [qz1_x]
+        z: list[Tensor] = [qz1_x.rsample((K,))]
+        q: list[Any] = [qz1_x]
         for net in self.q_nets:
             q.append(conditional(net, z[-1]))
             z.append(q[-1].rsample())
@@ -94,7 +100,7 @@ class HierarchicalVAE(VAE):
         """Return an image x ~ p(x|z_1) for each noise vector of all layers `(B, d)`."""
         return self.px(self.first_layer(z)).sample()
 
-    def log_terms(self, x: Tensor, K: int, qz_x: Independent, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def log_terms(self, x: Tensor, K: int, qz_x: Distribution, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return log p(x|z_1) and the sum over layers of log p(z_l|z_l+1) - log q(z_l|z_l-1), each `(K, B)`."""
         z, q, p = self.draw(K, qz_x)
         log_ratio = sum(p_l.log_prob(z_l) - q_l.log_prob(z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True))

@@ -1,6 +1,7 @@
 """The contract of latent-variable models: what a subclass defines, and what follows from it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ class LatentVariableModel(Model):
     A conditional model (`is_conditional`) receives labels `y (B,)` in every method. Other models ignore `y`.
     """
 
-    metric_names = ("bound", "elbo", "rate", "distortion")
-    required_methods = ("posterior", "prior", "log_px")
+    metric_names: tuple[str, ...] = ("bound", "elbo", "rate", "distortion")
+    required_methods: tuple[str, ...] = ("posterior", "prior", "log_px")
 
     # What a subclass must define
 
@@ -75,7 +76,7 @@ class LatentVariableModel(Model):
 
     def with_posterior(
         self, x: Tensor, K: int, y: Tensor | None, posterior: Distribution | None
-    ) -> tuple[Tensor, int, Tensor | None, Distribution]:
+    ) -> tuple[Tensor, int, Tensor | None, Any]:  # last: what the `posterior` of the subclass returns
         """Return the arguments of `log_weights`: unchanged with a posterior, else checked and with q(z|x) computed."""
         if posterior is None:
             (x, y), K = self.as_evidence(x, y), as_count(K, "K")

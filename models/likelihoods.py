@@ -23,6 +23,8 @@ class PixelLikelihood(nn.Module):
         learn_scale: Whether the scale is a parameter.
     """
 
+    raw_scale: Tensor  # only for gaussian
+
     def __init__(self, likelihood: str, scale: float, learn_scale: bool):
         super().__init__()
         lookup(PROTOCOLS_OF, likelihood, "likelihood")

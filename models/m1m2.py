@@ -1,10 +1,11 @@
 """The stacked model M1+M2."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
 
 from models import checkpoints, classes
 from models.base import Model, evaluating
@@ -18,8 +19,10 @@ from models.vae import VAE
 
 LEAST_DEVIATION = 0.1  # standard deviation over images of the posterior mean of a latent in use
 
+AnyModel = TypeVar("AnyModel", bound=Model)
 
-def make_part(kind: type[Model], options: dict) -> Model:
+
+def make_part(kind: type[AnyModel], options: dict) -> AnyModel:
     """Return a model within another. It is built here since Lightning would save the caller's arguments as its own."""
     return kind(**options)
 
@@ -31,7 +34,7 @@ def used_latents(m1: VAE, x: Tensor) -> list[int]:
     return (means.double().std(0) > LEAST_DEVIATION).nonzero()[:, 0].tolist()
 
 
-def open_m1(path: str, data) -> VAE:
+def open_m1(path: str | Path, data) -> VAE:
     """Return the trained M1 in a checkpoint. Raise ValueError if it is no VAE or was trained on other data."""
     path = checkpoints.find(path)
     checkpoint = checkpoints.read(path)
@@ -96,6 +99,11 @@ class M1M2(MarginalLabel):
     data_args = ("image_shape", "num_classes", "labelled_fraction")
     checkpoint_args = ("m1_options", "kept")
 
+    m1: VAE
+    m2: M2
+    kept: Tensor
+    pruned: Tensor
+
     def __init__(
         self,
         image_shape: ImageShape,
@@ -105,7 +113,7 @@ class M1M2(MarginalLabel):
         m1_options: dict,
         kept: list[int],
         z_dim: int = 50,
-        hidden: list[int] = (500,),
+        hidden: list[int] = (500,),  # type: ignore[assignment]  # --help shows a list
         activation: str = "relu",
         batch_norm: bool = True,
         alpha: float = 5.0,
@@ -121,7 +129,7 @@ class M1M2(MarginalLabel):
         self.register_buffer("pruned", torch.tensor(pruned, dtype=torch.long), persistent=False)
 
     @classmethod
-    def for_data(cls, data, m1: str, **options):
+    def for_data(cls, data, m1: str, **options):  # type: ignore[override]  # this model needs a checkpoint
         """Return a new model for a data module, with the M1 in the checkpoint `m1`."""
         trained = open_m1(m1, data)
         kept = used_latents(trained, data.images("train")[0])
@@ -194,7 +202,7 @@ class M1M2(MarginalLabel):
         """Return log N(pruned dimensions of z1; 0, I) for `z1 (..., d1)`: `(...)`."""
         return Normal(0.0, 1.0).log_prob(z1[..., self.pruned]).sum(-1)
 
-    def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
+    def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None) -> Tensor:
         """Return the log weights of the stack, `(K, B)`, each from its own sample of z1 and one sample of z2 per class.
 
         Args:
@@ -214,7 +222,7 @@ class M1M2(MarginalLabel):
         return self.m1.px(z1).log_prob(x) - qz1_x.log_prob(z1) + log_w + self.log_p_pruned(z1)
 
     def rate_distortion(
-        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
+        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return minus the bound of the stack in two parts, each `(B,)`.
 

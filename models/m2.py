@@ -1,10 +1,10 @@
 """The semi-supervised model M2."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Distribution, Independent, kl_divergence
 from torch.nn.functional import one_hot
 
 from models import classes
@@ -74,6 +74,9 @@ class M2(MarginalLabel):
     default_epochs = 60  # a step evaluates all classes
     data_args = ("image_shape", "num_classes", "labelled_fraction")
 
+    labels: Tensor
+    likelihood: Any  # PixelLikelihood, or diagonal_normal with likelihood features
+
     def __init__(
         self,
         image_shape: ImageShape,
@@ -99,7 +102,7 @@ class M2(MarginalLabel):
             raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
         if not alpha >= 0:
             raise ValueError(f"alpha must not be negative; got {alpha}.")
-        networks = {"activation": activation, "batch_norm": batch_norm}
+        networks: dict[str, Any] = {"activation": activation, "batch_norm": batch_norm}
         self.classifier = make_encoder(encoder, image_shape, num_classes, hidden, **networks)
         self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, **networks, context_dim=num_classes)
         if likelihood == "features":  # x is a vector, another model's latent: a mean and a scale for each dimension
@@ -117,7 +120,7 @@ class M2(MarginalLabel):
         Otherwise random weights separate the classes before the labels do: with them the bounds of two classes differ
         by many nats, and the classifier learns to choose the class with the better bound for every image.
         """
-        layers = [self.encoder.context, self.decoder.context, self.classifier.output]
+        layers: list[Any] = [self.encoder.context, self.decoder.context, self.classifier.output]
         if self.hparams.likelihood == "features":
             layers.append(self.decoder.output)  # p(x|y,z) close to N(0, I), the prior of the latents of a VAE
         for layer in layers:
@@ -209,7 +212,7 @@ class M2(MarginalLabel):
         U = mean_where(~known, -unlabelled)
         return N_l * L + N_u * U + self.hparams.alpha * mean_where(known, -log_qy.gather(0, label)[0])
 
-    def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None) -> Tensor:
+    def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None) -> Tensor:
         """Return log sum_y p(y) p(x|y,z_y,k) p(z_y,k) / q(z_y,k|x,y), `(K, B)`: y is summed out, never sampled.
 
         Args:
@@ -232,7 +235,7 @@ class M2(MarginalLabel):
         return self.qz(x)
 
     def rate_distortion(
-        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
+        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return U(x) in two parts, each `(B,)`: KL(q(y,z|x) || p(y) p(z)) and the mean over q of -log p(x|y,z)."""
         x, K, y, qz_xy = self.with_posterior(x, K, y, posterior)
@@ -266,7 +269,7 @@ class M2(MarginalLabel):
         return self.qz(x, self.context(x, y)).mean
 
     @torch.no_grad()
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor | None) -> Tensor:
         """Return the mean of p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
         z = self.as_latents(z)
         y = self.as_labels(y, tuple(z.shape[:-1]), broadcast=True)

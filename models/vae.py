@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
@@ -101,7 +101,12 @@ class VAE(LatentVariableModel):
         check_objective(objective, num_samples, num_groups, ciwae_beta)
         check_beta(objective, beta, beta_warmup)
         lookup(dict.fromkeys(INITS), init, "init")
-        networks = {"activation": activation, "batch_norm": batch_norm, "context_dim": self.context_dim, "init": init}
+        networks: dict[str, Any] = {
+            "activation": activation,
+            "batch_norm": batch_norm,
+            "context_dim": self.context_dim,
+            "init": init,
+        }
         self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, **networks)
         self.decoder = make_decoder(decoder, self.code_dim, image_shape, self.decoder_hidden, **networks)
         self.likelihood = PixelLikelihood(likelihood, scale, learn_scale)
@@ -118,7 +123,8 @@ class VAE(LatentVariableModel):
         A posterior as wide as the prior carries little information about an image: the decoder learns to ignore it, and
         the KL then keeps it wide (posterior collapse). A narrow posterior is informative from the first step.
         """
-        self.encoder.output.bias.chunk(2)[1].fill_(inverse_soft_clip(math.log(POSTERIOR_SCALE), LATENT_LIMIT))
+        output: Any = self.encoder.output  # of a Network
+        output.bias.chunk(2)[1].fill_(inverse_soft_clip(math.log(POSTERIOR_SCALE), LATENT_LIMIT))
 
     @property
     def context_dim(self) -> int:
@@ -179,7 +185,7 @@ class VAE(LatentVariableModel):
     # The bounds. Labels `y (B,)` are passed on to the distributions, which ignore them here; a subclass may use them.
 
     def rate_distortion(
-        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Independent | None = None
+        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return KL(q(z|x) || p(z)) and the mean of K -log p(x|z_k), each `(B,)`; ELBO = -(their sum).
 
@@ -260,7 +266,7 @@ class VAE(LatentVariableModel):
         """Return the log weights `(K, B)` and the surrogate of the objective `(B,)`."""
         z = qz_x.rsample((K,))  # (K, B, z_dim)
         log_w = self.log_px(x, z, y) + self.prior().log_prob(z) - detached(qz_x).log_prob(z)
-        surrogate = make_surrogate(self.hparams.objective, self.hparams.num_groups)
+        surrogate: Any = make_surrogate(self.hparams.objective, self.hparams.num_groups)
         return log_w, surrogate(log_w, z, qz_x.log_prob(z.detach()))
 
     def on_train_epoch_end(self) -> None:

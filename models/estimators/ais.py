@@ -6,7 +6,7 @@ It works for any `LatentVariableModel`, in the space of everything that is drawn
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -179,6 +179,7 @@ def run_chains(
     other.
     """
     b = schedule(settings.temperatures)
+    log_w: Any  # 0.0, and a Tensor from the first term on
     point, log_w, accepted = path.at(z), 0.0, torch.zeros(z.shape[1], device=z.device)
     upwards = order.step > 0
     for t in order:

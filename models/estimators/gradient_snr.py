@@ -1,7 +1,7 @@
 """Signal-to-noise ratio of the gradients of a loss, over samples of z."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,9 @@ class Gradient(NamedTuple):
 class RunningMoments:
     """Running mean and variance of vectors, in float64 (Welford 1962)."""
 
-    def __init__(self):
+    mean: Any  # 0.0, and a Tensor from the first vector on
+
+    def __init__(self) -> None:
         self.count = 0
         self.mean = self.squares = 0.0
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -39,6 +40,7 @@ class ConvEncoder(Network):
             norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
             layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), *norm, ACTIVATIONS[activation]()]
         pixels = prod(halved(image_shape, len(hidden))[-1])
+        first: Any  # nn.Conv2d
         first, *rest = [*layers, nn.Flatten(), nn.Linear(hidden[-1] * pixels, out_dim)]
         super().__init__(first, nn.Sequential(*rest), hidden[0], 3, context_dim)
         glorot(nn.ModuleList([self.first, self.rest]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class CoordinateDecoder(Network):
     """
 
     default_hidden = (64, 64)
+    first: nn.Linear
+    size: tuple[int, int]
 
     def __init__(
         self,
@@ -41,9 +44,10 @@ class CoordinateDecoder(Network):
     ):
         if not hidden:
             raise ValueError("The coordinate decoder needs at least one entry in hidden, for example [64, 64].")
+        first: Any  # nn.Linear
         first, *rest = mlp([in_dim, *hidden, image_shape[0]], activation, batch_norm)
         super().__init__(first, nn.Sequential(*rest), first.out_features, 1, context_dim)
-        self.size = tuple(image_shape[1:])
+        self.size = tuple(image_shape[1:])  # type: ignore[assignment]  # tuple() has no length for mypy
         self.rows_per_image = max(1, prod(self.size) // 8)  # a row for each pixel, but narrow layers
         self.place = nn.Linear(2, first.out_features, bias=False)
         nn.init.normal_(self.place.weight, std=STEEPNESS)

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 ImageShape = tuple[int, int, int]
-LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+LAYERS: tuple[Any, ...] = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -36,7 +37,7 @@ def glorot(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def he(network: nn.Module, output: nn.Linear, activation: str) -> None:
+def he(network: nn.Module, output: nn.Module, activation: str) -> None:
     """Initialise linear layers uniformly in +-gain * sqrt(3 / fan_in) (He et al. 2015), with zero biases.
 
     The gain is sqrt(2) before a rectifier, which halves the variance, and 1 before a saturating activation and at the
@@ -83,6 +84,9 @@ class Network(nn.Module):
     """
 
     rows_per_image = 1
+    first: nn.Module
+    rest: nn.Module
+    context: nn.Linear  # only with context_dim
 
     def __init__(self, first: nn.Module, rest: nn.Module, width: int, dims: int, context_dim: int):
         super().__init__()
@@ -99,7 +103,7 @@ class Network(nn.Module):
         """
 
     @property
-    def output(self) -> nn.Module:
+    def output(self) -> Any:
         """The last layer with weights."""
         return [m for part in (self.first, self.rest) for m in part.modules() if isinstance(m, LAYERS)][-1]
 

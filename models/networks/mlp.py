@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class MLPEncoder(Network):
         batch_norm: bool,
         context_dim: int = 0,
     ):
+        first: Any  # nn.Linear
         first, *rest = mlp([prod(image_shape), *hidden, out_dim], activation, batch_norm)
         super().__init__(nn.Sequential(nn.Flatten(), first), nn.Sequential(*rest), first.out_features, 1, context_dim)
 
@@ -46,6 +48,7 @@ class MLPDecoder(Network):
         batch_norm: bool,
         context_dim: int = 0,
     ):
+        first: Any  # nn.Linear
         first, *rest = mlp([in_dim, *hidden, prod(image_shape)], activation, batch_norm)
         to_image = nn.Unflatten(1, tuple(image_shape))
         super().__init__(first, nn.Sequential(*rest, to_image), first.out_features, 1, context_dim)
