@@ -1,7 +1,7 @@
 """Charts with axes as pure functions of tensors; `figures.grids` has the grids of images."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -124,7 +124,7 @@ def confusion_matrix(counts: Tensor, of: str, classes: Sequence[str] = (), subje
         for (row, column), count in np.ndenumerate(counts.numpy()):
             color = "white" if shade[row, column] > 0.55 else "0.15" if count else "0.75"
             axes.text(column, row, compact_count(count), ha="center", va="center", fontsize=9, color=color)
-        labels = {"labels": names or [str(label) for label in range(side)], "parse_math": False}
+        labels: dict[str, Any] = {"labels": names or [str(label) for label in range(side)], "parse_math": False}
         axes.set_xticks(range(side), **labels, rotation=90 if has_long_names else 0)
         axes.set_yticks(range(side), **labels)
     else:
@@ -148,8 +148,8 @@ def cell_shades(share: Tensor, block: int) -> tuple[np.ndarray, np.ndarray]:
         share: Confusion matrix with rows normalised to 1, `(num_classes, num_classes)`.
         block: Classes per cell along both axes.
     """
-    correct = share.diag().diag()
-    parts = (correct, share - correct)
+    of_correct = share.diag().diag()
+    parts: Iterable[Tensor] = (of_correct, share - of_correct)
     if block > 1:
         parts = (max_pool2d(part[None].float(), block, ceil_mode=True)[0] for part in parts)
     correct, wrong = (part.float().numpy() for part in parts)
@@ -210,17 +210,18 @@ def scatter(panels: Sequence[Panel], y: Tensor, classes: Sequence[str] = (), sub
         classes: Names of the classes; by default 0, 1, ...
         subject: The model and its data, for the title.
     """
-    y = y.cpu().numpy()
-    styles = label_styles(y)
+    labels = y.cpu().numpy()
+    styles = label_styles(labels)
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
-    entries = legend_entries(y, styles, classes)
+    entries = legend_entries(labels, styles, classes)
     longest = max((width(name, 9) for _, name in entries), default=0)
     figure = Figure((5 * columns + 1 + longest / 72, 5.2 * rows), dpi=DPI, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # inches
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.08, h_pad=0.08)  # inches
     places = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, panel in zip(places, panels, strict=False):
-        draw_points(axes, panel.points.cpu().numpy(), y, styles)
+        draw_points(axes, panel.points.cpu().numpy(), labels, styles)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=panel.limits, ylim=panel.limits)
         axes.set_box_aspect(1)
         if not panel.ticks:
@@ -246,8 +247,8 @@ def draw_points(axes: Axes, points: np.ndarray, y: np.ndarray, styles: dict[int,
         selected = np.array([styles.get(label, (plain, None))[1] == marker for label in y.tolist()], dtype=bool)
         if selected.any():
             colors = [styles.get(label, (plain, None))[0] for label in y[selected].tolist()]
-            style = {"marker": marker or MARKERS[0], "zorder": order, "linewidths": 0}
-            axes.scatter(*points[selected].T, c=colors, s=size, **style)
+            style: dict[str, Any] = {"marker": marker or MARKERS[0], "zorder": order, "linewidths": 0}
+            axes.scatter(*points[selected].T, c=colors, s=size, **style)  # type: ignore[misc]
 
 
 def legend_entries(
@@ -299,14 +300,15 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
         title = f"{title}: the first {MAX_RUNS} of {len(results)} runs"
         results = results[:MAX_RUNS]
     figure = Figure((11, 1.5 + 0.3 * max(len(results), 8)), dpi=DPI, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # inches
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.1, h_pad=0.06)  # inches
     left, right = figure.subplots(1, 2)
     rows = np.arange(len(results))[::-1]
     for name, (label, color, marker, size) in LIKELIHOODS.items():
         known = [(result, row) for result, row in zip(results, rows, strict=True) if result.get(name) is not None]
         if known:
             values, errors = zip(*((result[name], result.get(f"{name}_se") or 0) for result, _ in known), strict=True)
-            style = {"fmt": marker, "color": color, "label": label, "markersize": size, "linewidth": 1}
+            style: dict[str, Any] = {"fmt": marker, "color": color, "label": label, "markersize": size, "linewidth": 1}
             left.errorbar(values, [row for _, row in known], xerr=errors, **style)
     numbers = [f"{number}" for number in range(1, len(results) + 1)] if len(results) > 1 else [""]
     names = [f"{shorten_middle(result['label'])}  {number}" for result, number in zip(results, numbers, strict=True)]
@@ -360,7 +362,7 @@ def draw_rate_distortion(axes: Axes, results: Sequence[dict], numbers: Sequence[
         text = ", ".join(known[i][2] for i in group)
         to_left = within[group, 0].min() > 0.6  # at the right border, many numbers fit only to the left
         position = (min if to_left else max)(points[group], key=lambda point: point[0])
-        style = {"xytext": (-5, 4), "ha": "right"} if to_left else {"xytext": (5, 4)}
+        style: dict[str, Any] = {"xytext": (-5, 4), "ha": "right"} if to_left else {"xytext": (5, 4)}
         axes.annotate(text, position, textcoords="offset points", fontsize=9, **style)
     draw_equal_elbo_lines(axes, low, high, within)
     axes.set_title("grey: equal ELBO", fontsize=9, loc="left", color="0.4")
@@ -390,10 +392,17 @@ def draw_equal_elbo_lines(axes: Axes, low: np.ndarray, high: np.ndarray, points:
         if ends[0] > ends[1] or np.linalg.norm((ends[1] - ends[0]) / (high - low)) < 0.3:
             continue  # outside the axes, or too short for a label
         axes.plot(ends, total - ends, color="0.8", linewidth=0.8, zorder=0)
-        rate = np.linspace(*ends, 21)[4:-4]
+        rate = np.linspace(ends[0], ends[1], 21)[4:-4]
         along = (np.stack([rate, total - rate], 1) - low) / (high - low)
         free = np.linalg.norm(along[:, None] - points, axis=-1).min(1)
         at = rate[free.clip(max=0.15).argmax()]
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        style = {"fontsize": 7, "color": "0.5", "ha": "center", "va": "center", "bbox": box, "zorder": 0.5}
+        style: dict[str, Any] = {
+            "fontsize": 7,
+            "color": "0.5",
+            "ha": "center",
+            "va": "center",
+            "bbox": box,
+            "zorder": 0.5,
+        }
         axes.text(at, total - at, f"{-total:g}", rotation=-45, transform_rotates_text=True, **style)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,7 +150,8 @@ def image_grid(
         dpi=dpi,
         min_width=math.ceil(max(title_ends, default=0)),
     )
-    axes.figure.at_dpi = layout_again
+    figure: Any = axes.figure  # a GridFigure
+    figure.at_dpi = layout_again
 
     def write(x: float, y: float, text: str, size: float, **style) -> None:
         axes.text(x, y, text, fontsize=size, color=COLORS.get(size, "0.15"), parse_math=False, **style)
@@ -159,12 +161,12 @@ def image_grid(
     for left, label in zip(lefts, column_labels, strict=False):
         for above, part in enumerate(reversed(label.split("\n"))):  # all on the same baselines
             write(left + width_ / 2, -px(4 + SMALL_LINE * above), part, size, ha="center", va="baseline")
-    for top, row in zip(tops, captions, strict=False):
-        for left, label in zip(lefts, row, strict=False):
+    for top, texts in zip(tops, captions, strict=False):
+        for left, label in zip(lefts, texts, strict=False):
             write(left + width_ / 2, top + height + line / 2, label, SMALL, ha="center", va="center")
     for column, text in titles.items():
         write(lefts[column], -px(4) - above_columns, text, TITLE, va="bottom")
-    return axes.figure
+    return figure
 
 
 def fit_column_labels(labels: Sequence[str], room: float) -> tuple[list[str], float]:
