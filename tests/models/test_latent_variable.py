@@ -115,7 +115,7 @@ def test_it_trains_resumes_draws_and_evaluates(monkeypatch, tmp_path, capsys, ki
     assert all(math.isfinite(result[key]) for key in ("nll", "elbo", "rate", "distortion", "ais_nll"))
     # without ais_simulate there are no images to bound the error on
     assert (result["ais_gap"] is None, result["ais_simulated"]) == ((False, 4) if kind is Vamp else (True, 0))
-    figures = {path.name for path in Path("run/figures").iterdir()}
+    figures = {path.name for path in Path("run/figures").glob("*")}
     if kind is Vamp:
         assert {"latent_plane_test.png", "traversals_test.png", "kl_per_dimension_test.png"} <= figures
         assert "latent_cdf_test.png" not in figures  # the normal CDF is for the standard normal prior
@@ -215,7 +215,8 @@ def test_capabilities():
 
 def test_kl_falls_back_where_no_closed_form_is_known():
     q = diagonal_normal(torch.randn(3, 4))
-    assert closed_form_kl(q, Independent(Laplace(torch.zeros(2), torch.ones(2)), 1)) is None
+    mixture = MixtureSameFamily(Categorical(logits=torch.zeros(1)), standard_normal(2, torch.zeros(1)).expand((1,)))
+    assert closed_form_kl(q, mixture) is None
     torch.testing.assert_close(closed_form_kl(q, standard_normal(2, torch.zeros(1))), kl_divergence(
         Independent(q.base_dist, 1), Independent(Normal(torch.zeros(2), torch.ones(2)), 1)))  # fmt: skip
 
