@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli, Categorical, Independent, Laplace, Mi
 import evaluate
 import train
 from callbacks import LatentPlane, for_model
-from callbacks.codes import active
+from callbacks.codes import active_dimensions
 from models import AE, MODELS, VAE, LatentVariableModel, Model, evaluating
 from models.distributions import closed_form_kl, diagonal_normal, is_standard_normal, kl_per_dimension, standard_normal
 from models.estimators.ais import Settings, anneal
@@ -97,7 +97,7 @@ def test_loss_and_metrics_are_the_elbo(model, binary):
 def test_nothing_is_said_to_be_standard_normal(model):
     assert not model.has_standard_normal_prior()
     assert model.latent_sizes == (2,)
-    assert active(model, torch.tensor([[0.0, 0.0], [1e-3, 1e-9]])).tolist() == [True, False]  # by no fixed scale
+    assert active_dimensions(model, torch.tensor([[0.0, 0.0], [1e-3, 1e-9]])).tolist() == [True, False]  # by no fixed scale
 
 
 @pytest.mark.parametrize("kind", [Vamp, Minimal])
