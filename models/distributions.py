@@ -83,8 +83,8 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
 def kl_per_dimension(q: Independent, p: Distribution) -> Tensor:
     """Return KL(q(z_d) || p(z_d)) for each dimension d, the shape of the mean of `q`.
 
-    Exact if `p` factorises into Gaussian dimensions. For any other prior each dimension of `p` is replaced by the
-    Gaussian with the same mean and variance.
+    Exact if `p` is `Independent` and torch knows a closed form. For any other prior each dimension of `p` is replaced
+    by the Gaussian with the same mean and variance.
     """
     if isinstance(p, Independent) and (kl := closed_form_kl(q.base_dist, p.base_dist)) is not None:
         return kl
