@@ -248,7 +248,7 @@ def draw_points(axes: Axes, points: np.ndarray, y: np.ndarray, styles: dict[int,
         if selected.any():
             colors = [styles.get(label, (plain, None))[0] for label in y[selected].tolist()]
             style: dict[str, Any] = {"marker": marker or MARKERS[0], "zorder": order, "linewidths": 0}
-            axes.scatter(*points[selected].T, c=colors, s=size, **style)  # type: ignore[misc]
+            axes.scatter(*points[selected].T, c=colors, s=size, **style)  # type: ignore[misc]  # x and y
 
 
 def legend_entries(

@@ -83,4 +83,4 @@ def make_decoder(
 def start_at_mean(decoder: nn.Module, mean_image: Tensor) -> None:
     """Set the output bias to logit(clip(`mean_image (C, H, W)`, 0.001, 0.999)), as in Burda et al. (2015)."""
     if hasattr(decoder, "set_output_bias"):
-        decoder.set_output_bias(mean_image.clamp(0.001, 0.999))  # type: ignore[operator]
+        decoder.set_output_bias(mean_image.clamp(0.001, 0.999))  # type: ignore[operator]  # a method

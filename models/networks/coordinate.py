@@ -47,7 +47,7 @@ class CoordinateDecoder(Network):
         first: Any  # nn.Linear
         first, *rest = mlp([in_dim, *hidden, image_shape[0]], activation, batch_norm)
         super().__init__(first, nn.Sequential(*rest), first.out_features, 1, context_dim)
-        self.size = tuple(image_shape[1:])  # type: ignore[assignment]  # tuple() has no length for mypy
+        self.size = tuple(image_shape[1:])  # type: ignore[assignment]  # two sizes
         self.rows_per_image = max(1, prod(self.size) // 8)  # a row for each pixel, but narrow layers
         self.place = nn.Linear(2, first.out_features, bias=False)
         nn.init.normal_(self.place.weight, std=STEEPNESS)
