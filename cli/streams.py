@@ -116,6 +116,11 @@ def prepare_streams() -> None:
         if stream is None:  # closed before Python started
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
-            options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-            safe_stream = ClosedPipeSafeStream(stream.buffer, encoding=stream.encoding, errors=ASCII_HANDLER, **options)
+            safe_stream = ClosedPipeSafeStream(
+                stream.buffer,
+                encoding=stream.encoding,
+                errors=ASCII_HANDLER,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
             setattr(sys, name, safe_stream)

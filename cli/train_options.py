@@ -4,13 +4,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks import CALLBACKS
 from cli.suggestions import match_ignoring_case
@@ -18,13 +17,13 @@ from datamodules import DATAMODULES
 from models import MODELS
 from models.networks.layers import lookup
 from runtime.figure_files import FigureStyle
-from runtime.processes import launcher_world
+from runtime.processes import global_rank, launcher_world
 
 MAX_SAMPLES = 10_000_000  # per image; takes minutes for one image and weeks for all of MNIST
 PROFILERS = ("simple", "advanced", "pytorch")  # names in Lightning
 DEFAULTS = {"model": "VAE", "data": "Digits"}
 COMPONENT_TITLES = {"model": "model", "data": "data set"}
-REGISTRIES = {"model": MODELS, "data": DATAMODULES}
+REGISTRIES: dict[str, dict[str, Any]] = {"model": MODELS, "data": DATAMODULES}
 # Arguments of the Trainer that train.py sets itself, or that have no effect with our batch iterator
 EXCLUDED_TRAINER_OPTIONS = {
     "barebones",
@@ -123,7 +122,7 @@ def warn_if_config_is_for_other_component(config: str, names: dict[str, str], fl
     given = {flag.partition("=")[0] for flag in flags}
     for key, name in names.items():
         section = options.get(key, {})
-        if section.get("name", name) == name or rank_zero_only.rank != 0:
+        if section.get("name", name) == name or global_rank() != 0:
             continue
         applied = [f"{k}={v}" for k, v in section.items() if k != "name" and f"--{key}.{k}" not in given]
         effect = (

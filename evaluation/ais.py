@@ -3,15 +3,15 @@
 from typing import Any
 
 import numpy as np
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
 import models
-from evaluation.metrics import standard_error
+from evaluation.metrics import labels_or_none, standard_error
 from models.estimators.ais import Settings, anneal, bidirectional, tune
 from models.estimators.importance import MAX_DECODER_ROWS
 from runtime.collectives import map_across_ranks, rank_indices
+from runtime.processes import global_rank
 
 PILOT_IMAGES = 10  # validation images for tuning the step sizes
 SIMULATED = 50  # images sampled from the model, for the gap between both bounds
@@ -40,25 +40,25 @@ def run_ais(
         log p(x) (nats) per sampled image.
     """
     size = images_per_pass(model, settings)
-    hidden = None if rank_zero_only.rank == 0 else True  # None hides the bar unless there is a terminal
+    hidden = None if global_rank() == 0 else True  # None hides the bar unless there is a terminal
     simulated = min(SIMULATED, len(x)) if model.can("ais_simulate") else 0
     parts, more = -(-len(x) // size), -(-simulated // size)
     # Every rank tunes the step sizes itself and gets identical ones.
-    steps = tune(model, pilot[0], settings, *model.condition_args(pilot[1]))
+    steps = tune(model, pilot[0], settings, labels_or_none(model, pilot[1]))
 
     def moved() -> None:
         bar.update()
 
     def compute(part: int) -> dict[str, Tensor]:
-        images, labels = x[part * size : (part + 1) * size], model.condition_args(y[part * size : (part + 1) * size])
-        found = anneal(model, images, settings, steps, *labels, seed=part, moved=moved)
+        images, labels = x[part * size : (part + 1) * size], labels_or_none(model, y[part * size : (part + 1) * size])
+        found = anneal(model, images, settings, steps, labels, seed=part, moved=moved)
         return {"ais_log_px": found.log_px, "ais_acceptance": found.acceptance}
 
     def bound(part: int) -> dict[str, Tensor]:
         n = min(size, simulated - part * size)
         # A conditional model samples images with the labels of test images.
-        labels = model.condition_args(y[part * size : part * size + n])
-        found = bidirectional(model, n, settings, steps, *labels, seed=part, moved=moved)
+        labels = labels_or_none(model, y[part * size : part * size + n])
+        found = bidirectional(model, n, settings, steps, labels, seed=part, moved=moved)
         return {"ais_lower": found.lower, "ais_upper": found.upper}
 
     own_parts, own_more = (len(rank_indices(n)) for n in (parts, more))

@@ -4,6 +4,7 @@ scikit-learn is imported inside functions: its import takes 0.2 s, which most co
 """
 
 import warnings
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,14 +39,14 @@ def wants_baselines(kind: type[Model], y: Tensor, asked: bool | None) -> bool:
     return asked and can_have_baselines(kind)
 
 
-def on_pixels() -> dict:
+def on_pixels() -> dict[str, Any]:
     """Return a supervised network of the size of M2's classifier."""
     from sklearn.neural_network import MLPClassifier
 
     return {"MLP": MLPClassifier((500,), random_state=0)}
 
 
-def on_latents(labels: int) -> dict:
+def on_latents(labels: int) -> dict[str, Any]:
     """Return classifiers for the latents of an M1.
 
     Args:
@@ -80,11 +81,11 @@ def baselines(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Te
     (x, y), (x_test, y_test) = ([part[labels >= 0] for part in (images, labels)] for images, labels in (train, test))
     if len(y.unique()) < 2 or not len(y_test):
         return {}
-    tasks = [(on_pixels(), x.flatten(1), x_test.flatten(1))]
+    tasks: list[tuple[dict[str, Any], Tensor, Tensor]] = [(on_pixels(), x.flatten(1), x_test.flatten(1))]
     if has_m1(type(model)):
-        m1 = model.m1 if isinstance(model, M1M2) else model
+        m1 = model.m1 if isinstance(model, M1M2) else cast(VAE, model)
         if kept := used_latents(m1, train[0]):
-            tasks.append((on_latents(len(y)), *(latents(m1, images)[:, kept] for images in (x, x_test))))
+            tasks.append((on_latents(len(y)), latents(m1, x)[:, kept], latents(m1, x_test)[:, kept]))
     return {
         name: error(classifier, (array(fitted), array(y)), (array(tested), array(y_test)))
         for classifiers, fitted, tested in tasks

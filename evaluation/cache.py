@@ -8,14 +8,15 @@ from functools import cache
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from runtime.atomic_write import atomic_write
 from runtime.collectives import broadcast_from_rank0
+from runtime.processes import global_rank
 from runtime.run_folder import run_folder
 
 SOURCES = (
@@ -112,9 +113,10 @@ def cached(
     )
     if found is None:
         found = compute()
-        if rank_zero_only.rank == 0:
+        if global_rank() == 0:
+            arrays: dict[str, Any] = {"about": np.array(about), "names": np.array(sorted(found)), **found}
             with attempt, atomic_write(path) as file:
-                np.savez(file, about=np.array(about), names=np.array(sorted(found)), **found)
+                np.savez(file, **arrays)
     return found
 
 

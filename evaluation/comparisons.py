@@ -62,7 +62,8 @@ def log_px(result: Evaluation) -> np.ndarray | None:
             with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as content:
                 values = content["log_px"]
             # Another process may have overwritten the file with values of other weights.
-            if len(values) == result.num_images and np.isclose(-values.mean(), result.nll, rtol=1e-9):
+            is_complete = len(values) == result.num_images
+            if is_complete and result.nll is not None and np.isclose(-values.mean(), result.nll, rtol=1e-9):
                 return values
         except Exception:  # zipfile and numpy raise many types; any failure is a cache miss
             continue

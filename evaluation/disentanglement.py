@@ -61,7 +61,8 @@ def disentanglement(model: Model, data, device: torch.device | str = "cpu") -> d
     x_again, poses_again = data.transformed_test_images(limits, "again")
     x, x_again = x.to(device), x_again.to(device)
     total = x.double().var(0).sum().item()
-    content, result = codes(model.encode, x, model), {}
+    content = codes(model.encode, x, model)
+    result: dict[str, float] = {}
     if not content.isfinite().all() or not total:
         return {}
     if model.can("pose"):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 import models
@@ -32,7 +31,7 @@ from evaluation.result_files import EvaluationFiles, suffix
 from evaluation.schema import KEYS, Evaluation, to_json
 from models.estimators.ais import Settings
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle
-from runtime.processes import launcher_world
+from runtime.processes import global_rank, launcher_world
 from runtime.run_folder import run_folder
 from runtime.threads import set_for_evaluation
 
@@ -100,7 +99,7 @@ def evaluate_checkpoint(
     result = Evaluation(**provenance(checkpoint, path, data), weights_hash=weights)
     has_likelihoods = model.can("log_weights")
     measured = measured_likelihoods(model, test, data, checkpoint, path, wanted, files) if has_likelihoods else {}
-    if rank_zero_only.rank != 0:
+    if global_rank() != 0:
         return None
     measured = measured or reconstruction_loss(model, *test) | {"images_hash": tensor_hash(test[0])}
     if model.can("classify"):
@@ -180,17 +179,18 @@ def measured_likelihoods(
     found["pixels_nll"] = independent_pixels(model, data, x)
     if wanted.precision == "bf16":
         found |= bias_of_bf16(model, x, y, K, values["log_px"])
-    if wanted.ais is not None:
+    settings = wanted.ais
+    if settings is not None:
         n, pilot = wanted.ais_images, data.images("val", ais.PILOT_IMAGES, model.device)
         x, y = x[:n], y[:n]
         options = {
-            **wanted.ais._asdict(),
+            **settings._asdict(),
             "images": tensor_hash(x, *model.condition_args(y)),
             "pilot": tensor_hash(*pilot),
         }
-        chains = compute_or_load("ais", options, lambda: ais.run_ais(model, x, y, pilot, wanted.ais))
-        found |= ais.ais_summary(chains, values["log_px"], wanted.ais)
+        chains = compute_or_load("ais", options, lambda: ais.run_ais(model, x, y, pilot, settings))
+        found |= ais.ais_summary(chains, values["log_px"], settings)
     files.log_px[str(path)] = values["log_px"]
-    if rank_zero_only.rank == 0 and model.can("latent_statistics"):
+    if global_rank() == 0 and model.can("latent_statistics"):
         found |= latent_usage(model, *test)
     return found | likelihood_summary(values)

@@ -16,6 +16,7 @@ from cli.train_options import check_numbers
 from datamodules import DATAMODULES, ImageData
 from datamodules.labels import list_names
 from evaluation.baselines import can_have_baselines
+from evaluation.metrics import labels_or_none
 from evaluation.result_files import try_writing
 from evaluation.side_by_side import check_same_images
 from models.checkpoints import find, require
@@ -119,7 +120,7 @@ def load_data(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageDat
         if "num_classes" in options and names and names != data.class_names:
             raise ValueError(
                 f"{checkpoint['model']} knows classes {list_names(names)}, and the data have classes "
-                f"{list_names(data.class_names)}."
+                f"{list_names(data.class_names or ())}."
             )
     return [(checkpoint, ready[data_key(data)]) for checkpoint, data in opened]
 
@@ -177,7 +178,7 @@ def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
         check_figures(model, args.figures)
         if args.ais and model.can("ais_log_px"):  # the others are evaluated without
             x, y = data.images("test", 2)
-            annealing_path(model, x, *(model.condition_args(y) or (None,)), args.ais_start)
+            annealing_path(model, x, labels_or_none(model, y), args.ais_start)
     if args.ais and not any(kind.can("ais_log_px") for kind in kinds):
         raise ValueError("--ais needs a density of x given its latents, which an AE does not have: leave it out.")
     if args.side_by_side:

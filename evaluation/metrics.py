@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.distributions import Independent, Normal
 from tqdm import tqdm
@@ -23,10 +22,17 @@ from figures import charts
 from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
 from runtime.collectives import map_across_ranks
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
+from runtime.processes import global_rank
 
 IMAGES_PER_PASS = 50
 MAX_RELIABLE_K_HAT = 0.7  # above this Pareto k-hat, an importance-sampled likelihood is unreliable
 BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
+
+
+def labels_or_none(model: models.Model, y: Tensor) -> Tensor | None:
+    """Return the labels `y` if the model is conditional, else None."""
+    labels = model.condition_args(y)
+    return labels[0] if labels else None
 
 
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str = "fp32") -> dict[str, np.ndarray]:
@@ -35,16 +41,18 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
     `log_px`, `rate` and `distortion` are in nats.
     """
     parts, chunk = -(-len(x) // IMAGES_PER_PASS), max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost)
-    hidden = None if rank_zero_only.rank == 0 else True  # None hides the bar unless there is a terminal
+    hidden = None if global_rank() == 0 else True  # None hides the bar unless there is a terminal
 
     def compute(part: int) -> dict[str, Tensor]:
         start = part * IMAGES_PER_PASS
-        images, labels = x[start : start + IMAGES_PER_PASS], model.condition_args(y[start : start + IMAGES_PER_PASS])
-        estimate = importance(model, images, K, chunk, *labels, seed=start, precision=precision)
+        images, labels = x[start : start + IMAGES_PER_PASS], y[start : start + IMAGES_PER_PASS]
+        estimate = importance(model, images, K, chunk, labels_or_none(model, labels), seed=start, precision=precision)
         values = {"log_px": estimate.log_px, "ess": estimate.ess, "k_hat": pareto_k(estimate.largest, K)}
         if model.can("rate_distortion"):
             with models.evaluating(model, seed=start):
-                values["rate"], values["distortion"] = model.rate_distortion(images, min(K, chunk), *labels)
+                values["rate"], values["distortion"] = model.rate_distortion(
+                    images, min(K, chunk), *model.condition_args(labels)
+                )
         bar.update(start + len(images) - bar.n)
         return values
 
@@ -127,9 +135,9 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
     """
     if len(x) < MIN_IMAGES:
         return {}
-    parts = zip(x.split(500), y.split(500), strict=True)
+    pairs = zip(x.split(500), y.split(500), strict=True)
     with models.evaluating(model):
-        parts = [model.latent_statistics(part, *model.condition_args(labels)) for part, labels in parts]
+        parts = [model.latent_statistics(part, *model.condition_args(labels)) for part, labels in pairs]
     layers = [[torch.cat(values) for values in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
     active = [is_active(means).tolist() for means, _ in layers]
     per_layer = [sum(layer) for layer in active]

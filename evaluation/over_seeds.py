@@ -78,7 +78,7 @@ def mean_and_se(values: list[list[float | None]]) -> tuple[float | None, float |
     """Return mean and standard error over at least two parts, each the mean of its values; None if one is missing."""
     if any(None in part for part in values):
         return None, None
-    parts = [fmean(part) for part in values]
+    parts = [fmean([value for value in part if value is not None]) for part in values]
     return fmean(parts), stdev(parts) / len(parts) ** 0.5
 
 
@@ -121,8 +121,8 @@ def over_seeds(results: Sequence[Evaluation], checkpoints: Sequence[dict]) -> li
         same = settings(checkpoint, result.checkpoint)
         groups[comparison_key(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
     found = []
-    for _, keys in groupby(sorted(groups), key=lambda key: key[0]):
-        keys = list(keys)
+    for _, same_kind in groupby(sorted(groups), key=lambda key: key[0]):
+        keys = list(same_kind)
         for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
             runs, drawn = zip(*groups[key], strict=True)
             if len(runs) > 1 and len(set(drawn)) == len(runs):

@@ -58,8 +58,8 @@ def difference_tables(results: Sequence[ComparedEvaluation]) -> list[str]:
 
     parts = []
     compared = sorted((result for result in results if result.versus), key=kind)
-    for (key, K), group in groupby(compared, key=kind):
-        group = list(group)
+    for (key, K), same_kind in groupby(compared, key=kind):
+        group = list(same_kind)
         columns = list(dict.fromkeys(name for result in group for name in result.versus))
         lines = [
             [run_name(result.checkpoint), *(signed(result.versus.get(name)) for name in columns)] for result in group
@@ -158,9 +158,9 @@ def write_report(
         same = [result for result in results if comparison_key(result) == kind]
         figure = charts.comparison([labelled(result) for result in same], tables_by_key(same)[0].title)
         save_figure(figure, folder / name, style.dpi)
-    for file in folder.iterdir():  # of an earlier report of other runs
-        if file.name not in {*contents, *figures} and re.fullmatch(GENERATED_FILES, file.name):
-            file.unlink()
+    for path in folder.iterdir():  # of an earlier report of other runs
+        if path.name not in {*contents, *figures} and re.fullmatch(GENERATED_FILES, path.name):
+            path.unlink()
 
 
 def labelled(result: ComparedEvaluation) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules import ImageData
 from evaluation.cache import tensor_hash, weights_hash
@@ -24,6 +23,7 @@ from evaluation.schema import Evaluation
 from models import from_checkpoint, read_checkpoint
 from models.checkpoints import BEST, LAST
 from runtime.atomic_write import atomic_write
+from runtime.processes import global_rank
 from runtime.run_folder import run_folder
 
 # Optional measurements besides the likelihood
@@ -91,7 +91,7 @@ def read_result(file: Path) -> Evaluation | None:
     return Evaluation.from_dict(found)
 
 
-def is_of(result: Evaluation, file: Path, path: Path, weights: str, step: int) -> bool:
+def is_of(result: Evaluation, file: Path, path: Path, weights: str, step: int | None) -> bool:
     """Return whether a result belongs to a checkpoint with its current weights.
 
     Args:
@@ -144,7 +144,7 @@ class EvaluationFiles:
         kept: The largest result of each checkpoint, as its `evaluation.json` holds it, by its path.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.refused: dict[Path, OSError] = {}
         self.unsaved: dict[str, OSError] = {}
         self.log_px: dict[str, np.ndarray] = {}
@@ -162,7 +162,7 @@ class EvaluationFiles:
             yield
         except OSError as error:
             folder = run_folder(path)
-            if folder not in self.refused and rank_zero_only.rank == 0:
+            if folder not in self.refused and global_rank() == 0:
                 print(
                     f"warning: {error.filename or folder} cannot be written: {error.strerror or error}. Results are "
                     "printed all the same.",
@@ -200,8 +200,9 @@ class EvaluationFiles:
             if (log_px := self.log_px.get(str(path))) is not None:
                 with self.attempt(path), atomic_write(values_file(path)) as opened:
                     np.save(opened, log_px)
-        if None not in saved:
-            self.unsaved[str(path)] = saved[-1]
+        errors = [error for error in saved if error is not None]
+        if len(errors) == len(saved):
+            self.unsaved[str(path)] = errors[-1]
 
     def write(self, path: Path, file: Path, result: Evaluation) -> OSError | None:
         """Write a result to a file; return the error if this fails."""

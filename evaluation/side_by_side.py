@@ -101,8 +101,8 @@ def planes(models: Mapping[str, Model], x: Tensor, y: Tensor) -> Figure:
     check_all(models, x)
     panels = []
     for name, model in models.items():
-        points, axes = in_plane(codes(model, x))
-        panels.append(charts.Panel(points, name, *axes))
+        points, (xlabel, ylabel) = in_plane(codes(model, x))
+        panels.append(charts.Panel(points, name, xlabel, ylabel))
     return charts.scatter(panels, y)
 
 

@@ -164,8 +164,8 @@ class Table(NamedTuple):
 def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
     """Return one table for each quantity, data set, protocol and set of images."""
     found = []
-    for _, group in groupby(sorted(results, key=comparison_key), key=comparison_key):
-        group = list(group)
+    for _, same_key in groupby(sorted(results, key=comparison_key), key=comparison_key):
+        group = list(same_key)
         papers = [result.paper for result in group if isinstance(result, ComparedEvaluation)]
         notes = list(dict.fromkeys(paper.remark for paper in papers if paper is not None))
         listed = [row for result in group for row in rows(result)]

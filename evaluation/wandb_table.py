@@ -124,8 +124,8 @@ def tabulate(results: Sequence[dict], here: Path, offline: bool, place: dict):
     import wandb
 
     here.mkdir(parents=True, exist_ok=True)
-    keys = dict.fromkeys(key for result in results for key in result)  # not all results have all keys
-    keys = [key for key in keys if not any(isinstance(result.get(key), dict | list) for result in results)]
+    all_keys = dict.fromkeys(key for result in results for key in result)  # not all results have all keys
+    keys = [key for key in all_keys if not any(isinstance(result.get(key), dict | list) for result in results)]
     table = wandb.Table(columns=keys, data=[[result.get(key) for key in keys] for result in results])
     own = settings(offline, INIT_SECONDS, FINISH_SECONDS)
     options = init_options(**place, name="evaluation", job_type="evaluation")

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 class DelayedReader:
     """Return a GPU tensor one call late, so that reading never waits for the GPU; CPU tensors at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.pending: tuple[Tensor, Any, torch.cuda.Event] | None = None
 
     def __call__(self, value: Tensor, note: Any = None) -> tuple[Tensor, Any] | None:

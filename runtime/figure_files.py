@@ -1,7 +1,7 @@
 """Figures as files: format, resolution, and writing them atomically."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -13,7 +13,7 @@ from figures.grids import DPI
 from runtime.atomic_write import atomic_write
 
 # PDF: embed TrueType fonts, as publishers require. SVG: text as outlines, and the same ids in each file.
-VECTOR_RC = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "figure"}
+VECTOR_RC: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "figure"}
 DATE_KEYS = {"pdf": "CreationDate", "svg": "Date"}  # removed, so that the same figure gives the same bytes
 MIN_DPI, MAX_DPI = 50, 600
 

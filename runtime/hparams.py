@@ -24,19 +24,19 @@ OLDER_DEFAULTS = {"init": "glorot", "beta_warmup": 0}
 PATH_OPTIONS = ("root", "m1", "m1_options", "kept")  # paths, and what comes from the M1 checkpoint
 
 
-def defaults(kind: type) -> dict:
+def defaults(kind: type) -> dict[str, Any]:
     """Return the default options of a model or data module class; a subclass overrides its base classes."""
-    values = {}
+    values: dict[str, Any] = {}
     for part in kind.__mro__:
         if part is not object and "__init__" in vars(part):
-            options = inspect.signature(part.__init__).parameters.values()
+            options = inspect.signature(vars(part)["__init__"]).parameters.values()
             values = {o.name: o.default for o in options if o.default is not inspect.Parameter.empty} | values
         if part.__module__.startswith("pytorch_lightning"):
             break
     return values
 
 
-def fill_options(kind: type, stored: dict) -> dict:
+def fill_options(kind: type, stored: dict[str, Any]) -> dict[str, Any]:
     """Return all options of a model or data module class, given those stored in a checkpoint.
 
     An option that did not exist when the checkpoint was written has the value that all runs had then.
@@ -73,7 +73,7 @@ def collect_options(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dic
 
 def non_default_options(checkpoint: dict) -> dict[str, Any]:
     """Return the options of a run that differ from their defaults, and those that are always shown."""
-    no_options = {"m1_options": {}} if "m1_options" in checkpoint["hyper_parameters"] else {}
+    no_options: dict[str, Any] = {"m1_options": {}} if "m1_options" in checkpoint["hyper_parameters"] else {}
     bare = checkpoint | {"hyper_parameters": no_options, "datamodule_hyper_parameters": {}, "training": {}}
     default = collect_options(bare, lambda kind, stored: defaults(kind) | stored)
     all_options = run_options(checkpoint).items()

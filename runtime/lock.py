@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pytorch_lightning.utilities import rank_zero_only
+
+from runtime.processes import global_rank
 
 
 @contextmanager
@@ -15,7 +16,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: Another job holds it.
     """
-    if rank_zero_only.rank != 0:  # only rank 0 writes
+    if global_rank() != 0:  # only rank 0 writes
         yield
         return
     lock = FileLock(folder / ".lock")

@@ -6,6 +6,7 @@ import os
 import signal
 import warnings
 from contextlib import suppress
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -123,9 +124,14 @@ def launcher_world() -> tuple[int, int]:
     return 1, 1
 
 
+def global_rank() -> int:
+    """Return the global rank of this process; 0 in a run with a single process."""
+    return rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning sets it on the function
+
+
 def rank_prefix() -> str:
     """Return the prefix of this process's error messages: "rank 1: ", or an empty string on rank 0."""
-    return f"rank {rank_zero_only.rank}: " if rank_zero_only.rank else ""
+    return f"rank {global_rank()}: " if global_rank() else ""
 
 
 def is_peer_failure(error: Exception) -> bool:
@@ -146,7 +152,7 @@ def init_distributed(device: str, devices: int) -> str:
         return device
     kind = torch.device(device).type
     check_tasks(devices, nodes)
-    plugins = cluster_plugins()
+    plugins: list[Any] = cluster_plugins()  # Fabric declares a list of a union, and list types are invariant
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy="ddp", plugins=plugins or None)
     fabric.launch()
     return str(fabric.device)

@@ -9,11 +9,11 @@ from datetime import datetime
 from pathlib import Path
 
 from jsonargparse import Namespace
-from pytorch_lightning.utilities import rank_zero_only
 
 from models import read_checkpoint
 from models.checkpoints import find
 from runtime.lock import locked
+from runtime.processes import global_rank
 
 # Files and folders that a run creates before its first step
 RUN_FILES = ("config.yaml", "wandb_id", "wandb", "checkpoints")
@@ -46,7 +46,7 @@ def resolve_run_dir(args: Namespace) -> tuple[Path, Path | None]:
     if args.resume == "auto":
         resume = newest_readable_checkpoint(folder / "checkpoints")
     # only rank 0 checks: other ranks may see files that rank 0 has already written
-    if rank_zero_only.rank == 0 and args.run_dir and not args.resume and (folder / "config.yaml").exists():
+    if global_rank() == 0 and args.run_dir and not args.resume and (folder / "config.yaml").exists():
         raise ValueError(f"{folder} holds a run already: choose another --run_dir, or resume it with --resume auto.")
     return folder, resume
 
@@ -90,7 +90,7 @@ def make_folder(folder: Path, is_default: bool) -> tuple[Path, list[Path]]:
 
     If another run has just taken the default name, a number is appended.
     """
-    if rank_zero_only.rank != 0:
+    if global_rank() != 0:
         return folder, []
     if not is_default and folder.exists():
         return folder, []
@@ -134,7 +134,7 @@ def remove_new_files(absent: list[Path], new: list[Path]) -> None:
         absent: Files and folders of the run that did not exist before.
         new: Folders that it has created, the run folder first; parents are deleted only if they are empty.
     """
-    if rank_zero_only.rank != 0:
+    if global_rank() != 0:
         return
     for path in [*absent, *new[:1]]:
         if path.is_dir():

@@ -6,6 +6,7 @@ load of the machine, and a resumed run keeps the number it started with.
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def check_threads(threads: int | None) -> None:
         raise ValueError(f"--threads must be at least 1; got {threads}.")
 
 
-def layer_work(layer: nn.Module, inputs: Tensor, out: Tensor) -> int:
+def layer_work(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, inputs: Tensor, out: Tensor) -> int:
     """Return the multiply-adds of a linear or convolutional layer that maps `inputs` to `out`."""
     if isinstance(layer, nn.Linear):
         return out.numel() * layer.in_features
@@ -41,9 +42,9 @@ def layer_work(layer: nn.Module, inputs: Tensor, out: Tensor) -> int:
     return out.numel() * layer.in_channels // layer.groups * kernel
 
 
-def multiply_adds(model: Model, compute) -> int:
+def multiply_adds(model: Model, compute: Callable[[], Any]) -> int:
     """Return the multiply-adds of the layers of a model in `compute()`; model and random state stay unchanged."""
-    counts = []
+    counts: list[int] = []
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
     hooks = [
         layer.register_forward_hook(lambda layer, inputs, out: counts.append(layer_work(layer, inputs[0], out)))
