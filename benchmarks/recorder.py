@@ -19,9 +19,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["WANDB_MODE"] = "disabled"
-
 import numpy as np
 import torch
 
@@ -148,6 +145,8 @@ def main() -> int:
     group.add_argument("--out", type=Path, help="write the record to this JSON file")
     group.add_argument("--compare", type=Path, help="compare with the record in this JSON file")
     args = parser.parse_args()
+    os.environ["WANDB_MODE"] = "disabled"
+    os.environ["OMP_NUM_THREADS"] = "1"  # which train.py and evaluate.py follow
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         found = record(Path(scratch))

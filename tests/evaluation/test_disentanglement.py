@@ -25,6 +25,10 @@ class Told(nn.Module):
         super().__init__()
         self.told, self.leak = told, leak
 
+    @classmethod
+    def can(cls, capability):
+        return callable(getattr(cls, capability, None))
+
     def encode(self, x):
         y, angle = x[:, 0, 0, 4:5], x[:, 0, 0, :1]
         return torch.cat([y, y.square() + self.leak * angle, angle], 1)

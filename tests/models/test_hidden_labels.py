@@ -58,7 +58,7 @@ def flipped(reference, shown, change):
             self.changed = (y != train.y).double().mean().item()
             return train._replace(y=y), test
 
-        def _labelled(self, y, train_index):
+        def _choose_labelled(self, y, train_index):
             return shown  # the visible labels are chosen before the flip
 
     Flipped.__name__ = "Digits"
