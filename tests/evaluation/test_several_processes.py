@@ -15,6 +15,7 @@ from wandb_file import read_wandb_file
 import evaluate
 import train
 from evaluation import ais, cache, tables
+from evaluation import evaluate as evaluate_module
 
 pytestmark = pytest.mark.slow
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
@@ -53,8 +54,8 @@ def _there(trained, tmp_path, monkeypatch):
 @pytest.fixture
 def computed(monkeypatch):
     """Counts the evaluations by importance sampling and by AIS."""
-    times = {"likelihoods": 0, "annealed": 0}
-    for module, name in ((evaluate, "likelihoods"), (ais, "annealed")):
+    times = {"likelihoods": 0, "run_ais": 0}
+    for module, name in ((evaluate_module, "likelihoods"), (ais, "run_ais")):
         measured = getattr(module, name)
 
         def counted(*args, name=name, measured=measured, **kwargs):
@@ -72,7 +73,7 @@ def read(run):
 def test_all_of_them_in_one_report(computed, capsys):
     assert evaluate.main([*ALL, *COMMON, *AIS, "--report", "r"]) == 0
     out, err = capsys.readouterr()
-    assert computed == {"likelihoods": 3, "annealed": 3}  # the AE has neither
+    assert computed == {"likelihoods": 3, "run_ais": 3}  # the AE has neither
     assert [line for line in err.splitlines() if "/4 " in line] == [f"{n}/4 {path}" for n, path in enumerate(ALL, 1)]
     for run in ("vae", "cvae", "m2"):
         (kept,) = Path(run, "per_image").glob("best_ais_*.npz")
@@ -134,10 +135,10 @@ def test_what_is_left_is_all_that_is_computed(computed, monkeypatch, capsys):
     assert evaluate.main(command) == 130
     assert "The same command goes on" in capsys.readouterr().err
     assert not Path("cvae/evaluation.json").exists()
-    assert computed == {"likelihoods": 2, "annealed": 1}
+    assert computed == {"likelihoods": 2, "run_ais": 1}
     monkeypatch.setattr(ais, "run_ais", annealed)
     assert evaluate.main(command) == 0
-    assert computed == {"likelihoods": 3, "annealed": 3}
+    assert computed == {"likelihoods": 3, "run_ais": 3}
     stopped = [(run, read(run)["nll"], read(run)["ais_nll"]) for run in ("vae", "cvae", "m2")]
     for run in ("vae", "cvae", "m2"):
         shutil.rmtree(f"{run}/per_image")
@@ -150,15 +151,15 @@ def test_only_what_other_options_change_is_computed_anew(computed):
     vae = ALL[0]
     assert evaluate.main([vae, *COMMON, *AIS]) == 0
     assert evaluate.main([vae, *COMMON, *AIS, "--num_samples", "40"]) == 0
-    assert computed == {"likelihoods": 2, "annealed": 1}
+    assert computed == {"likelihoods": 2, "run_ais": 1}
     assert evaluate.main([vae, *COMMON, *AIS, "--num_samples", "40", "--limit", "90"]) == 0
-    assert computed == {"likelihoods": 3, "annealed": 1}
+    assert computed == {"likelihoods": 3, "run_ais": 1}
     assert evaluate.main([vae, *COMMON, *AIS, "--num_samples", "40", "--limit", "90", "--ais_chains", "2"]) == 0
-    assert computed == {"likelihoods": 3, "annealed": 2}
+    assert computed == {"likelihoods": 3, "run_ais": 2}
     assert evaluate.main([vae, *COMMON, *AIS]) == 0  # the first setting again
-    assert computed == {"likelihoods": 3, "annealed": 2}
+    assert computed == {"likelihoods": 3, "run_ais": 2}
     assert evaluate.main([vae, *COMMON, *AIS, "--limit", "5", "--overwrite"]) == 0  # AIS of no more images than these
-    assert computed == {"likelihoods": 4, "annealed": 3}
+    assert computed == {"likelihoods": 4, "run_ais": 3}
     assert read("vae")["ais_images"] == 5
 
 
