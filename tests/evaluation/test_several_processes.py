@@ -215,7 +215,7 @@ def test_doubt_is_said_in_a_sentence_with_what_ais_moves(capsys):
 
 
 def test_where_nothing_is_doubtful_nothing_is_said(capsys, monkeypatch):
-    monkeypatch.setattr(tables, "DOUBTFUL", 1.0)
+    monkeypatch.setattr(tables, "HIGH_K_HAT_SHARE", 1.0)
     assert evaluate.main([ALL[0], *COMMON]) == 0
     assert "Pareto" not in capsys.readouterr().out
 
