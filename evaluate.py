@@ -17,7 +17,6 @@ if __name__ == "__main__":
     gc.disable()  # imports allocate 500k long-lived objects; skipping garbage collection saves 0.5 s of start-up
 
 from jsonargparse import Namespace
-from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 
 import models
@@ -42,6 +41,7 @@ from runtime.figure_files import FigureStyle
 from runtime.processes import (
     configure_performance,
     filter_warnings,
+    global_rank,
     init_distributed,
     rank_prefix,
     shutdown_distributed,
@@ -80,7 +80,7 @@ def evaluate_all(
     """
     wanted, results, checkpoints, errors = config_from_args(args), [], [], []
     for number, (path, (checkpoint, data)) in enumerate(zip(args.checkpoints, ready, strict=True), 1):
-        if len(ready) > 1 and rank_zero_only.rank == 0:
+        if len(ready) > 1 and global_rank() == 0:
             print(f"{number}/{len(ready)} {path}", file=sys.stderr)
         kind = models.MODELS[checkpoint["model"]]
         able = wanted if kind.can("ais_log_px") else wanted._replace(ais=None)
@@ -103,7 +103,7 @@ def evaluate_and_report(args: Namespace, ready: list[tuple[dict, ImageData]], de
     for path in args.checkpoints:
         files.check(Path(path))
     results, checkpoints, errors = evaluate_all(args, ready, device, files)
-    if rank_zero_only.rank != 0:
+    if global_rank() != 0:
         return 0
     status = 1 if errors else 0
     if results:

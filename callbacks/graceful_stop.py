@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.base import between_steps
 from runtime.collectives import DelayedReader, all_reduce
+from runtime.processes import global_rank
 
 # Sent by clusters, Ctrl-C, SLURM's --signal and Ctrl-Break. Not every platform has all of them.
 SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGBREAK")
@@ -53,7 +53,7 @@ class GracefulStop(Callback):
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
             self.received = number
-            if rank_zero_only.rank == 0:
+            if global_rank() == 0:
                 os.write(2, b"\nStopping after this batch.\n")  # not print(), which is not reentrant
 
     def _agreed_signal(self, trainer: Trainer) -> int:

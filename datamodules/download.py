@@ -113,7 +113,7 @@ def download_missing(folder: Path, names: Sequence[str], fetch: Callable[[Path],
 
 @contextmanager
 def socket_timeout(seconds: float = 20) -> Iterator[None]:
-    """Set the default timeout of sockets; without one, a machine that is offline may wait for minutes."""
+    """Set the default socket timeout, so that an offline machine fails after seconds instead of minutes."""
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

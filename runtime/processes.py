@@ -208,7 +208,7 @@ def show_lightning_output(profiler: bool, summary: bool) -> None:
 
 
 def filter_warnings() -> None:
-    """Print each warning on one line, and of Lightning's messages only warnings."""
+    """Print each warning on one line, and hide Lightning's messages below the level of warnings."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"

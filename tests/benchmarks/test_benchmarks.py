@@ -27,7 +27,7 @@ class Clock:
 
 
 class Parent:
-    """The parent's end of a connection: sends slices, and raises StopIteration after the last one."""
+    """Stand-in for the parent process: it sends the given slices, then raises StopIteration."""
 
     def __init__(self, *slices):
         self.slices, self.received = list(slices), []

@@ -430,7 +430,7 @@ def test_each_call_of_sample_returns_new_images(make, name):
 
 @unlabelled
 def test_samples_have_the_mean_of_p(make, squares, name):
-    # the mean image by samples and by p(x) of all images
+    # the mean of sampled images equals the mean image under the exact p(x)
     model = shaken(make(name, (1, 2, 2)), squares)
     with evaluating(model, seed=4):
         p = model.log_weights(squares, 20_000).double().exp().mean(0)  # (16,)
