@@ -1,0 +1,123 @@
+"""Base class of implicit generative models: a generator without a likelihood and without an encoder."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from models.base import Model
+from models.distributions import standard_normal
+from models.inputs import as_count
+from models.interpolation import interpolate_latents
+from models.mmd import mmd2
+
+RELATIVE_WIDTHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # default kernel widths, of the mean squared distance of the data
+DEFAULT_SCALE = 0.1  # sigma of p(x|z) until evaluation chooses one
+
+
+class ImplicitModel(Model):
+    """A generator x = g(z), z ~ p(z), without a likelihood (Mohamed & Lakshminarayanan 2016).
+
+    A subclass defines `prior`, `generate` and its training. If the prior is not N(0, I), it also defines
+    `latents_from_noise`. Validation reports the MMD between validation images and samples, which picks the best
+    checkpoint: the loss of a generator says little about the quality of its samples.
+
+    For evaluation, p(x|z) = N(x; g(z), sigma^2 I) on grey pixels gives it a density, as in Wu et al. (2017), so that
+    annealed importance sampling estimates log p(x). AIS moves the noise e ~ N(0, I) that z is a function of.
+    """
+
+    metric_names = ("loss", "bound")
+    required_methods = ("prior", "generate")
+    quantity = None
+    default_binarization = "grey"
+
+    observation_scale = DEFAULT_SCALE  # sigma of p(x|z)
+    mmd_widths: Tensor  # (S,): kernel widths of the validation metric, in squared units of pixels
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.register_buffer("mmd_widths", torch.tensor(RELATIVE_WIDTHS))
+
+    # What a subclass must define
+
+    def prior(self) -> Distribution:
+        """Return p(z), batch shape `()`."""
+        raise NotImplementedError
+
+    def generate(self, z: Tensor) -> Tensor:
+        """Return the images g(z) in [0, 1], `(..., z_dim) -> (..., C, H, W)`, with gradients."""
+        raise NotImplementedError
+
+    # What follows from it
+
+    def latents_from_noise(self, e: Tensor) -> Tensor:
+        """Return latents z ~ p(z) for noise e ~ N(0, I), of the same shape `(..., z_dim)`. By default z = e."""
+        return e
+
+    def check_protocol(self, protocol: str) -> None:
+        if protocol != "grey":
+            raise ValueError(
+                f"{type(self).__name__} generates grey images and cannot match binarized ones: use "
+                "--data.binarization grey."
+            )
+
+    @classmethod
+    def for_data(cls, data, **options):
+        model = super().for_data(data, **options)
+        model.set_mmd_widths(data.images("train")[0])
+        return model
+
+    @torch.no_grad()
+    def set_mmd_widths(self, x: Tensor) -> None:
+        """Set the kernel widths of the validation metric to multiples of the mean of ||x - x'||^2 over images."""
+        mean_distance = 2 * x.flatten(1).var(0).sum()  # E ||x - x'||^2 of independent images
+        self.mmd_widths.copy_(mean_distance.clamp(min=1e-6) * torch.tensor(RELATIVE_WIDTHS))
+
+    @property
+    def criterion(self) -> str:
+        return "MMD^2"
+
+    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Return the unbiased MMD^2 between the batch and as many samples, the same number for each image."""
+        samples = self.generate(self.prior().sample((len(x),)))
+        mmd = mmd2(x.float(), samples.float(), self.mmd_widths.tolist(), unbiased=True).expand(len(x))
+        return {"loss": mmd, "bound": -mmd}
+
+    # Uses of a trained model
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the images g(z) in [0, 1], `(..., z_dim) -> (..., C, H, W)`."""
+        return self.generate(self.as_latents(z))
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """Return images g(z) for n samples of z from the prior: `(n, C, H, W)`."""
+        return self.generate(self.prior().sample((as_count(n, "n"),)))
+
+    @torch.no_grad()
+    def interpolate_samples(self, n: int, steps: int = 10, path: str = "linear") -> Tensor:
+        """Return images between n pairs of samples from the prior: `(steps, n, C, H, W)`.
+
+        The path is a straight line or an arc (`linear`, `spherical`) between the noise vectors of the two samples, so
+        that every latent on the arc is as likely as its ends.
+        """
+        e = torch.randn(2, as_count(n, "n"), self.latent_dim, device=self.device)
+        return self.generate(self.latents_from_noise(interpolate_latents(e[0], e[1], steps, path)))
+
+    # The space of annealed importance sampling: the noise e ~ N(0, I)
+
+    def ais_prior(self) -> Distribution:
+        """Return N(0, I), the distribution of the noise that latents are a function of."""
+        return standard_normal(self.latent_dim, like=next(self.parameters()))
+
+    def px(self, e: Tensor) -> Independent:
+        """Return p(x|z(e)) = N(x; g(z(e)), sigma^2 I) for noise `(..., z_dim)`, batch shape `(...)`."""
+        return Independent(Normal(self.generate(self.latents_from_noise(e)), self.observation_scale), 3)
+
+    def ais_log_px(self, x: Tensor, e: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return log p(x|z(e)) for noise `e (..., B, z_dim)`: `(..., B)`."""
+        return self.px(e).log_prob(x)
+
+    def ais_simulate(self, e: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return an image x ~ p(x|z(e)) for each noise vector `(B, z_dim)`."""
+        return self.px(e).sample()
