@@ -1,0 +1,101 @@
+"""log p(x) of a generator for many scales of p(x|z) = N(x; g(z), sigma^2 I), by one run of annealed importance sampling.
+
+Chains from the prior to the smallest sigma pass every larger one: the density p(z) exp(-t ||x - g(z)||^2 / 2) at inverse
+temperature t is, up to a constant, the posterior for sigma^2 = 1 / t. So the weights along a chain estimate p(x) for
+all sigma of a grid, each without bias.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.base import evaluating
+from models.estimators.ais import RATE, TARGET, Path, hmc_step
+
+# Grid of sigma^2, in squared units of pixels. The values chosen in Wu et al. (2017) are between 0.005 and 0.03.
+VARIANCES = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1)
+CHAINS = 2
+LEAPFROGS = 5
+STEPS_TO_FIRST = 100  # temperatures from the prior to the largest variance
+STEPS_BETWEEN = 20  # temperatures from one variance of the grid to the next
+FIRST_PRECISION = 1e-3  # first temperature after the prior, as a fraction of the largest variance's precision
+WARM_UP = 20  # moves that find the scale of the step sizes
+
+
+def precisions(variances: Sequence[float]) -> tuple[list[float], list[int]]:
+    """Return the inverse temperatures t = 1 / sigma^2 of the chains, from 0 up, and the positions of the grid in them.
+
+    Args:
+        variances: The grid of sigma^2, in increasing order.
+    """
+    descending = [1 / variance for variance in reversed(variances)]
+    path, positions = [0.0, *geometric(FIRST_PRECISION * descending[0], descending[0], STEPS_TO_FIRST)], []
+    positions.append(len(path) - 1)
+    for low, high in zip(descending, descending[1:], strict=False):
+        path += geometric(low, high, STEPS_BETWEEN + 1)[1:]
+        positions.append(len(path) - 1)
+    return path, positions[::-1]
+
+
+def geometric(low: float, high: float, n: int) -> list[float]:
+    """Return n numbers from `low` to `high`, evenly spaced in their logarithm."""
+    return torch.linspace(math.log(low), math.log(high), n, dtype=torch.float64).exp().tolist()
+
+
+def squared_error_path(model, x: Tensor) -> Path:
+    """Return the path p(z) exp(-t ||x - g(z)||^2 / 2) for images `(B, C, H, W)`.
+
+    Args:
+        model: An `ImplicitModel` whose observation_scale is 1.
+        x: Images.
+    """
+    constant = x[0].numel() / 2 * math.log(2 * math.pi)
+    return Path(model.ais_prior().expand((len(x),)), lambda z: model.ais_log_px(x, z) + constant)
+
+
+def log_px_of_scales(model, x: Tensor, variances: Sequence[float] = VARIANCES, seed: int = 0) -> Tensor:
+    """Estimate log p(x) for each sigma^2 of a grid, `(S, B)` in float64, in nats per image.
+
+    The step sizes adapt in a first run and are fixed in a second one, whose weights are therefore unbiased.
+
+    Args:
+        model: An `ImplicitModel`; its observation_scale is not used.
+        x: Images `(B, C, H, W)` in [0, 1].
+        variances: The grid of sigma^2, in increasing order.
+        seed: Seed of the noise.
+    """
+    x, before = model.as_images(x), model.observation_scale
+    path_precisions, positions = precisions(variances)
+    model.observation_scale = 1.0
+    try:
+        with evaluating(model, seed):
+            path = squared_error_path(model, x)
+            steps = adapted_steps(path, path_precisions)
+            log_w = log_weights(path, path_precisions, steps)  # (T + 1, C, B)
+    finally:
+        model.observation_scale = before
+    log_integral = log_w[positions].logsumexp(1) - math.log(CHAINS)  # (S, B)
+    normalisers = torch.tensor(variances, dtype=torch.float64).mul(2 * math.pi).log() * x[0].numel() / 2
+    return log_integral.cpu() - normalisers[:, None]
+
+
+def adapted_steps(path: Path, path_precisions: Sequence[float]) -> list[float]:
+    """Return the step sizes for the temperatures after the first, adapted to the acceptance rate along the chains."""
+    point, log_step, found = path.at(path.base.sample((CHAINS,))), math.log(0.5), []
+    for precision in [*path_precisions[1:2] * WARM_UP, *path_precisions[1:]]:
+        point, acceptance = hmc_step(path, point, precision, math.exp(log_step), LEAPFROGS)
+        log_step += RATE * (acceptance.mean().item() - TARGET)
+        found.append(math.exp(log_step))
+    return found[WARM_UP:]
+
+
+def log_weights(path: Path, path_precisions: Sequence[float], steps: Sequence[float]) -> Tensor:
+    """Return the log weights of all chains up to each temperature, `(T + 1, C, B)` in float64."""
+    point = path.at(path.base.sample((CHAINS,)))
+    found = [torch.zeros_like(point.log_ratio, dtype=torch.float64)]
+    for before, precision, step in zip(path_precisions, path_precisions[1:], steps, strict=False):
+        found.append(found[-1] + (precision - before) * point.log_ratio.double())
+        point, _ = hmc_step(path, point, precision, step, LEAPFROGS)
+    return torch.stack(found)
