@@ -63,6 +63,7 @@ def config_from_args(args: Namespace) -> EvaluationConfig:
         figures=args.figures,
         ais=chains if args.ais else None,
         ais_images=args.ais_images,
+        two_sample=args.two_sample,
         with_probes=True,
         overwrite=args.overwrite,
         style=FigureStyle(args.figure_format, args.figure_dpi),

@@ -55,6 +55,13 @@ def build_evaluation_parser() -> ArgumentParser:
     add_figure_options(parser)
     add_ais_options(parser)
     add(
+        "--two_sample",
+        action=ActionYesNo,
+        default=False,
+        help="Also measure how well samples can be told from test images: MMD, a nearest-neighbour test, and distances "
+        "in features of a classifier that is trained for this.",
+    )
+    add(
         "--report",
         type=str | None,
         default=None,
@@ -70,7 +77,7 @@ def build_evaluation_parser() -> ArgumentParser:
         "--side_by_side",
         type=str | None,
         default=None,
-        help="Folder for figures that compare all models: reconstructions, latent codes, random points.",
+        help="Folder for figures that compare all models: samples, reconstructions, latent codes, random points.",
     )
     add("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--devices", type=int, default=0, help="Number of devices that share the work; by default one, or torchrun's.")
@@ -93,7 +100,7 @@ def add_ais_options(parser: ArgumentParser) -> None:
         action=ActionYesNo,
         default=False,
         help="Also run annealed importance sampling, which estimates log p(x) from prior and decoder alone, with a "
-        "bound on its error.",
+        "bound on its error; on grey images also the Parzen window estimate.",
     )
     add("--ais_images", type=int, default=AIS_IMAGES, help="Run AIS on the first N test images.")
     add("--ais_chains", type=int, default=defaults.chains, help="Chains per image; 16 in Wu et al. (2017).")

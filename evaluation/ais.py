@@ -70,21 +70,22 @@ def run_ais(
     return {name: values.double().numpy() for name, values in found.items()}
 
 
-def ais_summary(found: dict[str, np.ndarray], log_px: np.ndarray, settings: Settings) -> dict[str, Any]:
+def ais_summary(found: dict[str, np.ndarray], log_px: np.ndarray | None, settings: Settings) -> dict[str, Any]:
     """Return fields of `Evaluation`: means over images of the values from `run_ais`.
 
     Args:
         found: From `run_ais`.
-        log_px: Importance-sampled log p(x) per image; the first ones are those of AIS.
+        log_px: Importance-sampled log p(x) per image; the first ones are those of AIS. None for a model without
+            importance weights.
         settings: Settings of the chains.
     """
     values, gap = found["ais_log_px"], found["ais_upper"] - found["ais_lower"] if "ais_upper" in found else None
-    lowered = values - log_px[: len(values)]
+    lowered = None if log_px is None else values - log_px[: len(values)]
     return {
         "ais_nll": -values.mean(),
         "ais_nll_se": standard_error(values),
-        "ais_lowers_nll": lowered.mean(),
-        "ais_lowers_nll_se": standard_error(lowered),
+        "ais_lowers_nll": None if lowered is None else lowered.mean(),
+        "ais_lowers_nll_se": None if lowered is None else standard_error(lowered),
         "ais_gap": None if gap is None else gap.mean(),
         "ais_gap_se": None if gap is None else standard_error(gap),
         "ais_acceptance": found["ais_acceptance"].mean(),

@@ -24,6 +24,9 @@ SOURCES = (
     "datamodules/**/*.py",
     "evaluation/metrics.py",
     "evaluation/ais.py",
+    "evaluation/density.py",
+    "evaluation/digit_features.py",
+    "evaluation/two_sample.py",
     "runtime/collectives.py",
 )
 
@@ -44,7 +47,7 @@ def cache_path(checkpoint: Path, what: str, options: dict | None = None) -> Path
 
     Args:
         checkpoint: Path of the checkpoint.
-        what: "likelihoods" or "ais".
+        what: What the file holds, such as "likelihoods" or "ais".
         options: All options that the results depend on, as numbers and text. None gives the name that older versions
             used for all options.
     """

@@ -15,6 +15,15 @@ from datamodules import ImageData
 from evaluation import ais
 from evaluation.baselines import baselines, wants_baselines
 from evaluation.cache import cache_path, cached, tensor_hash, weights_hash
+from evaluation.density import (
+    PARZEN_IMAGES,
+    PARZEN_SAMPLES,
+    SCALE_IMAGES,
+    choose_px_scale,
+    parzen,
+    parzen_summary,
+    px_scale,
+)
 from evaluation.disentanglement import disentanglement, is_measured, moves
 from evaluation.metrics import (
     bias_of_bf16,
@@ -23,13 +32,17 @@ from evaluation.metrics import (
     latent_usage,
     likelihood_summary,
     likelihoods,
-    reconstruction_loss,
+    mean_loss,
+    sample_variance,
     save_figures,
 )
 from evaluation.probes import can_be_probed, probes
 from evaluation.result_files import EvaluationFiles, suffix
 from evaluation.schema import KEYS, Evaluation, to_json
+from evaluation.two_sample import data_classifier, number_of_images, two_sample
 from models.estimators.ais import Settings
+from models.implicit import ImplicitModel
+from runtime.collectives import broadcast_from_rank0
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle
 from runtime.processes import global_rank, launcher_world
 from runtime.run_folder import run_folder
@@ -48,6 +61,7 @@ class EvaluationConfig(NamedTuple):
         figures: Names of the callbacks whose figures to draw; by default all that the model supports.
         ais: Settings of annealed importance sampling; None leaves it out.
         ais_images: Number of test images for AIS, the first ones.
+        two_sample: Measure how well samples can be told from test images.
         with_probes: Classify posterior means, if all training labels are known.
         overwrite: Let the result replace a larger one in `evaluation.json`.
         style: Format and resolution of the figures.
@@ -61,10 +75,35 @@ class EvaluationConfig(NamedTuple):
     figures: Sequence[str] | None = None
     ais: Settings | None = None
     ais_images: int = AIS_IMAGES
+    two_sample: bool = False
     with_probes: bool = False
     overwrite: bool = False
     style: FigureStyle = DEFAULT_STYLE
     threads: int | None = None
+
+
+class ValueCache(NamedTuple):
+    """Cache of the values computed from one checkpoint.
+
+    Args:
+        checkpoint: As `models.read_checkpoint` returns it.
+        path: Its path.
+        files: Handles errors of writing.
+    """
+
+    checkpoint: dict
+    path: Path
+    files: EvaluationFiles
+
+    def __call__(self, what: str, options: dict, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Return the values in the cache, or compute and cache them. All ranks must call it."""
+        file, older = cache_path(self.path, what, options), cache_path(self.path, what)
+        return cached(file, self.checkpoint, options, compute, older, self.files.attempt(self.path))
+
+
+def from_rank0(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of `compute` on rank 0, on every rank: the others wait."""
+    return broadcast_from_rank0(compute() if global_rank() == 0 else None)
 
 
 def evaluate_checkpoint(
@@ -97,11 +136,15 @@ def evaluate_checkpoint(
     set_for_evaluation(wanted.threads, model, *test, launcher_world()[0])
     weights = weights_hash(checkpoint)
     result = Evaluation(**provenance(checkpoint, path, data), weights_hash=weights)
-    has_likelihoods = model.can("log_weights")
-    measured = measured_likelihoods(model, test, data, checkpoint, path, wanted, files) if has_likelihoods else {}
+    load = ValueCache(checkpoint, path, files)
+    if model.can("log_weights"):
+        measured = measured_likelihoods(model, test, data, load, wanted)
+    else:
+        measured = measured_without_weights(model, test, data, load, wanted)
+    if wanted.two_sample and model.can("sample"):
+        measured |= measured_two_sample(model, data, load, device)
     if global_rank() != 0:
         return None
-    measured = measured or reconstruction_loss(model, *test) | {"images_hash": tensor_hash(test[0])}
     if model.can("classify"):
         measured |= classification(model, *test)
     train_labels = data.train.y
@@ -157,40 +200,118 @@ def measured_likelihoods(
     model: models.Model,
     test: tuple[Tensor, Tensor],
     data: ImageData,
-    checkpoint: dict,
-    path: Path,
+    load: ValueCache,
     wanted: EvaluationConfig,
-    files: EvaluationFiles,
 ) -> dict[str, Any]:
     """Return the fields of `Evaluation` from importance sampling and AIS. Per-image values are cached."""
     K = wanted.num_samples
     x, y = (part[: wanted.limit or model.default_limit] for part in test)
     images = tensor_hash(x, *model.condition_args(y))
-
-    def compute_or_load(
-        what: str, options: dict, compute: Callable[[], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
-        file, older = cache_path(path, what, options), cache_path(path, what)
-        return cached(file, checkpoint, options, compute, older, files.attempt(path))
-
     options = {"K": K, "images": images, "precision": wanted.precision}
-    values = compute_or_load("likelihoods", options, lambda: likelihoods(model, x, y, K, wanted.precision))
+    values = load("likelihoods", options, lambda: likelihoods(model, x, y, K, wanted.precision))
     found = {"num_samples": K, "precision": wanted.precision, "quantity": model.quantity, "images_hash": images}
-    found["pixels_nll"] = independent_pixels(model, data, x)
+    found |= {"pixels_nll": independent_pixels(model, data, x), "px_scale": px_scale(model)}
     if wanted.precision == "bf16":
         found |= bias_of_bf16(model, x, y, K, values["log_px"])
-    settings = wanted.ais
-    if settings is not None:
-        n, pilot = wanted.ais_images, data.images("val", ais.PILOT_IMAGES, model.device)
-        x, y = x[:n], y[:n]
-        options = {
-            **settings._asdict(),
-            "images": tensor_hash(x, *model.condition_args(y)),
-            "pilot": tensor_hash(*pilot),
-        }
-        chains = compute_or_load("ais", options, lambda: ais.run_ais(model, x, y, pilot, settings))
-        found |= ais.ais_summary(chains, values["log_px"], settings)
-    files.log_px[str(path)] = values["log_px"]
+    found |= measured_ais(model, (x, y), data, load, wanted, values["log_px"])
+    load.files.log_px[str(load.path)] = values["log_px"]
     if global_rank() == 0 and model.can("latent_statistics"):
         found |= latent_usage(model, *test)
     return found | likelihood_summary(values)
+
+
+def measured_without_weights(
+    model: models.Model,
+    test: tuple[Tensor, Tensor],
+    data: ImageData,
+    load: ValueCache,
+    wanted: EvaluationConfig,
+) -> dict[str, Any]:
+    """Return the fields of `Evaluation` of a model without importance weights: its loss, and for a generator AIS.
+
+    With AIS the result is of log p(x) of the first `limit` test images, as that of a VAE on these images; the loss is
+    in any case of all test images.
+    """
+    found: dict[str, Any] = {"images_hash": tensor_hash(test[0])}
+    if global_rank() == 0:
+        found |= mean_loss(model, *test)
+    if not isinstance(model, ImplicitModel):
+        return found
+    if global_rank() == 0:
+        found["sample_variance"] = sample_variance(model, test[0])
+    if wanted.ais is not None:
+        x, y = (part[: wanted.limit or model.default_limit] for part in test)
+        x_val = data.images("val", SCALE_IMAGES, model.device)[0]
+        options = {"images": tensor_hash(x_val)}
+        chosen = load("px_scale", options, lambda: from_rank0(lambda: choose_px_scale(model, x_val)))
+        model.observation_scale = chosen["px_scale"].item()
+        found |= {"quantity": "log p(x)", "num_images": len(x), "images_hash": tensor_hash(x)}
+        found["px_scale"] = model.observation_scale
+        found |= measured_ais(model, (x, y), data, load, wanted)
+    return found
+
+
+def measured_ais(
+    model: models.Model,
+    images: tuple[Tensor, Tensor],
+    data: ImageData,
+    load: ValueCache,
+    wanted: EvaluationConfig,
+    log_px: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Return the fields of `Evaluation` from AIS and, on grey images, the Parzen window estimate, if AIS is wanted.
+
+    Args:
+        model: A model with `ais_prior` and `ais_log_px`.
+        images: The test images to evaluate, with labels.
+        data: The data module, set up.
+        load: Cache of per-image values.
+        wanted: What to measure.
+        log_px: Importance-sampled log p(x) of the images, if the model has importance weights.
+    """
+    settings = wanted.ais
+    if settings is None:
+        return {}
+    pilot = data.images("val", ais.PILOT_IMAGES, model.device)
+    x, y = (part[: wanted.ais_images] for part in images)
+    options = {
+        **settings._asdict(),
+        "images": tensor_hash(x, *model.condition_args(y)),
+        "pilot": tensor_hash(*pilot),
+    }
+    if isinstance(model, ImplicitModel):
+        options["px_scale"] = model.observation_scale
+    chains = load("ais", options, lambda: ais.run_ais(model, x, y, pilot, settings))
+    found = ais.ais_summary(chains, log_px, settings)
+    if data.protocol == "grey" and model.can("sample") and not model.is_conditional:
+        x_val = data.images("val", PARZEN_IMAGES, model.device)[0]
+        hashes = {"images": tensor_hash(images[0]), "val": tensor_hash(x_val), "samples": PARZEN_SAMPLES}
+        window = load("parzen", hashes, lambda: from_rank0(lambda: parzen(model, images[0], x_val)))
+        found |= parzen_summary(window)
+    return found
+
+
+def measured_two_sample(model: models.Model, data: ImageData, load: ValueCache, device: str) -> dict[str, Any]:
+    """Return the fields of `Evaluation` from two-sample measures. They and the classifier are cached."""
+    options = {"images": data.images_hash, "labels": tensor_hash(data.train.y), "protocol": data.protocol}
+    classifier = data_classifier(
+        data, lambda train: cached_for_data(load, "classifier", options, lambda: from_rank0(train))
+    )
+    options = {**options, "samples": number_of_images(data)}
+    values = load("two_sample", options, lambda: from_rank0(lambda: two_sample_arrays(model, data, classifier, device)))
+    return {name: array.tolist() for name, array in values.items()}
+
+
+def two_sample_arrays(model, data, classifier, device) -> dict[str, np.ndarray]:
+    """Return the result of `two_sample` as arrays, for the cache."""
+    return {name: np.array(value) for name, value in two_sample(model, data, classifier, device).items()}
+
+
+def cached_for_data(
+    load: ValueCache, what: str, options: dict, compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return values that depend on the data alone, cached in the run folder whatever the weights of the model."""
+    of_no_model = {"model": what, "hyper_parameters": {}, "state_dict": {}}
+    return cached(
+        cache_path(load.path, what, options), of_no_model, options, compute, None, load.files.attempt(load.path)
+    )

@@ -181,6 +181,8 @@ def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
             annealing_path(model, x, labels_or_none(model, y), args.ais_start)
     if args.ais and not any(kind.can("ais_log_px") for kind in kinds):
         raise ValueError("--ais needs a density of x given its latents, which an AE does not have: leave it out.")
+    if args.two_sample and not any(kind.can("sample") for kind in kinds):
+        raise ValueError("--two_sample needs a model that samples, which an AE does not: leave it out.")
     if args.side_by_side:
         check_same_images(ready, args.side_by_side)
     for option in ("report", "side_by_side"):

@@ -26,6 +26,7 @@ from runtime.processes import global_rank
 
 IMAGES_PER_PASS = 50
 MAX_RELIABLE_K_HAT = 0.7  # above this Pareto k-hat, an importance-sampled likelihood is unreliable
+VARIANCE_SAMPLES = 1000  # samples of a generator whose variance is compared with that of test images
 BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
 
 
@@ -146,12 +147,23 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
     return found | {"active_dimensions": active, "kl_per_dimension": kl}
 
 
-def reconstruction_loss(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
+def mean_loss(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
     """Return fields of `Evaluation` for a model without a likelihood: its mean loss and the name of the loss."""
     with models.evaluating(model):
         losses = [model.validation_metrics(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
     loss = torch.cat(losses).double().mean().item()
     return {"loss": loss, "criterion": model.criterion, "num_images": len(x)}
+
+
+def sample_variance(model: models.Model, x: Tensor) -> float | None:
+    """Return the variance of samples over that of the images `x`, each summed over pixels.
+
+    It is 1 for a perfect model and near 0 for one that has collapsed to a single image. None if images do not vary.
+    """
+    with models.evaluating(model):
+        samples = model.sample(VARIANCE_SAMPLES).double()
+    total = x.double().var(0).sum().item()
+    return samples.var(0).sum().item() / total if total else None
 
 
 def classification(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from runtime.run_folder import run_name
 # Options that do not set runs apart: the label draw is a seed, and the steps per call do not change the steps
 SEED_OPTIONS = ("data.seed", "steps_per_call")
 COLUMNS = ("group", "n", "NLL", "K", "test error")
-IMPORTANCE = ("group", "NLL", "test error", "n", "K")  # order in which columns are kept on a narrow terminal
+IMPORTANCE = ("group", "NLL", "AIS NLL", "test error", "n", "K")  # order in which columns are kept on a narrow terminal
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class SeedMean:
         nll: Mean NLL in nats per image.
         nll_se: Its standard error over seeds.
         num_samples: The values of K in the group.
+        ais_nll: Mean NLL by AIS in nats per image.
+        ais_nll_se: Its standard error over seeds.
         test_error: Mean test error, a fraction.
         test_error_se: Its standard error over seeds.
     """
@@ -54,6 +56,8 @@ class SeedMean:
     num_samples: list[int]
     test_error: float | None
     test_error_se: float | None
+    ais_nll: float | None = None
+    ais_nll_se: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys and values of `over_seeds.json`."""
@@ -143,7 +147,8 @@ def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]]) -
     for same in zip(*map(rows, runs), strict=True):
         nll, nll_se = mean_and_se([[same[position].nll for position in part] for part in parts])
         error, error_se = mean_and_se([[same[position].test_error for position in part] for part in parts])
-        if nll is None and error is None:
+        ais_nll, ais_nll_se = mean_and_se([[same[position].ais_nll for position in part] for part in parts])
+        if nll is None and error is None and ais_nll is None:
             continue
         found.append(
             SeedMean(
@@ -159,6 +164,8 @@ def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]]) -
                 num_samples=sorted({run.num_samples for run in same if run.nll is not None}),
                 test_error=error,
                 test_error_se=error_se,
+                ais_nll=ais_nll,
+                ais_nll_se=ais_nll_se,
             )
         )
     return found
@@ -171,17 +178,21 @@ def as_text(means: Sequence[SeedMean], screen: Screen = FILE) -> str:
         return mean.about, mean.data, mean.protocol, mean.num_images
 
     parts = []
-    for (about, data, protocol, n), group in groupby(means, kind):
+    for (about, data, protocol, n), same_kind in groupby(means, kind):
+        group = list(same_kind)
+        with_ais = any(mean.ais_nll is not None for mean in group)
+        columns = (*COLUMNS, "AIS NLL") if with_ais else COLUMNS
         title = f"{data}, protocol {protocol}: {about} of {n} test images, mean ± standard error over seeds"
-        lines = lay_out(COLUMNS, list(map(cells, group)), screen, IMPORTANCE)
+        lines = lay_out(columns, [cells(mean)[: len(columns)] for mean in group], screen, IMPORTANCE)
         parts += [*wrapped(title, screen), *lines, ""]
     return "\n".join(parts)
 
 
-def cells(mean: SeedMean) -> tuple[str, str, str, str, str]:
-    """Return one line of `as_text`."""
+def cells(mean: SeedMean) -> tuple[str, ...]:
+    """Return one line of `as_text`, with the NLL by AIS last."""
     runs = len(mean.runs)
     n = str(runs) if runs == mean.n else f"{mean.n} draws of {runs} runs"
     nll = "-" if mean.nll is None else plus_minus(mean.nll, mean.nll_se, ".2f")
     error = "-" if mean.test_error is None else plus_minus(mean.test_error, mean.test_error_se, ".2%")
-    return mean.group, n, nll, ", ".join(map(str, mean.num_samples)) or "-", error
+    ais_nll = "-" if mean.ais_nll is None else plus_minus(mean.ais_nll, mean.ais_nll_se, ".2f")
+    return mean.group, n, nll, ", ".join(map(str, mean.num_samples)) or "-", error, ais_nll

@@ -151,26 +151,30 @@ def write_report(
     for name, text in contents.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
-    kinds = sorted({comparison_key(result) for result in results if result.nll is not None})
+    kinds = sorted(
+        {comparison_key(result) for result in results if result.nll is not None or result.ais_nll is not None}
+    )
     stems = ["results"] if len(kinds) == 1 else [f"results_{number}" for number, _ in enumerate(kinds, 1)]
     figures = [f"{stem}.{style.format}" for stem in stems]
     for kind, name in zip(kinds, figures, strict=True):
         same = [result for result in results if comparison_key(result) == kind]
-        figure = charts.comparison([labelled(result) for result in same], tables_by_key(same)[0].title)
+        have_nll = all(result.nll is not None for result in same)
+        figure = charts.comparison([labelled(result, have_nll) for result in same], tables_by_key(same)[0].title)
         save_figure(figure, folder / name, style.dpi)
     for path in folder.iterdir():  # of an earlier report of other runs
         if path.name not in {*contents, *figures} and re.fullmatch(GENERATED_FILES, path.name):
             path.unlink()
 
 
-def labelled(result: ComparedEvaluation) -> dict[str, Any]:
+def labelled(result: ComparedEvaluation, have_nll: bool = True) -> dict[str, Any]:
     """Return a result as `charts.comparison` takes it, with a label.
 
-    AIS was run on fewer images than importance sampling. Therefore its NLL is drawn relative to that of all images.
+    AIS was run on fewer images than importance sampling. Therefore its NLL is drawn relative to that of all images, if
+    all results of the figure have one.
     """
     folder = run_folder(Path(result.checkpoint))
     name = run_name(result.checkpoint).replace(str(folder), folder.resolve().name, 1)
     found = result.to_dict() | {"label": name}
-    if result.nll is not None and result.ais_lowers_nll is not None:
+    if have_nll and result.nll is not None and result.ais_lowers_nll is not None:
         found |= {"ais_nll": result.nll - result.ais_lowers_nll, "ais_nll_se": result.ais_lowers_nll_se}
     return found

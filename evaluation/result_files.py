@@ -27,7 +27,7 @@ from runtime.processes import global_rank
 from runtime.run_folder import run_folder
 
 # Optional measurements besides the likelihood
-OPTIONAL = ("test_error", "knn_error", "probe_error", "baselines", "disentanglement")
+OPTIONAL = ("test_error", "knn_error", "probe_error", "baselines", "disentanglement", "two_sample_mmd2")
 # Fields that tell the settings of two results apart; their values are hashed into the names of files
 SETTINGS = ("num_samples", "num_images", "precision", "images_hash", "weights_hash", "step", "ais_images",
            "ais_chains", "ais_temperatures", "ais_leapfrogs", "ais_start")  # fmt: skip
@@ -75,6 +75,7 @@ def setting_file(path: Path, result: Evaluation) -> Path:
     K = result.num_samples
     words = [path.stem, f"K{K}" if K else "", f"n{result.num_images}"]
     words += ["bf16" if result.precision == "bf16" else "", "ais" if result.ais_nll is not None else ""]
+    words += ["two_sample" if result.two_sample_images else ""]
     setting = json.dumps([getattr(result, key) for key in SETTINGS])
     words.append(hashlib.sha256(setting.encode()).hexdigest()[:8])
     return run_folder(path) / "evaluations" / f"{'_'.join(filter(None, words))}.json"
@@ -110,10 +111,14 @@ def is_of(result: Evaluation, file: Path, path: Path, weights: str, step: int | 
 
 
 def size(result: Evaluation) -> tuple:
-    """Return the size of a result: whether its likelihood is finite, images, K, fp32, AIS, optional measurements."""
+    """Return the size of a result: whether its likelihood is finite, images, K, fp32, AIS, optional measurements.
+
+    The images of a result without a likelihood do not count: its loss is always of all test images, whereas a generator
+    with AIS, on fewer images, has more to report.
+    """
     return (
         result.nll is not None or result.loss is not None,
-        result.num_images or 0,
+        (result.num_images or 0) if result.quantity else 0,
         result.num_samples or 0,
         result.precision != "bf16",
         result.ais_images or 0,
@@ -129,6 +134,7 @@ def described(result: Evaluation) -> str:
     words = [f"{result.num_images} images", f"K = {result.num_samples}" if result.num_samples else ""]
     words += ["bf16" if result.precision == "bf16" else ""]
     words += ["with AIS" if result.ais_nll is not None else ""]
+    words += ["with two-sample measures" if result.two_sample_images else ""]
     return ", ".join(filter(None, words))
 
 

@@ -43,16 +43,21 @@ class Evaluation:
     protocol: Annotated[str, Doc("How pixels are binarized, or `grey`.")] = ""
     seed: Annotated[int | None, Doc("`--seed` of training.")] = None
     quantity: Annotated[
-        str | None, Doc("What `nll` is the negative of, such as `log p(x)`; null without a likelihood.")
+        str | None, Doc("What `nll` and `ais_nll` are the negative of, such as `log p(x)`; null without a likelihood.")
     ] = None
-    nll: Annotated[float | None, Doc("Negative log-likelihood, importance-sampled.", NATS)] = None
+    nll: Annotated[
+        float | None,
+        Doc("Negative log-likelihood, importance-sampled; null for generators, which only have `ais_nll`.", NATS),
+    ] = None
     nll_se: Annotated[float | None, Doc("Standard error of `nll` over images.", NATS)] = None
     pixels_nll: Annotated[
         float | None,
         Doc("NLL of a model without latents: independent pixels at the mean of the training images.", NATS),
     ] = None
     num_samples: Annotated[int | None, Doc("K, the importance samples per image.")] = None
-    num_images: Annotated[int | None, Doc("Test images that `nll` or `loss` is the mean of.", "images")] = None
+    num_images: Annotated[
+        int | None, Doc("Test images that `nll` is the mean of; without a likelihood, those of `loss`.", "images")
+    ] = None
     precision: Annotated[str | None, Doc("Precision of the likelihoods: `fp32` or `bf16`.")] = None
     bf16_bias: Annotated[float | None, Doc("NLL in bf16 minus NLL in fp32, on the first images.", NATS)] = None
     bf16_bias_se: Annotated[float | None, Doc("Standard error of `bf16_bias` over images.", NATS)] = None
@@ -80,6 +85,101 @@ class Evaluation:
     ais_leapfrogs: Annotated[int | None, Doc("Leapfrog steps of each Hamiltonian trajectory.")] = None
     ais_start: Annotated[str | None, Doc("Distribution that chains start from: `prior` or `posterior`.")] = None
     ais_acceptance: Annotated[float | None, Doc("Share of Hamiltonian moves that were accepted.", "fraction")] = None
+    px_scale: Annotated[
+        float | None,
+        Doc(
+            "Sigma of p(x|z) with Gaussian pixels. That of a generator is chosen on validation images, for AIS.",
+            "pixel value",
+        ),
+    ] = None
+    parzen_nll: Annotated[
+        float | None, Doc("NLL by the Parzen window estimate, which misranks models, on `num_images`.", NATS)
+    ] = None
+    parzen_nll_se: Annotated[float | None, Doc("Standard error of `parzen_nll` over images.", NATS)] = None
+    parzen_scale: Annotated[
+        float | None, Doc("Standard deviation of the window, chosen on validation images.", "pixel value")
+    ] = None
+    parzen_samples: Annotated[int | None, Doc("Samples of the model at the centres of the windows.")] = None
+    sample_variance: Annotated[
+        float | None, Doc("Variance of a generator's samples over that of test images, each summed over pixels.")
+    ] = None
+    two_sample_images: Annotated[
+        int | None, Doc("Samples, and test images, that the two-sample measures compare.", "images")
+    ] = None
+    two_sample_mmd2: Annotated[
+        float | None, Doc("Unbiased squared maximum mean discrepancy between samples and test images.")
+    ] = None
+    two_sample_nn_error: Annotated[
+        float | None,
+        Doc(
+            "Leave-one-out error of 1-nearest-neighbour between samples and test images; 0.5 is best.",
+            "fraction",
+        ),
+    ] = None
+    two_sample_nn_error_real: Annotated[float | None, Doc("The same, on the test images.", "fraction")] = None
+    two_sample_nn_error_samples: Annotated[float | None, Doc("The same, on the samples.", "fraction")] = None
+    two_sample_frechet: Annotated[
+        float | None, Doc("Fréchet distance of samples to test images in features of a digit classifier (no FID).")
+    ] = None
+    two_sample_kernel: Annotated[
+        float | None, Doc("Kernel distance in the same features (no KID), mean over subsets.")
+    ] = None
+    two_sample_kernel_sd: Annotated[float | None, Doc("Standard deviation of the kernel distance over subsets.")] = None
+    two_sample_noisy_mmd2: Annotated[
+        float | None,
+        Doc("Unbiased squared maximum mean discrepancy between samples with pixel noise and test images."),
+    ] = None
+    two_sample_noisy_nn_error: Annotated[
+        float | None,
+        Doc(
+            "Leave-one-out error of 1-nearest-neighbour between samples with pixel noise and test images; 0.5 is best.",
+            "fraction",
+        ),
+    ] = None
+    two_sample_noisy_nn_error_real: Annotated[float | None, Doc("The same, on the test images.", "fraction")] = None
+    two_sample_noisy_nn_error_samples: Annotated[
+        float | None, Doc("The same, on the samples with pixel noise.", "fraction")
+    ] = None
+    two_sample_noisy_frechet: Annotated[
+        float | None,
+        Doc("Fréchet distance of samples with pixel noise to test images in features of a digit classifier (no FID)."),
+    ] = None
+    two_sample_noisy_kernel: Annotated[
+        float | None, Doc("Kernel distance in the same features (no KID), mean over subsets.")
+    ] = None
+    two_sample_noisy_kernel_sd: Annotated[
+        float | None, Doc("Standard deviation of the kernel distance over subsets.")
+    ] = None
+    two_sample_reference_mmd2: Annotated[
+        float | None, Doc("Unbiased squared maximum mean discrepancy between validation images and test images.")
+    ] = None
+    two_sample_reference_nn_error: Annotated[
+        float | None,
+        Doc(
+            "Leave-one-out error of 1-nearest-neighbour between validation images and test images; 0.5 is best.",
+            "fraction",
+        ),
+    ] = None
+    two_sample_reference_nn_error_real: Annotated[float | None, Doc("The same, on the test images.", "fraction")] = None
+    two_sample_reference_nn_error_samples: Annotated[
+        float | None, Doc("The same, on the validation images.", "fraction")
+    ] = None
+    two_sample_reference_frechet: Annotated[
+        float | None,
+        Doc("Fréchet distance of validation images to test images in features of a digit classifier (no FID)."),
+    ] = None
+    two_sample_reference_kernel: Annotated[
+        float | None, Doc("Kernel distance in the same features (no KID), mean over subsets.")
+    ] = None
+    two_sample_reference_kernel_sd: Annotated[
+        float | None, Doc("Standard deviation of the kernel distance over subsets.")
+    ] = None
+    two_sample_classifier_error: Annotated[
+        float | None, Doc("Share of test images that this classifier misclassifies.", "fraction")
+    ] = None
+    two_sample_classes: Annotated[
+        list[float] | None, Doc("Share of samples in each class, as the digit classifier sees them.", "fraction")
+    ] = None
     active_units: Annotated[int | None, Doc("Latent dimensions whose posterior mean varies over images.")] = None
     active_units_per_layer: Annotated[list[int] | None, Doc("The same, for each stochastic layer.")] = None
     active_dimensions: Annotated[list[list[bool]] | None, Doc("Per layer and dimension: whether it is active.")] = None
@@ -98,8 +198,12 @@ class Evaluation:
         dict[str, float] | None,
         Doc("Test error of each scikit-learn classifier that was fitted for comparison, by its name.", "fraction"),
     ] = None
-    criterion: Annotated[str | None, Doc("Reconstruction loss of a model without a likelihood.")] = None
-    loss: Annotated[float | None, Doc("Mean reconstruction loss of a model without a likelihood.", "per image")] = None
+    criterion: Annotated[
+        str | None, Doc("What `loss` is, such as a reconstruction loss, or the MMD^2 of samples to test images.")
+    ] = None
+    loss: Annotated[
+        float | None, Doc("Loss of a model without importance weights, on all test images: mean of `criterion`.")
+    ] = None
     epochs: Annotated[int | None, Doc("Epochs trained when the checkpoint was written.")] = None
     step: Annotated[int | None, Doc("Optimizer steps taken when the checkpoint was written.")] = None
     processes: Annotated[int | None, Doc("Processes that trained the model.")] = None

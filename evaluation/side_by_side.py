@@ -16,28 +16,52 @@ from datamodules import ImageData
 from figures import charts, grids
 from figures.subsets import evenly_spaced, round_robin_by_class
 from models import Model, evaluating
+from models.implicit import ImplicitModel
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.run_folder import run_folder, run_name
 
-MOST_BLOCKS = 3  # up to so many models, random points are drawn as one square block per model
+MOST_BLOCKS = 3  # up to so many models, random images are drawn as one square block per model
 ROW = 20  # points per model beyond that, one row each
 
 
-def check_comparable(model: Model | type[Model]) -> None:
+def decodes_codes(model: Model | type[Model]) -> bool:
+    """Return whether a model, or its class, decodes its codes without labels."""
+    return all(model.can(method) for method in ("encode", "interpolate")) and not model.is_conditional
+
+
+def samples_freely(model: Model | type[Model]) -> bool:
+    """Return whether a model, or its class, samples images without labels."""
+    return model.can("sample") and not model.is_conditional
+
+
+def check_decodes(model: Model | type[Model]) -> None:
     """Raise ValueError if a model, or its class, cannot decode its codes without labels."""
     name = model.__name__ if isinstance(model, type) else type(model).__name__
-    if not all(model.can(method) for method in ("encode", "interpolate")) or model.is_conditional:
+    if not decodes_codes(model):
         raise ValueError(f"{name} cannot be drawn side by side: it does not decode codes without labels.")
 
 
-def check_all(models: Mapping[str, Model], x: Tensor) -> None:
-    """Raise ValueError if there is no model, or one of them cannot be compared or does not take the images `x`."""
+def check_comparable(model: Model | type[Model]) -> None:
+    """Raise ValueError if a model, or its class, is no generator and cannot decode its codes without labels."""
+    kind = model if isinstance(model, type) else type(model)
+    if not issubclass(kind, ImplicitModel):
+        check_decodes(model)
+
+
+def check_images(models: Mapping[str, Model], x: Tensor) -> None:
+    """Raise ValueError if there is no model, or one of them does not take the images `x`."""
     if not models:
         raise ValueError("There is no model to draw: give at least one.")
     for name, model in models.items():
-        check_comparable(model)
         if (shape := tuple(model.hparams.image_shape)) != tuple(x.shape[1:]):
             raise ValueError(f"{name} takes images {shape}, and these are {tuple(x.shape[1:])}: choose others.")
+
+
+def check_all(models: Mapping[str, Model], x: Tensor) -> None:
+    """Raise ValueError if there is no model, or one of them cannot decode its codes or does not take the images `x`."""
+    for model in models.values():
+        check_decodes(model)
+    check_images(models, x)
 
 
 def codes(model: Model, x: Tensor) -> Tensor:
@@ -61,25 +85,48 @@ def reconstructions_side_by_side(models: Mapping[str, Model], x: Tensor) -> Figu
 def random_points(models: Mapping[str, Model], x: Tensor, n: int = 64) -> Figure:
     """Draw `n` decoded samples of each model, from a Gaussian with the mean and covariance of the codes of `x`.
 
-    The Gaussian also serves models without a prior; for a VAE it is close to the prior. With more than `MOST_BLOCKS`
-    models, each gets one row of `ROW` samples, so that the figure does not grow wider.
+    The Gaussian also serves models without a prior; for a VAE it is close to the prior.
     """
     check_all(models, x)
-    if len(models) > MOST_BLOCKS:
-        rows = []
-        for model in models.values():
-            z = codes(model, x)
-            with evaluating(model):
-                rows.append(model.decode(like(z, min(n, ROW))).cpu())
-        return grids.image_grid(rows, row_labels=list(models), title="Random points")
-    side, blocks = math.ceil(math.sqrt(n)), []
-    for model in models.values():
+    count, images = images_per_model(models, n), {}
+    for name, model in models.items():
         z = codes(model, x)
         with evaluating(model):
-            blocks.append(model.decode(like(z, n)).cpu().split(side))
-    rows = [torch.cat([white(row, side) for row in parts]) for parts in zip(*blocks, strict=True)]
-    begins = [side * i for i in range(len(models))]
-    return grids.image_grid(rows, title=dict(zip(begins, models, strict=True)), column_breaks=begins)
+            images[name] = model.decode(like(z, count)).cpu()
+    return random_images(images, "Random points")
+
+
+def random_samples(models: Mapping[str, Model], x: Tensor, n: int = 64) -> Figure:
+    """Draw `n` samples of each model from its prior, with as many of the images `x` before them."""
+    check_images(models, x)
+    count = images_per_model({"test images": None, **models}, n)
+    images = {"test images": x[evenly_spaced(len(x), count)].cpu()}
+    for name, model in models.items():
+        with evaluating(model):
+            images[name] = model.sample(count).cpu()
+    return random_images(images, "Samples")
+
+
+def images_per_model(models: Mapping[str, Any], n: int) -> int:
+    """Return the number of random images of each model: `n`, or with many models a row."""
+    return min(n, ROW) if len(models) > MOST_BLOCKS else n
+
+
+def random_images(images: Mapping[str, Tensor], title: str) -> Figure:
+    """Draw random images `(n, C, H, W)` of several models: square blocks beside each other.
+
+    With more than `MOST_BLOCKS` models, each gets one row, so that the figure does not grow wider.
+    """
+    if len(images) > MOST_BLOCKS:
+        return grids.image_grid(list(images.values()), row_labels=list(images), title=title)
+    side = math.ceil(math.sqrt(max(map(len, images.values()))))
+    blocks = [block.split(side) for block in images.values()]
+    height = max(map(len, blocks))
+    blank = next(iter(images.values()))[:0]
+    padded = [[*block, *[blank] * (height - len(block))] for block in blocks]
+    rows = [torch.cat([white(row, side) for row in parts]) for parts in zip(*padded, strict=True)]
+    begins = [side * i for i in range(len(images))]
+    return grids.image_grid(rows, title=dict(zip(begins, images, strict=True)), column_breaks=begins)
 
 
 def like(z: Tensor, n: int) -> Tensor:
@@ -107,14 +154,20 @@ def planes(models: Mapping[str, Model], x: Tensor, y: Tensor) -> Figure:
 
 
 def draw(models: Mapping[str, Model], data: Any, device: torch.device | str = "cpu") -> dict[str, Figure]:
-    """Return all figures by name, of test images of `data`."""
+    """Return all figures by name, of test images of `data`. Models take part in the figures that they are able to."""
+    for model in models.values():
+        check_comparable(model)
+    check_images(models, data.images("test", 1)[0])
     x, y = data.images("test", device=device)
     some, chosen = evenly_spaced(len(y), MAX_POINTS), round_robin_by_class(y, grids.PER_ROW)
-    return {
-        "reconstructions": reconstructions_side_by_side(models, x[chosen]),
-        "random_points": random_points(models, x[some]),
-        "codes": planes(models, x[some], y[some]),
-    }
+    found = {}
+    if decoding := {name: model for name, model in models.items() if decodes_codes(model)}:
+        found["reconstructions"] = reconstructions_side_by_side(decoding, x[chosen])
+        found["random_points"] = random_points(decoding, x[some])
+        found["codes"] = planes(decoding, x[some], y[some])
+    if sampling := {name: model for name, model in models.items() if samples_freely(model)}:
+        found["samples"] = random_samples(sampling, x)
+    return found
 
 
 def check_same_images(opened: list[tuple[dict, ImageData]], folder: str) -> None:

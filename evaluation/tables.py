@@ -13,6 +13,9 @@ MIN_IMAGES = 50  # below this, the images may by chance be harder than average
 SHORT_TRAINING = 1000  # optimizer steps; the posterior starts narrow, and the rate is high for about this long
 FAR_ABOVE = 10  # a healthy model starts at less than this many times the NLL of the mean image
 HIGH_K_HAT_SHARE = 0.1  # share of images with a high k-hat above which a remark is printed
+SAMPLE_CRITERION = "MMD^2"  # criterion of generators, between their samples and test images
+LOW_VARIANCE = 0.2  # variance of samples over that of test images, below which a generator has collapsed
+MISSING_CLASS = 0.1  # share of a class in the samples over the mean share, below which the class is missing
 
 
 def plus_minus(mean: float, se: float | None, form: str) -> str:
@@ -31,8 +34,8 @@ def estimate(mean: float | None, se: float | None, form: str) -> str | None:
 
 
 def nll(row: Evaluation) -> str | None:
-    """Return the cell of the NLL: None for a model without a likelihood; an NLL that is not finite is None itself."""
-    if row.quantity is None:
+    """Return the cell of the NLL: None without importance weights; an NLL that is not finite is None itself."""
+    if row.quantity is None or row.num_samples is None:
         return None
     return "not finite" if row.nll is None else plus_minus(row.nll, row.nll_se, ".2f")
 
@@ -52,6 +55,21 @@ def ais_difference(row: Evaluation) -> str | None:
     """Return the cell of the NLL by AIS minus the importance-sampled NLL."""
     lowers = row.ais_lowers_nll
     return None if lowers is None else plus_minus(-lowers, row.ais_lowers_nll_se, "+z.2f")
+
+
+def loss(row: Evaluation) -> str | None:
+    """Return the cell of the loss of a model that is not a generator."""
+    return None if row.criterion == SAMPLE_CRITERION else estimate(row.loss, None, ".2f")
+
+
+def mmd(row: Evaluation) -> str | None:
+    """Return the cell of the MMD^2 between samples of a generator and test images."""
+    return estimate(row.loss, None, ".4f") if row.criterion == SAMPLE_CRITERION else None
+
+
+def variance_of_pixels(row: Evaluation) -> str | None:
+    """Return the cell of sigma^2 of Gaussian pixels."""
+    return None if row.px_scale is None else f"{row.px_scale**2:.2g}"
 
 
 def active_units(row: Evaluation) -> str | None:
@@ -76,13 +94,17 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
         "AIS NLL ± SE (images)": ais_nll,
         "AIS - NLL": ais_difference,
         "AIS gap": lambda row: estimate(row.ais_gap, row.ais_gap_se, "z.2f"),
+        "sigma^2": variance_of_pixels,
+        "Parzen NLL ± SE": lambda row: estimate(row.parzen_nll, row.parzen_nll_se, ".2f"),
         "ELBO": lambda row: estimate(row.elbo, None, ".2f"),
         "rate": lambda row: estimate(row.rate, None, ".2f"),
         "distortion": lambda row: estimate(row.distortion, None, ".2f"),
         "active units": active_units,
         "ESS": lambda row: formatted(row.ess_median, ".1f"),
         "k-hat > 0.7": lambda row: formatted(row.k_hat_above, ".0%"),
-        "loss": lambda row: estimate(row.loss, None, ".2f"),
+        "loss": loss,
+        "MMD^2": mmd,
+        "variance": lambda row: formatted(row.sample_variance, ".2f"),
         "5-NN": lambda row: formatted(row.knn_error, ".2%"),
         "linear": lambda row: formatted(row.probe_error, ".2%"),
         "test error": lambda row: formatted(row.test_error, ".2%"),
@@ -92,8 +114,12 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
 
 # Order in which columns are kept if a table is too wide for the terminal
 IMPORTANCE = ("run", "NLL ± SE", "loss", "test error", "model", "K", "to the first", "paper", "paper's",
-              "AIS NLL ± SE (images)", "active units", "ELBO", "k-hat > 0.7", "AIS - NLL", "5-NN", "linear", "rate",
-              "distortion", "ESS", "bf16 - fp32", "AIS gap")  # fmt: skip
+              "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO", "k-hat > 0.7", "AIS - NLL", "5-NN", "linear",
+              "rate", "distortion", "ESS", "bf16 - fp32", "AIS gap", "sigma^2", "Parzen NLL ± SE",
+              "variance")  # fmt: skip
+# The same for a table with generators, which have no importance weights: AIS is what the rows have in common
+GENERATOR_IMPORTANCE = ("run", "model", "AIS NLL ± SE (images)", "AIS gap", "sigma^2", "NLL ± SE", "Parzen NLL ± SE",
+                        "MMD^2", "variance", *IMPORTANCE)  # fmt: skip
 
 
 class ComparisonKey(NamedTuple):
@@ -119,8 +145,15 @@ def comparison_key(result: Evaluation) -> ComparisonKey:
     # Older versions stored no hash for models without a likelihood.
     images = result.images_hash or (str(result.data_root) if result.data == "NPZ" else "")
     data = " ".join(filter(None, [result.data, result.variant]))
-    about = result.quantity or f"{result.criterion}, summed over pixels,"
+    about = result.quantity or about_loss(result)
     return ComparisonKey(about, data, result.protocol, result.num_images or 0, images)
+
+
+def about_loss(result: Evaluation) -> str:
+    """Return what the loss of a model without a likelihood is, for titles."""
+    if result.criterion == SAMPLE_CRITERION:
+        return f"{SAMPLE_CRITERION} of samples to all"
+    return f"{result.criterion}, summed over pixels,"
 
 
 def data_name(results: Sequence[Evaluation]) -> str:
@@ -149,16 +182,21 @@ def title(results: Sequence[Evaluation]) -> str:
     classified = max(result.test_error_images or 0 for result in results)
     error = f"; errors of {classified} test images" if classified else ""
     unit = "; nats per image" if results[0].quantity else " (no likelihood)"
-    return f"{data_name(results)}, protocol {protocol}: {about} of {num_images} test images{unit}{error}"
+    joined = about if about.endswith(" to all") else f"{about} of"
+    return f"{data_name(results)}, protocol {protocol}: {joined} {num_images} test images{unit}{error}"
 
 
 class Table(NamedTuple):
-    """A table of results of one kind: its title, columns, lines of cells, and remarks below it."""
+    """A table of results of one kind: its title, columns, lines of cells, and remarks below it.
+
+    `importance` is the order in which columns are kept if the table is too wide for the terminal.
+    """
 
     title: str
     columns: list[str]
     lines: list[list[str]]
     remarks: list[str]
+    importance: Sequence[str] = IMPORTANCE
 
 
 def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
@@ -173,9 +211,11 @@ def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
         cells = {name: column for name, column in cells.items() if any(cell is not None for cell in column)}
         lines = [["-" if cell is None else cell for cell in line] for line in zip(*cells.values(), strict=True)]
         remarks = [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
-        remarks += failures(group) + k_hat_remark(group)
-        found.append(Table(title(group), list(cells), lines, remarks))
-    return found
+        remarks += failures(group) + k_hat_remark(group) + generator_remarks(group)
+        has_generators = any(result.criterion == SAMPLE_CRITERION for result in group)
+        importance = GENERATOR_IMPORTANCE if has_generators else IMPORTANCE
+        found.append(Table(title(group), list(cells), lines, remarks, importance))
+    return found + two_sample_tables(results)
 
 
 def paper_cell(row: Evaluation, quantity: str, notes: Sequence[str]) -> str | None:
@@ -226,6 +266,116 @@ def failures(results: Sequence[Evaluation]) -> list[str]:
                 f"The posterior has collapsed ({run_name(result.checkpoint)}): no latent unit is active, and nothing "
                 "about an image reaches the decoder."
             )
+        remarks += collapse(result)
+    return remarks
+
+
+def collapse(result: Evaluation) -> list[str]:
+    """Return a remark if the samples of a generator hardly vary, or classes are missing among them."""
+    name, remarks = run_name(result.checkpoint), []
+    if result.sample_variance is not None and result.sample_variance < LOW_VARIANCE:
+        remarks.append(
+            f"The generator has collapsed ({name}): its samples have {result.sample_variance:.0%} of the variance of "
+            "test images."
+        )
+    shares = result.two_sample_classes or []
+    missing = [str(label) for label, share in enumerate(shares) if share < MISSING_CLASS / len(shares)]
+    if missing:
+        remarks.append(
+            f"Samples lack classes ({name}): almost none is seen as class {', '.join(missing)} by the classifier of "
+            "the two-sample measures."
+        )
+    return remarks
+
+
+def generator_remarks(results: Sequence[Evaluation]) -> list[str]:
+    """Return remarks on what the density of generators and the Parzen window estimate are."""
+    remarks = []
+    generators = [result for result in results if result.criterion == SAMPLE_CRITERION]
+    if any(result.ais_nll is not None for result in generators):
+        remarks.append(
+            "A generator has no importance-sampled NLL. For AIS its p(x|z) is N(g(z), sigma^2 I), with sigma^2 chosen "
+            "on validation images (Wu et al. 2017)."
+        )
+    if any(result.parzen_nll is not None for result in results):
+        remarks.append(
+            "The Parzen window estimate is printed because papers report it. It misranks models (Wu et al. 2017, "
+            "section 4): compare by AIS."
+        )
+    return remarks
+
+
+# Title -> (name of the measure in `Evaluation`, format)
+TWO_SAMPLE_COLUMNS: dict[str, tuple[str, str]] = {
+    "MMD^2": ("mmd2", "z.5f"),
+    "1-NN error": ("nn_error", ".1%"),
+    "of test images": ("nn_error_real", ".1%"),
+    "of samples": ("nn_error_samples", ".1%"),
+    "Fréchet": ("frechet", ".2f"),
+    "kernel": ("kernel", "z.4f"),
+}
+TWO_SAMPLE_IMPORTANCE = ("run", "1-NN error", "MMD^2", "Fréchet", "samples are", "kernel", "model", "of test images",
+                         "of samples")  # fmt: skip
+
+
+def two_sample_key(result: Evaluation) -> tuple:
+    """Return what results share that are compared with the same real images."""
+    _, data, protocol, _, _ = comparison_key(result)
+    return data, protocol, result.two_sample_images, result.two_sample_reference_mmd2
+
+
+def two_sample_tables(results: Sequence[Evaluation]) -> list[Table]:
+    """Return the tables of two-sample measures, one for each data set and protocol."""
+    measured = sorted((result for result in results if result.two_sample_images), key=two_sample_key)
+    found = []
+    for _, same_images in groupby(measured, key=two_sample_key):
+        group = list(same_images)
+        columns = ["run", "model", "samples are", *TWO_SAMPLE_COLUMNS]
+        lines = [line for result in group for line in two_sample_lines(result)]
+        lines.append(["validation images", "-", "real images", *two_sample_cells(group[0], "reference_")])
+        n, protocol = group[0].two_sample_images, group[0].protocol
+        heading = f"{data_name(group)}, protocol {protocol}: {n} samples and as many test images, two-sample measures"
+        has_features = any(result.two_sample_frechet is not None for result in group)
+        found.append(Table(heading, columns, lines, two_sample_remarks(group, has_features), TWO_SAMPLE_IMPORTANCE))
+    return found
+
+
+def two_sample_lines(result: Evaluation) -> list[list[str]]:
+    """Return the lines of one model: its samples, and with Gaussian pixels its samples with noise."""
+    pixels = "means" if result.protocol == "grey" else "binary"
+    start = [run_name(result.checkpoint), result.model]
+    lines = [[*start, pixels, *two_sample_cells(result)]]
+    if result.two_sample_noisy_mmd2 is not None:
+        lines.append([*start, "with noise", *two_sample_cells(result, "noisy_")])
+    return lines
+
+
+def two_sample_cells(result: Evaluation, kind: str = "") -> list[str]:
+    """Return the cells of `TWO_SAMPLE_COLUMNS`.
+
+    Args:
+        result: A result.
+        kind: Prefix of the fields: "", "noisy_" or "reference_".
+    """
+    values = [(getattr(result, f"two_sample_{kind}{name}"), form) for name, form in TWO_SAMPLE_COLUMNS.values()]
+    return [formatted(value, form) or "-" for value, form in values]
+
+
+def two_sample_remarks(results: Sequence[Evaluation], has_features: bool) -> list[str]:
+    """Return the remarks below a table of two-sample measures."""
+    remarks = [
+        "The last row is what a perfect model would get: real images that are compared with the test images. A 1-NN "
+        "error of 50% is best if that of test images and that of samples are both near 50%."
+    ]
+    if has_features:
+        error = next(
+            (r.two_sample_classifier_error for r in results if r.two_sample_classifier_error is not None), None
+        )
+        quality = "" if error is None else f" (test error {error:.2%})"
+        remarks.append(
+            f"Fréchet and kernel distances are in digit features: those of a small classifier{quality} trained here on "
+            "the training images. They cannot be compared with FID or KID, which use an Inception network."
+        )
     return remarks
 
 
@@ -264,7 +414,7 @@ def tables(results: Sequence[Evaluation], screen: Screen = FILE) -> str:
     parts = []
     for table in tables_by_key(results):
         parts += wrapped(table.title, screen)
-        parts += lay_out(table.columns, table.lines, screen, IMPORTANCE)
+        parts += lay_out(table.columns, table.lines, screen, table.importance)
         parts += [line for remark in table.remarks for line in wrapped(remark, screen)]
         parts.append("")
     return "\n".join([*parts, *disentanglement_tables(results, screen)])

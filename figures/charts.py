@@ -292,8 +292,8 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
     """Return a comparison of runs. Left: NLL, with those of papers and AIS. Right: rate-distortion plane.
 
     Args:
-        results: Results with `label`, `nll` and `num_samples` (K); `nll_se`, `paper_nll`, `ais_nll`, `ais_nll_se`,
-            `rate` and `distortion` may be None or missing.
+        results: Results with `label`; `nll`, `num_samples` (K), `nll_se`, `paper_nll`, `ais_nll`, `ais_nll_se`, `rate`
+            and `distortion` may be None or missing.
         title: Title of the figure.
     """
     if len(results) > MAX_RUNS:
@@ -314,8 +314,8 @@ def comparison(results: Sequence[dict], title: str) -> Figure:
     names = [f"{shorten_middle(result['label'])}  {number}" for result, number in zip(results, numbers, strict=True)]
     left.set_yticks(rows, names, parse_math=False)
     left.set_ylim(-0.6, len(results) - 0.4)
-    samples = ", ".join(map(str, sorted({result["num_samples"] for result in results})))
-    left.set_xlabel(f"NLL (nats per image) ± standard error, K = {samples}")
+    samples = ", ".join(map(str, sorted({result["num_samples"] for result in results if result.get("num_samples")})))
+    left.set_xlabel("NLL (nats per image) ± standard error" + (f", K = {samples}" if samples else ""))
     if len(left.containers) > 1:
         figure.legend(handles=left.containers, frameon=False, loc="outside lower left", ncols=3, fontsize=9)
     draw_rate_distortion(right, results, numbers)

@@ -361,18 +361,18 @@ def test_a_failing_figure_is_a_warning(copy, monkeypatch, capsys):
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError(errno.EIO, "Input/output error", "x")])
 def test_other_checkpoints_are_evaluated_if_one_fails(copy, monkeypatch, capsys, error):
-    measure = evaluation.evaluate.reconstruction_loss
+    measure = evaluation.evaluate.mean_loss
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(evaluation.evaluate, "reconstruction_loss", fail)
+    monkeypatch.setattr(evaluation.evaluate, "mean_loss", fail)
     assert evaluate.main([AE, VAE, *FEW]) == 1
     out, err = capsys.readouterr()
     assert "NLL ± SE" in out
     assert f"error: {AE} could not be evaluated: " in err
     assert "Traceback" not in err
-    monkeypatch.setattr(evaluation.evaluate, "reconstruction_loss", measure)
+    monkeypatch.setattr(evaluation.evaluate, "mean_loss", measure)
     assert evaluate.main([AE, VAE, *FEW]) == 0
 
 

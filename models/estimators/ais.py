@@ -1,7 +1,8 @@
 """Annealed importance sampling (AIS): in expectation a lower bound on log p(x), from prior and decoder alone.
 
-It works for any `LatentVariableModel`, in the space of everything that is drawn before x: `ais_prior()` and
-`ais_log_px(x, z, y)`. With `ais_simulate(z, y)` its error can be bounded on images that the model has simulated.
+It works for any `LatentVariableModel` or `ImplicitModel`, in the space of everything that is drawn before x:
+`ais_prior()` and `ais_log_px(x, z, y)`. With `ais_simulate(z, y)` its error can be bounded on images that the model has
+simulated.
 """
 
 import math
@@ -86,8 +87,8 @@ def annealing_path(model, x: Tensor, y: Tensor | None, start: str) -> Path:
     prior = model.ais_prior()
     if start == "prior":
         return Path(prior.expand((len(x),)), lambda z: model.ais_log_px(x, z, y))
-    q = model.posterior(x, y)
-    if start != "posterior" or q.event_shape != prior.event_shape or q.batch_shape != (len(x),):
+    q = model.posterior(x, y) if model.can("posterior") else None
+    if start != "posterior" or q is None or q.event_shape != prior.event_shape or q.batch_shape != (len(x),):
         raise ValueError(f"Chains of {kind} cannot start at '{start}': start them at the prior.")
     return Path(q, lambda z: model.ais_log_px(x, z, y) + prior.log_prob(z) - q.log_prob(z))
 

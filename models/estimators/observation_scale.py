@@ -1,12 +1,13 @@
-"""log p(x) of a generator for many scales of p(x|z) = N(x; g(z), sigma^2 I), by one run of annealed importance sampling.
+"""log p(x) of a generator with p(x|z) = N(x; g(z), sigma^2 I), for many sigma by one run of AIS.
 
-Chains from the prior to the smallest sigma pass every larger one: the density p(z) exp(-t ||x - g(z)||^2 / 2) at inverse
-temperature t is, up to a constant, the posterior for sigma^2 = 1 / t. So the weights along a chain estimate p(x) for
-all sigma of a grid, each without bias.
+Chains from the prior to the smallest sigma pass every larger one: at inverse temperature t, the density
+p(z) exp(-t ||x - g(z)||^2 / 2) is, up to a constant, the posterior for sigma^2 = 1 / t. So the weights along a chain
+estimate p(x) for all sigma of a grid, each without bias.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def precisions(variances: Sequence[float]) -> tuple[list[float], list[int]]:
     descending = [1 / variance for variance in reversed(variances)]
     path, positions = [0.0, *geometric(FIRST_PRECISION * descending[0], descending[0], STEPS_TO_FIRST)], []
     positions.append(len(path) - 1)
-    for low, high in zip(descending, descending[1:], strict=False):
+    for low, high in pairwise(descending):
         path += geometric(low, high, STEPS_BETWEEN + 1)[1:]
         positions.append(len(path) - 1)
     return path, positions[::-1]
@@ -95,7 +96,7 @@ def log_weights(path: Path, path_precisions: Sequence[float], steps: Sequence[fl
     """Return the log weights of all chains up to each temperature, `(T + 1, C, B)` in float64."""
     point = path.at(path.base.sample((CHAINS,)))
     found = [torch.zeros_like(point.log_ratio, dtype=torch.float64)]
-    for before, precision, step in zip(path_precisions, path_precisions[1:], steps, strict=False):
+    for (before, precision), step in zip(pairwise(path_precisions), steps, strict=True):
         found.append(found[-1] + (precision - before) * point.log_ratio.double())
         point, _ = hmc_step(path, point, precision, step, LEAPFROGS)
     return torch.stack(found)

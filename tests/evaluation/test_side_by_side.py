@@ -82,7 +82,7 @@ def test_planes_are_beside_each_other(pair, data):
 def test_all_of_them_from_the_data_with_an_image_of_each_class(pair, data, monkeypatch):
     drawn = []
     monkeypatch.setattr(side_by_side, "reconstructions_side_by_side", lambda *args: drawn.append(args))
-    assert list(side_by_side.draw(pair, data)) == ["reconstructions", "random_points", "codes"]
+    assert list(side_by_side.draw(pair, data)) == ["reconstructions", "random_points", "codes", "samples"]
     x, y = data.images("test")
     assert torch.equal(drawn[0][1], x[[int((y == label).nonzero()[0]) for label in range(10)]])
 
