@@ -7,6 +7,7 @@ from models.ae import AE
 from models.affine import AffineVAE
 from models.base import Model, evaluating
 from models.cvae import CVAE
+from models.gmmn import GMMN
 from models.hierarchical import HierarchicalVAE
 from models.iwae import IWAE
 from models.latent_variable import LatentVariableModel
@@ -20,6 +21,7 @@ __all__ = [
     "CVAE",
     "DECODERS",
     "ENCODERS",
+    "GMMN",
     "IWAE",
     "M1M2",
     "M2",
@@ -46,6 +48,7 @@ MODELS: dict[str, type[Model]] = {
         CVAE,
         M2,
         M1M2,
+        GMMN,
     )
 }
 
