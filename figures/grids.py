@@ -249,6 +249,12 @@ def interpolations(images: Tensor, x0: Tensor, x1: Tensor, title: str = "") -> F
     return image_grid(rows, column_labels=labels, column_breaks=(1, n + 1), title=title)
 
 
+def sample_interpolations(images: Tensor, title: str = "") -> Figure:
+    """Return a row per pair of samples, with the steps `images (n, B, C, H, W)` between them, both included."""
+    labels = [f"{i / max(1, len(images) - 1):.2f}" for i in range(len(images))]
+    return image_grid(images.transpose(0, 1), column_labels=labels, title=title)
+
+
 def default_names(count: int) -> list[str]:
     """Return the numbers of `count` classes as their names."""
     return [str(label) for label in range(count)]

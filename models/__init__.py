@@ -8,6 +8,7 @@ from models.affine import AffineVAE
 from models.base import Model, evaluating
 from models.cvae import CVAE
 from models.gan import GAN
+from models.gmmn import GMMN
 from models.hierarchical import HierarchicalVAE
 from models.iwae import IWAE
 from models.latent_variable import LatentVariableModel
@@ -22,6 +23,7 @@ __all__ = [
     "DECODERS",
     "ENCODERS",
     "GAN",
+    "GMMN",
     "IWAE",
     "M1M2",
     "M2",
@@ -48,6 +50,7 @@ MODELS: dict[str, type[Model]] = {
         CVAE,
         M2,
         M1M2,
+        GMMN,
         GAN,
     )
 }

@@ -112,6 +112,7 @@ class Model(LightningModule):
     takes_own_steps = False  # whether it overrides `take_step`, because it has several optimizers
     default_limit: int | None = None  # default number of test images for the likelihood; None: all of them
     default_epochs = 300  # default limit of --trainer.max_epochs
+    default_binarization: str | None = None  # default of --data.binarization; None: that of the data
     quantity: str | None = "log p(x)"  # what log weights estimate; None without a likelihood
     scheduled_steps: int | None = None  # length of a learning rate schedule by steps; None: schedule by epochs
     trained_epochs: int | None = None  # epochs of training, of a model that was loaded from a checkpoint
