@@ -23,6 +23,7 @@ from evaluation.metrics import (
     latent_usage,
     likelihood_summary,
     likelihoods,
+    mode_collapse,
     reconstruction_loss,
     save_figures,
 )
@@ -102,6 +103,8 @@ def evaluate_checkpoint(
     if global_rank() != 0:
         return None
     measured = measured or reconstruction_loss(model, *test) | {"images_hash": tensor_hash(test[0])}
+    if model.can("duplicates"):
+        measured |= mode_collapse(model, test[0])
     if model.can("classify"):
         measured |= classification(model, *test)
     train_labels = data.train.y

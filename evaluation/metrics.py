@@ -25,6 +25,7 @@ from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.processes import global_rank
 
 IMAGES_PER_PASS = 50
+DUPLICATE_IMAGES = 500  # test images, and as many samples, that are compared in pairs
 MAX_RELIABLE_K_HAT = 0.7  # above this Pareto k-hat, an importance-sampled likelihood is unreliable
 BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
 
@@ -152,6 +153,14 @@ def reconstruction_loss(model: models.Model, x: Tensor, y: Tensor) -> dict[str, 
         losses = [model.validation_metrics(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
     loss = torch.cat(losses).double().mean().item()
     return {"loss": loss, "criterion": model.criterion, "num_images": len(x)}
+
+
+def mode_collapse(model: models.Model, x: Tensor) -> dict[str, Any]:
+    """Return the share of pairs of samples that are nearly identical; no field for too few test images."""
+    if len(x) < MIN_IMAGES:
+        return {}
+    with models.evaluating(model):
+        return {"duplicates": model.duplicates(x[:DUPLICATE_IMAGES])}
 
 
 def classification(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:

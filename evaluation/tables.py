@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from cli.terminal import FILE, Screen, lay_out, number, wrapped
 from evaluation.schema import ComparedEvaluation, Evaluation
+from models.implicit import COLLAPSED_SHARE
 from runtime.run_folder import run_name
 
 MIN_IMAGES = 50  # below this, the images may by chance be harder than average
-SHORT_TRAINING = 1000  # optimizer steps; the posterior starts narrow, and the rate is high for about this long
+# Optimizer steps; the posterior starts narrow, and the rate is high for about this long. Samples start alike.
+SHORT_TRAINING = 1000
 FAR_ABOVE = 10  # a healthy model starts at less than this many times the NLL of the mean image
 HIGH_K_HAT_SHARE = 0.1  # share of images with a high k-hat above which a remark is printed
 
@@ -225,6 +227,13 @@ def failures(results: Sequence[Evaluation]) -> list[str]:
             remarks.append(
                 f"The posterior has collapsed ({run_name(result.checkpoint)}): no latent unit is active, and nothing "
                 "about an image reaches the decoder."
+            )
+        # An untrained generator hardly varies yet.
+        has_trained = (result.step or SHORT_TRAINING) >= SHORT_TRAINING
+        if has_trained and result.duplicates is not None and result.duplicates > COLLAPSED_SHARE:
+            remarks.append(
+                f"The generator has collapsed ({run_name(result.checkpoint)}): {result.duplicates:.0%} of the pairs of "
+                "samples are nearly identical."
             )
     return remarks
 

@@ -241,6 +241,13 @@ def samples(images: Tensor, title: str = "") -> Figure:
     return image_grid(images.split(math.ceil(math.sqrt(len(images)))), title=title)
 
 
+def nearest_neighbours(x: Tensor, neighbours: Tensor, title: str = "") -> Figure:
+    """Return samples `(n, C, H, W)` above their nearest training images `(n, k, C, H, W)`, nearest first."""
+    labels = ["sample", *("nearest" if i == 1 else f"{i}. nearest" for i in range(1, neighbours.shape[1] + 1))]
+    rows = torch.cat([x[None], neighbours.transpose(0, 1)])
+    return image_grid(rows, row_labels=labels, row_breaks=(1,), title=title)
+
+
 def interpolations(images: Tensor, x0: Tensor, x1: Tensor, title: str = "") -> Figure:
     """Return a row per pair: the image of `x0 (B, C, H, W)`, the steps `images (n, B, C, H, W)`, the image of `x1`."""
     n = len(images)

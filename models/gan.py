@@ -116,6 +116,11 @@ class GAN(ImplicitModel):
         """Return the generator's loss for as many new samples as images."""
         return generator_loss(self.logits(self.generate(self.prior().sample((len(x),)))))
 
+    def collapse_remedy(self) -> str:
+        if not self.hparams.r1 and not self.hparams.spectral_norm:
+            return "Try --model.r1 0.1."
+        return super().collapse_remedy()
+
     # Training
 
     @property
