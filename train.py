@@ -142,6 +142,23 @@ def make_trainer(
     return trainer
 
 
+def check_own_steps(trainer: Trainer, model: Model, is_compiled: bool) -> None:
+    """Raise ValueError for options that do not apply to a model that takes its optimizer steps itself."""
+    if not model.takes_own_steps:
+        return
+    unsupported = {
+        "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
+        "--trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
+        "--trainer.precision 16-mixed": trainer.precision == "16-mixed",
+        "--compile": is_compiled,
+    }
+    if names := [name for name, is_set in unsupported.items() if is_set]:
+        raise ValueError(
+            f"{type(model).__name__} has several optimizers and takes their steps itself, which does not support "
+            f"{' and '.join(names)}: leave it out{', or use bf16-mixed' if '16-mixed' in ' '.join(names) else ''}."
+        )
+
+
 def configure_steps_per_call(trainer: Trainer, data: ImageData, model: Model, steps_per_call: int) -> None:
     """Set the number of optimiser steps per `training_step`, or 1 with a warning if other options require it.
 
@@ -163,7 +180,7 @@ def configure_steps_per_call(trainer: Trainer, data: ImageData, model: Model, st
         print(f"warning: --steps_per_call is set to 1, as {names} requires.", file=sys.stderr)
         steps_per_call = 1
     data.steps_per_call = steps_per_call
-    model.automatic_optimization = steps_per_call == 1
+    model.automatic_optimization = steps_per_call == 1 and not model.takes_own_steps
     trainer.log_every_n_steps = max(1, trainer.log_every_n_steps // steps_per_call)
 
 
@@ -335,6 +352,7 @@ def main(argv: list[str] | None = None) -> int:
             trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, folder, start)
             trainer.figure_style = FigureStyle(args.figure_format, args.figure_dpi)
             check_batch_norm(model, data, trainer.world_size)
+            check_own_steps(trainer, model, args.compile)
             configure_steps_per_call(trainer, data, model, args.steps_per_call)
             if args.early_stopping is not None:
                 check_validation(trainer, len(data.val.y))

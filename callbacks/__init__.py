@@ -22,7 +22,9 @@ from callbacks.latent_codes import LatentCodes
 from callbacks.latent_codes_tsne import LatentCodesTSNE
 from callbacks.latent_plane import LatentPlane
 from callbacks.log_likelihood import LogLikelihood
+from callbacks.mode_collapse import ModeCollapse
 from callbacks.nan_guard import NaNGuard
+from callbacks.nearest_neighbours import NearestNeighbours
 from callbacks.progress import Progress
 from callbacks.reconstructions import Reconstructions
 from callbacks.samples import Samples
@@ -50,7 +52,9 @@ __all__ = [
     "LatentCodesTSNE",
     "LatentPlane",
     "LogLikelihood",
+    "ModeCollapse",
     "NaNGuard",
+    "NearestNeighbours",
     "PowersOfTwoCallback",
     "Progress",
     "Reconstructions",
@@ -67,8 +71,10 @@ CALLBACKS: dict[str, type[PowersOfTwoCallback]] = {
     for callback in (
         Reconstructions,
         Samples,
+        NearestNeighbours,
         Interpolations,
         ActiveUnits,
+        ModeCollapse,
         LogLikelihood,
         LatentCodes,
         LatentCodesTSNE,
@@ -98,7 +104,7 @@ def for_model(model: Model, names: Sequence[str] | None = None) -> list[PowersOf
         return [
             callback()
             for callback in CALLBACKS.values()
-            if callback.by_default and callback.unsupported_reason(model) is None
+            if callback.is_default_for(model) and callback.unsupported_reason(model) is None
         ]
     for name in names:
         if name not in CALLBACKS:

@@ -41,6 +41,11 @@ class PowersOfTwoCallback(Callback):
             f"leave {cls.name} out, or choose another model."
         )
 
+    @classmethod
+    def is_default_for(cls, model: Model) -> bool:
+        """Return whether the callback runs for a model that supports it when --callbacks is not given."""
+        return cls.by_default
+
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         """Do the work of the callback."""
         raise NotImplementedError

@@ -195,6 +195,9 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
             "trainer.enable_model_summary": False,
         }
     )
+    binarization = MODELS[names["model"]].default_binarization
+    if binarization is not None and "data.binarization" in parser.get_defaults():
+        parser.set_defaults({"data.binarization": binarization})
     for action in parser._actions:
         if action.dest.removeprefix("trainer.") in NO_EFFECT:
             action.help = argparse.SUPPRESS

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -122,6 +123,14 @@ class ImageData(LightningDataModule):
         if split == "train" and self.train_pixel_sampler:
             x = self.train_pixel_sampler(x, fixed_generator("training images")).float()
         return to_unit_interval(x).to(device), y.to(device)
+
+    def stored_images(self, split: str, chunk: int) -> Iterator[Tensor]:
+        """Yield all images of a split in chunks, float32 (n, C, H, W) in [0, 1], without sampling pixels.
+
+        Images whose pixels are sampled at each access have their grey values.
+        """
+        for part in getattr(self, split).x.split(chunk):
+            yield to_unit_interval(part)
 
     def train_dataloader(self) -> Batches:
         """Return shuffled batches; order and pixel sampling depend on `run_seed`."""

@@ -33,7 +33,7 @@ from evaluation.metrics import (
     likelihood_summary,
     likelihoods,
     mean_loss,
-    sample_variance,
+    mode_collapse,
     save_figures,
 )
 from evaluation.probes import can_be_probed, probes
@@ -145,6 +145,8 @@ def evaluate_checkpoint(
         measured |= measured_two_sample(model, data, load, device)
     if global_rank() != 0:
         return None
+    if model.can("duplicates"):
+        measured |= mode_collapse(model, test[0])
     if model.can("classify"):
         measured |= classification(model, *test)
     train_labels = data.train.y
@@ -237,8 +239,6 @@ def measured_without_weights(
         found |= mean_loss(model, *test)
     if not isinstance(model, ImplicitModel):
         return found
-    if global_rank() == 0:
-        found["sample_variance"] = sample_variance(model, test[0])
     if wanted.ais is not None:
         x, y = (part[: wanted.limit or model.default_limit] for part in test)
         x_val = data.images("val", SCALE_IMAGES, model.device)[0]

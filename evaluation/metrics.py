@@ -25,8 +25,8 @@ from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.processes import global_rank
 
 IMAGES_PER_PASS = 50
+DUPLICATE_IMAGES = 500  # test images, and as many samples, that are compared in pairs
 MAX_RELIABLE_K_HAT = 0.7  # above this Pareto k-hat, an importance-sampled likelihood is unreliable
-VARIANCE_SAMPLES = 1000  # samples of a generator whose variance is compared with that of test images
 BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
 
 
@@ -155,15 +155,12 @@ def mean_loss(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
     return {"loss": loss, "criterion": model.criterion, "num_images": len(x)}
 
 
-def sample_variance(model: models.Model, x: Tensor) -> float | None:
-    """Return the variance of samples over that of the images `x`, each summed over pixels.
-
-    It is 1 for a perfect model and near 0 for one that has collapsed to a single image. None if images do not vary.
-    """
+def mode_collapse(model: models.Model, x: Tensor) -> dict[str, Any]:
+    """Return the share of pairs of samples that are nearly identical; no field for too few test images."""
+    if len(x) < MIN_IMAGES:
+        return {}
     with models.evaluating(model):
-        samples = model.sample(VARIANCE_SAMPLES).double()
-    total = x.double().var(0).sum().item()
-    return samples.var(0).sum().item() / total if total else None
+        return {"duplicates": model.duplicates(x[:DUPLICATE_IMAGES])}
 
 
 def classification(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:

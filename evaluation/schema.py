@@ -100,9 +100,6 @@ class Evaluation:
         float | None, Doc("Standard deviation of the window, chosen on validation images.", "pixel value")
     ] = None
     parzen_samples: Annotated[int | None, Doc("Samples of the model at the centres of the windows.")] = None
-    sample_variance: Annotated[
-        float | None, Doc("Variance of a generator's samples over that of test images, each summed over pixels.")
-    ] = None
     two_sample_images: Annotated[
         int | None, Doc("Samples, and test images, that the two-sample measures compare.", "images")
     ] = None
@@ -182,6 +179,13 @@ class Evaluation:
     ] = None
     active_units: Annotated[int | None, Doc("Latent dimensions whose posterior mean varies over images.")] = None
     active_units_per_layer: Annotated[list[int] | None, Doc("The same, for each stochastic layer.")] = None
+    duplicates: Annotated[
+        float | None,
+        Doc(
+            "Share of pairs of samples that are nearly identical, beyond that of test images: mode collapse.",
+            "fraction",
+        ),
+    ] = None
     active_dimensions: Annotated[list[list[bool]] | None, Doc("Per layer and dimension: whether it is active.")] = None
     kl_per_dimension: Annotated[list[list[float]] | None, Doc("The same: mean KL to the prior.", NATS)] = None
     knn_error: Annotated[float | None, Doc("Test error of 5-NN on posterior means.", "fraction")] = None

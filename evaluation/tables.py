@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 from cli.terminal import FILE, Screen, lay_out, number, wrapped
 from evaluation.schema import ComparedEvaluation, Evaluation
+from models.implicit import COLLAPSED_SHARE
 from runtime.run_folder import run_name
 
 MIN_IMAGES = 50  # below this, the images may by chance be harder than average
-SHORT_TRAINING = 1000  # optimizer steps; the posterior starts narrow, and the rate is high for about this long
+# Optimizer steps; the posterior starts narrow, and the rate is high for about this long. Samples start alike.
+SHORT_TRAINING = 1000
 FAR_ABOVE = 10  # a healthy model starts at less than this many times the NLL of the mean image
 HIGH_K_HAT_SHARE = 0.1  # share of images with a high k-hat above which a remark is printed
 SAMPLE_CRITERION = "MMD^2"  # criterion of generators, between their samples and test images
-LOW_VARIANCE = 0.2  # variance of samples over that of test images, below which a generator has collapsed
 MISSING_CLASS = 0.1  # share of a class in the samples over the mean share, below which the class is missing
 
 
@@ -104,7 +105,6 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
         "k-hat > 0.7": lambda row: formatted(row.k_hat_above, ".0%"),
         "loss": loss,
         "MMD^2": mmd,
-        "variance": lambda row: formatted(row.sample_variance, ".2f"),
         "5-NN": lambda row: formatted(row.knn_error, ".2%"),
         "linear": lambda row: formatted(row.probe_error, ".2%"),
         "test error": lambda row: formatted(row.test_error, ".2%"),
@@ -115,11 +115,10 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
 # Order in which columns are kept if a table is too wide for the terminal
 IMPORTANCE = ("run", "NLL ± SE", "loss", "test error", "model", "K", "to the first", "paper", "paper's",
               "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO", "k-hat > 0.7", "AIS - NLL", "5-NN", "linear",
-              "rate", "distortion", "ESS", "bf16 - fp32", "AIS gap", "sigma^2", "Parzen NLL ± SE",
-              "variance")  # fmt: skip
+              "rate", "distortion", "ESS", "bf16 - fp32", "AIS gap", "sigma^2", "Parzen NLL ± SE")  # fmt: skip
 # The same for a table with generators, which have no importance weights: AIS is what the rows have in common
 GENERATOR_IMPORTANCE = ("run", "model", "AIS NLL ± SE (images)", "AIS gap", "sigma^2", "NLL ± SE", "Parzen NLL ± SE",
-                        "MMD^2", "variance", *IMPORTANCE)  # fmt: skip
+                        "MMD^2", *IMPORTANCE)  # fmt: skip
 
 
 class ComparisonKey(NamedTuple):
@@ -266,26 +265,27 @@ def failures(results: Sequence[Evaluation]) -> list[str]:
                 f"The posterior has collapsed ({run_name(result.checkpoint)}): no latent unit is active, and nothing "
                 "about an image reaches the decoder."
             )
-        remarks += collapse(result)
+        # An untrained generator hardly varies yet.
+        has_trained = (result.step or SHORT_TRAINING) >= SHORT_TRAINING
+        if has_trained and result.duplicates is not None and result.duplicates > COLLAPSED_SHARE:
+            remarks.append(
+                f"The generator has collapsed ({run_name(result.checkpoint)}): {result.duplicates:.0%} of the pairs of "
+                "samples are nearly identical."
+            )
+        remarks += missing_classes(result)
     return remarks
 
 
-def collapse(result: Evaluation) -> list[str]:
-    """Return a remark if the samples of a generator hardly vary, or classes are missing among them."""
-    name, remarks = run_name(result.checkpoint), []
-    if result.sample_variance is not None and result.sample_variance < LOW_VARIANCE:
-        remarks.append(
-            f"The generator has collapsed ({name}): its samples have {result.sample_variance:.0%} of the variance of "
-            "test images."
-        )
+def missing_classes(result: Evaluation) -> list[str]:
+    """Return a remark if classes are missing among the samples of a model."""
     shares = result.two_sample_classes or []
     missing = [str(label) for label, share in enumerate(shares) if share < MISSING_CLASS / len(shares)]
-    if missing:
-        remarks.append(
-            f"Samples lack classes ({name}): almost none is seen as class {', '.join(missing)} by the classifier of "
-            "the two-sample measures."
-        )
-    return remarks
+    if not missing:
+        return []
+    return [
+        f"Samples lack classes ({run_name(result.checkpoint)}): the classifier of the two-sample measures sees almost "
+        f"none of class {', '.join(missing)}."
+    ]
 
 
 def generator_remarks(results: Sequence[Evaluation]) -> list[str]:

@@ -20,10 +20,9 @@ import models
 from evaluation.density import px_scale
 from evaluation.digit_features import DigitClassifier, Features, from_arrays, predicted_classes, to_arrays
 from evaluation.digit_features import train_classifier as train_on
-from models.mmd import gaussian_kernel, squared_distances
+from models.mmd import gaussian_kernel, squared_distances, widths_for
 
 MAX_IMAGES = 5000  # samples, and test images
-KERNEL_WIDTHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of the MMD, as fractions of the mean squared distance of the data
 ROWS_PER_PASS = 500
 KERNEL_SUBSETS = 50  # of the kernel distance
 KERNEL_SUBSET_SIZE = 1000
@@ -200,12 +199,6 @@ class Comparison:
         return found
 
 
-def mmd_widths(x: Tensor) -> list[float]:
-    """Return kernel widths for training images: `KERNEL_WIDTHS` times the mean of ||x - x'||^2."""
-    mean_distance = 2 * x.flatten(1).double().var(0).sum().clamp(min=1e-6).item()
-    return [width * mean_distance for width in KERNEL_WIDTHS]
-
-
 def two_sample(
     model: models.Model, data, classifier: DigitClassifier | None, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
@@ -224,7 +217,7 @@ def two_sample(
     labels = data.train.y[data.train.y >= 0]
     labels = labels if len(labels) else torch.zeros(1, dtype=torch.int64)
     train = data.images("train", MAX_IMAGES, device)[0]
-    comparison = Comparison(real, mmd_widths(train), None if classifier is None else classifier.to(device))
+    comparison = Comparison(real, widths_for(train).tolist(), None if classifier is None else classifier.to(device))
     samples = draw(model, n, labels, with_noise=not is_grey)
     found: dict[str, Any] = {"two_sample_images": n}
     measured = {"": comparison.measure(samples), "reference_": comparison.measure(held_out)}

@@ -241,12 +241,25 @@ def samples(images: Tensor, title: str = "") -> Figure:
     return image_grid(images.split(math.ceil(math.sqrt(len(images)))), title=title)
 
 
+def nearest_neighbours(x: Tensor, neighbours: Tensor, title: str = "") -> Figure:
+    """Return samples `(n, C, H, W)` above their nearest training images `(n, k, C, H, W)`, nearest first."""
+    labels = ["sample", *("nearest" if i == 1 else f"{i}. nearest" for i in range(1, neighbours.shape[1] + 1))]
+    rows = torch.cat([x[None], neighbours.transpose(0, 1)])
+    return image_grid(rows, row_labels=labels, row_breaks=(1,), title=title)
+
+
 def interpolations(images: Tensor, x0: Tensor, x1: Tensor, title: str = "") -> Figure:
     """Return a row per pair: the image of `x0 (B, C, H, W)`, the steps `images (n, B, C, H, W)`, the image of `x1`."""
     n = len(images)
     rows = torch.cat([x0[None], images, x1[None]]).transpose(0, 1)  # (B, n + 2, C, H, W)
     labels = ["from", *(f"{i / max(1, n - 1):.2f}" for i in range(n)), "to"]
     return image_grid(rows, column_labels=labels, column_breaks=(1, n + 1), title=title)
+
+
+def sample_interpolations(images: Tensor, title: str = "") -> Figure:
+    """Return a row per pair of samples, with the steps `images (n, B, C, H, W)` between them, both included."""
+    labels = [f"{i / max(1, len(images) - 1):.2f}" for i in range(len(images))]
+    return image_grid(images.transpose(0, 1), column_labels=labels, title=title)
 
 
 def default_names(count: int) -> list[str]:

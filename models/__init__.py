@@ -7,6 +7,8 @@ from models.ae import AE
 from models.affine import AffineVAE
 from models.base import Model, evaluating
 from models.cvae import CVAE
+from models.gan import GAN
+from models.gmmn import GMMN
 from models.hierarchical import HierarchicalVAE
 from models.iwae import IWAE
 from models.latent_variable import LatentVariableModel
@@ -20,6 +22,8 @@ __all__ = [
     "CVAE",
     "DECODERS",
     "ENCODERS",
+    "GAN",
+    "GMMN",
     "IWAE",
     "M1M2",
     "M2",
@@ -46,6 +50,8 @@ MODELS: dict[str, type[Model]] = {
         CVAE,
         M2,
         M1M2,
+        GMMN,
+        GAN,
     )
 }
 

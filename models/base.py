@@ -109,8 +109,10 @@ class Model(LightningModule):
     checkpoint_args: tuple[str, ...] = ()  # constructor arguments that are read from another model's checkpoint
     learns_from_labels = False  # whether each training batch of partly labelled data contains labelled images
     is_conditional = False  # whether methods receive the label y with each image, as in a CVAE
+    takes_own_steps = False  # whether it overrides `take_step`, because it has several optimizers
     default_limit: int | None = None  # default number of test images for the likelihood; None: all of them
     default_epochs = 300  # default limit of --trainer.max_epochs
+    default_binarization: str | None = None  # default of --data.binarization; None: that of the data
     quantity: str | None = "log p(x)"  # what log weights estimate; None without a likelihood
     scheduled_steps: int | None = None  # length of a learning rate schedule by steps; None: schedule by epochs
     trained_epochs: int | None = None  # epochs of training, of a model that was loaded from a checkpoint
@@ -131,6 +133,7 @@ class Model(LightningModule):
     interpolate: Callable[..., Tensor]  # (x0, x1, n) -> images from x0 to x1 (n, B, C, H, W); needs encode and decode
     add_direction: Callable[..., Tensor]  # (x, direction, weights) -> images of moved codes (len(weights), B, C, H, W)
     sample: Callable[..., Tensor]  # n -> mean images of samples from the prior (n, C, H, W)
+    duplicates: Callable[..., float]  # images -> share of pairs of samples that are nearly identical
     sample_classes: Callable[..., Tensor]  # n -> the same for every label (n, num_classes, C, H, W)
     analogies: Callable[..., Tensor]  # images -> each image in the style of every label (B, num_classes, C, H, W)
     classify: Callable[..., Tensor]  # images -> class probabilities (B, num_classes)
@@ -156,6 +159,7 @@ class Model(LightningModule):
             raise ValueError(f"lr_schedule {lr_schedule} needs lr_final, the learning rate of the last epoch.")
         self.save_hyperparameters()
         self.val_means = nn.ModuleDict({name: Mean() for name in self.metric_names})
+        self.automatic_optimization = not self.takes_own_steps
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the scalar that training minimises: a mean over the batch, in nats per image."""
@@ -339,15 +343,49 @@ class Model(LightningModule):
         self.prepare_step()
 
     def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
-        loss = self.loss(*batch) if self.automatic_optimization else take_steps(self, batch)
-        self.log("train/loss", loss)
-        return loss
+        if self.automatic_optimization:
+            values = {"loss": self.loss(*batch)}
+        else:
+            values = take_steps(self, [batch] if isinstance(batch[0], Tensor) else batch)
+        for name, value in values.items():
+            self.log(f"train/{name}", value)
+        return values["loss"]
+
+    def take_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Take one optimizer step without Lightning's hooks and return the values to log as `train/<name>`.
+
+        A model with several optimizers overrides this method and sets `takes_own_steps`. `loss` must be among the
+        values.
+        """
+        optimizer = self.all_optimizers()[0]
+        loss = self.loss(x, y)
+        optimizer.zero_grad()
+        # Backward runs outside autocast, as in automatic optimization.
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
+        optimizer.step()
+        return {"loss": loss.detach()}
+
+    def all_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return the optimizers, in the order of `make_optimizers`, without Lightning's wrappers."""
+        wrapped = self.optimizers()
+        return [wrapper.optimizer for wrapper in (wrapped if isinstance(wrapped, list) else [wrapped])]
+
+    def all_lr_schedulers(self) -> list[Any]:
+        """Return the learning rate schedule of each optimizer; none without `lr_final`."""
+        found = self.lr_schedulers() or []
+        return found if isinstance(found, list) else [found]
+
+    def learning_rates(self) -> list[float]:
+        """Return the learning rate at the start of training of each optimizer."""
+        return [self.hparams.lr]
 
     def on_train_epoch_end(self) -> None:
         # the rate of this epoch, or of its last step; the optimiser holds the next one already
         lr = self.hparams.lr * self.lr_factor(self.current_epoch, self.trainer.global_step - 1)
-        if not self.automatic_optimization and (schedule := self.lr_schedulers()):
-            schedule.step()
+        if not self.automatic_optimization:
+            for schedule in self.all_lr_schedulers():
+                schedule.step()
         self.log("train/lr", lr, sync_dist=True, reduce_fx="max")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -360,21 +398,25 @@ class Model(LightningModule):
         """Return all parameters that are not frozen."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def configure_optimizers(self):
-        hparams = self.hparams
+    def make_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return new optimizers of the trained parameters."""
         # Lightning cannot clip gradients in 16 bit with a fused optimiser
         fused = self.trainer.gradient_clip_val is None
-        adam = torch.optim.Adam(self.trained_parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=fused)
-        if hparams.lr_final is None:
-            return adam
+        hparams = self.hparams
+        return [torch.optim.Adam(self.trained_parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=fused)]
+
+    def configure_optimizers(self):
+        optimizers = self.make_optimizers()
+        if self.hparams.lr_final is None:
+            return optimizers if len(optimizers) > 1 else optimizers[0]
         self.check_limits(self.trainer.max_epochs, self.trainer.max_steps)
-        return [adam], [torch.optim.lr_scheduler.LambdaLR(adam, self.lr_factor)]
+        return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor) for optimizer in optimizers]
 
     def steps_per_epoch(self) -> int:
         """Return the number of optimiser steps per epoch of this run."""
-        if self.automatic_optimization:
-            return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        return self.trainer.datamodule.batches_per_epoch  # a batch of the trainer holds several
+        if getattr(self.trainer.datamodule, "steps_per_call", 1) > 1:
+            return self.trainer.datamodule.batches_per_epoch  # a batch of the trainer holds several
+        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
     def total_steps(self) -> float:
         """Return the number of optimiser steps of the whole run, up to the first limit; inf without limits."""
@@ -416,17 +458,23 @@ class Model(LightningModule):
     def prepare_step(self) -> None:
         """Set what changes from step to step: here the learning rate, if its schedule is by steps."""
         if self.scheduled_steps is not None:
-            for group in self.optimizers().param_groups:
-                group["lr"] = self.hparams.lr * self.lr_factor(self.current_epoch)
+            self._set_learning_rates()
+
+    def _set_learning_rates(self) -> None:
+        factor = self.lr_factor(self.current_epoch)
+        for optimizer, lr in zip(self.all_optimizers(), self.learning_rates(), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
 
     def on_train_start(self) -> None:
         self.scheduled_steps = self.steps_of_schedule()
         # a resumed run keeps the moments of the optimiser, but the options of this run take precedence
-        lr = self.hparams.lr * self.lr_factor(self.current_epoch)
-        for group in self.optimizers().param_groups:
-            group["lr"], group["eps"] = lr, self.hparams.adam_eps
-        if schedule := self.lr_schedulers():
-            schedule.base_lrs, schedule.last_epoch = [self.hparams.lr], self.current_epoch
+        self._set_learning_rates()
+        for optimizer in self.all_optimizers():
+            for group in optimizer.param_groups:
+                group["eps"] = self.hparams.adam_eps
+        for schedule, lr in zip(self.all_lr_schedulers(), self.learning_rates(), strict=False):
+            schedule.base_lrs, schedule.last_epoch = [lr], self.current_epoch
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["model"] = type(self).__name__  # loading looks it up in `models.MODELS` only

@@ -5,13 +5,17 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from models.base import Model
-from models.distributions import standard_normal
+from models.distributions import at_least_float32, standard_normal
 from models.inputs import as_count
 from models.interpolation import interpolate_latents
-from models.mmd import mmd2
+from models.mmd import RELATIVE_WIDTHS, mmd2, widths_for
 
-RELATIVE_WIDTHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # default kernel widths, of the mean squared distance of the data
 DEFAULT_SCALE = 0.1  # sigma of p(x|z) until evaluation chooses one
+# Two samples are nearly identical if their squared distance is below this fraction of the mean between images. On MNIST
+# 4 in 100,000 pairs of images are.
+NEARLY_IDENTICAL = 0.05
+COLLAPSED_SHARE = 0.2  # of the pairs; m images without variation have a share of 1 / m: fewer than five are a collapse
+WIDTH_IMAGES = 10_000  # number of training images from which kernel widths are computed
 
 
 class ImplicitModel(Model):
@@ -19,7 +23,7 @@ class ImplicitModel(Model):
 
     A subclass defines `prior`, `generate` and its training. If the prior is not N(0, I), it also defines
     `latents_from_noise`. Validation reports the MMD between validation images and samples, which picks the best
-    checkpoint: the loss of a generator says little about the quality of its samples.
+    checkpoint: the loss of a generator says little about the quality of its samples. `bound` is -MMD^2, and no bound.
 
     For evaluation, p(x|z) = N(x; g(z), sigma^2 I) on grey pixels gives it a density, as in Wu et al. (2017), so that
     annealed importance sampling estimates log p(x). AIS moves the noise e ~ N(0, I) that z is a function of.
@@ -54,33 +58,61 @@ class ImplicitModel(Model):
         return e
 
     def check_protocol(self, protocol: str) -> None:
-        if protocol != "grey":
+        if protocol == "grey":
+            return
+        remedy = "choose data with grey values" if protocol == "larochelle" else "use --data.binarization grey"
+        raise ValueError(f"{type(self).__name__} generates grey images and cannot match binarized ones: {remedy}.")
+
+    def check_data(self, data) -> None:
+        super().check_data(data)
+        if min(data.batch_size, len(data.val.y)) < 2:
             raise ValueError(
-                f"{type(self).__name__} generates grey images and cannot match binarized ones: use "
-                "--data.binarization grey."
+                f"{type(self).__name__} compares batches of images with samples, which takes at least 2 images: raise "
+                "--data.batch_size or --data.val_size."
             )
 
     @classmethod
     def for_data(cls, data, **options):
         model = super().for_data(data, **options)
-        model.set_mmd_widths(data.images("train")[0])
+        model.set_widths(data.images("train", WIDTH_IMAGES)[0])
         return model
 
     @torch.no_grad()
-    def set_mmd_widths(self, x: Tensor) -> None:
-        """Set the kernel widths of the validation metric to multiples of the mean of ||x - x'||^2 over images."""
-        mean_distance = 2 * x.flatten(1).var(0).sum()  # E ||x - x'||^2 of independent images
-        self.mmd_widths.copy_(mean_distance.clamp(min=1e-6) * torch.tensor(RELATIVE_WIDTHS))
+    def set_widths(self, x: Tensor) -> None:
+        """Set the kernel widths of the validation metric from training images `(N, C, H, W)`."""
+        self.mmd_widths.copy_(widths_for(x))
 
     @property
     def criterion(self) -> str:
         return "MMD^2"
 
     def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Return the unbiased MMD^2 between the batch and as many samples, the same number for each image."""
+        """Return the unbiased MMD^2 between the batch and as many samples, the same number for each image.
+
+        A batch of one image has no value, as the estimate compares the images of a batch with each other.
+        """
         samples = self.generate(self.prior().sample((len(x),)))
-        mmd = mmd2(x.float(), samples.float(), self.mmd_widths.tolist(), unbiased=True).expand(len(x))
-        return {"loss": mmd, "bound": -mmd}
+        if len(x) < 2:
+            return {"loss": x.new_empty(0), "bound": x.new_empty(0)}
+        distance = mmd2(x, samples, self.mmd_widths, unbiased=True).expand(len(x))
+        return {"loss": distance, "bound": -distance}
+
+    @torch.no_grad()
+    def duplicates(self, x: Tensor) -> float:
+        """Return the share of pairs of samples that are nearly identical, beyond that of images `(N, C, H, W)`.
+
+        1 for a generator that ignores z, about 1/m for one with m different images, and about 0 without mode collapse.
+        """
+        images = at_least_float32(x).flatten(1)
+        samples = at_least_float32(self.sample(len(x))).flatten(1)
+        between_images, between_samples = (torch.pdist(points).square() for points in (images, samples))
+        limit = NEARLY_IDENTICAL * between_images.mean()
+        share, expected = ((squared <= limit).double().mean() for squared in (between_samples, between_images))
+        return (share - expected).clamp(min=0).item()
+
+    def collapse_remedy(self) -> str:
+        """Return a sentence that names an option against mode collapse."""
+        return "Try a lower --model.lr."
 
     # Uses of a trained model
 
@@ -101,8 +133,8 @@ class ImplicitModel(Model):
         The path is a straight line or an arc (`linear`, `spherical`) between the noise vectors of the two samples, so
         that every latent on the arc is as likely as its ends.
         """
-        e = torch.randn(2, as_count(n, "n"), self.latent_dim, device=self.device)
-        return self.generate(self.latents_from_noise(interpolate_latents(e[0], e[1], steps, path)))
+        e0, e1 = self.ais_prior().sample((2, as_count(n, "n")))
+        return self.generate(self.latents_from_noise(interpolate_latents(e0, e1, steps, path)))
 
     # The space of annealed importance sampling: the noise e ~ N(0, I)
 
@@ -112,7 +144,8 @@ class ImplicitModel(Model):
 
     def px(self, e: Tensor) -> Independent:
         """Return p(x|z(e)) = N(x; g(z(e)), sigma^2 I) for noise `(..., z_dim)`, batch shape `(...)`."""
-        return Independent(Normal(self.generate(self.latents_from_noise(e)), self.observation_scale), 3)
+        mean = at_least_float32(self.generate(self.latents_from_noise(e)))
+        return Independent(Normal(mean, self.observation_scale), 3)
 
     def ais_log_px(self, x: Tensor, e: Tensor, y: Tensor | None = None) -> Tensor:
         """Return log p(x|z(e)) for noise `e (..., B, z_dim)`: `(..., B)`."""

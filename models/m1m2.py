@@ -1,30 +1,23 @@
 """The stacked model M1+M2."""
 
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from models import checkpoints, classes
-from models.base import Model, evaluating
+from models import classes
+from models.base import evaluating
 from models.distributions import standard_normal
 from models.inputs import as_labels, as_latents
 from models.likelihoods import PixelLikelihood
 from models.m2 import M2
 from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape
+from models.parts import make_part, open_part
 from models.vae import VAE
 
 LEAST_DEVIATION = 0.1  # standard deviation over images of the posterior mean of a latent in use
-
-AnyModel = TypeVar("AnyModel", bound=Model)
-
-
-def make_part(kind: type[AnyModel], options: dict) -> AnyModel:
-    """Return a model within another. It is built here since Lightning would save the caller's arguments as its own."""
-    return kind(**options)
 
 
 def used_latents(m1: VAE, x: Tensor) -> list[int]:
@@ -36,35 +29,9 @@ def used_latents(m1: VAE, x: Tensor) -> list[int]:
 
 def open_m1(path: str | Path, data) -> VAE:
     """Return the trained M1 in a checkpoint. Raise ValueError if it is no VAE or was trained on other data."""
-    path = checkpoints.find(path)
-    checkpoint = checkpoints.read(path)
-    if checkpoint.get("model") not in ("VAE", "IWAE"):
-        raise ValueError(f"{path} holds no M1: train one with --model VAE (or IWAE) and give its checkpoint.")
-    checkpoints.require(checkpoint, path)
-    run, options = checkpoint["run"], checkpoint["datamodule_hyper_parameters"]
-    then = {"data": run["data"], "protocol": run["protocol"]}
-    now = {"data": type(data).__name__, "protocol": data.protocol}
-    # with another split, M1 would have been trained on validation images of this run
-    for key in ("seed", "val_size", "max_rotation", "max_shift", "max_scaling"):
-        then[f"data.{key}"], now[f"data.{key}"] = options.get(key, 0), data.hparams.get(key, 0)
-    if now["data"] == "NPZ":
-        then_hash = checkpoint.get("NPZ", {}).get("images_hash")
-        if then_hash:
-            then["images"], now["images"] = then_hash, data.images_hash
-        else:  # an older checkpoint without a hash: compare the name of the file
-            then["file"], now["file"] = (Path(str(root.get("root"))).name for root in (options, data.hparams))
-    for key, value in now.items():
-        if then[key] != value:
-            raise ValueError(f"The M1 in {path} was trained with {key} {then[key]}, not {value}: use the same.")
-    try:
-        m1 = VAE(**checkpoint["hyper_parameters"])
-        checkpoints.check_weights(checkpoint["state_dict"], m1.state_dict())
-        m1.load_state_dict(checkpoint["state_dict"])
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"The M1 in {path} does not fit this version: {error}") from error
-    if tuple(m1.hparams.image_shape) != data.image_shape:
-        raise ValueError(f"The M1 in {path} takes images {tuple(m1.hparams.image_shape)}, not {data.image_shape}.")
-    return m1
+    return open_part(
+        path, data, VAE, "M1", ("VAE", "IWAE"), "train one with --model VAE (or IWAE) and give its checkpoint"
+    )
 
 
 class M1M2(MarginalLabel):

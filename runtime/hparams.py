@@ -1,4 +1,4 @@
-"""Options stored in a checkpoint: of the model, its M1, the data and the training."""
+"""Options stored in a checkpoint: of the model, of the model that it builds on, of the data and the training."""
 
 import inspect
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 
 from datamodules import DATAMODULES
-from models import MODELS, VAE, Model
+from models import AE, MODELS, VAE, Model
 
 # Default options of training that are stored in checkpoints
 TRAINING_DEFAULTS = {
@@ -21,7 +21,12 @@ TRAINING_DEFAULTS = {
 ALWAYS_SHOWN = ("alpha",)
 # Values of options that did not exist yet when older checkpoints were written
 OLDER_DEFAULTS = {"init": "glorot", "beta_warmup": 0}
-PATH_OPTIONS = ("root", "m1", "m1_options", "kept")  # paths, and what comes from the M1 checkpoint
+# Paths, and what comes from the checkpoint of the model that this one builds on
+PATH_OPTIONS = ("root", "m1", "m1_options", "kept", "ae", "ae_options")
+PARTS: dict[str, type[Model]] = {
+    "m1": VAE,
+    "ae": AE,
+}  # models within others, whose options are stored as <name>_options
 
 
 def defaults(kind: type) -> dict[str, Any]:
@@ -46,10 +51,11 @@ def fill_options(kind: type, stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_options(checkpoint: dict) -> dict[str, Any]:
-    """Return all options of a run; those of its M1 have keys `m1.<name>`, those of its data `data.<name>`.
+    """Return all options of a run; those of its M1 or autoencoder have keys `m1.<name>` or `ae.<name>`, those of its
+    data `data.<name>`.
 
-    Without paths, arguments that the data define, and the training options of an M1. Options that the checkpoint does
-    not store have their default or, if they are newer than the checkpoint, the value from before they existed.
+    Without paths, arguments that the data define, and the training options of such a part. Options that the checkpoint
+    does not store have their default or, if they are newer than the checkpoint, the value from before they existed.
     """
     return collect_options(checkpoint, fill_options)
 
@@ -60,8 +66,9 @@ def collect_options(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dic
     model_options = checkpoint["hyper_parameters"]
     data_options = checkpoint.get("datamodule_hyper_parameters", {})
     parts = [("", model, model_options), ("data.", data, data_options)]
-    if "m1_options" in model_options:
-        parts.append(("m1.", VAE, model_options["m1_options"]))
+    for part, kind in PARTS.items():
+        if model_options.get(f"{part}_options") is not None:
+            parts.append((f"{part}.", kind, model_options[f"{part}_options"]))
     options = {
         f"{prefix}{name}": list(value) if isinstance(value, tuple) else value
         for prefix, kind, stored in parts
@@ -73,7 +80,8 @@ def collect_options(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dic
 
 def non_default_options(checkpoint: dict) -> dict[str, Any]:
     """Return the options of a run that differ from their defaults, and those that are always shown."""
-    no_options: dict[str, Any] = {"m1_options": {}} if "m1_options" in checkpoint["hyper_parameters"] else {}
+    stored = checkpoint["hyper_parameters"]
+    no_options = {f"{part}_options": {} for part in PARTS if stored.get(f"{part}_options") is not None}
     bare = checkpoint | {"hyper_parameters": no_options, "datamodule_hyper_parameters": {}, "training": {}}
     default = collect_options(bare, lambda kind, stored: defaults(kind) | stored)
     all_options = run_options(checkpoint).items()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.networks.conv import ConvDecoder, ConvEncoder
 from models.networks.coordinate import CoordinateDecoder
+from models.networks.dcgan import DCGANDecoder, DCGANEncoder
 from models.networks.layers import ACTIVATIONS, ImageShape, Network, lookup
 from models.networks.mlp import MLPDecoder, MLPEncoder
 
@@ -20,11 +21,13 @@ INITS = ("default", "glorot")
 ENCODERS: dict[str, type[nn.Module]] = {
     "mlp": MLPEncoder,
     "conv": ConvEncoder,
+    "dcgan": DCGANEncoder,
 }
 DECODERS: dict[str, type[nn.Module]] = {
     "mlp": MLPDecoder,
     "conv": ConvDecoder,
     "coordinate": CoordinateDecoder,
+    "dcgan": DCGANDecoder,
 }
 
 

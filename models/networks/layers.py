@@ -1,7 +1,8 @@
 """Building blocks of networks: activations, initialisation, and the base class `Network`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 ImageShape = tuple[int, int, int]
 LAYERS: tuple[Any, ...] = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
@@ -18,6 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "leaky_relu": nn.LeakyReLU,
+    "leaky_relu_0.2": partial(nn.LeakyReLU, 0.2),  # as in Radford et al. (2016)
 }
 SATURATING = ("tanh", "softplus")  # the slope of softplus is 1/2 at 0, and 1 for large inputs
 

@@ -21,6 +21,9 @@ class Few:
         x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(self.count, -1, -1, -1)
         return x[:n], torch.full((self.count,), self.label)[:n]
 
+    def stored_images(self, split, chunk):
+        return self.images(split)[0].split(chunk)
+
 
 @pytest.mark.filterwarnings("ignore:The codes of all:UserWarning")
 @pytest.mark.parametrize(("count", "label"), [(1, 0), (2, -1), (5, 1)])

@@ -38,7 +38,7 @@ def test_a_model_gets_what_it_supports(make_model, name):
 def test_a_callback_serves_a_model_or_says_why_not(make_model, name, callback):
     model, kind = make_model(name), CALLBACKS[callback]
     reason = kind.unsupported_reason(model)
-    assert (callback in names(for_model(model))) == (reason is None and kind.by_default)
+    assert (callback in names(for_model(model))) == (reason is None and kind.is_default_for(model))
     if not model.can(kind.required_method):
         assert reason
     if reason:
