@@ -40,6 +40,7 @@ class DigitClassifier(nn.Module):
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(second * cells, FEATURES),
+            nn.BatchNorm1d(FEATURES, affine=False),  # features of training images have mean 0 and variance 1
         )
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, num_classes))
 
@@ -51,8 +52,8 @@ class DigitClassifier(nn.Module):
 class Features(nn.Module):
     """The feature extractor that the metrics of torchmetrics take: features in float64, `(B, FEATURES)`.
 
-    Features are the units of the last hidden layer before its ReLU: units that are 0 for all images would make the
-    covariance singular.
+    Features are the standardised units of the last hidden layer before its ReLU: units that are 0 for all images would
+    make the covariance singular, and the kernel distance depends on their scale.
     """
 
     num_features = FEATURES  # torchmetrics would otherwise pass an image of 299 x 299 pixels to find it

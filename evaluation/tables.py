@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cli.terminal import FILE, Screen, lay_out, number, wrapped
 from evaluation.schema import ComparedEvaluation, Evaluation
+from models.estimators.observation_scale import VARIANCES
 from models.implicit import COLLAPSED_SHARE
 from runtime.run_folder import run_name
 
@@ -296,6 +297,16 @@ def generator_remarks(results: Sequence[Evaluation]) -> list[str]:
         remarks.append(
             "A generator has no importance-sampled NLL. For AIS its p(x|z) is N(g(z), sigma^2 I), with sigma^2 chosen "
             "on validation images (Wu et al. 2017)."
+        )
+    at_the_end = [
+        f"{result.px_scale**2:.2g} ({run_name(result.checkpoint)})"
+        for result in generators
+        if result.px_scale is not None and not VARIANCES[0] < round(result.px_scale**2, 9) < VARIANCES[-1]
+    ]
+    if at_the_end:
+        remarks.append(
+            f"The chosen sigma^2 is at the end of the grid, which is {VARIANCES[0]:g} to {VARIANCES[-1]:g}: "
+            f"{', '.join(at_the_end)}. Another value may give a higher log p(x)."
         )
     if any(result.parzen_nll is not None for result in results):
         remarks.append(
