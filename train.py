@@ -85,6 +85,10 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
     seed_everything(args.seed, verbose=False)
     model = model_class.for_data(data, **model_options)
     if args.compile:
+        if model.takes_own_steps:
+            raise ValueError(
+                f"--compile has no effect on {type(model).__name__}, which has several losses. Leave it out."
+            )
         check_compiler(device)
         # fallback_random uses the same noise as the eager loss, so that both can be compared.
         model.loss = torch.compile(model.loss, options={"fallback_random": True})
@@ -142,20 +146,18 @@ def make_trainer(
     return trainer
 
 
-def check_own_steps(trainer: Trainer, model: Model, is_compiled: bool) -> None:
+def check_own_steps(trainer: Trainer, model: Model) -> None:
     """Raise ValueError for options that do not apply to a model that takes its optimizer steps itself."""
     if not model.takes_own_steps:
         return
     unsupported = {
         "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
         "--trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
-        "--trainer.precision 16-mixed": trainer.precision == "16-mixed",
-        "--compile": is_compiled,
+        "--trainer.precision 16-mixed (bf16-mixed is)": trainer.precision == "16-mixed",  # scales gradients
     }
     if names := [name for name, is_set in unsupported.items() if is_set]:
         raise ValueError(
-            f"{type(model).__name__} has several optimizers and takes their steps itself, which does not support "
-            f"{' and '.join(names)}: leave it out{', or use bf16-mixed' if '16-mixed' in ' '.join(names) else ''}."
+            f"Not supported by {type(model).__name__}, which has several optimizers: {', '.join(names)}. Leave it out."
         )
 
 
@@ -352,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
             trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, folder, start)
             trainer.figure_style = FigureStyle(args.figure_format, args.figure_dpi)
             check_batch_norm(model, data, trainer.world_size)
-            check_own_steps(trainer, model, args.compile)
+            check_own_steps(trainer, model)
             configure_steps_per_call(trainer, data, model, args.steps_per_call)
             if args.early_stopping is not None:
                 check_validation(trainer, len(data.val.y))
