@@ -22,6 +22,7 @@ SUPPORTED = {
     "CVAE": [*WITH_LATENT, "class_samples"],
     "M2": ["reconstructions", "samples", *LIKELIHOOD, "latent_codes", *CLASSIFIER],
     "M1M2": ["reconstructions", "samples", *LIKELIHOOD, *CLASSIFIER],
+    "GAN": ["samples", "nearest_neighbours", "interpolations", "mode_collapse"],
 }
 
 
