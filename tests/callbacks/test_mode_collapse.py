@@ -59,7 +59,7 @@ def test_samples_as_varied_as_the_data_are_no_collapse(make_model, data):
 
 def test_a_generator_that_ignores_z_has_collapsed(make_model, data):
     model = make_model("GAN", kind=IgnoresCode)
-    assert measured(model, data.images("test")[0]) == {"duplicates": pytest.approx(1)}
+    assert measured(model, data.images("test")[0]) == {"duplicates": pytest.approx(1, abs=1e-3)}
     assert measured(model, data.images("test", 49)[0]) == {}  # too few to decide
 
 

@@ -20,14 +20,14 @@ def data():
 @pytest.mark.parametrize("chunk", [1, 7, 100, 5000])
 def test_neighbours_are_those_of_a_full_search(data, monkeypatch, chunk):
     monkeypatch.setattr(nearest_neighbours, "CHUNK", chunk)
-    x, train = torch.rand(4, 1, 8, 8), data.images("train")[0]
+    x, train = torch.rand(4, 1, 8, 8), data.train.x / 255
     distances = (x[:, None] - train).square().flatten(2).sum(2)
     expected = train[distances.argsort(dim=1)[:, :3]]
     assert torch.equal(nearest(x, data, 3), expected)
 
 
 def test_a_memorised_image_is_its_own_neighbour(data):
-    x = data.images("train")[0][[3, 500, 1200]]
+    x = data.train.x[[3, 500, 1200]] / 255
     assert torch.equal(nearest(x, data, 1)[:, 0], x)
 
 

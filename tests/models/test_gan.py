@@ -81,7 +81,8 @@ class Recorded(GAN):
 def recorded(fit, images, **options):
     torch.manual_seed(0)
     model = Recorded(image_shape=(1, 8, 8), hidden=[16], z_dim=3, **options)
-    fit(model, [images(8, seed=seed) for seed in range(3)])
+    # in float64, since Adam's first steps turn rounding errors of small gradients into large steps
+    fit(model, [images(8, seed=seed) for seed in range(3)], precision="64-true")
     return model
 
 
@@ -90,7 +91,7 @@ def recorded(fit, images, **options):
 )
 def test_steps_are_those_of_a_naive_loop(fit, binary, options):
     model = recorded(fit, binary, lr=1e-3, **options)
-    naive = GAN(image_shape=(1, 8, 8), hidden=[16], z_dim=3, **options)
+    naive = GAN(image_shape=(1, 8, 8), hidden=[16], z_dim=3, **options).double()
     D, G = naive.discriminator, naive.decoder
     optimizer_d = torch.optim.Adam(D.parameters(), lr=options.get("discriminator_lr", 1e-3), betas=(0.5, 0.999))
     optimizer_g = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.5, 0.999))
@@ -98,12 +99,12 @@ def test_steps_are_those_of_a_naive_loop(fit, binary, options):
     naive.train()
     for _, state, x, values, after in model.record:
         torch.set_rng_state(state)
-        samples = torch.sigmoid(G(torch.randn(8, 3)))
+        samples = torch.sigmoid(G(torch.randn(8, 3, dtype=torch.float64)))
         x = x.clone().requires_grad_()
         optimizer_d.zero_grad()
         real, fake = D(2 * x - 1), D(2 * samples.detach() - 1)
-        loss_d = nn.functional.binary_cross_entropy_with_logits(real, torch.ones(8, 1))
-        loss_d = loss_d + nn.functional.binary_cross_entropy_with_logits(fake, torch.zeros(8, 1))
+        loss_d = nn.functional.binary_cross_entropy_with_logits(real, torch.ones_like(real))
+        loss_d = loss_d + nn.functional.binary_cross_entropy_with_logits(fake, torch.zeros_like(real))
         penalty = 0.0
         if (r1 := options.get("r1", 0.1)) > 0:
             gradient = torch.autograd.grad(real.sum(), x, create_graph=True)[0]
@@ -111,13 +112,11 @@ def test_steps_are_those_of_a_naive_loop(fit, binary, options):
         (loss_d + penalty).backward()
         optimizer_d.step()
         optimizer_g.zero_grad()
-        loss_g = nn.functional.binary_cross_entropy_with_logits(D(2 * samples - 1), torch.ones(8, 1))
+        loss_g = nn.functional.binary_cross_entropy_with_logits(D(2 * samples - 1), torch.ones_like(real))
         loss_g.backward()
         optimizer_g.step()
         for name, parameter in naive.named_parameters():
-            if "batch_norm" in options and ".first." in name and name.endswith("bias"):
-                continue  # its gradient is rounding, as batch norm removes it
-            torch.testing.assert_close(parameter, after[name], rtol=1e-4, atol=1e-6, msg=name)
+            torch.testing.assert_close(parameter, after[name], rtol=1e-6, atol=1e-9, msg=name)
         assert values["loss"].item() == pytest.approx(loss_g.item(), rel=1e-5)
         assert values["discriminator_loss"].item() == pytest.approx(loss_d.item(), rel=1e-5)
         assert values["d_real"].item() == pytest.approx(real.sigmoid().mean().item(), rel=1e-5)
