@@ -9,6 +9,7 @@ from models.base import Model, evaluating
 from models.cvae import CVAE
 from models.gmmn import GMMN
 from models.hierarchical import HierarchicalVAE
+from models.implicit import ImplicitModel
 from models.iwae import IWAE
 from models.latent_variable import LatentVariableModel
 from models.m1m2 import M1M2
@@ -29,6 +30,7 @@ __all__ = [
     "VAE",
     "AffineVAE",
     "HierarchicalVAE",
+    "ImplicitModel",
     "LatentVariableModel",
     "Model",
     "evaluating",
