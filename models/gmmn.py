@@ -10,7 +10,7 @@ from torch.distributions import Independent, Uniform
 from models.ae import AE
 from models.distributions import at_least_float32
 from models.implicit import WIDTH_IMAGES, ImplicitModel
-from models.mmd import RELATIVE_WIDTHS, mmd, mmd2, widths_for
+from models.mmd import mmd, mmd2, widths_for, widths_without_data
 from models.networks import check_sizes, make_decoder
 from models.networks.layers import ACTIVATIONS, ImageShape, apply_rowwise, lookup, mlp
 from models.parts import make_part, open_part
@@ -27,8 +27,8 @@ class GMMN(ImplicitModel):
     maximum mean discrepancy, with a mixture of Gaussian kernels sum_s exp(-||x - x'||^2 / (2 s)). The gradient is that
     of expectations over both sets, whose estimates become better with the size of the batch.
 
-    With an autoencoder, g(z) is a code instead, the discrepancy is that of codes, and images are decoded codes. The
-    autoencoder is fixed.
+    With an autoencoder, sigmoid(g(z)) is a code instead, scaled to the range of each dimension of the codes of training
+    images. The discrepancy is that of codes, and images are decoded codes. The autoencoder is fixed.
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -51,6 +51,8 @@ class GMMN(ImplicitModel):
 
     ae: AE
     loss_widths: Tensor  # (S,): kernel widths of the loss
+    least_codes: Tensor  # (d,): the least value of each dimension of the codes of training images
+    code_ranges: Tensor  # (d,): the largest value minus the least
 
     def __init__(
         self,
@@ -75,7 +77,8 @@ class GMMN(ImplicitModel):
             raise ValueError(f"widths must be positive numbers, such as [2, 5, 10, 20, 40, 80]; got {widths}.")
         if ae is not None and decoder != "mlp":
             raise ValueError(f"With ae the generator of codes is an mlp: leave decoder {decoder} out.")
-        self.register_buffer("loss_widths", torch.tensor(RELATIVE_WIDTHS if widths is None else widths).float())
+        default_widths = widths_without_data(math.prod(image_shape))  # until `for_data` knows better
+        self.register_buffer("loss_widths", default_widths if widths is None else torch.tensor(widths).float())
         if hidden is None and decoder == "mlp":
             hidden = list(DEFAULT_HIDDEN)
         if ae is None:
@@ -85,6 +88,8 @@ class GMMN(ImplicitModel):
         lookup(ACTIVATIONS, activation, "activation")
         check_sizes(hidden or ())
         self.code_generator = mlp([z_dim, *(hidden or ())[::-1], self.ae.latent_dim], activation, batch_norm)
+        self.register_buffer("least_codes", torch.zeros(self.ae.latent_dim))
+        self.register_buffer("code_ranges", torch.ones(self.ae.latent_dim))
 
     @classmethod
     def for_data(cls, data, ae: str | None = None, **options):
@@ -113,11 +118,17 @@ class GMMN(ImplicitModel):
 
     @torch.no_grad()
     def start_with_codes(self, x: Tensor) -> None:
-        """Set the kernel widths of the loss and the mean of generated codes from training images `(N, C, H, W)`."""
+        """Set the range of generated codes, their mean, and the kernel widths from training images `(N, C, H, W)`.
+
+        A code without bounds can leave the reach of all kernels, where it has no gradient and stays for ever.
+        """
         codes = torch.cat([self.codes(part) for part in x.split(1000)])
         if self.hparams.widths is None:
             self.loss_widths.copy_(widths_for(codes))
-        self.code_generator[-1].bias.copy_(codes.mean(0))
+        self.least_codes.copy_(codes.amin(0))
+        self.code_ranges.copy_((codes.amax(0) - codes.amin(0)).clamp(min=1e-6))  # not 0 for a constant dimension
+        mean = (codes.mean(0) - self.least_codes) / self.code_ranges
+        self.code_generator[-1].bias.copy_(mean.clamp(0.001, 0.999).logit())
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -141,7 +152,8 @@ class GMMN(ImplicitModel):
 
     def generate_codes(self, z: Tensor) -> Tensor:
         """Return codes for latents, `(..., z_dim) -> (..., d)`, with gradients."""
-        return apply_rowwise(self.code_generator, z.to(next(self.code_generator.parameters()).dtype))
+        logits = apply_rowwise(self.code_generator, z.to(next(self.code_generator.parameters()).dtype))
+        return self.least_codes + self.code_ranges * logits.sigmoid()
 
     def generate(self, z: Tensor) -> Tensor:
         if self.matches_codes:
