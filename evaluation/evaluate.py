@@ -285,7 +285,11 @@ def measured_ais(
     found = ais.ais_summary(chains, log_px, settings)
     if data.protocol == "grey" and model.can("sample") and not model.is_conditional:
         x_val = data.images("val", PARZEN_IMAGES, model.device)[0]
-        hashes = {"images": tensor_hash(images[0]), "val": tensor_hash(x_val), "samples": PARZEN_SAMPLES}
+        hashes: dict[str, Any] = {
+            "images": tensor_hash(images[0]),
+            "val": tensor_hash(x_val),
+            "samples": PARZEN_SAMPLES,
+        }
         window = load("parzen", hashes, lambda: from_rank0(lambda: parzen(model, images[0], x_val)))
         found |= parzen_summary(window)
     return found
@@ -293,7 +297,11 @@ def measured_ais(
 
 def measured_two_sample(model: models.Model, data: ImageData, load: ValueCache, device: str) -> dict[str, Any]:
     """Return the fields of `Evaluation` from two-sample measures. They and the classifier are cached."""
-    options = {"images": data.images_hash, "labels": tensor_hash(data.train.y), "protocol": data.protocol}
+    options: dict[str, Any] = {
+        "images": data.images_hash,
+        "labels": tensor_hash(data.train.y),
+        "protocol": data.protocol,
+    }
     classifier = data_classifier(
         data, lambda train: cached_for_data(load, "classifier", options, lambda: from_rank0(train))
     )

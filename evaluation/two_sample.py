@@ -60,7 +60,7 @@ def draw(model: models.Model, n: int, labels: Tensor, with_noise: bool, seed: in
     return torch.cat(parts).float()
 
 
-def sample_part(model: models.Model, y: Tensor, with_noise: bool) -> Tensor:
+def sample_part(model: Any, y: Tensor, with_noise: bool) -> Tensor:
     """Return one sample per label in `y (B,)`; models that are not conditional ignore the labels."""
     n = len(y)
     if not with_noise:

@@ -4,6 +4,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from models import VAE
+from models.implicit import ImplicitModel
 
 
 class LinearGaussian(VAE):
@@ -32,3 +33,31 @@ class LinearGaussian(VAE):
         W, b = self.W.double(), self.b.double()
         cov = W @ W.T + self.s**2 * torch.eye(4, dtype=torch.float64)
         return MultivariateNormal(b, cov).log_prob(x.flatten(1).double())
+
+
+class LinearGenerator(ImplicitModel):
+    """g(z) = W z + b with z ~ N(0, I): under p(x|z) = N(g(z), s^2 I), p(x) is N(b, W W^T + s^2 I)."""
+
+    def __init__(self, spread=0.2):
+        super().__init__()
+        self.save_hyperparameters({"image_shape": (1, 2, 2), "z_dim": 2})
+        W = torch.tensor([[1.0, 0.5], [0.5, -1.0], [-0.7, 0.3], [0.2, 0.9]]) * spread
+        self.W = torch.nn.Parameter(W)
+        self.register_buffer("b", torch.full((4,), 0.5))
+
+    def prior(self):
+        return Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+
+    def generate(self, z):
+        return (z @ self.W.T + self.b).unflatten(-1, (1, 2, 2))
+
+    def log_p(self, x, s):
+        W = self.W.detach().double()
+        cov = W @ W.T + s**2 * torch.eye(4, dtype=torch.float64)
+        return MultivariateNormal(self.b.double(), cov).log_prob(x.flatten(1).double())
+
+    def images(self, n, s, seed=1):
+        """Return n images x ~ p(x) with scale s, within [0, 1] but for rare pixels, which are clamped."""
+        generator = torch.Generator().manual_seed(seed)
+        z, noise = torch.randn(n, 2, generator=generator), torch.randn(n, 1, 2, 2, generator=generator)
+        return (self.generate(z).detach() + s * noise).clamp(0, 1)

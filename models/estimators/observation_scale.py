@@ -85,7 +85,7 @@ def log_px_of_scales(model, x: Tensor, variances: Sequence[float] = VARIANCES, s
 def adapted_steps(path: Path, path_precisions: Sequence[float]) -> list[float]:
     """Return the step sizes for the temperatures after the first, adapted to the acceptance rate along the chains."""
     point, log_step, found = path.at(path.base.sample((CHAINS,))), math.log(0.5), []
-    for precision in [*path_precisions[1:2] * WARM_UP, *path_precisions[1:]]:
+    for precision in [*[path_precisions[1]] * WARM_UP, *path_precisions[1:]]:
         point, acceptance = hmc_step(path, point, precision, math.exp(log_step), LEAPFROGS)
         log_step += RATE * (acceptance.mean().item() - TARGET)
         found.append(math.exp(log_step))
