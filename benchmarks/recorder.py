@@ -39,6 +39,7 @@ RUNS = {
     "CVAE iwae": ["CVAE", "objective=iwae", "num_samples=5"],
     "M2": ["M2"],
     "M1M2": ["M1M2"],
+    "GMMN": ["GMMN"],
 }
 LABELS = {"M2": ["--data.num_labels", "100"], "M1M2": ["--data.num_labels", "100"]}
 NO_AIS = ("AE",)

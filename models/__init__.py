@@ -10,6 +10,7 @@ from models.cvae import CVAE
 from models.gan import GAN
 from models.gmmn import GMMN
 from models.hierarchical import HierarchicalVAE
+from models.implicit import ImplicitModel
 from models.iwae import IWAE
 from models.latent_variable import LatentVariableModel
 from models.m1m2 import M1M2
@@ -31,6 +32,7 @@ __all__ = [
     "VAE",
     "AffineVAE",
     "HierarchicalVAE",
+    "ImplicitModel",
     "LatentVariableModel",
     "Model",
     "evaluating",

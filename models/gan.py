@@ -34,7 +34,7 @@ class GAN(ImplicitModel):
     """Generative adversarial network (Goodfellow et al. 2014) with the non-saturating loss of its generator.
 
     For each batch, the discriminator takes one step, and then the generator takes one on the same samples. Both use
-    Adam. The defaults of lr and beta1 are those of DCGAN (Radford et al. 2016).
+    Adam, with beta1 as in DCGAN (Radford et al. 2016), whose lr is 2e-4. Without the R1 penalty, samples vary less.
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -50,7 +50,8 @@ class GAN(ImplicitModel):
         batch_norm: Batch norm in both networks. In the discriminator, images and samples are separate batches; with
             spectral_norm or r1 it has none.
         spectral_norm: Spectral norm of every layer of the discriminator (Miyato et al. 2018).
-        r1: Weight of the R1 penalty r1/2 E||grad D(x)||^2 on images (Mescheder et al. 2018), where D(x) is the logit.
+        r1: Weight of the R1 penalty r1/2 E||grad D(x)||^2 on images (Mescheder et al. 2018), where D(x) is the logit;
+            0 for the loss of the paper.
         lr: Learning rate of Adam, of the generator. lr_final and lr_schedule apply to both networks.
         discriminator_lr: Learning rate at the start of training of the discriminator; by default `lr`.
         beta1: Decay rate of Adam's mean of gradients. With 0.9, training may oscillate.
@@ -71,8 +72,8 @@ class GAN(ImplicitModel):
         decoder: str = "mlp",
         batch_norm: bool = False,
         spectral_norm: bool = False,
-        r1: float = 0.0,
-        lr: float = 2e-4,
+        r1: float = 0.1,
+        lr: float = 1e-3,
         discriminator_lr: float | None = None,
         beta1: float = 0.5,
         beta2: float = 0.999,

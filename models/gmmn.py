@@ -10,7 +10,7 @@ from torch.distributions import Independent, Uniform
 from models.ae import AE
 from models.distributions import at_least_float32
 from models.implicit import WIDTH_IMAGES, ImplicitModel
-from models.mmd import RELATIVE_WIDTHS, mmd, mmd2, widths_for
+from models.mmd import mmd, mmd2, widths_for, widths_without_data
 from models.networks import check_sizes, make_decoder
 from models.networks.layers import ACTIVATIONS, ImageShape, apply_rowwise, lookup, mlp
 from models.parts import make_part, open_part
@@ -77,7 +77,8 @@ class GMMN(ImplicitModel):
             raise ValueError(f"widths must be positive numbers, such as [2, 5, 10, 20, 40, 80]; got {widths}.")
         if ae is not None and decoder != "mlp":
             raise ValueError(f"With ae the generator of codes is an mlp: leave decoder {decoder} out.")
-        self.register_buffer("loss_widths", torch.tensor(RELATIVE_WIDTHS if widths is None else widths).float())
+        default_widths = widths_without_data(math.prod(image_shape))  # until `for_data` knows better
+        self.register_buffer("loss_widths", default_widths if widths is None else torch.tensor(widths).float())
         if hidden is None and decoder == "mlp":
             hidden = list(DEFAULT_HIDDEN)
         if ae is None:

@@ -1,5 +1,7 @@
 """Base class of implicit generative models: a generator without a likelihood and without an encoder."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
@@ -8,7 +10,7 @@ from models.base import Model
 from models.distributions import at_least_float32, standard_normal
 from models.inputs import as_count
 from models.interpolation import interpolate_latents
-from models.mmd import RELATIVE_WIDTHS, mmd2, widths_for
+from models.mmd import mmd2, widths_for, widths_without_data
 
 DEFAULT_SCALE = 0.1  # sigma of p(x|z) until evaluation chooses one
 # Two samples are nearly identical if their squared distance is below this fraction of the mean between images. On MNIST
@@ -39,7 +41,7 @@ class ImplicitModel(Model):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.register_buffer("mmd_widths", torch.tensor(RELATIVE_WIDTHS))
+        self.register_buffer("mmd_widths", widths_without_data(math.prod(self.hparams.image_shape)))
 
     # What a subclass must define
 

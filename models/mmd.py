@@ -21,6 +21,11 @@ def widths_for(x: Tensor) -> Tensor:
     return mean_distance.clamp(min=1e-6) * torch.tensor(RELATIVE_WIDTHS, device=x.device)  # not 0 for constant data
 
 
+def widths_without_data(dimensions: int) -> Tensor:
+    """Return the widths for independent values uniform on [0, 1], which a model has until it sees data: `(6,)`."""
+    return dimensions / 6 * torch.tensor(RELATIVE_WIDTHS)  # E (u - u')^2 = 1/6
+
+
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Return ||x_i - y_j||^2 for `x (N, d)` and `y (M, d)`: `(N, M)`.
 

@@ -51,6 +51,13 @@ def data():
     return digits
 
 
+@pytest.fixture(scope="session")
+def grey_data():
+    digits = DATAMODULES["Digits"](batch_size=50, binarization="grey")
+    digits.setup()
+    return digits
+
+
 @pytest.fixture
 def make_model(data):
     """A small model by its name, always with the same weights."""
@@ -65,7 +72,7 @@ def make_model(data):
 
 
 @pytest.fixture
-def fit(data, tmp_path):
+def fit(data, grey_data, tmp_path):
     """Trains for some epochs of three batches in the folder `tmp_path`, and gives the trainer."""
 
     def run(model, callbacks, max_epochs=2, ckpt_path=None, **options):
@@ -82,7 +89,8 @@ def fit(data, tmp_path):
             **options,
         )
         torch.manual_seed(0)
-        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        datamodule = grey_data if getattr(model, "default_binarization", None) == "grey" else data
+        trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         return trainer
 
     return run

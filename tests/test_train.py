@@ -22,7 +22,7 @@ import train
 from callbacks import wandb_environment
 from cli import train_options
 from datamodules import DATAMODULES
-from models import MODELS, VAE, Model
+from models import MODELS, VAE, ImplicitModel, Model
 from runtime import run_folder
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0",
@@ -238,7 +238,8 @@ def test_run_folder(name, capsys):
         "evaluation.json",
     }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
-    assert list((folder / "figures").glob("reconstructions_epoch0002.png"))
+    is_implicit = issubclass(MODELS[name], ImplicitModel)
+    assert (folder / "figures" / f"{'samples' if is_implicit else 'reconstructions'}_epoch0002.png").exists()
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["seed"] == 5
     assert config["model"]["name"] == name
@@ -252,10 +253,11 @@ def test_run_folder(name, capsys):
     else:
         assert result["test_error"] is None
     assert (result["baselines"] is not None) == (name in ("M2", "M1M2"))
-    if name == "AE":
+    if name == "AE" or is_implicit:
         assert result["nll"] is None
         assert result["quantity"] is None
         assert result["loss"] > 0
+        assert result["protocol"] == "grey"
     else:
         assert (result["num_images"], result["num_samples"], result["protocol"]) == (30, 20, "dynamic")
         assert result["nll"] < -result["elbo"]

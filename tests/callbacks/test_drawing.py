@@ -6,7 +6,7 @@ import torch
 from matplotlib.image import imread
 
 from callbacks import CALLBACKS, FigureCallback
-from models import MODELS, evaluating
+from models import MODELS, ImplicitModel, evaluating
 from runtime.figure_files import save_figure
 
 CASES = [(name, {}) for name in MODELS] + [(name, {"z_dim": 2}) for name in ("AE", "VAE", "IWAE")]
@@ -26,7 +26,7 @@ def test_every_supported_figure_is_drawn(make_model, data, name, options):
                 found = CALLBACKS[callback]().draw(model, data)
             assert any(key.startswith(callback) for key in found), callback
             drawn += len(found)
-    assert drawn >= 5
+    assert drawn >= (3 if isinstance(model, ImplicitModel) else 5)  # which has no codes of images
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

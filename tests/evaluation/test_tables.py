@@ -157,6 +157,13 @@ def test_a_remark_where_nothing_was_learned():
     assert text.count("has failed") == text.count("has collapsed") == 1
 
 
+@pytest.mark.parametrize(("share", "step", "said"), [(1.0, 5000, True), (0.1, 5000, False), (1.0, 39, False),
+                                                     (None, 5000, False)])  # fmt: skip
+def test_a_remark_about_mode_collapse(share, step, said):
+    text = tables([result("a", "GAN", nll=None, quantity=None, loss=0.1, duplicates=share, step=step)])
+    assert ("The generator has collapsed (a): 100% of the pairs of samples are nearly identical." in text) is said
+
+
 @pytest.mark.parametrize(("nll", "images", "failed"), [(29.0, 10, False), (600.0, 10, True), (29.0, 50, True)])
 def test_a_few_images_that_are_harder_than_most_are_no_failure(nll, images, failed):
     text = tables([result("a", nll=nll, pixels_nll=26.9, num_images=images)])

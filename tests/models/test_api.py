@@ -12,9 +12,9 @@ from models import MODELS
 
 API = (Path(models.__file__).parents[1] / "docs" / "api.md").read_text()
 B, SHAPE = 3, (1, 8, 6)
-SIZES = {"n": 4, "K": 5, "num_classes": 3, "len(weights)": 2, "B": B, "...": B, "*size": SHAPE[1:]}
+SIZES = {"n": 4, "steps": 6, "K": 5, "num_classes": 3, "len(weights)": 2, "B": B, "...": B, "*size": SHAPE[1:]}
 SIZES |= dict(zip("CHW", SHAPE, strict=True))
-EXTRA = {"size": (8, 6), "path": "spherical", "n": 4, "K": 5, "weights": [0.0, 1.0]}
+EXTRA = {"size": (8, 6), "path": "spherical", "n": 4, "steps": 6, "K": 5, "weights": [0.0, 1.0]}
 
 
 def cells(line):
@@ -100,10 +100,13 @@ def test_every_public_method_is_documented():
         "bounds",
         "check_form",
         "class_terms",
+        "codes",
         "context",
         "draw",
         "error",
         "every_label",
+        "generate",
+        "generate_codes",
         "first_layer",
         "label_loss",
         "log_p_pruned",
@@ -119,7 +122,9 @@ def test_every_public_method_is_documented():
         "px_of_pixels",
         "qy",
         "qz",
+        "set_widths",
         "split",
+        "start_with_codes",
         "surrogate",
         "terms",
         "with_posterior",

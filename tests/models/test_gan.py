@@ -81,14 +81,17 @@ class Recorded(GAN):
 def recorded(fit, images, **options):
     torch.manual_seed(0)
     model = Recorded(image_shape=(1, 8, 8), hidden=[16], z_dim=3, **options)
-    fit(model, [images(8, seed=seed) for seed in range(3)])
+    # in float64, since Adam's first steps turn rounding errors of small gradients into large steps
+    fit(model, [images(8, seed=seed) for seed in range(3)], precision="64-true")
     return model
 
 
-@pytest.mark.parametrize("options", [{}, {"r1": 0.7}, {"batch_norm": True}, {"discriminator_lr": 3e-3}])
+@pytest.mark.parametrize(
+    "options", [{"r1": 0.0}, {"r1": 0.7}, {"r1": 0.0, "batch_norm": True}, {"discriminator_lr": 3e-3}]
+)
 def test_steps_are_those_of_a_naive_loop(fit, binary, options):
     model = recorded(fit, binary, lr=1e-3, **options)
-    naive = GAN(image_shape=(1, 8, 8), hidden=[16], z_dim=3, **options)
+    naive = GAN(image_shape=(1, 8, 8), hidden=[16], z_dim=3, **options).double()
     D, G = naive.discriminator, naive.decoder
     optimizer_d = torch.optim.Adam(D.parameters(), lr=options.get("discriminator_lr", 1e-3), betas=(0.5, 0.999))
     optimizer_g = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.5, 0.999))
@@ -96,26 +99,24 @@ def test_steps_are_those_of_a_naive_loop(fit, binary, options):
     naive.train()
     for _, state, x, values, after in model.record:
         torch.set_rng_state(state)
-        samples = torch.sigmoid(G(torch.randn(8, 3)))
+        samples = torch.sigmoid(G(torch.randn(8, 3, dtype=torch.float64)))
         x = x.clone().requires_grad_()
         optimizer_d.zero_grad()
         real, fake = D(2 * x - 1), D(2 * samples.detach() - 1)
-        loss_d = nn.functional.binary_cross_entropy_with_logits(real, torch.ones(8, 1))
-        loss_d = loss_d + nn.functional.binary_cross_entropy_with_logits(fake, torch.zeros(8, 1))
+        loss_d = nn.functional.binary_cross_entropy_with_logits(real, torch.ones_like(real))
+        loss_d = loss_d + nn.functional.binary_cross_entropy_with_logits(fake, torch.zeros_like(real))
         penalty = 0.0
-        if "r1" in options:
+        if (r1 := options.get("r1", 0.1)) > 0:
             gradient = torch.autograd.grad(real.sum(), x, create_graph=True)[0]
-            penalty = options["r1"] / 2 * sum(g.square().sum() for g in gradient) / 8
+            penalty = r1 / 2 * sum(g.square().sum() for g in gradient) / 8
         (loss_d + penalty).backward()
         optimizer_d.step()
         optimizer_g.zero_grad()
-        loss_g = nn.functional.binary_cross_entropy_with_logits(D(2 * samples - 1), torch.ones(8, 1))
+        loss_g = nn.functional.binary_cross_entropy_with_logits(D(2 * samples - 1), torch.ones_like(real))
         loss_g.backward()
         optimizer_g.step()
         for name, parameter in naive.named_parameters():
-            if "batch_norm" in options and ".first." in name and name.endswith("bias"):
-                continue  # its gradient is rounding, as batch norm removes it
-            torch.testing.assert_close(parameter, after[name], rtol=1e-4, atol=1e-6, msg=name)
+            torch.testing.assert_close(parameter, after[name], rtol=1e-6, atol=1e-9, msg=name)
         assert values["loss"].item() == pytest.approx(loss_g.item(), rel=1e-5)
         assert values["discriminator_loss"].item() == pytest.approx(loss_d.item(), rel=1e-5)
         assert values["d_real"].item() == pytest.approx(real.sigmoid().mean().item(), rel=1e-5)
@@ -124,14 +125,14 @@ def test_steps_are_those_of_a_naive_loop(fit, binary, options):
 
 def test_batch_norm_of_the_discriminator_sees_images_and_samples_in_separate_batches(fit, binary):
     seen = []
-    model = GAN((1, 8, 8), hidden=[16, 12], z_dim=3, encoder="dcgan", decoder="dcgan", batch_norm=True)
+    model = GAN((1, 8, 8), hidden=[16, 12], z_dim=3, encoder="dcgan", decoder="dcgan", batch_norm=True, r1=0.0)
     norm = next(layer for layer in model.discriminator.modules() if isinstance(layer, nn.BatchNorm2d))
     norm.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     fit(model, [binary(8)])
     assert seen[:3] == [8, 8, 8]  # images, samples, and samples again for the generator
 
 
-@pytest.mark.parametrize("option", [{"spectral_norm": True}, {"r1": 1.0}])
+@pytest.mark.parametrize("option", [{"spectral_norm": True, "r1": 0.0}, {"r1": 1.0}])
 def test_the_discriminator_has_no_batch_norm_with_spectral_norm_or_r1(option):
     model = GAN((1, 8, 8), hidden=[16], batch_norm=True, **option)
     norms = nn.BatchNorm1d | nn.BatchNorm2d
@@ -158,8 +159,8 @@ def test_invalid_options_are_refused(options, sentence):
 
 
 @pytest.mark.parametrize("option", [
-    {"lr": 1e-3}, {"discriminator_lr": 1e-3}, {"adam_eps": 1e-3}, {"beta1": 0.9}, {"beta2": 0.9}, {"lr_final": 1e-5},
-    {"r1": 1.0}, {"spectral_norm": True}, {"batch_norm": True}, {"discriminator_activation": "tanh"},
+    {"lr": 2e-3}, {"discriminator_lr": 2e-3}, {"adam_eps": 1e-3}, {"beta1": 0.9}, {"beta2": 0.9}, {"lr_final": 1e-5},
+    {"r1": 1.0}, {"spectral_norm": True}, {"r1": 0.0}, {"batch_norm": True}, {"discriminator_activation": "tanh"},
     {"discriminator_hidden": [9]}, {"activation": "tanh"},
 ])  # fmt: skip
 def test_every_option_changes_training(fit, binary, make, option):
@@ -190,20 +191,21 @@ def test_steps_and_logged_values_of_a_run():
         assert list(rows("a", f"train/{name}")) == list(range(39))
     assert all(0 < value < 1 for name in ("d_real", "d_fake") for value in rows("a", f"train/{name}").values())
     assert list(rows("a", "val/bound")) == [12, 25, 38]
-    assert list(rows("a", "train/lr").values()) == pytest.approx([2e-4, 1.05e-4, 1e-5])
+    assert list(rows("a", "train/lr").values()) == pytest.approx([1e-3, 5.05e-4, 1e-5])
     bounds = rows("a", "val/bound")
     assert load("a").trained_epochs == 1 + [12, 25, 38].index(max(bounds, key=bounds.get))  # the best by MMD
     # the schedule of the discriminator is the same factor of its own rate
     groups = [optimizer["param_groups"][0] for optimizer in state["optimizer_states"]]
     assert [group["betas"] for group in groups] == [(0.5, 0.999)] * 2
-    assert [group["initial_lr"] for group in groups] == [4e-4, 2e-4]
+    assert [group["initial_lr"] for group in groups] == [4e-4, 1e-3]
 
 
 @pytest.mark.usefixtures("_there")
 @pytest.mark.parametrize("more", [
-    [], ["--model.batch_norm", "true", "--model.lr_final", "1e-5"], ["--model.spectral_norm", "true"],
+    [], ["--model.batch_norm", "true", "--model.r1", "0", "--model.lr_final", "1e-5"],
+    ["--model.spectral_norm", "true"],
     ["--steps_per_call", "5"], ["--trainer.max_steps", "30", "--model.lr_final", "1e-5"],
-    ["--trainer.precision", "bf16-mixed", "--model.r1", "0.1"],
+    ["--trainer.precision", "bf16-mixed"],
 ])  # fmt: skip
 def test_an_interrupted_run_equals_an_uninterrupted_one(monkeypatch, more):
     assert train.main(gan_command("whole", *more)) == 0
@@ -263,10 +265,10 @@ def test_scaled_gradients_are_refused(make):
 @pytest.mark.usefixtures("_there")
 def test_new_options_win_when_a_run_is_resumed():
     assert train.main(gan_command("a")) == 0
-    more = ["--trainer.max_epochs", "4", "--allow_changes", "--model.beta1", "0.9", "--model.discriminator_lr", "1e-3"]
+    more = ["--trainer.max_epochs", "4", "--allow_changes", "--model.beta1", "0.9", "--model.discriminator_lr", "2e-3"]
     assert train.main(gan_command("a", *more)) == 0
     groups = [optimizer["param_groups"][0] for optimizer in contents("a")["optimizer_states"]]
-    assert [(group["lr"], group["betas"]) for group in groups] == [(1e-3, (0.9, 0.999)), (2e-4, (0.9, 0.999))]
+    assert [(group["lr"], group["betas"]) for group in groups] == [(2e-3, (0.9, 0.999)), (1e-3, (0.9, 0.999))]
 
 
 def test_a_watched_loss_is_that_of_the_generator(make, binary):

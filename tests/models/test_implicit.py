@@ -212,6 +212,9 @@ def test_samples_and_decoded_latents_have_no_gradient():
 
 def test_what_a_subclass_must_define_is_named():
     class Incomplete(ImplicitModel):
+        def __init__(self, image_shape):
+            super().__init__()
+
         def loss(self, x, y):
             return x.sum()
 
@@ -219,7 +222,7 @@ def test_what_a_subclass_must_define_is_named():
             return None
 
     with pytest.raises(ValueError, match=r"Incomplete defines no generate\(\): every ImplicitModel needs it\."):
-        Incomplete().check_definition()
+        Incomplete(SHAPE).check_definition()
     Linear(SHAPE).check_definition()
     assert not Linear.can("encode")
     assert not Linear.can("log_weights")

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from models.mmd import RELATIVE_WIDTHS, gaussian_kernel, mmd, mmd2, squared_distances, widths_for
+from models.mmd import RELATIVE_WIDTHS, gaussian_kernel, mmd, mmd2, squared_distances, widths_for, widths_without_data
 
 WIDTHS = [0.5, 2.0, 5.0]
 
@@ -165,6 +165,7 @@ def test_default_widths_follow_the_scale_of_the_data():
     torch.testing.assert_close(widths_for(x), mean_distance * torch.tensor(RELATIVE_WIDTHS))
     torch.testing.assert_close(widths_for(10 * x), 100 * widths_for(x))
     assert (widths_for(torch.ones(5, 1, 2, 2)) > 0).all()
+    torch.testing.assert_close(widths_for(torch.rand(20_000, 3, 4)), widths_without_data(12), rtol=0.02, atol=0)
 
 
 def test_too_few_samples_are_refused():

@@ -100,14 +100,16 @@ def test_mlp_against_its_formula(activation):
 @encoders
 @decoders
 def test_batch_norm_is_before_each_activation_and_nowhere_else(encoder, decoder):
-    for network in (
+    for name, network in zip(("encoder", "decoder"), (
         make_encoder(encoder, (1, 8, 8), 4, HIDDEN, "relu", True),
         make_decoder(decoder, 4, (1, 8, 8), HIDDEN, "relu", True),
-    ):
+    ), strict=True):  # fmt: skip
         kinds = [type(layer) for layer in network.modules() if not list(layer.children())]
         norms = [i for i, kind in enumerate(kinds) if kind in (nn.BatchNorm1d, nn.BatchNorm2d)]
-        assert [i + 1 for i in norms] == [i for i, kind in enumerate(kinds) if kind is nn.ReLU]
-        assert len(norms) == len(HIDDEN)
+        activations = [i for i, kind in enumerate(kinds) if kind is nn.ReLU]
+        assert len(activations) == len(HIDDEN)
+        without = int(name == "encoder" and encoder == "dcgan")  # not on the input of a discriminator
+        assert [i + 1 for i in norms] == activations[without:]
 
 
 @encoders
@@ -121,6 +123,10 @@ def test_weights_are_glorot_uniform_and_biases_zero(encoder, decoder):
     )
     for name, layer in networks.named_modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) or name.endswith("place"):
+            continue
+        if "dcgan" in (encoder, decoder)[int(name[0])]:
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+            assert not layer.bias.any()
             continue
         taps = layer.weight[0, 0].numel()
         bound = math.sqrt(6 / (sum(layer.weight.shape[:2]) * taps))
@@ -171,7 +177,7 @@ def test_sizes_that_are_not_positive_are_refused(hidden):
         make_decoder("mlp", 4, (1, 8, 8), hidden, "relu", False)
 
 
-@pytest.mark.parametrize("decoder", ["conv", "coordinate"])
+@pytest.mark.parametrize("decoder", ["conv", "coordinate", "dcgan"])
 def test_a_decoder_that_needs_a_hidden_layer_refuses_none(decoder):
     with pytest.raises(ValueError, match=f"^The {decoder} decoder needs at least one entry in hidden, for example"):
         make_decoder(decoder, 4, (1, 8, 8), [], "relu", False)
