@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "tests" / "data" / "5fb90a3").rglob("evaluation.json"))
 LEFT_OUT = {"pixels_nll", "weights_hash"}
 # Keys that later versions added
-ADDED = ("px_scale", "parzen_", "sample_variance", "two_sample_")
+ADDED = ("duplicates", "px_scale", "parzen_", "sample_variance", "two_sample_")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.parent.name)
