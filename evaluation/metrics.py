@@ -149,6 +149,11 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
 
 def reconstruction_loss(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
     """Return fields of `Evaluation` for a model without a likelihood: its mean loss and the name of the loss."""
+    if isinstance(model, models.ImplicitModel):
+        # Each batch is compared with samples, and must be a random sample of the data: stored images are in the order
+        # of their writers, which differ from each other.
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
+        x, y = x[order], y[order.to(y.device)]
     with models.evaluating(model):
         losses = [model.validation_metrics(*part)["loss"] for part in zip(x.split(500), y.split(500), strict=True)]
     loss = torch.cat(losses).double().mean().item()
