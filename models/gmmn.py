@@ -1,7 +1,7 @@
 """The generative moment matching network."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -128,7 +128,8 @@ class GMMN(ImplicitModel):
         self.least_codes.copy_(codes.amin(0))
         self.code_ranges.copy_((codes.amax(0) - codes.amin(0)).clamp(min=1e-6))  # not 0 for a constant dimension
         mean = (codes.mean(0) - self.least_codes) / self.code_ranges
-        self.code_generator[-1].bias.copy_(mean.clamp(0.001, 0.999).logit())
+        output: Any = self.code_generator[-1]  # nn.Linear
+        output.bias.copy_(mean.clamp(0.001, 0.999).logit())
 
     def train(self, mode: bool = True):
         super().train(mode)

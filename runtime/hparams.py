@@ -81,7 +81,7 @@ def collect_options(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dic
 def non_default_options(checkpoint: dict) -> dict[str, Any]:
     """Return the options of a run that differ from their defaults, and those that are always shown."""
     stored = checkpoint["hyper_parameters"]
-    no_options = {f"{part}_options": {} for part in PARTS if stored.get(f"{part}_options") is not None}
+    no_options: dict[str, Any] = {f"{part}_options": {} for part in PARTS if stored.get(f"{part}_options") is not None}
     bare = checkpoint | {"hyper_parameters": no_options, "datamodule_hyper_parameters": {}, "training": {}}
     default = collect_options(bare, lambda kind, stored: defaults(kind) | stored)
     all_options = run_options(checkpoint).items()

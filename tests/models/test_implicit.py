@@ -232,7 +232,7 @@ def test_what_a_subclass_must_define_is_named():
 def test_the_evaluated_mmd_does_not_depend_on_the_order_of_the_images():
     """Batches of images that are alike would differ from samples of the same distribution."""
     model = Linear(SHAPE)
-    x = images_of(model, 2000, 1)
+    x = model.sample(2000)
     x = x[x.flatten(1).sum(1).argsort()]
     model.set_widths(x)
     with evaluating(model):
