@@ -12,6 +12,7 @@ FROM_DATA = {
     "num_classes": 10,
     "labelled_fraction": 0.1,
     "m1_options": {"image_shape": (1, 28, 28), "z_dim": 5},
+    "ae_options": {"image_shape": (1, 28, 28), "z_dim": 5},
     "kept": [0, 2],
 }
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
