@@ -11,6 +11,7 @@ from tqdm import tqdm
 from callbacks.base import PowersOfTwoCallback, finished_epochs
 
 REFRESH = 0.2  # seconds
+SHOWN = (("val/bound", "val/bound"), ("loss", "train/loss"), ("D(x)", "train/d_real"), ("D(G(z))", "train/d_fake"))
 BAR = "{desc} {percentage:3.0f}%|{bar}|"
 
 
@@ -167,9 +168,10 @@ class Progress(PowersOfTwoCallback):
     def _state(self, trainer: Trainer, epoch: int) -> str:
         limit = f"/{self.last_epoch}" if self.last_epoch < math.inf else ""
         parts = [f"epoch {epoch}{limit}"]
-        for label, metric in (("val/bound", "val/bound"), ("loss", "train/loss")):
+        for label, metric in SHOWN:
             if metric in trainer.callback_metrics:
-                parts.append(f"{label} {trainer.callback_metrics[metric].item():.2f}")
+                value = trainer.callback_metrics[metric].item()
+                parts.append(f"{label} {value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{label} {value:.2g}")
         return "  ".join(parts)
 
     def _close(self) -> None:

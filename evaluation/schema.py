@@ -179,6 +179,8 @@ class Evaluation:
     ] = None
     active_units: Annotated[int | None, Doc("Latent dimensions whose posterior mean varies over images.")] = None
     active_units_per_layer: Annotated[list[int] | None, Doc("The same, for each stochastic layer.")] = None
+    active_dimensions: Annotated[list[list[bool]] | None, Doc("Per layer and dimension: whether it is active.")] = None
+    kl_per_dimension: Annotated[list[list[float]] | None, Doc("The same: mean KL to the prior.", NATS)] = None
     duplicates: Annotated[
         float | None,
         Doc(
@@ -186,8 +188,6 @@ class Evaluation:
             "fraction",
         ),
     ] = None
-    active_dimensions: Annotated[list[list[bool]] | None, Doc("Per layer and dimension: whether it is active.")] = None
-    kl_per_dimension: Annotated[list[list[float]] | None, Doc("The same: mean KL to the prior.", NATS)] = None
     knn_error: Annotated[float | None, Doc("Test error of 5-NN on posterior means.", "fraction")] = None
     probe_error: Annotated[float | None, Doc("Test error of logistic regression on these.", "fraction")] = None
     disentanglement: Annotated[

@@ -35,6 +35,16 @@ def number_of_images(data) -> int:
     return min(MAX_IMAGES, len(data.test.y), len(data.val.y))
 
 
+def random_images(data, split: str, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return n images of a split, drawn without replacement and in the same way at each call, `(n, C, H, W)`.
+
+    The first images would not do: data sets store images in the order of their writers, who differ from each other.
+    """
+    x, _ = data.images(split)
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]
+    return x[chosen].to(device)
+
+
 def has_labels(data) -> bool:
     """Return whether all training images of a data module have labels, of at least two classes."""
     return data.num_classes > 1 and bool((data.train.y >= 0).all()) and len(data.train.y.unique()) > 1
@@ -213,10 +223,10 @@ def two_sample(
         device: Device of the model.
     """
     n, is_grey = number_of_images(data), data.protocol == "grey"
-    real, held_out = (data.images(split, n, device)[0] for split in ("test", "val"))
+    real, held_out = (random_images(data, split, n, device) for split in ("test", "val"))
     labels = data.train.y[data.train.y >= 0]
     labels = labels if len(labels) else torch.zeros(1, dtype=torch.int64)
-    train = data.images("train", MAX_IMAGES, device)[0]
+    train = random_images(data, "train", MAX_IMAGES, device)
     comparison = Comparison(real, widths_for(train).tolist(), None if classifier is None else classifier.to(device))
     samples = draw(model, n, labels, with_noise=not is_grey)
     found: dict[str, Any] = {"two_sample_images": n}

@@ -47,8 +47,9 @@ OF_MODEL = {"M2": ["--data.num_labels", "50"],
             "AffineVAE": ["--model.label_weight", "1"]}
 norm = {"M2", "M1M2"}
 for name in [name for name in MODELS if name != "M1M2"] + ["M1M2"]:
+    drawn = "[log_likelihood]" if MODELS[name].can("log_weights") else "[]"
     argv = ["--model", name, "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "3", "--callbacks",
-            "[log_likelihood]" if name != "AE" else "[]", "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
+            drawn, "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
     assert train.main(argv + (["--model.batch_norm", "false"] if name in norm else [])) == 0, name
     weights = torch.cat([parameter.detach().flatten() for parameter in seen["model"].parameters()])
     everywhere = [torch.empty_like(weights) for _ in range(2)]

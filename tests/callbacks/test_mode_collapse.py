@@ -6,18 +6,14 @@ import pytest
 import torch
 
 from callbacks import ModeCollapse, mode_collapse
-from datamodules import DATAMODULES
 from evaluation.metrics import mode_collapse as measured
 from models import GAN, evaluating
 from models.implicit import COLLAPSED_SHARE
 
 
-@pytest.fixture(scope="module")
-def data():
-    """Digits with grey values, as the generators need them; for `fit` too."""
-    digits = DATAMODULES["Digits"](batch_size=50, binarization="grey")
-    digits.setup()
-    return digits
+@pytest.fixture
+def data(grey_data):
+    return grey_data
 
 
 class Few(GAN):

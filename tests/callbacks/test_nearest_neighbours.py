@@ -9,12 +9,9 @@ from datamodules import DATAMODULES
 from models import evaluating
 
 
-@pytest.fixture(scope="module")
-def data():
-    """Digits with grey values, as the generators need them; for `fit` too."""
-    digits = DATAMODULES["Digits"](batch_size=50, binarization="grey")
-    digits.setup()
-    return digits
+@pytest.fixture
+def data(grey_data):
+    return grey_data
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 5000])

@@ -168,6 +168,14 @@ def test_a_conditional_model_gets_labels_as_frequent_as_in_training(make_model, 
     assert shares[5] == pytest.approx(0.25, abs=0.05)
 
 
+def test_images_are_drawn_from_the_whole_split(grey):
+    x, chosen = grey.images("test")[0].flatten(1), two_sample.random_images(grey, "test", 100).flatten(1)
+    assert torch.equal(chosen, two_sample.random_images(grey, "test", 100).flatten(1))
+    places = [int((x == image).all(1).nonzero()[0]) for image in chosen]
+    assert len(set(places)) > 95  # a few images of the digits are equal
+    assert max(places) > 200
+
+
 def test_real_images_are_a_perfect_model(grey, classifier):
     test, val, train = (grey.images(split, 250)[0] for split in ("test", "val", "train"))
     comparison = Comparison(test, [10.0], classifier)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Uniform
 
-from evaluation.metrics import reconstruction_loss
+from evaluation.metrics import mean_loss
 from models import GMMN, evaluating
 from models.distributions import standard_normal
 from models.estimators.ais import Settings, anneal, bidirectional, tune
@@ -237,5 +237,5 @@ def test_the_evaluated_mmd_does_not_depend_on_the_order_of_the_images():
     model.set_widths(x)
     with evaluating(model):
         in_order = torch.stack([model.validation_metrics(part, None)["loss"][0] for part in x.split(500)]).mean()
-    found = reconstruction_loss(model, x, torch.zeros(2000))["loss"]
+    found = mean_loss(model, x, torch.zeros(2000))["loss"]
     assert abs(found) < 0.02 < 0.1 < in_order
