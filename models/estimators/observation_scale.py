@@ -18,7 +18,7 @@ from models.estimators.ais import RATE, TARGET, Path, hmc_step
 # Grid of sigma^2, in squared units of pixels. The values chosen in Wu et al. (2017) are between 0.005 and 0.03.
 VARIANCES = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2)
 CHAINS = 2
-LEAPFROGS = 10
+LEAPFROGS = 5
 STEPS_TO_FIRST = 100  # temperatures from the prior to the largest variance
 STEPS_BETWEEN = 20  # temperatures from one variance of the grid to the next
 FIRST_PRECISION = 1e-3  # first temperature after the prior, as a fraction of the largest variance's precision
