@@ -38,9 +38,8 @@ class LinearGaussian(VAE):
 class LinearGenerator(ImplicitModel):
     """g(z) = W z + b with z ~ N(0, I): under p(x|z) = N(g(z), s^2 I), p(x) is N(b, W W^T + s^2 I)."""
 
-    def __init__(self, spread=0.2):
+    def __init__(self, image_shape=(1, 2, 2), z_dim=2, spread=0.2):
         super().__init__()
-        self.save_hyperparameters({"image_shape": (1, 2, 2), "z_dim": 2})
         W = torch.tensor([[1.0, 0.5], [0.5, -1.0], [-0.7, 0.3], [0.2, 0.9]]) * spread
         self.W = torch.nn.Parameter(W)
         self.register_buffer("b", torch.full((4,), 0.5))
