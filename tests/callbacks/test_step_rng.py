@@ -91,7 +91,8 @@ def test_ranks_differ(hook):
 @pytest.mark.gpu
 def test_reseeds_the_generator_of_the_gpu():
     strategy = SimpleNamespace(root_device=torch.device("cuda", 0))
-    trainer = SimpleNamespace(global_rank=0, current_epoch=0, strategy=strategy)
+    data = SimpleNamespace(steps_per_call=1)
+    trainer = SimpleNamespace(global_rank=0, current_epoch=0, strategy=strategy, datamodule=data)
     noise = StepRNG(seed=0)
     noise.setup(trainer, None, "fit")
     noise_values = []

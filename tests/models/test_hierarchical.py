@@ -1,10 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.distributions import Bernoulli, Normal
 
+from benchmarks.defaults import textured_shapes
 from models import HierarchicalVAE
 from models.base import evaluating
 
@@ -137,3 +139,22 @@ def test_defaults_are_those_of_burda_et_al():
 def test_invalid_options_are_refused(make, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         make("HierarchicalVAE", **options)
+
+
+def test_the_rate_stays_small_while_beta_is_small(tmp_path):
+    """With a wider spread of the first means it reached 6e9 nats here, and training did not recover from it."""
+    textured_shapes(tmp_path / "shapes.npz", n=400)
+    with np.load(tmp_path / "shapes.npz") as file:
+        images = torch.from_numpy(file["x"]).permute(0, 3, 1, 2).float() / 255
+    torch.manual_seed(0)
+    model = HierarchicalVAE((3, 32, 32), likelihood="gaussian", learn_scale=True)
+    model.start_at_mean(images.mean(0))
+    adam, rates = torch.optim.Adam(model.parameters(), lr=1e-3), []
+    for step in range(40):
+        x = images[torch.randint(len(images), (100,))]
+        rate, distortion = model.rate_distortion(x, 1, None, model.posterior(x))
+        adam.zero_grad()
+        (distortion + step / 300 * rate).mean().backward()
+        adam.step()
+        rates.append(rate.mean().item())
+    assert max(rates) < 1000
