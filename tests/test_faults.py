@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
-from small_runs import LAST, assert_same, at_steps, command, contents
+from small_runs import LAST, assert_same, at_steps, command, contents, uninterrupted
 from wandb_file import read_wandb_file
 
 import train
@@ -138,7 +138,7 @@ def test_a_full_disk_is_detected_before_the_first_step(mounts, monkeypatch, caps
 
 @pytest.mark.parametrize("step", [2, 18, 25])
 def test_a_disk_that_fills_up_destroys_no_checkpoint(mounts, monkeypatch, capsys, step):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     disk, saved = small(mounts), {}
 
     def act(now):
@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up_destroys_no_checkpoint(mounts, monkeypatch, capsys
 
 
 def test_a_truncated_row_of_metrics_is_rewritten(monkeypatch):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 20 and os.kill(os.getpid(), signal.SIGTERM))
         assert train.main(command("cut")) == 128 + signal.SIGTERM
@@ -210,7 +210,7 @@ def test_a_folder_without_permission_is_refused(capsys):
 
 @pytest.mark.parametrize("step", [2, 18])
 def test_a_disk_that_turns_read_only_destroys_no_checkpoint(mounts, monkeypatch, capsys, step):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     small(mounts)
 
     def act(now):
@@ -278,7 +278,7 @@ def run(script, *argv, **env):
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "step"), [("fsync", 8), ("link", 12), ("replace", 8)])
 def test_killed_during_a_save_with_tmpdir_on_another_file_system(mounts, call, step):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     elsewhere = small(mounts, "8k")
     fill(elsewhere)  # nothing of a checkpoint depends on what lies there
     done = run(KILLED_AT, call, *command("cut"), TMPDIR=str(elsewhere))
@@ -348,7 +348,7 @@ UPLOAD = "Upload it later by: wandb sync --include-online a/wandb\n"
     ("service", r"W&B has failed \(.*\): nothing more is sent to it\. "),
 ])  # fmt: skip
 def test_training_continues_without_wandb(how, said):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     done = run(WANDB, how, *command("a", "VAE", "--wandb", "online"), **ACCOUNT)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(f"warning: {said}{UPLOAD}", done.stderr)) == 1, done.stderr
@@ -364,7 +364,7 @@ def test_training_continues_without_wandb(how, said):
 
 
 def test_all_starts_of_a_run_are_one_wandb_run(monkeypatch):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     again = command("a", "VAE", "--wandb", "offline")
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 20 and os.kill(os.getpid(), signal.SIGTERM))

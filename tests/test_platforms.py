@@ -66,7 +66,8 @@ for script in (train, evaluate):
         script.main(["--help"])
 status = train.main(["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "3", "--limit", "9",
                      "--callbacks", "[samples]", "--trainer.accelerator", "cpu", "--run_dir", "a"])
-status = status or evaluate.main(["a/checkpoints/best.ckpt", "--num_samples", "3", "--limit", "9"])
+status = status or evaluate.main(["a/checkpoints/best.ckpt", "--num_samples", "3", "--limit", "9",
+                                   "--figures", "[samples]"])
 print(f"{len(imported)} modules, status {status}")
 """
 

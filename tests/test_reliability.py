@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from small_runs import LAST, assert_same, at_steps, command, contents, killed
+from small_runs import LAST, assert_same, at_steps, command, contents, killed, uninterrupted
 
 import train
 from callbacks import RunCheckpoint
@@ -34,7 +34,7 @@ def _signals():
 @pytest.mark.parametrize("kind", ["VAE", "M2"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_stops_after_the_batch_and_the_same_command_resumes(monkeypatch, capsys, kind, number):
-    assert train.main(command("whole", kind)) == 0
+    uninterrupted("whole", kind)
     stops = {3, 20}
 
     def act(step):
@@ -56,7 +56,7 @@ def test_a_signal_stops_after_the_batch_and_the_same_command_resumes(monkeypatch
 
 
 def test_a_signal_in_the_last_batch_of_an_epoch_waits_for_validation(monkeypatch):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     at_steps(monkeypatch, VAE, lambda step: step == 12 and os.kill(os.getpid(), signal.SIGTERM))
     assert train.main(command("cut")) == 128 + signal.SIGTERM
     assert contents("cut")["global_step"] == 13
@@ -69,7 +69,7 @@ def test_a_signal_in_the_last_batch_of_an_epoch_waits_for_validation(monkeypatch
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("kind", "epoch"), [("VAE", 13), ("M2", 14)])
 def test_killed_twice(kind, epoch, seed):
-    assert train.main(command("whole", kind)) == 0
+    uninterrupted("whole", kind)
     for step in sorted(random.Random(seed).sample(range(epoch, 3 * epoch), 2)):  # in epochs 2 and 3
         killed(step, "step", *command("cut", kind))
         assert contents("cut")["global_step"] == max(4 * (step // 4), epoch * (step // epoch))
@@ -79,7 +79,7 @@ def test_killed_twice(kind, epoch, seed):
 
 @pytest.mark.slow
 def test_killed_during_a_save():
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     killed(3, "save", *command("cut"))
     assert contents("cut")["global_step"] == 8  # the second save; the third was under way
     assert train.main(command("cut")) == 0
@@ -88,7 +88,7 @@ def test_killed_during_a_save():
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
 def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(monkeypatch, capsys, damage):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 22 and os.kill(os.getpid(), signal.SIGTERM))
         assert train.main(command("cut")) == 128 + signal.SIGTERM
@@ -211,13 +211,13 @@ def test_a_file_system_without_links_keeps_a_copy(monkeypatch):
     assert train.main(command("a")) == 0
     Path("a", LAST).write_bytes(b"")
     assert train.main(command("a")) == 0
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     assert_same("whole", "a")
 
 
 def test_a_signal_within_an_accumulated_step_waits_for_its_end(monkeypatch):
     more = ["--trainer.accumulate_grad_batches", "4"]
-    assert train.main(command("whole", "VAE", *more)) == 0
+    uninterrupted("whole", "VAE", *more)
     with monkeypatch.context() as patch:  # step 5 begins with batch 4 of the second epoch
         at_steps(patch, VAE, lambda step: step == 5 and os.kill(os.getpid(), signal.SIGTERM))
         assert train.main(command("cut", "VAE", *more)) == 143
@@ -241,7 +241,7 @@ def test_a_signal_at_the_end_of_training_leaves_the_evaluation_to_the_next_start
 @pytest.mark.slow
 def test_rows_of_metrics_survive_a_kill_with_a_large_log_interval():
     rare = ["--trainer.log_every_n_steps", "5", "--save_every_steps", "100"]
-    assert train.main(command("whole", "VAE", *rare)) == 0
+    uninterrupted("whole", "VAE", *rare)
     killed(19, "step", *command("cut", "VAE", *rare))
     assert train.main(command("cut", "VAE", *rare)) == 0
     assert_same("whole", "cut")

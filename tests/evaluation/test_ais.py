@@ -8,6 +8,7 @@ from exact_models import LinearGaussian
 from evaluation import ais
 from evaluation.ais import ais_summary, images_per_pass, run_ais
 from models import CVAE
+from models.estimators import ais as estimators_ais
 from models.estimators.ais import Settings, anneal, bidirectional, tune
 
 SETTINGS = Settings(chains=3, temperatures=6, leapfrogs=2)
@@ -16,6 +17,12 @@ NAMES = ["ais_acceptance", "ais_log_px", "ais_lower", "ais_upper"]
 
 def images(n, seed=3):
     return torch.randn(n, 1, 2, 2, generator=torch.Generator().manual_seed(seed)) * 1.2, torch.zeros(n).long()
+
+
+@pytest.fixture(autouse=True)
+def _short_pilot(monkeypatch):
+    """Two moves per temperature: no test here depends on the quality of the steps."""
+    monkeypatch.setattr(estimators_ais, "PILOT_MOVES", 2 * SETTINGS.temperatures)
 
 
 @pytest.fixture
