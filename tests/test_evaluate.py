@@ -268,8 +268,8 @@ def test_data_with_other_classes_are_refused(tmp_path, monkeypatch, capsys):
     assert evaluate.main([M2, "--data.root", "two.npz"]) == 2
     assert "M2 knows 10 classes, and the data have 2" in capsys.readouterr().err
     assert evaluate.main([M2, "--data.root", "other.npz"]) == 2
-    said = capsys.readouterr().err
-    assert "M2 knows classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and the data have classes 2, 3, 4, " in said
+    stderr = capsys.readouterr().err
+    assert "M2 knows classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and the data have classes 2, 3, 4, " in stderr
 
 
 def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
@@ -319,10 +319,12 @@ def test_an_unsaved_result_is_printed_and_ends_with_an_error(copy, monkeypatch, 
     out, err = capsys.readouterr()
     assert "NLL ± SE" in out
     assert "no likelihood" in out
-    said = err.splitlines()
-    assert [line.split(":")[0] for line in said if "/2 " not in line] == ["warning", "warning", "error", "error"]
-    assert said[0].startswith("warning: vae cannot be written: Read-only file system.")  # printed before the evaluation
-    assert "save the results elsewhere by --report" in said[-1]
+    lines = err.splitlines()
+    assert [line.split(":")[0] for line in lines if "/2 " not in line] == ["warning", "warning", "error", "error"]
+    assert lines[0].startswith(
+        "warning: vae cannot be written: Read-only file system."
+    )  # printed before the evaluation
+    assert "save the results elsewhere by --report" in lines[-1]
     assert "--run_dir" not in err
     assert evaluate.main([VAE, *FEW, "--report", "report"]) == 0  # all results are saved in the report
     assert "Report: report" in capsys.readouterr().out

@@ -47,9 +47,9 @@ def test_a_signal_stops_after_the_batch_and_the_same_command_resumes(monkeypatch
     for step in (3, 20):
         assert train.main(command("cut", kind)) == 128 + number
         assert contents("cut")["global_step"] == step + 1
-        said = capsys.readouterr().err
-        assert f"Stopped by {number.name} after step {step + 1}. Resume with: " in said
-        assert shlex.split(said.split("Resume with: ")[1])[2:] == command("cut", kind)
+        stderr = capsys.readouterr().err
+        assert f"Stopped by {number.name} after step {step + 1}. Resume with: " in stderr
+        assert shlex.split(stderr.split("Resume with: ")[1])[2:] == command("cut", kind)
     assert train.main(command("cut", kind)) == 0
     assert_same("whole", "cut")
     assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
@@ -102,9 +102,9 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(monkeypatch, capsy
     last.write_bytes({"truncated": good[:middle], "flipped": flipped, "empty": b""}[damage])
     capsys.readouterr()
     assert train.main(command("cut")) == 0
-    said = capsys.readouterr().err
-    assert "last.ckpt cannot be read as a checkpoint" in said
-    assert "Resuming from cut/checkpoints/previous.ckpt." in said
+    stderr = capsys.readouterr().err
+    assert "last.ckpt cannot be read as a checkpoint" in stderr
+    assert "Resuming from cut/checkpoints/previous.ckpt." in stderr
     assert_same("whole", "cut")
 
 
@@ -114,8 +114,8 @@ def test_resuming_without_a_readable_checkpoint_is_refused(capsys):
         Path("a/checkpoints", name).write_bytes(b"no")
     before = sorted((path, path.stat().st_mtime_ns) for path in Path("a").rglob("*") if path.suffix != ".lock")
     assert train.main(command("a")) == 2
-    said = capsys.readouterr().err
-    assert said.count("cannot be read as a checkpoint") == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count("cannot be read as a checkpoint") == 2
     assert sorted((p, p.stat().st_mtime_ns) for p in Path("a").rglob("*") if p.suffix != ".lock") == before
 
 
@@ -140,9 +140,11 @@ def test_a_nan_loss_stops_training_within_a_step(monkeypatch, capsys, what):
 
     monkeypatch.setattr(VAE, "loss", poisoned)
     assert train.main(command("a")) == 1
-    said = capsys.readouterr().err
-    assert f"error: The loss is nan at step {18 if what == 'loss' else 19}, in epoch 2: the model has diverged." in said
-    assert "a/checkpoints/last.ckpt holds the last finite state" in said
+    stderr = capsys.readouterr().err
+    assert (
+        f"error: The loss is nan at step {18 if what == 'loss' else 19}, in epoch 2: the model has diverged." in stderr
+    )
+    assert "a/checkpoints/last.ckpt holds the last finite state" in stderr
     assert contents("a")["global_step"] == 16
     assert all(value.isfinite().all() for value in contents("a")["state_dict"].values() if value.is_floating_point())
 
@@ -281,7 +283,7 @@ def test_ctrl_c_outside_training(monkeypatch, capsys, when):
 
     monkeypatch.setattr(*((train, "build") if when == "loading" else (train, "evaluate_checkpoint")), stop)
     assert train.main(command("a", "VAE", "--num_samples", "3")) == 130
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     expected = "before the first step" if when == "loading" else "after training: the same command with --resume auto"
-    assert f"Stopped {expected}" in said
+    assert f"Stopped {expected}" in stderr
     assert Path("a").exists() == (when == "evaluating")

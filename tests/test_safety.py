@@ -73,18 +73,18 @@ COMMANDS = [resume, resume_auto, evaluated, stacked]
 
 def refuse(path, capsys, commands=COMMANDS):
     """All ways into the project say no, in one sentence, and leave no file behind."""
-    said = [load(path)] if commands is COMMANDS else []
+    messages = [load(path)] if commands is COMMANDS else []
     for command in commands:
         capsys.readouterr()
         assert command(path) == 2, command.__name__
-        said.append(capsys.readouterr().err)
-        assert said[-1].startswith("error: ")
-        assert said[-1].count("\n") == 1
-    assert all(said)
+        messages.append(capsys.readouterr().err)
+        assert messages[-1].startswith("error: ")
+        assert messages[-1].count("\n") == 1
+    assert all(messages)
     assert not Path(MARK).exists()
     assert [file for file in Path("a").rglob("*") if file.is_file() and file.name != ".lock"] == [path]
     assert not Path("runs").exists()
-    return said
+    return messages
 
 
 def test_a_valid_checkpoint_is_accepted(trained, path, capsys):
@@ -106,8 +106,8 @@ def test_a_malicious_pickle(trained, path, capsys, place, form):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint: it is damaged, or contains more than numbers and text" in said
+    for message in refuse(path, capsys):
+        assert "cannot be read as a checkpoint: it is damaged, or contains more than numbers and text" in message
     with path.open("rb") as file:  # the control: it does go off
         pickle.load(file) if form == "pickle" else torch.load(path, weights_only=False)
     assert Path(MARK).exists()
@@ -117,8 +117,8 @@ def test_a_malicious_pickle_in_the_middle_of_an_archive(trained, path, capsys):
     torch.save(trained, path)
     with zipfile.ZipFile(path, "a") as archive:  # which makes it a TorchScript archive to torch.load
         archive.writestr("last/constants.pkl", pickle.dumps(Bomb()))
-    for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint" in said
+    for message in refuse(path, capsys):
+        assert "cannot be read as a checkpoint" in message
 
 
 FOREIGN = {"_class_path": "os.mkdir", "_instantiator": "os.mkdir", "class_path": "os.mkdir",
@@ -152,8 +152,8 @@ def test_a_malicious_class_path_of_the_data(trained, path, capsys, change):
               for key, value in change.items()}  # fmt: skip
     torch.save(trained | change, path)
     refuse(path, capsys, COMMANDS[:3])
-    said = load(path)  # which does not look at the data, but for the types in their record
-    assert said == "" or "run.data cannot be" in said
+    messages = load(path)  # which does not look at the data, but for the types in their record
+    assert messages == "" or "run.data cannot be" in messages
     assert not Path(MARK).exists()
 
 
@@ -167,10 +167,10 @@ def test_checkpoint_entries_of_another_type(trained, path, capsys, key, value):
     for command in COMMANDS:
         torch.save(trained | {key: value}, path)
         capsys.readouterr()
-        status, said = command(path), capsys.readouterr().err
-        assert status in (0, 2), (command.__name__, said)
-        assert (status == 0) == (said == ""), said
-        assert said.count("\n") <= 1
+        status, stderr = command(path), capsys.readouterr().err
+        assert status in (0, 2), (command.__name__, stderr)
+        assert (status == 0) == (stderr == ""), stderr
+        assert stderr.count("\n") <= 1
         assert not Path(MARK).exists()
 
 
@@ -207,8 +207,8 @@ def same(a, b):
 def test_a_truncated_file(trained, path, capsys, keep):
     torch.save(trained, path)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint" in said
+    for message in refuse(path, capsys):
+        assert "cannot be read as a checkpoint" in message
 
 
 def test_a_flipped_bit(trained, path, capsys):
@@ -216,5 +216,5 @@ def test_a_flipped_bit(trained, path, capsys):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint" in said
+    for message in refuse(path, capsys):
+        assert "cannot be read as a checkpoint" in message

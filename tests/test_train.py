@@ -551,10 +551,10 @@ def test_trainer_options_take_effect(capsys, monkeypatch):
     assert train.main([*quick, "--run_dir", "plain", "--trainer.enable_progress_bar", "false"]) == 0
     assert capsys.readouterr().err == ""
     assert train.main([*quick, "--run_dir", "shown", *printing, "--trainer.num_sanity_val_steps", "1"]) == 0
-    said = capsys.readouterr().err
-    assert "Profiler Report" in said
-    assert "Trainable params" in said
-    assert "epoch 2/2" in said
+    stderr = capsys.readouterr().err
+    assert "Profiler Report" in stderr
+    assert "Trainable params" in stderr
+    assert "epoch 2/2" in stderr
     assert same(weights("plain"), weights("shown"))
     for change, expected in {
         "--trainer.max_steps 5": 5,
@@ -686,8 +686,8 @@ def test_a_resumed_run_keeps_its_wandb_run(variables, capfd):
     run = wandb_run("a")
     assert (run.run_id, run.project) == ("second12", "mine")
     assert Path("a/wandb_id").read_text() == "second12"
-    said = "warning: This run was first123 in W&B, but WANDB_RUN_ID is second12: it continues as second12.\n"
-    assert said in capfd.readouterr().err
+    message = "warning: This run was first123 in W&B, but WANDB_RUN_ID is second12: it continues as second12.\n"
+    assert message in capfd.readouterr().err
 
 
 def test_default_wandb_project_and_one_line_with_the_run_path(variables, capfd):
@@ -726,16 +726,16 @@ def test_the_more_restrictive_of_option_and_variable_holds(variables, option, va
     assert wandb_environment.mode(option) == expected
 
 
-@pytest.mark.parametrize(("variable", "said"), [
+@pytest.mark.parametrize(("variable", "message"), [
     ({"WANDB_MODE": "perhaps"}, "mode: Input should be"), ({"WANDB_RUN_ID": "a/b"}, "Run ID cannot contain"),
 ])  # fmt: skip
-def test_an_invalid_wandb_variable_changes_no_record(variables, capfd, variable, said):
+def test_an_invalid_wandb_variable_changes_no_record(variables, capfd, variable, message):
     more = [*OFFLINE, "--run_dir", "a", "--resume", "auto", "--trainer.max_epochs"]
     assert train.main([*QUICK, *more, "1"]) == 0
     before = Path("a/wandb_id").read_text()
     variables(**variable)
     assert train.main([*QUICK, *more, "2"]) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert Path("a/wandb_id").read_text() == before

@@ -107,9 +107,9 @@ def fetched(tmp_path, mirror, name, processes):
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     started = [subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 text=True) for _ in range(processes)]  # fmt: skip
-    said = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0] * processes, said
-    return [out.strip() for out, _ in said], requests
+    outputs = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0] * processes, outputs
+    return [out.strip() for out, _ in outputs], requests
 
 
 @pytest.mark.slow

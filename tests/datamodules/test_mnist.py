@@ -108,8 +108,8 @@ def test_torchvision_downloads_what_is_missing(tmp_path, monkeypatch, capfd, nam
     monkeypatch.setattr(torchvision_mnist, "download_and_extract_archive", fetch)
     data = ready(name, tmp_path)
     assert len(data.test.y) == 20
-    said = capfd.readouterr()
-    assert said.out == said.err == ""
+    output = capfd.readouterr()
+    assert output.out == output.err == ""
     kept = {f"{file}.gz" for file in FILES} if name == "KMNIST" else set()  # whose checksums are those of .gz files
     assert {path.name for path in data.folder.iterdir()} - {".lock"} == set(FILES) | kept
     assert {path.name for path in tmp_path.iterdir()} == {name}
@@ -141,9 +141,9 @@ def test_a_file_that_cannot_be_verified_causes_a_warning(tmp_path, capfd, packed
     pack = (lambda content: gzip.compress(content, 1, mtime=5)) if packed else bytes
     write(tmp_path, "KMNIST", pack, ".gz" if packed else "")
     ready("KMNIST", tmp_path)
-    assert f"warning: the contents of {IMAGES}" in (said := capfd.readouterr().err)
-    assert "cannot be verified" in said
-    assert said.count("\n") == 1
+    assert f"warning: the contents of {IMAGES}" in (stderr := capfd.readouterr().err)
+    assert "cannot be verified" in stderr
+    assert stderr.count("\n") == 1
 
 
 def test_the_published_gz_file_verifies_the_decompressed_file(tmp_path, capfd):

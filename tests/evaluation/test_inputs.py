@@ -214,14 +214,14 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("said", WEIGHTS)
-def test_damaged_weights_are_refused_in_a_sentence(whole, tmp_path, monkeypatch, said):
+@pytest.mark.parametrize("message", WEIGHTS)
+def test_damaged_weights_are_refused_in_a_sentence(whole, tmp_path, monkeypatch, message):
     monkeypatch.chdir(tmp_path)
-    path = saved(whole | {"state_dict": WEIGHTS[said](dict(whole["state_dict"]))})
+    path = saved(whole | {"state_dict": WEIGHTS[message](dict(whole["state_dict"]))})
     for read in (models.load, lambda path: open_checkpoint(path, {})):
         with pytest.raises(ValueError, match=r"^a\.ckpt does not fit this version of VAE: its weight") as refused:
             read(path)
-        assert said in str(refused.value)
+        assert message in str(refused.value)
         assert "\n" not in str(refused.value)
 
 

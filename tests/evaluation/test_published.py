@@ -234,8 +234,8 @@ INVALID = {
 
 @pytest.mark.parametrize("name", INVALID)
 def test_a_mistake_in_the_file_is_named(name):
-    content, said = INVALID[name]
-    with pytest.raises(ValueError, match=said):
+    content, message = INVALID[name]
+    with pytest.raises(ValueError, match=message):
         published.parse(content)
     assert len(published.parse({"experiments": [VALID]})) == 1
 

@@ -337,11 +337,11 @@ def test_chosen_options_are_in_the_tables():
     options = DEFAULT_START | {"hidden": (200, 200), "z_dim": 9}
     made = CHECKPOINT | {"hyper_parameters": options, "training": {"steps_per_call": 5}}
     (found,) = comparisons.with_comparisons([result("a")], [made])
-    said = "z_dim 9, hidden [200, 200], steps_per_call 5"
-    assert report.provenance_cells(found)[-1] == said
+    cell = "z_dim 9, hidden [200, 200], steps_per_call 5"
+    assert report.provenance_cells(found)[-1] == cell
     report.write_report(Path("r"), [found], [])
     with Path("r/results.csv").open(newline="") as file:
-        assert [row["options"] for row in csv.DictReader(file)] == [said]
+        assert [row["options"] for row in csv.DictReader(file)] == [cell]
 
 
 def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatch):
@@ -376,10 +376,10 @@ def test_labels_of_the_figure_tell_runs_apart(tmp_path):
     assert labels == ["a", "a (last)", "b", tmp_path.name]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(None, "-"), (0.0, "0 min"), (600.0, "10 min"), (5399.0, "90 min"),
+@pytest.mark.parametrize(("seconds", "message"), [(None, "-"), (0.0, "0 min"), (600.0, "10 min"), (5399.0, "90 min"),
                                                (5400.0, "1.5 h"), (36000.0, "10.0 h")])  # fmt: skip
-def test_durations(seconds, said):
-    assert report.duration(seconds) == said
+def test_durations(seconds, message):
+    assert report.duration(seconds) == message
 
 
 def test_a_report_that_fails_leaves_the_one_before(several):

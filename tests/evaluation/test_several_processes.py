@@ -198,13 +198,13 @@ def test_doubt_is_said_in_a_sentence_with_what_ais_moves(capsys):
     assert evaluate.main([vae, *COMMON, "--report", "r"]) == 0
     result = read("vae")
     assert result["k_hat_above"] > tables.HIGH_K_HAT_SHARE
-    said = (
+    remark = (
         f"Pareto k-hat is above 0.7 for up to {result['k_hat_above']:.0%} of the images (vae): K = 50 samples are too"
     )
     out = capsys.readouterr().out
-    assert said in out
+    assert remark in out
     assert "--ais says by how much at least." in out
-    assert said in Path("r/results.md").read_text()
+    assert remark in Path("r/results.md").read_text()
     assert evaluate.main([vae, *COMMON, *AIS]) == 0
     result, out = read("vae"), capsys.readouterr().out
     assert result["ais_lowers_nll"] > 0.5  # samples of so narrow a q miss most of p(x)

@@ -111,17 +111,17 @@ def test_what_a_row_does_not_have_is_a_dash():
     assert table[3].split() == ["a", "M1+SVM", *7 * ["-"], "50.00%"]
 
 
-@pytest.mark.parametrize(("mean", "se", "said"), [
+@pytest.mark.parametrize(("mean", "se", "message"), [
     (0.5, 0.1, "finds at least 0.50 ± 0.10 nats more (a) on"),
     (0.08, 0.09, "finds no more with these chains (0.08 ± 0.09 nats, a) on"),
     (-0.5, 0.1, "finds no more with these chains (-0.50 ± 0.10 nats, a) on"),
     (-0.5, None, "finds no more with these chains (-0.50 nats, a) on"),
 ])  # fmt: skip
-def test_ais_says_by_how_much_at_least(mean, se, said):
+def test_ais_says_by_how_much_at_least(mean, se, message):
     """It is a lower bound on log p(x) itself."""
     ais = {"ais_nll": 19.0, "ais_nll_se": 1.0, "ais_images": 5, "ais_lowers_nll": mean, "ais_lowers_nll_se": se}
     text = tables([result("a", k_hat_above=0.9, **ais)])
-    assert f"AIS, itself a lower bound on log p(x), {said} the images that it was run on." in text
+    assert f"AIS, itself a lower bound on log p(x), {message} the images that it was run on." in text
     assert "--ais says by how much at least" in tables([result("a", k_hat_above=0.9)])
 
 

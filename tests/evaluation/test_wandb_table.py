@@ -75,14 +75,14 @@ class Broken(Exception):
     """Something of W&B's own."""
 
 
-@pytest.mark.parametrize(("error", "said"), [(Broken("no network\nat all"), "no network"), (Broken(), "Broken")])
-def test_where_it_fails_one_warning_says_so(folders, tmp_path, monkeypatch, capsys, error, said):
+@pytest.mark.parametrize(("error", "message"), [(Broken("no network\nat all"), "no network"), (Broken(), "Broken")])
+def test_where_it_fails_one_warning_says_so(folders, tmp_path, monkeypatch, capsys, error, message):
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(wandb, "init", fail)
     wandb_table.mirror(RESULTS, folders, tmp_path, offline=True)
-    assert capsys.readouterr() == ("", f"warning: W&B has not got all results ({said}).\n")
+    assert capsys.readouterr() == ("", f"warning: W&B has not got all results ({message}).\n")
 
 
 @pytest.mark.parametrize("where", ["at its start", "later"])

@@ -208,8 +208,8 @@ def test_beta_grows_from_0_over_its_warm_up(fit, binary, warmup, accumulate, bet
 ])  # fmt: skip
 def test_an_unfinished_warm_up_is_reported(fit, binary, limits, after, last):
     model = VAE((1, 8, 8), hidden=[4], beta_warmup=4)
-    said = f"beta_warmup is 4 epochs and the run ends after {after}: beta ends at {last} and never reaches 1\\."
-    with pytest.warns(UserWarning, match=said) if after else nullcontext():
+    message = f"beta_warmup is 4 epochs and the run ends after {after}: beta ends at {last} and never reaches 1\\."
+    with pytest.warns(UserWarning, match=message) if after else nullcontext():
         fit(model, [binary(2), binary(2)], **limits)
 
 

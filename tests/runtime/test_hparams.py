@@ -46,10 +46,10 @@ def test_stored_defaults_equal_missing_options():
     """Older checkpoints lack options that are newer."""
     plain = run_options(CHECKPOINT)
     assert plain["z_dim"] == 20
-    said = CHECKPOINT | {"hyper_parameters": {"z_dim": 20, "hidden": None}, "training": {"steps_per_call": 1}}
-    assert run_options(said) == plain
+    checkpoint = CHECKPOINT | {"hyper_parameters": {"z_dim": 20, "hidden": None}, "training": {"steps_per_call": 1}}
+    assert run_options(checkpoint) == plain
     assert (
-        non_default_options(said) == OLDER_DEFAULTS
+        non_default_options(checkpoint) == OLDER_DEFAULTS
     )  # what is not written down is as it was before there was such an option
 
 
