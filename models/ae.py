@@ -30,7 +30,6 @@ class AE(EncoderDecoder):
 
     Args:
         image_shape: Channels, height and width; from the data.
-        z_dim: Dimensions of the code.
         criterion: Squared error (mse) or cross-entropy (bce), summed over pixels.
     """
 
@@ -40,17 +39,14 @@ class AE(EncoderDecoder):
     def __init__(
         self,
         image_shape: ImageShape,
-        z_dim: int = 20,
         *,
         criterion: Literal["mse", "bce"] = "bce",
         **kwargs,
     ):
         super().__init__(image_shape, **kwargs)
         lookup(CRITERIA, criterion, "criterion")
-        if z_dim < 1:
-            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
-        self.encoder = self.new_encoder(z_dim)
-        self.decoder = self.new_decoder(z_dim)
+        self.encoder = self.new_encoder(self.latent_dim)
+        self.decoder = self.new_decoder(self.latent_dim)
 
     @property
     def criterion(self) -> str:

@@ -19,7 +19,8 @@ class EncoderDecoder(Model):
 
     Args:
         image_shape: Channels, height and width; from the data.
-        hidden: Sizes of the hidden layers from image to code, mirrored by the decoder: widths of an mlp, by default
+        z_dim: Dimensions of the latent.
+        hidden: Sizes of the hidden layers from image to latent, mirrored by the decoder: widths of an mlp, by default
             [400, 400], or channels of a conv, by default [32, 64].
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
         encoder: Encoder, by its name in the registry: mlp or conv.
@@ -33,6 +34,7 @@ class EncoderDecoder(Model):
     def __init__(
         self,
         image_shape: ImageShape,
+        z_dim: int = 20,
         hidden: list[int] | None = None,
         activation: str = "relu",
         encoder: str = "mlp",
@@ -41,6 +43,8 @@ class EncoderDecoder(Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if z_dim < 1:
+            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
 
     @property
     def decoder_hidden(self) -> Sequence[int] | None:

@@ -90,12 +90,10 @@ class M2(EncoderDecoder, MarginalLabel):
         alpha: float = 5.0,
         **kwargs,
     ):
-        super().__init__(image_shape, hidden=hidden, encoder=encoder, batch_norm=batch_norm, **kwargs)
+        super().__init__(image_shape, z_dim=z_dim, hidden=hidden, encoder=encoder, batch_norm=batch_norm, **kwargs)
         if num_classes < 2:
             raise ValueError("M2 needs labels of two classes or more: choose data that have them, or --model VAE.")
         classes.check_number("M2", num_classes)
-        if z_dim < 1:
-            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
         if not alpha >= 0:
             raise ValueError(f"alpha must not be negative; got {alpha}.")
         self.classifier = self.new_encoder(num_classes)

@@ -48,7 +48,6 @@ class VAE(EncoderDecoder, LatentVariableModel):
 
     Args:
         image_shape: Channels, height and width; from the data.
-        z_dim: Dimensions of the latent.
         init: How training starts. default: a narrow posterior, with a scale of 0.1, and in an mlp weights as in He et
             al. (2015), those of the decoder's output a tenth of that. glorot: Glorot-uniform weights, as in Burda et
             al. (2015). Both with output biases at the mean training image.
@@ -71,7 +70,6 @@ class VAE(EncoderDecoder, LatentVariableModel):
     def __init__(
         self,
         image_shape: ImageShape,
-        z_dim: int = 20,
         *,
         init: Literal["default", "glorot"] = "default",
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
@@ -86,13 +84,11 @@ class VAE(EncoderDecoder, LatentVariableModel):
         **kwargs,
     ):
         super().__init__(image_shape, **kwargs)
-        if z_dim < 1:
-            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
         lookup(dict.fromkeys(self.objectives), objective, f"objective of {type(self).__name__}")
         check_objective(objective, num_samples, num_groups, ciwae_beta)
         check_beta(objective, beta, beta_warmup)
         lookup(dict.fromkeys(INITS), init, "init")
-        self.encoder = self.new_encoder(2 * z_dim, self.context_dim, init)
+        self.encoder = self.new_encoder(2 * self.latent_dim, self.context_dim, init)
         self.decoder = self.new_decoder(self.code_dim, self.context_dim, init)
         self.likelihood = PixelLikelihood(likelihood, scale, learn_scale)
         if init == "default" and isinstance(self.encoder, Network):
