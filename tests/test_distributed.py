@@ -20,8 +20,16 @@ import train
 from runtime.collectives import map_across_ranks
 
 ROOT = Path(train.__file__).parent
-QUIET = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--callbacks", "[]", "--trainer.enable_progress_bar",
-         "false"]  # fmt: skip
+QUIET = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "2",
+    "--callbacks",
+    "[]",
+    "--trainer.enable_progress_bar",
+    "false",
+]
 ON_CPUS = {"VAE": [], "M2": ["--model.batch_norm", "false"]}
 pytestmark = pytest.mark.slow
 
@@ -154,8 +162,13 @@ def test_validation_counts_each_image_once():
 
 def starting(script, *argv):
     """Return the output of a script that starts the second process itself."""
-    found = subprocess.run([sys.executable, str(ROOT / script), *argv], capture_output=True, text=True, check=False,
-                           env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, str(ROOT / script), *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert found.returncode == 0, found.stderr
     return found.stdout
 

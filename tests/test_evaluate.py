@@ -22,8 +22,18 @@ from evaluation import baselines, cache, report, result_files
 from evaluation.metrics import IMAGES_PER_PASS
 from models.estimators.importance import MAX_DECODER_ROWS, importance
 
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
-         "--trainer.enable_progress_bar", "false"]  # fmt: skip
+QUICK = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "1",
+    "--num_samples",
+    "0",
+    "--callbacks",
+    "[]",
+    "--trainer.enable_progress_bar",
+    "false",
+]
 VAE, THRESHOLD, AE, CVAE, M2, M1M2 = (
     f"{run}/checkpoints/best.ckpt" for run in ("vae", "threshold", "ae", "cvae", "m2", "m1m2")
 )

@@ -92,8 +92,12 @@ def history(paths):
 
 def numbers(folder):
     """Every number in metrics.csv, as (step, name)."""
-    return {(int(row["step"]), name) for row in rows(folder) for name, value in row.items()
-            if value and name not in ("step", "epoch")}  # fmt: skip
+    return {
+        (int(row["step"]), name)
+        for row in rows(folder)
+        for name, value in row.items()
+        if value and name not in ("step", "epoch")
+    }
 
 
 def what_stops(act, monkeypatch, capsys):
@@ -233,13 +237,15 @@ def test_damaged_data_are_refused_before_the_run_folder_is_created(capsys, damag
     np.savez(path, x=np.random.default_rng(0).integers(0, 256, (40, 5, 6), np.uint8))
     good = path.read_bytes()
     middle = len(good) // 2
-    path.write_bytes({
-        "truncated": good[:middle],
-        "flipped": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
-        "empty": b"",
-        "missing": b"",
-        "another": b"hello",
-    }[damage])  # fmt: skip
+    path.write_bytes(
+        {
+            "truncated": good[:middle],
+            "flipped": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+            "empty": b"",
+            "missing": b"",
+            "another": b"hello",
+        }[damage]
+    )
     if damage == "missing":
         path.unlink()
     assert train.main(["--data", "NPZ", "--data.root", "mine.npz", "--run_dir", "a", "--resume", "auto"]) == 2

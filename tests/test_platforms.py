@@ -74,8 +74,14 @@ print(f"{len(imported)} modules, status {status}")
 
 @pytest.mark.parametrize("system", ["win32", pytest.param("darwin", marks=pytest.mark.slow)])
 def test_no_module_requires_platform_specific_features(tmp_path, system):
-    done = subprocess.run([sys.executable, "-c", HIDE, system, str(ROOT)], cwd=tmp_path, capture_output=True, text=True,
-                          env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE, system, str(ROOT)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "--trainer.max_epochs" in done.stdout

@@ -14,8 +14,18 @@ import models
 import train
 from models.checkpoints import read
 
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
-         "--trainer.enable_progress_bar", "false"]  # fmt: skip
+QUICK = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "1",
+    "--num_samples",
+    "0",
+    "--callbacks",
+    "[]",
+    "--trainer.enable_progress_bar",
+    "false",
+]
 MARK = "executed"
 
 
@@ -94,8 +104,18 @@ def test_a_valid_checkpoint_is_accepted(trained, path, capsys):
     assert load(path) == ""
 
 
-PLACES = ["whole", "model", "hyper_parameters", "datamodule_hyper_parameters", "state_dict", "optimizer_states",
-          "callbacks", "loops", "run", "extra"]  # fmt: skip
+PLACES = [
+    "whole",
+    "model",
+    "hyper_parameters",
+    "datamodule_hyper_parameters",
+    "state_dict",
+    "optimizer_states",
+    "callbacks",
+    "loops",
+    "run",
+    "extra",
+]
 
 
 @pytest.mark.parametrize("form", ["zip", "old", "pickle"])
@@ -121,8 +141,13 @@ def test_a_malicious_pickle_in_the_middle_of_an_archive(trained, path, capsys):
         assert "cannot be read as a checkpoint" in message
 
 
-FOREIGN = {"_class_path": "os.mkdir", "_instantiator": "os.mkdir", "class_path": "os.mkdir",
-           "init_args": {"path": MARK}, "path": MARK}  # fmt: skip
+FOREIGN = {
+    "_class_path": "os.mkdir",
+    "_instantiator": "os.mkdir",
+    "class_path": "os.mkdir",
+    "init_args": {"path": MARK},
+    "path": MARK,
+}
 
 
 @pytest.mark.parametrize("change", [
@@ -148,8 +173,10 @@ def test_a_malicious_class_path(trained, path, capsys, change):
     {"datamodule_hyper_parameters": {"class_path": "os.mkdir"}},
 ])  # fmt: skip
 def test_a_malicious_class_path_of_the_data(trained, path, capsys, change):
-    change = {key: trained[key] | value if isinstance(value, dict) and key in trained else value
-              for key, value in change.items()}  # fmt: skip
+    change = {
+        key: trained[key] | value if isinstance(value, dict) and key in trained else value
+        for key, value in change.items()
+    }
     torch.save(trained | change, path)
     refuse(path, capsys, COMMANDS[:3])
     messages = load(path)  # which does not look at the data, but for the types in their record
@@ -157,8 +184,18 @@ def test_a_malicious_class_path_of_the_data(trained, path, capsys, change):
     assert not Path(MARK).exists()
 
 
-PARTS = ["run", "hyper_parameters", "datamodule_hyper_parameters", "state_dict", "global_step", "epoch",
-         "optimizer_states", "loops", "callbacks", "pytorch-lightning_version"]  # fmt: skip
+PARTS = [
+    "run",
+    "hyper_parameters",
+    "datamodule_hyper_parameters",
+    "state_dict",
+    "global_step",
+    "epoch",
+    "optimizer_states",
+    "loops",
+    "callbacks",
+    "pytorch-lightning_version",
+]
 
 
 @pytest.mark.parametrize("key", PARTS)
@@ -178,8 +215,12 @@ def test_any_flipped_bit_is_detected_or_harmless(trained, path):
     torch.save(trained, path)
     whole, random_positions = path.read_bytes(), random.Random(0)
     positions = {random_positions.randrange(len(whole)) for _ in range(400)}
-    heads = [whole.index(mark, start) for mark in (b"PK\3\4", b"PK\1\2", b"PK\5\6") for start in (0, len(whole) // 2)
-             if mark in whole[start:]]  # fmt: skip
+    heads = [
+        whole.index(mark, start)
+        for mark in (b"PK\3\4", b"PK\1\2", b"PK\5\6")
+        for start in (0, len(whole) // 2)
+        if mark in whole[start:]
+    ]
     positions |= {head + offset for head in heads for offset in range(80) if head + offset < len(whole)}
     refused = 0
     for position in sorted(positions):

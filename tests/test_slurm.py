@@ -13,8 +13,22 @@ from slurm_cluster import cluster, missing, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 ROOT = Path(__file__).parents[1]
-COMMAND = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0", "--callbacks", "[]",
-           "--save_every_steps", "4", "--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu"]  # fmt: skip
+COMMAND = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "2",
+    "--num_samples",
+    "0",
+    "--callbacks",
+    "[]",
+    "--save_every_steps",
+    "4",
+    "--trainer.log_every_n_steps",
+    "1",
+    "--trainer.accelerator",
+    "cpu",
+]
 HIGH = [
     "--partition=high",
     "--nodes=2",

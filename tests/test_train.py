@@ -26,8 +26,16 @@ from models import MODELS, VAE, Model
 from runtime import run_folder
 
 # Drawing the figures takes eight times as long as the two epochs
-WITH_FIGURES = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0",
-                "--trainer.enable_progress_bar", "false"]  # fmt: skip
+WITH_FIGURES = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "2",
+    "--num_samples",
+    "0",
+    "--trainer.enable_progress_bar",
+    "false",
+]
 QUICK = [*WITH_FIGURES, "--callbacks", "[]"]
 
 
@@ -630,8 +638,13 @@ def test_independent_pixels_are_the_mean_image_under_the_likelihood_of_the_model
 
 OFFLINE = ["--wandb", "offline", "--callbacks", "[]", "--num_samples", "0"]
 OF_AGENT = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agent123", "WANDB_PROJECT": "mine", "WANDB_ENTITY": "us"}
-OF_USER = {"WANDB_NAME": "named", "WANDB_RUN_GROUP": "group", "WANDB_TAGS": "a,b", "WANDB_NOTES": "a note",
-           "WANDB_JOB_TYPE": "kind"}  # fmt: skip
+OF_USER = {
+    "WANDB_NAME": "named",
+    "WANDB_RUN_GROUP": "group",
+    "WANDB_TAGS": "a,b",
+    "WANDB_NOTES": "a note",
+    "WANDB_JOB_TYPE": "kind",
+}
 
 
 @pytest.fixture

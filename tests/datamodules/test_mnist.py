@@ -75,10 +75,17 @@ def test_plain_and_gzipped_files_are_read(tmp_path, name, pack, suffix):
 def test_hyper_parameters_are_the_constructors_arguments():
     data = DATAMODULES["KMNIST"]("somewhere", batch_size=7, binarization="fixed", num_labels=10, seed=3)
     assert dict(data.hparams) == {
-        "root": "somewhere", "batch_size": 7, "binarization": "fixed", "num_labels": 10,
-        "labels_per_batch": None, "val_size": 5000, "seed": 3,
-        "max_rotation": 0.0, "max_shift": 0.0, "max_scaling": 0.0,
-    }  # fmt: skip
+        "root": "somewhere",
+        "batch_size": 7,
+        "binarization": "fixed",
+        "num_labels": 10,
+        "labels_per_batch": None,
+        "val_size": 5000,
+        "seed": 3,
+        "max_rotation": 0.0,
+        "max_shift": 0.0,
+        "max_scaling": 0.0,
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -106,9 +106,17 @@ def test_user_test_arrays_and_unlabelled_images(tmp_path):
 
 def test_hyper_parameters_are_the_constructors_arguments(tmp_path):
     assert dict(NPZ("mine.npz", val_size=3, seed=2).hparams) == {
-        "root": "mine.npz", "batch_size": 100, "binarization": "dynamic", "num_labels": None,
-        "labels_per_batch": None, "val_size": 3, "seed": 2, "max_rotation": 0.0, "max_shift": 0.0, "max_scaling": 0.0,
-    }  # fmt: skip
+        "root": "mine.npz",
+        "batch_size": 100,
+        "binarization": "dynamic",
+        "num_labels": None,
+        "labels_per_batch": None,
+        "val_size": 3,
+        "seed": 2,
+        "max_rotation": 0.0,
+        "max_shift": 0.0,
+        "max_scaling": 0.0,
+    }
 
 
 GOOD = {"x": pixels(10, 6, 6), "y": np.arange(10), "x_test": pixels(4, 6, 6), "y_test": np.arange(4)}

@@ -53,8 +53,17 @@ def result(run="a", log_px=HARD, stem="best", **more):
 
 def autoencoder(run="ae"):
     more = {"quantity": None, "nll": None, "nll_se": None, "num_samples": None, "images_hash": None, "loss": 30.0}
-    return result(run, **more, criterion="bce", model="AE", rate=None, elbo=None, distortion=None,
-                  active_dimensions=None, kl_per_dimension=None)  # fmt: skip
+    return result(
+        run,
+        **more,
+        criterion="bce",
+        model="AE",
+        rate=None,
+        elbo=None,
+        distortion=None,
+        active_dimensions=None,
+        kl_per_dimension=None,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -103,8 +112,12 @@ UNLIKE = {
 @pytest.mark.parametrize("other", UNLIKE)
 def test_there_is_no_difference_between_what_is_not_alike(other):
     """And what comes after is compared with the first of its own."""
-    found = beside(result("a"), result("b", HARD + 1, **UNLIKE[other]), result("c", HARD + 3, **UNLIKE[other]),
-                   result("d", HARD - 1))  # fmt: skip
+    found = beside(
+        result("a"),
+        result("b", HARD + 1, **UNLIKE[other]),
+        result("c", HARD + 3, **UNLIKE[other]),
+        result("d", HARD - 1),
+    )
     assert [run.versus_first and round(run.versus_first.nll, 6) for run in found] == [None, None, -2, 1]
 
 
@@ -176,8 +189,12 @@ def test_a_number_of_another_experiment_stands_in_a_note_that_says_what_differs(
 
 def test_errors_of_a_paper_are_fractions_with_their_spread():
     network = {"z_dim": 50, "hidden": [500]}
-    papers = CHECKPOINT | {"model": "M2", "hyper_parameters": network, "run": {"data": "MNIST", "protocol": "dynamic"},
-                           "datamodule_hyper_parameters": {"num_labels": 100}}  # fmt: skip
+    papers = CHECKPOINT | {
+        "model": "M2",
+        "hyper_parameters": network,
+        "run": {"data": "MNIST", "protocol": "dynamic"},
+        "datamodule_hyper_parameters": {"num_labels": 100},
+    }
     wrong = {"model": "M2", "test_error": 0.15, "test_error_images": 10_000}
     (found,) = comparisons.with_comparisons([result("a", **wrong)], [papers])
     entry = found.to_dict()
@@ -285,8 +302,11 @@ def test_runs_beside_all_before_them(several):
     assert {name: round(of.nll, 6) for name, of in last.versus.items()} == {"a": -2, "b|c": -1}
     found = sections(Path("r/results.md").read_text())
     (table,) = (lines for title, lines in found.items() if "differences" in title)
-    assert [line[:3] for line in table] == [["", "a", "b|c"], ["b|c", "-1.00 ± 0.00", ""],
-                                            ["a (last)", "-2.00 ± 0.00", "-1.00 ± 0.00"]]  # fmt: skip
+    assert [line[:3] for line in table] == [
+        ["", "a", "b|c"],
+        ["b|c", "-1.00 ± 0.00", ""],
+        ["a (last)", "-2.00 ± 0.00", "-1.00 ± 0.00"],
+    ]
 
 
 def test_differences_of_kinds_and_of_K_share_no_table():

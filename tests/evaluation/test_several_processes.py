@@ -18,10 +18,24 @@ from evaluation import ais, cache, tables
 from evaluation import evaluate as evaluate_module
 
 pytestmark = pytest.mark.slow
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
-         "--trainer.enable_progress_bar", "false"]  # fmt: skip
-OF_RUN = {"vae": ["--model.z_dim", "2", "--wandb", "offline"], "ae": ["--model", "AE"], "cvae": ["--model", "CVAE"],
-          "m2": ["--model", "M2", "--data.num_labels", "50"]}  # fmt: skip
+QUICK = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "1",
+    "--num_samples",
+    "0",
+    "--callbacks",
+    "[]",
+    "--trainer.enable_progress_bar",
+    "false",
+]
+OF_RUN = {
+    "vae": ["--model.z_dim", "2", "--wandb", "offline"],
+    "ae": ["--model", "AE"],
+    "cvae": ["--model", "CVAE"],
+    "m2": ["--model", "M2", "--data.num_labels", "50"],
+}
 AIS = ["--ais", "--ais_temperatures", "20", "--ais_images", "10"]
 COMMON = ["--num_samples", "50", "--limit", "100", "--figures", "[]", "--no_baselines", "--device", "cpu"]
 ALL = [f"{run}/checkpoints/best.ckpt" for run in OF_RUN]

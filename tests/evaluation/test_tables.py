@@ -65,8 +65,11 @@ def test_kinds_of_results_have_means_of_their_own():
         (run, checkpoint(seed)) for group in ([result("a"), result("b")], few, given) for seed, run in enumerate(group)
     ]
     titles = [line for line in lines(*runs) if line.startswith("Digits")]
-    assert [title.partition(": ")[2].partition(" test")[0] for title in titles] == ["log p(x) of 5", "log p(x) of 10",
-                                                                                    "log p(x|y) of 10"]  # fmt: skip
+    assert [title.partition(": ")[2].partition(" test")[0] for title in titles] == [
+        "log p(x) of 5",
+        "log p(x) of 10",
+        "log p(x|y) of 10",
+    ]
 
 
 def test_label_draws_are_seeds_too():

@@ -218,8 +218,10 @@ def test_kl_falls_back_where_no_closed_form_is_known():
     q = diagonal_normal(torch.randn(3, 4))
     mixture = MixtureSameFamily(Categorical(logits=torch.zeros(1)), standard_normal(2, torch.zeros(1)).expand((1,)))
     assert closed_form_kl(q, mixture) is None
-    torch.testing.assert_close(closed_form_kl(q, standard_normal(2, torch.zeros(1))), kl_divergence(
-        Independent(q.base_dist, 1), Independent(Normal(torch.zeros(2), torch.ones(2)), 1)))  # fmt: skip
+    torch.testing.assert_close(
+        closed_form_kl(q, standard_normal(2, torch.zeros(1))),
+        kl_divergence(Independent(q.base_dist, 1), Independent(Normal(torch.zeros(2), torch.ones(2)), 1)),
+    )
 
 
 def test_kl_of_each_dimension():

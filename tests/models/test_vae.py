@@ -266,8 +266,13 @@ def test_a_likelihood_refuses_data_that_it_is_not_defined_for(make, name, option
 # The contract of log_weights
 
 
-NETWORKS = [{}, {"batch_norm": True}, {"encoder": "conv", "decoder": "conv"},
-            {"encoder": "conv", "decoder": "conv", "batch_norm": True}, {"decoder": "coordinate"}]  # fmt: skip
+NETWORKS = [
+    {},
+    {"batch_norm": True},
+    {"encoder": "conv", "decoder": "conv"},
+    {"encoder": "conv", "decoder": "conv", "batch_norm": True},
+    {"decoder": "coordinate"},
+]
 # AffineVAE, CVAE and M1M2 have their own tests of this
 LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
 
@@ -537,8 +542,9 @@ def test_the_default_initialization_avoids_collapse_on_sparse_images(objective):
 ])  # fmt: skip
 def test_the_warm_up_has_the_given_length(make, options, epochs, steps):
     model = make("VAE", **options)
-    model._trainer = SimpleNamespace(num_training_batches=10, accumulate_grad_batches=1, max_epochs=epochs,
-                                     max_steps=-1, global_step=0)  # fmt: skip
+    model._trainer = SimpleNamespace(
+        num_training_batches=10, accumulate_grad_batches=1, max_epochs=epochs, max_steps=-1, global_step=0
+    )
     assert model.warmup_steps() == steps
     for step in (0, 1, 7, 20, 600):
         model._trainer.global_step = step

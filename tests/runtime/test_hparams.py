@@ -12,10 +12,14 @@ CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits"}}
 M1M2 = CHECKPOINT | {
     "model": "M1M2",
     "hyper_parameters": {
-        "image_shape": (1, 28, 28), "num_classes": 10, "labelled_fraction": 0.1, "m1": "/somewhere", "kept": [0, 1],
+        "image_shape": (1, 28, 28),
+        "num_classes": 10,
+        "labelled_fraction": 0.1,
+        "m1": "/somewhere",
+        "kept": [0, 1],
         "m1_options": {"z_dim": 50, "beta": 1.0},
     },
-}  # fmt: skip
+}
 
 
 def test_non_default_options():

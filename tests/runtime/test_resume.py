@@ -71,8 +71,12 @@ def test_batch_options_may_not_change_mid_epoch():
         "its --data.batch_size is 100, not 50. It was written in the middle of an epoch, whose batches would change"
         in stderr
     )
-    assert train.main(command("b", "VAE", "--resume", "a/checkpoints/best.ckpt", "--data.batch_size", "50",
-                              "--allow_changes")) == 0  # fmt: skip
+    assert (
+        train.main(
+            command("b", "VAE", "--resume", "a/checkpoints/best.ckpt", "--data.batch_size", "50", "--allow_changes")
+        )
+        == 0
+    )
 
 
 def test_the_result_of_a_finished_run_is_kept(monkeypatch, capsys):
@@ -155,8 +159,24 @@ def test_a_run_folder_is_resumed_from_its_newest_checkpoint(capsys):
 
 def test_an_m1_may_be_given_by_its_run_folder():
     assert train.main(command("m1", "VAE", "--model.z_dim", "2")) == 0
-    stack = ["--model", "M1M2", "--data.num_labels", "50", "--model.m1", "m1", "--model.hidden", "[8]",
-             "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]", "--run_dir", "stack"]  # fmt: skip
+    stack = [
+        "--model",
+        "M1M2",
+        "--data.num_labels",
+        "50",
+        "--model.m1",
+        "m1",
+        "--model.hidden",
+        "[8]",
+        "--trainer.max_epochs",
+        "1",
+        "--num_samples",
+        "0",
+        "--callbacks",
+        "[]",
+        "--run_dir",
+        "stack",
+    ]
     assert train.main(stack) == 0
 
 
