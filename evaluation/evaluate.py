@@ -71,7 +71,7 @@ def evaluate_checkpoint(
     checkpoint: dict,
     path: Path,
     data: ImageData,
-    wanted: EvaluationConfig,
+    config: EvaluationConfig,
     device: str = "cpu",
     files: EvaluationFiles | None = None,
 ) -> Evaluation | None:
@@ -84,7 +84,7 @@ def evaluate_checkpoint(
         checkpoint: As `models.read_checkpoint(path)` returns it.
         path: Path of the checkpoint: in the folder `checkpoints` of its run folder, or in the run folder itself.
         data: Set up, with the protocol that the model was trained on.
-        wanted: What to measure.
+        config: What to measure.
         device: Device to compute on.
         files: Writes the results; afterwards it holds the errors of files that could not be written.
 
@@ -94,29 +94,29 @@ def evaluate_checkpoint(
     files = EvaluationFiles() if files is None else files
     model = models.from_checkpoint(checkpoint, path).to(device)
     test = data.images("test", device=device)
-    set_for_evaluation(wanted.threads, model, *test, launcher_world()[0])
+    set_for_evaluation(config.threads, model, *test, launcher_world()[0])
     weights = weights_hash(checkpoint)
     result = Evaluation(**provenance(checkpoint, path, data), weights_hash=weights)
     has_likelihoods = model.can("log_weights")
-    measured = measured_likelihoods(model, test, data, checkpoint, path, wanted, files) if has_likelihoods else {}
+    measured = measured_likelihoods(model, test, data, checkpoint, path, config, files) if has_likelihoods else {}
     if global_rank() != 0:
         return None
     measured = measured or reconstruction_loss(model, *test) | {"images_hash": tensor_hash(test[0])}
     if model.can("classify"):
         measured |= classification(model, *test)
     train_labels = data.train.y
-    if wanted.with_probes and can_be_probed(model, train_labels):
+    if config.with_probes and can_be_probed(model, train_labels):
         measured |= probes(model, data.images("train", device=device), test)
     if is_measured(model, data):
         measured |= {"disentanglement": disentanglement(model, data, device), "moved": str(moves(data))}
     result = replace(result, **measured)
-    draw_figures(model, data, result, wanted, path, files)
-    if wants_baselines(type(model), train_labels, wanted.with_baselines):
+    draw_figures(model, data, result, config, path, files)
+    if wants_baselines(type(model), train_labels, config.with_baselines):
         result.baselines = baselines(model, data.images("train", device=device), test)
     if result.test_error is not None or result.knn_error is not None or result.baselines:
         result.test_error_images = int((test[1] >= 0).sum())
     result = Evaluation.from_dict(to_json(result.to_dict()))
-    files.save(path, result, weights, wanted.overwrite)
+    files.save(path, result, weights, config.overwrite)
     return result
 
 
@@ -124,13 +124,13 @@ def draw_figures(
     model: models.Model,
     data: ImageData,
     result: Evaluation,
-    wanted: EvaluationConfig,
+    config: EvaluationConfig,
     path: Path,
     files: EvaluationFiles,
 ) -> None:
     """Draw the figures of a checkpoint. A figure that fails costs a warning."""
     folder = run_folder(path) / "figures"
-    failed = save_figures(model, data, result, wanted.figures, folder, suffix(path), wanted.style)
+    failed = save_figures(model, data, result, config.figures, folder, suffix(path), config.style)
     for name, error in failed.items():
         if isinstance(error, OSError):
             with files.attempt(path):
@@ -159,12 +159,12 @@ def measured_likelihoods(
     data: ImageData,
     checkpoint: dict,
     path: Path,
-    wanted: EvaluationConfig,
+    config: EvaluationConfig,
     files: EvaluationFiles,
 ) -> dict[str, Any]:
     """Return the fields of `Evaluation` from importance sampling and AIS. Per-image values are cached."""
-    K = wanted.num_samples
-    x, y = (part[: wanted.limit or model.default_limit] for part in test)
+    K = config.num_samples
+    x, y = (part[: config.limit or model.default_limit] for part in test)
     images = tensor_hash(x, *model.condition_args(y))
 
     def compute_or_load(
@@ -173,15 +173,15 @@ def measured_likelihoods(
         file, older = cache_path(path, what, options), cache_path(path, what)
         return cached(file, checkpoint, options, compute, older, files.attempt(path))
 
-    options = {"K": K, "images": images, "precision": wanted.precision}
-    values = compute_or_load("likelihoods", options, lambda: likelihoods(model, x, y, K, wanted.precision))
-    found = {"num_samples": K, "precision": wanted.precision, "quantity": model.quantity, "images_hash": images}
-    found["pixels_nll"] = independent_pixels(model, data, x)
-    if wanted.precision == "bf16":
-        found |= bias_of_bf16(model, x, y, K, values["log_px"])
-    settings = wanted.ais
+    options = {"K": K, "images": images, "precision": config.precision}
+    values = compute_or_load("likelihoods", options, lambda: likelihoods(model, x, y, K, config.precision))
+    fields = {"num_samples": K, "precision": config.precision, "quantity": model.quantity, "images_hash": images}
+    fields["pixels_nll"] = independent_pixels(model, data, x)
+    if config.precision == "bf16":
+        fields |= bias_of_bf16(model, x, y, K, values["log_px"])
+    settings = config.ais
     if settings is not None:
-        n, pilot = wanted.ais_images, data.images("val", ais.PILOT_IMAGES, model.device)
+        n, pilot = config.ais_images, data.images("val", ais.PILOT_IMAGES, model.device)
         x, y = x[:n], y[:n]
         options = {
             **settings._asdict(),
@@ -189,8 +189,8 @@ def measured_likelihoods(
             "pilot": tensor_hash(*pilot),
         }
         chains = compute_or_load("ais", options, lambda: ais.run_ais(model, x, y, pilot, settings))
-        found |= ais.ais_summary(chains, values["log_px"], settings)
+        fields |= ais.ais_summary(chains, values["log_px"], settings)
     files.log_px[str(path)] = values["log_px"]
     if global_rank() == 0 and model.can("latent_statistics"):
-        found |= latent_usage(model, *test)
-    return found | likelihood_summary(values)
+        fields |= latent_usage(model, *test)
+    return fields | likelihood_summary(values)

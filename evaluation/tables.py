@@ -163,7 +163,7 @@ class Table(NamedTuple):
 
 def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
     """Return one table for each quantity, data set, protocol and set of images."""
-    found = []
+    tables = []
     for _, same_key in groupby(sorted(results, key=comparison_key), key=comparison_key):
         group = list(same_key)
         papers = [result.paper for result in group if isinstance(result, ComparedEvaluation)]
@@ -174,8 +174,8 @@ def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
         lines = [["-" if cell is None else cell for cell in line] for line in zip(*cells.values(), strict=True)]
         remarks = [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
         remarks += failures(group) + k_hat_remark(group)
-        found.append(Table(title(group), list(cells), lines, remarks))
-    return found
+        tables.append(Table(title(group), list(cells), lines, remarks))
+    return tables
 
 
 def paper_cell(row: Evaluation, quantity: str, notes: Sequence[str]) -> str | None:
