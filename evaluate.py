@@ -79,12 +79,12 @@ def evaluate_all(
     Returns:
         Results (on rank 0 only), their checkpoints, and the errors of checkpoints that could not be evaluated.
     """
-    wanted, results, checkpoints, errors = config_from_args(args), [], [], []
+    config, results, checkpoints, errors = config_from_args(args), [], [], []
     for number, (path, (checkpoint, data)) in enumerate(zip(args.checkpoints, ready, strict=True), 1):
         if len(ready) > 1 and global_rank() == 0:
             print(f"{number}/{len(ready)} {path}", file=sys.stderr)
         kind = models.MODELS[checkpoint["model"]]
-        able = wanted if kind.can("ais_log_px") else wanted._replace(ais=None)
+        able = config if kind.can("ais_log_px") else config._replace(ais=None)
         try:
             result = evaluate_checkpoint(checkpoint, Path(path), data, able, device, files)
             if result is not None:
@@ -150,8 +150,8 @@ def write_all(
     for path, error in files.unsaved.items():
         status = 1
         print(
-            f"error: the result of {path} is printed above, but not saved: {explain_error(error)} Make room or permit "
-            "writing there, or save the results elsewhere by --report.",
+            f"error: the result of {path} is printed above, but not saved: {explain_error(error)} Free disk space, "
+            "change the permissions, or save the results elsewhere by --report.",
             file=sys.stderr,
         )
     return status
@@ -163,7 +163,7 @@ def write_or_explain(option: str, args: Namespace, write: Callable[[], None]) ->
         write()
     except OSError as error:
         print(
-            f"error: {explain_error(error)} Make room or permit writing there, or choose another --{option} than "
+            f"error: {explain_error(error)} Free disk space, change the permissions, or choose another --{option} than "
             f"{args[option]}: what has been computed is not computed again.",
             file=sys.stderr,
         )
@@ -186,8 +186,8 @@ def main(argv: list[str] | None = None) -> int:
         device = init_distributed(device, args.devices)
     except (ValueError, OSError, ArgumentError) as error:
         known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]
-        said = explain_error(error) if isinstance(error, OSError) else explain_option_error(error, {}, known)
-        print(f"{rank_prefix()}error: {said}", file=sys.stderr)
+        message = explain_error(error) if isinstance(error, OSError) else explain_option_error(error, {}, known)
+        print(f"{rank_prefix()}error: {message}", file=sys.stderr)
         return 2
     try:
         return evaluate_and_report(args, ready, device)

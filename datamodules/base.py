@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,8 @@ class ImageData(LightningDataModule):
     labels_hash: str | None = None
     variant = ""  # description of any difference from the published images
     label_indices: Tensor
+    # (limits, draw) -> the test images, moved by random poses, and these poses; None if the class cannot move images
+    transformed_test_images: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def __init__(self, batch_size: int = 100):
         super().__init__()

@@ -51,35 +51,35 @@ def run_ais(
 
     def compute(part: int) -> dict[str, Tensor]:
         images, labels = x[part * size : (part + 1) * size], labels_or_none(model, y[part * size : (part + 1) * size])
-        found = anneal(model, images, settings, steps, labels, seed=part, moved=moved)
-        return {"ais_log_px": found.log_px, "ais_acceptance": found.acceptance}
+        result = anneal(model, images, settings, steps, labels, seed=part, moved=moved)
+        return {"ais_log_px": result.log_px, "ais_acceptance": result.acceptance}
 
     def bound(part: int) -> dict[str, Tensor]:
         n = min(size, simulated - part * size)
         # A conditional model samples images with the labels of test images.
         labels = labels_or_none(model, y[part * size : part * size + n])
-        found = bidirectional(model, n, settings, steps, labels, seed=part, moved=moved)
-        return {"ais_lower": found.lower, "ais_upper": found.upper}
+        result = bidirectional(model, n, settings, steps, labels, seed=part, moved=moved)
+        return {"ais_lower": result.lower, "ais_upper": result.upper}
 
     own_parts, own_more = (len(rank_indices(n)) for n in (parts, more))
     total = settings.temperatures * (own_parts + 2 * own_more)
     with tqdm(total=total, unit="temperature", desc="AIS", disable=hidden, leave=False) as bar:
-        found = map_across_ranks(compute, parts)
+        arrays = map_across_ranks(compute, parts)
         if more:
-            found |= map_across_ranks(bound, more)
-    return {name: values.double().numpy() for name, values in found.items()}
+            arrays |= map_across_ranks(bound, more)
+    return {name: values.double().numpy() for name, values in arrays.items()}
 
 
-def ais_summary(found: dict[str, np.ndarray], log_px: np.ndarray | None, settings: Settings) -> dict[str, Any]:
+def ais_summary(chains: dict[str, np.ndarray], log_px: np.ndarray | None, settings: Settings) -> dict[str, Any]:
     """Return fields of `Evaluation`: means over images of the values from `run_ais`.
 
     Args:
-        found: From `run_ais`.
+        chains: From `run_ais`.
         log_px: Importance-sampled log p(x) per image; the first ones are those of AIS. None for a model without
             importance weights.
         settings: Settings of the chains.
     """
-    values, gap = found["ais_log_px"], found["ais_upper"] - found["ais_lower"] if "ais_upper" in found else None
+    values, gap = chains["ais_log_px"], chains["ais_upper"] - chains["ais_lower"] if "ais_upper" in chains else None
     lowered = None if log_px is None else values - log_px[: len(values)]
     return {
         "ais_nll": -values.mean(),
@@ -88,7 +88,7 @@ def ais_summary(found: dict[str, np.ndarray], log_px: np.ndarray | None, setting
         "ais_lowers_nll_se": None if lowered is None else standard_error(lowered),
         "ais_gap": None if gap is None else gap.mean(),
         "ais_gap_se": None if gap is None else standard_error(gap),
-        "ais_acceptance": found["ais_acceptance"].mean(),
+        "ais_acceptance": chains["ais_acceptance"].mean(),
         "ais_images": len(values),
         "ais_simulated": 0 if gap is None else len(gap),
         **{f"ais_{name}": value for name, value in settings._asdict().items()},

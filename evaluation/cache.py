@@ -36,10 +36,10 @@ NOTHING = nullcontext()
 @cache
 def source_hash() -> str:
     """Return a hash of all code that per-image results depend on: our sources and the versions of libraries."""
-    root, found = Path(__file__).parents[1], hashlib.sha256(f"{torch.__version__} {version('arviz-stats')}".encode())
+    root, digest = Path(__file__).parents[1], hashlib.sha256(f"{torch.__version__} {version('arviz-stats')}".encode())
     for path in sorted(path for pattern in SOURCES for path in root.glob(pattern)):
-        found.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return found.hexdigest()[:12]
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def cache_path(checkpoint: Path, what: str, options: dict | None = None) -> Path:
@@ -64,22 +64,22 @@ def load_if_current(path: Path, about: str) -> dict[str, np.ndarray] | None:
     try:
         content = BytesIO(path.read_bytes())  # np.load leaves a damaged file open
         with np.load(content, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-        stored_key, names = str(found.pop("about")), found.pop("names").tolist()
+            arrays = {name: file[name] for name in file.files}
+        stored_key, names = str(arrays.pop("about")), arrays.pop("names").tolist()
     except Exception:  # zipfile and numpy raise many types; any failure is a cache miss
         return None
     # The names are compared because a flipped bit in the zip directory can hide arrays.
-    return found if stored_key == about and names == sorted(found) else None
+    return arrays if stored_key == about and names == sorted(arrays) else None
 
 
 def tensor_hash(*tensors: Tensor) -> str:
     """Return a hash of the values, types and shapes of tensors."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for tensor in tensors:
         values = tensor.detach().cpu().contiguous()
-        found.update(f"{values.dtype} {tuple(values.shape)} ".encode())
-        found.update(values.flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:12]
+        digest.update(f"{values.dtype} {tuple(values.shape)} ".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def weights_hash(checkpoint: dict) -> str:
@@ -111,16 +111,16 @@ def cached(
     weights = checkpoint["state_dict"]
     model = [checkpoint["model"], checkpoint["hyper_parameters"], list(weights), tensor_hash(*weights.values())]
     about = json.dumps({"model": model, "code": source_hash(), **options}, sort_keys=True)
-    found = broadcast_from_rank0(
-        next((found for file in (path, older) if file and (found := load_if_current(file, about))), None)
+    arrays = broadcast_from_rank0(
+        next((stored for file in (path, older) if file and (stored := load_if_current(file, about))), None)
     )
-    if found is None:
-        found = compute()
+    if arrays is None:
+        arrays = compute()
         if global_rank() == 0:
-            arrays: dict[str, Any] = {"about": np.array(about), "names": np.array(sorted(found)), **found}
+            content: dict[str, Any] = {"about": np.array(about), "names": np.array(sorted(arrays)), **arrays}
             with attempt, atomic_write(path) as file:
-                np.savez(file, **arrays)
-    return found
+                np.savez(file, **content)
+    return arrays
 
 
 source_hash()  # hash the sources at import: files may change while this process runs the imported code

@@ -31,7 +31,7 @@ def with_comparisons(
         checkpoints: The checkpoint of each result.
         computed: Per-image log p(x) by checkpoint path; missing ones are read from the run folders.
     """
-    found = []
+    compared = []
     earlier: dict[tuple, list[tuple[Evaluation, np.ndarray]]] = {}
     for result, checkpoint in zip(results, checkpoints, strict=True):
         versus = {}
@@ -42,7 +42,7 @@ def with_comparisons(
             if values is not None:
                 versus = {run_name(other.checkpoint): paired_difference(values, theirs) for other, theirs in alike}
                 alike.append((result, values))
-        found.append(
+        compared.append(
             ComparedEvaluation(
                 **result.to_dict(),
                 paper=published_reference(result, checkpoint),
@@ -50,7 +50,7 @@ def with_comparisons(
                 versus=versus,
             )
         )
-    return found
+    return compared
 
 
 def log_px(result: Evaluation) -> np.ndarray | None:

@@ -16,7 +16,7 @@ LIMITS = 20.0, 1 / 14, 0.1
 def is_measured(model: Model, data) -> bool:
     """Return whether the measures apply: the model infers poses, or is an AE or VAE on data with known moves."""
     plain = isinstance(model, AE | VAE) and not model.is_conditional
-    if not hasattr(data, "transformed_test_images") or len(data.test.y) < LEAST:
+    if data.transformed_test_images is None or len(data.test.y) < LEAST:
         return False
     return model.can("pose") or (plain and bool(data.variant))
 
@@ -109,14 +109,14 @@ def wrapped(angle: Tensor) -> Tensor:
 def correlations(inferred: Tensor, applied: Tensor) -> dict[str, float]:
     """Return correlations of angles, shifts and factors, from poses `(N, 4)`; none for parts that were not applied."""
     varies = applied.std(0) > 0
-    found = {}
+    result = {}
     if varies[0]:
-        found["angle_correlation"] = circular_correlation(inferred[:, 0].deg2rad(), applied[:, 0].deg2rad())
+        result["angle_correlation"] = circular_correlation(inferred[:, 0].deg2rad(), applied[:, 0].deg2rad())
     if varies[1]:
-        found["shift_correlation"] = sum(correlation(inferred[:, i], applied[:, i]) for i in (1, 2)) / 2
+        result["shift_correlation"] = sum(correlation(inferred[:, i], applied[:, i]) for i in (1, 2)) / 2
     if varies[3]:
-        found["scale_correlation"] = correlation(inferred[:, 3].clamp(min=1e-6).log(), applied[:, 3].log())
-    return found
+        result["scale_correlation"] = correlation(inferred[:, 3].clamp(min=1e-6).log(), applied[:, 3].log())
+    return result
 
 
 def equivariance(inferred: Tensor, applied: Tensor) -> dict[str, float]:

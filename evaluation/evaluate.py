@@ -110,7 +110,7 @@ def evaluate_checkpoint(
     checkpoint: dict,
     path: Path,
     data: ImageData,
-    wanted: EvaluationConfig,
+    config: EvaluationConfig,
     device: str = "cpu",
     files: EvaluationFiles | None = None,
 ) -> Evaluation | None:
@@ -123,7 +123,7 @@ def evaluate_checkpoint(
         checkpoint: As `models.read_checkpoint(path)` returns it.
         path: Path of the checkpoint: in the folder `checkpoints` of its run folder, or in the run folder itself.
         data: Set up, with the protocol that the model was trained on.
-        wanted: What to measure.
+        config: What to measure.
         device: Device to compute on.
         files: Writes the results; afterwards it holds the errors of files that could not be written.
 
@@ -133,15 +133,15 @@ def evaluate_checkpoint(
     files = EvaluationFiles() if files is None else files
     model = models.from_checkpoint(checkpoint, path).to(device)
     test = data.images("test", device=device)
-    set_for_evaluation(wanted.threads, model, *test, launcher_world()[0])
+    set_for_evaluation(config.threads, model, *test, launcher_world()[0])
     weights = weights_hash(checkpoint)
     result = Evaluation(**provenance(checkpoint, path, data), weights_hash=weights)
     load = ValueCache(checkpoint, path, files)
     if model.can("log_weights"):
-        measured = measured_likelihoods(model, test, data, load, wanted)
+        measured = measured_likelihoods(model, test, data, load, config)
     else:
-        measured = measured_without_weights(model, test, data, load, wanted)
-    if wanted.two_sample and model.can("sample"):
+        measured = measured_without_weights(model, test, data, load, config)
+    if config.two_sample and model.can("sample"):
         measured |= measured_two_sample(model, data, load, device)
     if global_rank() != 0:
         return None
@@ -150,18 +150,18 @@ def evaluate_checkpoint(
     if model.can("classify"):
         measured |= classification(model, *test)
     train_labels = data.train.y
-    if wanted.with_probes and can_be_probed(model, train_labels):
+    if config.with_probes and can_be_probed(model, train_labels):
         measured |= probes(model, data.images("train", device=device), test)
     if is_measured(model, data):
         measured |= {"disentanglement": disentanglement(model, data, device), "moved": str(moves(data))}
     result = replace(result, **measured)
-    draw_figures(model, data, result, wanted, path, files)
-    if wants_baselines(type(model), train_labels, wanted.with_baselines):
+    draw_figures(model, data, result, config, path, files)
+    if wants_baselines(type(model), train_labels, config.with_baselines):
         result.baselines = baselines(model, data.images("train", device=device), test)
     if result.test_error is not None or result.knn_error is not None or result.baselines:
         result.test_error_images = int((test[1] >= 0).sum())
     result = Evaluation.from_dict(to_json(result.to_dict()))
-    files.save(path, result, weights, wanted.overwrite)
+    files.save(path, result, weights, config.overwrite)
     return result
 
 
@@ -169,13 +169,13 @@ def draw_figures(
     model: models.Model,
     data: ImageData,
     result: Evaluation,
-    wanted: EvaluationConfig,
+    config: EvaluationConfig,
     path: Path,
     files: EvaluationFiles,
 ) -> None:
     """Draw the figures of a checkpoint. A figure that fails costs a warning."""
     folder = run_folder(path) / "figures"
-    failed = save_figures(model, data, result, wanted.figures, folder, suffix(path), wanted.style)
+    failed = save_figures(model, data, result, config.figures, folder, suffix(path), config.style)
     for name, error in failed.items():
         if isinstance(error, OSError):
             with files.attempt(path):
@@ -203,23 +203,23 @@ def measured_likelihoods(
     test: tuple[Tensor, Tensor],
     data: ImageData,
     load: ValueCache,
-    wanted: EvaluationConfig,
+    config: EvaluationConfig,
 ) -> dict[str, Any]:
     """Return the fields of `Evaluation` from importance sampling and AIS. Per-image values are cached."""
-    K = wanted.num_samples
-    x, y = (part[: wanted.limit or model.default_limit] for part in test)
+    K = config.num_samples
+    x, y = (part[: config.limit or model.default_limit] for part in test)
     images = tensor_hash(x, *model.condition_args(y))
-    options = {"K": K, "images": images, "precision": wanted.precision}
-    values = load("likelihoods", options, lambda: likelihoods(model, x, y, K, wanted.precision))
-    found = {"num_samples": K, "precision": wanted.precision, "quantity": model.quantity, "images_hash": images}
-    found |= {"pixels_nll": independent_pixels(model, data, x), "px_scale": px_scale(model)}
-    if wanted.precision == "bf16":
-        found |= bias_of_bf16(model, x, y, K, values["log_px"])
-    found |= measured_ais(model, (x, y), data, load, wanted, values["log_px"])
+    options = {"K": K, "images": images, "precision": config.precision}
+    values = load("likelihoods", options, lambda: likelihoods(model, x, y, K, config.precision))
+    fields = {"num_samples": K, "precision": config.precision, "quantity": model.quantity, "images_hash": images}
+    fields |= {"pixels_nll": independent_pixels(model, data, x), "px_scale": px_scale(model)}
+    if config.precision == "bf16":
+        fields |= bias_of_bf16(model, x, y, K, values["log_px"])
+    fields |= measured_ais(model, (x, y), data, load, config, values["log_px"])
     load.files.log_px[str(load.path)] = values["log_px"]
     if global_rank() == 0 and model.can("latent_statistics"):
-        found |= latent_usage(model, *test)
-    return found | likelihood_summary(values)
+        fields |= latent_usage(model, *test)
+    return fields | likelihood_summary(values)
 
 
 def measured_without_weights(
@@ -227,28 +227,28 @@ def measured_without_weights(
     test: tuple[Tensor, Tensor],
     data: ImageData,
     load: ValueCache,
-    wanted: EvaluationConfig,
+    config: EvaluationConfig,
 ) -> dict[str, Any]:
     """Return the fields of `Evaluation` of a model without importance weights: its loss, and for a generator AIS.
 
     With AIS the result is of log p(x) of the first `limit` test images, as that of a VAE on these images; the loss is
     in any case of all test images.
     """
-    found: dict[str, Any] = {"images_hash": tensor_hash(test[0])}
+    fields: dict[str, Any] = {"images_hash": tensor_hash(test[0])}
     if global_rank() == 0:
-        found |= mean_loss(model, *test)
+        fields |= mean_loss(model, *test)
     if not isinstance(model, ImplicitModel):
-        return found
-    if wanted.ais is not None:
-        x, y = (part[: wanted.limit or model.default_limit] for part in test)
+        return fields
+    if config.ais is not None:
+        x, y = (part[: config.limit or model.default_limit] for part in test)
         x_val = data.images("val", SCALE_IMAGES, model.device)[0]
         options = {"images": tensor_hash(x_val)}
         chosen = load("px_scale", options, lambda: from_rank0(lambda: choose_px_scale(model, x_val)))
         model.observation_scale = chosen["px_scale"].item()
-        found |= {"quantity": "log p(x)", "num_images": len(x), "images_hash": tensor_hash(x)}
-        found["px_scale"] = model.observation_scale
-        found |= measured_ais(model, (x, y), data, load, wanted)
-    return found
+        fields |= {"quantity": "log p(x)", "num_images": len(x), "images_hash": tensor_hash(x)}
+        fields["px_scale"] = model.observation_scale
+        fields |= measured_ais(model, (x, y), data, load, config)
+    return fields
 
 
 def measured_ais(
@@ -256,7 +256,7 @@ def measured_ais(
     images: tuple[Tensor, Tensor],
     data: ImageData,
     load: ValueCache,
-    wanted: EvaluationConfig,
+    config: EvaluationConfig,
     log_px: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the fields of `Evaluation` from AIS and, on grey images, the Parzen window estimate, if AIS is wanted.
@@ -266,14 +266,14 @@ def measured_ais(
         images: The test images to evaluate, with labels.
         data: The data module, set up.
         load: Cache of per-image values.
-        wanted: What to measure.
+        config: What to measure.
         log_px: Importance-sampled log p(x) of the images, if the model has importance weights.
     """
-    settings = wanted.ais
+    settings = config.ais
     if settings is None:
         return {}
     pilot = data.images("val", ais.PILOT_IMAGES, model.device)
-    x, y = (part[: wanted.ais_images] for part in images)
+    x, y = (part[: config.ais_images] for part in images)
     options = {
         **settings._asdict(),
         "images": tensor_hash(x, *model.condition_args(y)),
@@ -282,7 +282,7 @@ def measured_ais(
     if isinstance(model, ImplicitModel):
         options["px_scale"] = model.observation_scale
     chains = load("ais", options, lambda: ais.run_ais(model, x, y, pilot, settings))
-    found = ais.ais_summary(chains, log_px, settings)
+    fields = ais.ais_summary(chains, log_px, settings)
     if data.protocol == "grey" and model.can("sample") and not model.is_conditional:
         x_val = data.images("val", PARZEN_IMAGES, model.device)[0]
         hashes: dict[str, Any] = {
@@ -291,8 +291,8 @@ def measured_ais(
             "samples": PARZEN_SAMPLES,
         }
         window = load("parzen", hashes, lambda: from_rank0(lambda: parzen(model, images[0], x_val)))
-        found |= parzen_summary(window)
-    return found
+        fields |= parzen_summary(window)
+    return fields
 
 
 def measured_two_sample(model: models.Model, data: ImageData, load: ValueCache, device: str) -> dict[str, Any]:

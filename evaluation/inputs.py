@@ -33,7 +33,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
     Raises:
         ValueError: A pattern matches nothing, or the checkpoint of a folder is ambiguous.
     """
-    found = []
+    expanded = []
     for given in patterns:
         pattern = os.path.expanduser(given)
         is_pattern = any(mark in pattern for mark in "*?[") and not Path(pattern).exists()
@@ -43,9 +43,9 @@ def expand(patterns: Sequence[str]) -> list[str]:
                 f"No checkpoint matches {pattern}: give the path of a .ckpt file, or a pattern such as "
                 "'runs/**/best.ckpt' for all below a folder."
             )
-        found += [str(find(path)) for path in paths]
-    first = {Path(path).resolve(): path for path in reversed(found)}
-    return [path for path in dict.fromkeys(found) if first[Path(path).resolve()] == path]
+        expanded += [str(find(path)) for path in paths]
+    first = {Path(path).resolve(): path for path in reversed(expanded)}
+    return [path for path in dict.fromkeys(expanded) if first[Path(path).resolve()] == path]
 
 
 def open_checkpoint(path: str, overrides: dict) -> tuple[dict, ImageData]:

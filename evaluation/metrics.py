@@ -143,8 +143,8 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
     active = [is_active(means).tolist() for means, _ in layers]
     per_layer = [sum(layer) for layer in active]
     kl = [kl.double().mean(0).tolist() for _, kl in layers]
-    found = {"active_units": sum(per_layer), "active_units_per_layer": per_layer}
-    return found | {"active_dimensions": active, "kl_per_dimension": kl}
+    fields = {"active_units": sum(per_layer), "active_units_per_layer": per_layer}
+    return fields | {"active_dimensions": active, "kl_per_dimension": kl}
 
 
 def mean_loss(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:

@@ -71,11 +71,11 @@ def seeds(checkpoint: dict) -> tuple:
 
 def settings(checkpoint: dict, path: str) -> dict[str, str]:
     """Return the settings that runs of one group share. M1s of M1+M2 are not compared: each label draw has its own."""
-    found = {name: value for name, value in run_options(checkpoint).items() if name not in SEED_OPTIONS}
-    found |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
+    options = {name: value for name, value in run_options(checkpoint).items() if name not in SEED_OPTIONS}
+    options |= {"model": checkpoint["model"], "checkpoint": Path(path).name}
     if (processes := checkpoint["run"].get("processes", 1)) > 1:  # the batch size is per process
-        found["processes"] = processes
-    return {name: str(value) for name, value in found.items()}
+        options["processes"] = processes
+    return {name: str(value) for name, value in options.items()}
 
 
 def mean_and_se(values: list[list[float | None]]) -> tuple[float | None, float | None]:
@@ -102,12 +102,12 @@ def group_by_label_seed(drawn: Sequence[tuple]) -> list[list[int]]:
 
 def names(groups: list[dict[str, str]]) -> list[str]:
     """Name each group by its model and by the options in which groups of this model differ."""
-    found = []
+    result = []
     for group in groups:
         alike = [other for other in groups if other["model"] == group["model"]]
         differs = [key for key in group if key != "model" and len({other.get(key) for other in alike}) > 1]
-        found.append(", ".join([group["model"], *(f"{key} {group[key]}" for key in differs)]))
-    return found
+        result.append(", ".join([group["model"], *(f"{key} {group[key]}" for key in differs)]))
+    return result
 
 
 def over_seeds(results: Sequence[Evaluation], checkpoints: Sequence[dict]) -> list[SeedMean]:
@@ -124,14 +124,14 @@ def over_seeds(results: Sequence[Evaluation], checkpoints: Sequence[dict]) -> li
     for result, checkpoint in zip(results, checkpoints, strict=True):
         same = settings(checkpoint, result.checkpoint)
         groups[comparison_key(result), json.dumps(same, sort_keys=True)].append((result, seeds(checkpoint)))
-    found = []
+    means = []
     for _, same_kind in groupby(sorted(groups), key=lambda key: key[0]):
         keys = list(same_kind)
         for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
             runs, drawn = zip(*groups[key], strict=True)
             if len(runs) > 1 and len(set(drawn)) == len(runs):
-                found += group_means(name, runs, group_by_label_seed(drawn))
-    return found
+                means += group_means(name, runs, group_by_label_seed(drawn))
+    return means
 
 
 def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]]) -> list[SeedMean]:
@@ -143,14 +143,14 @@ def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]]) -
         parts: Positions of the runs in each independent part.
     """
     key = comparison_key(runs[0])
-    found = []
+    means = []
     for same in zip(*map(rows, runs), strict=True):
         nll, nll_se = mean_and_se([[same[position].nll for position in part] for part in parts])
         error, error_se = mean_and_se([[same[position].test_error for position in part] for part in parts])
         ais_nll, ais_nll_se = mean_and_se([[same[position].ais_nll for position in part] for part in parts])
         if nll is None and error is None and ais_nll is None:
             continue
-        found.append(
+        means.append(
             SeedMean(
                 about=key.about,
                 data=data_name(runs),
@@ -168,7 +168,7 @@ def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]]) -
                 ais_nll_se=ais_nll_se,
             )
         )
-    return found
+    return means
 
 
 def as_text(means: Sequence[SeedMean], screen: Screen = FILE) -> str:

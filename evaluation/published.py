@@ -99,15 +99,15 @@ def parse(content: Any) -> tuple[Reported, ...]:
     """
     if not isinstance(content, dict) or not isinstance(content.get("experiments"), list):
         raise ValueError("published numbers: there is no list `experiments`.")
-    found = []
+    results = []
     for number, experiment in enumerate(content["experiments"], 1):
         name = f"published numbers, experiment {number}"
         check_keys(experiment, REQUIRED_KEYS, OPTIONAL_KEYS, name)
         if experiment["quantity"] not in DISTINCT_KEYS:
             raise ValueError(f"{name}: quantity must be {' or '.join(DISTINCT_KEYS)}; got {experiment['quantity']}.")
         for position, result in enumerate(experiment["results"], 1):
-            found.append(parse_result(experiment, result, f"{name}, result {position}"))
-    return tuple(found)
+            results.append(parse_result(experiment, result, f"{name}, result {position}"))
+    return tuple(results)
 
 
 def check_keys(entry: Any, required: Mapping[str, Any], optional: Mapping[str, Any], name: str) -> None:
@@ -187,19 +187,19 @@ def run_settings(checkpoint: dict) -> dict[str, Any]:
     Args:
         checkpoint: Checkpoint of one of `MODELS` on MNIST or BinaryMNIST.
     """
-    found, run, model = run_options(checkpoint), checkpoint["run"], checkpoint["model"]
+    settings, run, model = run_options(checkpoint), checkpoint["run"], checkpoint["model"]
     binary = run["data"] == "BinaryMNIST"
-    found |= {
+    settings |= {
         "images": f"MNIST, {run['protocol']}",
-        "training_images": LAROCHELLE_TRAINING_IMAGES if binary else TRAINING_IMAGES - found["data.val_size"],
+        "training_images": LAROCHELLE_TRAINING_IMAGES if binary else TRAINING_IMAGES - settings["data.val_size"],
     }
     if model in ("M2", "M1M2"):
-        return found | {"model": model, "quantity": "test_error", "labels": found["data.num_labels"]}
-    if found["objective"] != "elbo":
-        found["beta_warmup"] = 0  # only the ELBO has a warm-up
-    layers = len(found["z_dim"]) if isinstance(found["z_dim"], list) else 1
-    found["model"] = {1: "one layer", 2: "two layers"}.get(layers, f"{layers} layers")
-    return found | objective_settings(found["objective"], found["num_samples"])
+        return settings | {"model": model, "quantity": "test_error", "labels": settings["data.num_labels"]}
+    if settings["objective"] != "elbo":
+        settings["beta_warmup"] = 0  # only the ELBO has a warm-up
+    layers = len(settings["z_dim"]) if isinstance(settings["z_dim"], list) else 1
+    settings["model"] = {1: "one layer", 2: "two layers"}.get(layers, f"{layers} layers")
+    return settings | objective_settings(settings["objective"], settings["num_samples"])
 
 
 def reported(checkpoint: dict) -> dict[str, Reported]:
@@ -237,18 +237,18 @@ def differences(paper: Reported, run: dict[str, Any], not_default: dict[str, Any
         run: The settings of the run, from `run_settings`.
         not_default: Options of the run that are not at their default.
     """
-    found = [
+    differing = [
         describe(name, theirs, run.get(name))
         for name, theirs in paper.settings.items()
         if theirs is None or run.get(name) != theirs
     ]
     others = not_default.keys() - paper.settings.keys()
-    found += [
+    differing += [
         f"{name} at its default, not {not_default[name]}"
         for name in sorted(others)
         if name.removeprefix("m1.") not in NOT_COMPARED
     ]
-    return (*found, *paper.beyond)
+    return (*differing, *paper.beyond)
 
 
 def describe(name: str, theirs: Any, ours: Any) -> str:

@@ -146,8 +146,8 @@ def write_report(
     entries = [{key: value for key, value in result.to_dict().items() if key != "data_root"} for result in results]
     contents = {"results.md": markdown(results, means)}
     files = {"results": entries} | ({"over_seeds": [mean.to_dict() for mean in means]} if means else {})
-    for name, found in files.items():
-        contents |= {f"{name}.json": json.dumps(found, indent=2, allow_nan=False), f"{name}.csv": to_csv(found)}
+    for name, rows in files.items():
+        contents |= {f"{name}.json": json.dumps(rows, indent=2, allow_nan=False), f"{name}.csv": to_csv(rows)}
     for name, text in contents.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
@@ -174,7 +174,7 @@ def labelled(result: ComparedEvaluation, have_nll: bool = True) -> dict[str, Any
     """
     folder = run_folder(Path(result.checkpoint))
     name = run_name(result.checkpoint).replace(str(folder), folder.resolve().name, 1)
-    found = result.to_dict() | {"label": name}
+    entry = result.to_dict() | {"label": name}
     if have_nll and result.nll is not None and result.ais_lowers_nll is not None:
-        found |= {"ais_nll": result.nll - result.ais_lowers_nll, "ais_nll_se": result.ais_lowers_nll_se}
-    return found
+        entry |= {"ais_nll": result.nll - result.ais_lowers_nll, "ais_nll_se": result.ais_lowers_nll_se}
+    return entry

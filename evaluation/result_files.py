@@ -84,12 +84,12 @@ def setting_file(path: Path, result: Evaluation) -> Path:
 def read_result(file: Path) -> Evaluation | None:
     """Return the result in a file; None if the file is missing or damaged."""
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or not isinstance(found.get("checkpoint"), str):
+    if not isinstance(content, dict) or not isinstance(content.get("checkpoint"), str):
         return None
-    return Evaluation.from_dict(found)
+    return Evaluation.from_dict(content)
 
 
 def is_of(result: Evaluation, file: Path, path: Path, weights: str, step: int | None) -> bool:

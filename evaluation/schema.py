@@ -285,15 +285,15 @@ class PublishedReference:
         A comparable number is `paper_nll` or `paper_error`, any other `nearest_nll` or `nearest_error`.
         """
         name = f"{'paper' if self.is_comparable else 'nearest'}_{'nll' if self.quantity == 'nll' else 'error'}"
-        found = {
+        entry = {
             name: self.value,
             f"{name}_se": self.se,
             "paper_source": self.source,
             "paper_epochs": self.epochs,
         }
         if not self.is_comparable:
-            found["paper_differences"] = self.differences
-        return found | {"paper_remark": self.remark, "words": self.summary}
+            entry["paper_differences"] = self.differences
+        return entry | {"paper_remark": self.remark, "words": self.summary}
 
 
 @dataclass(kw_only=True)
@@ -317,14 +317,14 @@ class ComparedEvaluation(Evaluation):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of `Evaluation`, followed by those of its comparisons; absent comparisons have no key."""
-        found = super().to_dict()
+        entry = super().to_dict()
         if self.paper is not None:
-            found |= self.paper.to_dict()
-        found["options"] = self.options
+            entry |= self.paper.to_dict()
+        entry["options"] = self.options
         if self.versus_first is not None:
-            found["versus"] = {name: difference._asdict() for name, difference in self.versus.items()}
-            found |= {"versus_first": self.versus_first.nll, "versus_first_se": self.versus_first.se}
-        return found
+            entry["versus"] = {name: difference._asdict() for name, difference in self.versus.items()}
+            entry |= {"versus_first": self.versus_first.nll, "versus_first_se": self.versus_first.se}
+        return entry
 
 
 def to_json(value: Any) -> Any:

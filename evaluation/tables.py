@@ -201,7 +201,7 @@ class Table(NamedTuple):
 
 def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
     """Return one table for each quantity, data set, protocol and set of images."""
-    found = []
+    tables = []
     for _, same_key in groupby(sorted(results, key=comparison_key), key=comparison_key):
         group = list(same_key)
         papers = [result.paper for result in group if isinstance(result, ComparedEvaluation)]
@@ -214,8 +214,8 @@ def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
         remarks += failures(group) + k_hat_remark(group) + generator_remarks(group)
         has_generators = any(result.criterion == SAMPLE_CRITERION for result in group)
         importance = GENERATOR_IMPORTANCE if has_generators else IMPORTANCE
-        found.append(Table(title(group), list(cells), lines, remarks, importance))
-    return found + two_sample_tables(results)
+        tables.append(Table(title(group), list(cells), lines, remarks, importance))
+    return tables + two_sample_tables(results)
 
 
 def paper_cell(row: Evaluation, quantity: str, notes: Sequence[str]) -> str | None:

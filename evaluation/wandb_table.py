@@ -98,8 +98,8 @@ def forget_new_runs() -> None:
 
 def named_by_variables() -> dict:
     """Return the arguments of wandb.init that environment variables set for new runs."""
-    said = {name: os.environ[variable] for name, variable in OF_NEW_RUNS.values() if os.environ.get(variable)}
-    return said | ({"tags": said["tags"].split(",")} if "tags" in said else {})
+    options = {name: os.environ[variable] for name, variable in OF_NEW_RUNS.values() if os.environ.get(variable)}
+    return options | ({"tags": options["tags"].split(",")} if "tags" in options else {})
 
 
 def summarise(result: dict, folder: Path, offline: bool, name: str = "test"):

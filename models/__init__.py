@@ -107,7 +107,7 @@ def from_checkpoint(checkpoint: dict, path: str | Path = "The checkpoint") -> Mo
         checkpoints.check_weights(checkpoint["state_dict"], model.state_dict())
         model.load_state_dict(checkpoint["state_dict"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"{path} does not fit this version of {name}: {said}.") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{path} does not fit this version of {name}: {reason}.") from error
     model.trained_epochs = checkpoint["epoch"] + 1 if "epoch" in checkpoint else None  # for titles of figures
     return model.eval()

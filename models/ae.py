@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from models.base import Model
 from models.distributions import at_least_float32
+from models.encoder_decoder import EncoderDecoder
 from models.interpolation import interpolate_latents
-from models.networks import make_decoder, make_encoder
 from models.networks.layers import ImageShape, lookup
 
 
@@ -26,18 +25,11 @@ CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class AE(Model):
+class AE(EncoderDecoder):
     """Autoencoder: a code z = f(x) and a reconstruction sigmoid(g(z)), without a likelihood.
 
     Args:
         image_shape: Channels, height and width; from the data.
-        z_dim: Dimensions of the code.
-        hidden: Sizes of the hidden layers from image to code, mirrored by the decoder: widths of an mlp, by default
-            [400, 400], or channels of a conv, by default [32, 64].
-        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
-        encoder: Encoder, by its name in the registry: mlp or conv.
-        decoder: Decoder, by its name in the registry: mlp, conv or coordinate.
-        batch_norm: Batch norm before each activation.
         criterion: Squared error (mse) or cross-entropy (bce), summed over pixels.
     """
 
@@ -47,21 +39,14 @@ class AE(Model):
     def __init__(
         self,
         image_shape: ImageShape,
-        z_dim: int = 20,
-        hidden: list[int] | None = None,
-        activation: str = "relu",
-        encoder: str = "mlp",
-        decoder: str = "mlp",
-        batch_norm: bool = False,
+        *,
         criterion: Literal["mse", "bce"] = "bce",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(image_shape, **kwargs)
         lookup(CRITERIA, criterion, "criterion")
-        if z_dim < 1:
-            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
-        self.encoder = make_encoder(encoder, image_shape, z_dim, hidden, activation, batch_norm)
-        self.decoder = make_decoder(decoder, z_dim, image_shape, hidden, activation, batch_norm)
+        self.encoder = self.new_encoder(self.latent_dim)
+        self.decoder = self.new_decoder(self.latent_dim)
 
     @property
     def criterion(self) -> str:

@@ -136,8 +136,8 @@ class AffineVAE(VAE):
         return self.hparams.z_dim - sum(TRANSFORMS[name] for name in self.hparams.transforms)
 
     @property
-    def decoder_hidden(self) -> list[int] | None:
-        """Sizes of the hidden layers of the decoder, in the order from image to code."""
+    def decoder_hidden(self) -> Sequence[int] | None:
+        """Sizes of the hidden layers of the decoder, in the order from image to code; None: its own default."""
         return self.hparams.decoder_hidden and self.hparams.decoder_hidden[::-1]
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,16 +55,16 @@ def find(path: str | Path) -> Path:
     for folder in folders:
         files = sorted(file for file in folder.glob("*.ckpt") if file.is_file())
         if folder / LAST in files:
-            found = folder / LAST
+            checkpoint = folder / LAST
         elif len(files) == 1:
-            found = files[0]
+            checkpoint = files[0]
         elif files:
             names = ", ".join(file.name for file in files)
             raise ValueError(f"{path} has several checkpoints and no {BEST}: choose one of {names}.")
         else:
             continue
-        warnings.warn(f"{path} has no {BEST}: using {found}.", stacklevel=2)
-        return found
+        warnings.warn(f"{path} has no {BEST}: using {checkpoint}.", stacklevel=2)
+        return checkpoint
     if next(path.glob(f"*/**/{BEST}"), None):
         raise ValueError(
             f"{path} is not a run folder, but contains run folders: give one of them, or give evaluate.py the pattern "

@@ -10,10 +10,10 @@ from torch.nn.functional import one_hot
 from models import classes
 from models.base import mean_where
 from models.distributions import at_least_float32, diagonal_normal, kl_per_dimension, standard_normal
+from models.encoder_decoder import EncoderDecoder
 from models.inputs import as_count, as_features, as_labels
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
 from models.marginal_label import MarginalLabel
-from models.networks import make_decoder, make_encoder
 from models.networks.layers import ImageShape
 
 
@@ -39,7 +39,7 @@ class ClassTerms(NamedTuple):
         return (qy * (self.kl + self.log_qy - self.log_py)).sum(0), -(qy * self.log_px_yz).sum(0)
 
 
-class M2(MarginalLabel):
+class M2(EncoderDecoder, MarginalLabel):
     """Semi-supervised VAE, model M2 of Kingma et al. (2014): p(y) p(z) p(x|y,z) with q(y|x) q(z|x,y).
 
     For an image with label y, and for one without (eqs. 6 and 7, here as bounds: higher is better)
@@ -57,9 +57,7 @@ class M2(MarginalLabel):
         labelled_fraction: N_l / N; from the data.
         z_dim: Dimensions of the latent.
         hidden: Sizes of the hidden layers of encoder, decoder (mirrored) and classifier; each network's own by default.
-        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
         encoder: Encoder and classifier, by their name in the registry: mlp or conv.
-        decoder: Decoder, by its name in the registry: mlp, conv or coordinate.
         batch_norm: Batch norm before each activation.
         likelihood: p(x|y,z): bernoulli for binarized pixels, gaussian for grey ones.
         scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
@@ -84,9 +82,7 @@ class M2(MarginalLabel):
         labelled_fraction: float,
         z_dim: int = 50,
         hidden: list[int] | None = None,
-        activation: str = "relu",
         encoder: str = "mlp",
-        decoder: str = "mlp",
         batch_norm: bool = True,
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
         scale: float = DEFAULT_SCALE,
@@ -94,22 +90,19 @@ class M2(MarginalLabel):
         alpha: float = 5.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(image_shape, z_dim=z_dim, hidden=hidden, encoder=encoder, batch_norm=batch_norm, **kwargs)
         if num_classes < 2:
             raise ValueError("M2 needs labels of two classes or more: choose data that have them, or --model VAE.")
         classes.check_number("M2", num_classes)
-        if z_dim < 1:
-            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
         if not alpha >= 0:
             raise ValueError(f"alpha must not be negative; got {alpha}.")
-        networks: dict[str, Any] = {"activation": activation, "batch_norm": batch_norm}
-        self.classifier = make_encoder(encoder, image_shape, num_classes, hidden, **networks)
-        self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, **networks, context_dim=num_classes)
+        self.classifier = self.new_encoder(num_classes)
+        self.encoder = self.new_encoder(2 * z_dim, context_dim=num_classes)
         if likelihood == "features":  # x is a vector, another model's latent: a mean and a scale for each dimension
             self.likelihood, output = diagonal_normal, (2 * image_shape[0],)
         else:
             self.likelihood, output = PixelLikelihood(likelihood, scale, learn_scale), image_shape
-        self.decoder = make_decoder(decoder, z_dim, output, hidden, **networks, context_dim=num_classes)
+        self.decoder = self.new_decoder(z_dim, context_dim=num_classes, output_shape=output)
         self.register_buffer("labels", torch.eye(num_classes)[:, None], persistent=False)  # (C, 1, C), one-hot
         self.init_near_uniform()
 

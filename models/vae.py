@@ -18,11 +18,12 @@ from models.distributions import (
     kl_per_dimension,
     standard_normal,
 )
+from models.encoder_decoder import EncoderDecoder
 from models.inputs import as_count
 from models.interpolation import interpolate_latents
 from models.latent_variable import LatentVariableModel
 from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
-from models.networks import INITS, make_decoder, make_encoder
+from models.networks import INITS
 from models.networks.layers import ImageShape, Network, lookup
 from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
 
@@ -39,7 +40,7 @@ def check_beta(objective: str, beta: float, beta_warmup: int | None) -> None:
         raise ValueError(f"beta and beta_warmup belong to objective elbo: leave them out with objective {objective}.")
 
 
-class VAE(LatentVariableModel):
+class VAE(EncoderDecoder, LatentVariableModel):
     """Variational autoencoder (Kingma & Welling 2013), trained on the ELBO or another objective of `models.objectives`.
 
     p(z) = N(0, I), q(z|x) a diagonal Gaussian, p(x|z) Bernoulli or Gaussian pixels. With objective `elbo` the loss is
@@ -47,13 +48,6 @@ class VAE(LatentVariableModel):
 
     Args:
         image_shape: Channels, height and width; from the data.
-        z_dim: Dimensions of the latent.
-        hidden: Sizes of the hidden layers from image to latent, mirrored by the decoder: widths of an mlp, by default
-            [400, 400], or channels of a conv, by default [32, 64].
-        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
-        encoder: Encoder, by its name in the registry: mlp or conv.
-        decoder: Decoder, by its name in the registry: mlp, conv or coordinate.
-        batch_norm: Batch norm before each activation.
         init: How training starts. default: a narrow posterior, with a scale of 0.1, and in an mlp weights as in He et
             al. (2015), those of the decoder's output a tenth of that. glorot: Glorot-uniform weights, as in Burda et
             al. (2015). Both with output biases at the mean training image.
@@ -76,12 +70,7 @@ class VAE(LatentVariableModel):
     def __init__(
         self,
         image_shape: ImageShape,
-        z_dim: int = 20,
-        hidden: list[int] | None = None,
-        activation: str = "relu",
-        encoder: str = "mlp",
-        decoder: str = "mlp",
-        batch_norm: bool = False,
+        *,
         init: Literal["default", "glorot"] = "default",
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
         scale: float = DEFAULT_SCALE,
@@ -94,21 +83,13 @@ class VAE(LatentVariableModel):
         beta_warmup: int | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if z_dim < 1:
-            raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
+        super().__init__(image_shape, **kwargs)
         lookup(dict.fromkeys(self.objectives), objective, f"objective of {type(self).__name__}")
         check_objective(objective, num_samples, num_groups, ciwae_beta)
         check_beta(objective, beta, beta_warmup)
         lookup(dict.fromkeys(INITS), init, "init")
-        networks: dict[str, Any] = {
-            "activation": activation,
-            "batch_norm": batch_norm,
-            "context_dim": self.context_dim,
-            "init": init,
-        }
-        self.encoder = make_encoder(encoder, image_shape, 2 * z_dim, hidden, **networks)
-        self.decoder = make_decoder(decoder, self.code_dim, image_shape, self.decoder_hidden, **networks)
+        self.encoder = self.new_encoder(2 * self.latent_dim, self.context_dim, init)
+        self.decoder = self.new_decoder(self.code_dim, self.context_dim, init)
         self.likelihood = PixelLikelihood(likelihood, scale, learn_scale)
         if init == "default" and isinstance(self.encoder, Network):
             self.start_narrow()
@@ -135,11 +116,6 @@ class VAE(LatentVariableModel):
     def code_dim(self) -> int:
         """Dimensions of z that the decoder network takes."""
         return self.hparams.z_dim
-
-    @property
-    def decoder_hidden(self) -> list[int] | None:
-        """Sizes of the hidden layers of the decoder, in the order from image to code."""
-        return self.hparams.hidden
 
     def check_protocol(self, protocol: str) -> None:
         self.likelihood.check_protocol(protocol)

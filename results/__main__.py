@@ -91,16 +91,16 @@ def evaluate_row(row: Row, root: str, runs: Path, device: str) -> tuple[Evaluati
     path = runs / row.recipe / "checkpoints" / "best.ckpt"
     ((checkpoint, data),) = load_data([open_checkpoint(str(path), {"root": root})])
     print(f"{row.recipe}: evaluating", flush=True)
-    wanted = EvaluationConfig(K, ais=AIS, with_probes=True)
-    result = evaluate_checkpoint(checkpoint, path, data, wanted, device)
+    config = EvaluationConfig(K, ais=AIS, with_probes=True)
+    result = evaluate_checkpoint(checkpoint, path, data, config, device)
     assert result is not None  # there is one process, which has rank 0
     return result, checkpoint
 
 
-def publish(found: list[tuple[Evaluation, dict]], out: Path) -> None:
+def publish(evaluations: list[tuple[Evaluation, dict]], out: Path) -> None:
     """Write and print the tables of all rows."""
-    checkpoints = [checkpoint for _, checkpoint in found]
-    results = with_comparisons([result for result, _ in found], checkpoints)
+    checkpoints = [checkpoint for _, checkpoint in evaluations]
+    results = with_comparisons([result for result, _ in evaluations], checkpoints)
     report.write_report(out, results, over_seeds(results, checkpoints))
     print(tables(results))
 

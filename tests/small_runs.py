@@ -3,9 +3,11 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,6 +55,21 @@ sys.exit(train.main(argv))
 
 def command(folder, kind="VAE", *more):
     return [*OF_MODEL[kind], *COMMAND, "--run_dir", folder, "--resume", "auto", *more]
+
+
+@cache
+def _trained(*arguments):
+    """Train in a temporary folder, once per process, and return this folder."""
+    import train  # not at the top: processes of the fork server have it already
+
+    folder = TemporaryDirectory()
+    assert train.main(command(f"{folder.name}/run", *arguments)) == 0
+    return folder
+
+
+def uninterrupted(folder, kind="VAE", *more):
+    """Copy an uninterrupted run to `folder`. Tests share it; it is trained once for each set of options."""
+    shutil.copytree(Path(_trained(kind, *more).name, "run"), folder)
 
 
 def contents(folder):

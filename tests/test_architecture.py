@@ -52,8 +52,11 @@ def imports(source):
 
 def numbers(source):
     """Every number that is written in a file."""
-    return {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)
-            and isinstance(node.value, int | float)}  # fmt: skip
+    return {
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+    }
 
 
 def executions(source):
@@ -163,7 +166,10 @@ def test_requirements_are_found_in_files():
     sources = ["import os\nimport models.vae\nfrom PIL import Image", "def f():\n    import scipy.stats"]
     assert required_distributions(sources) == {"pillow", "scipy"}
     assert distribution_names("\ntorch >= 2.10\njsonargparse[signatures] >= 4.40\narviz-stats\n") == {
-        "torch", "jsonargparse", "arviz-stats"}  # fmt: skip
+        "torch",
+        "jsonargparse",
+        "arviz-stats",
+    }
 
 
 def test_all_scripts_are_installed():

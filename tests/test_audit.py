@@ -36,9 +36,9 @@ def test_vulnerabilities_are_listed(audit):
 
 
 def test_packages_missing_from_the_registry_are_listed(audit):
-    said = audit.report(json.dumps({"dependencies": [UNKNOWN], "fixes": []}))
-    assert "in 0 of 1 packages looked up" in said
-    assert "wandb" in said
+    text = audit.report(json.dumps({"dependencies": [UNKNOWN], "fixes": []}))
+    assert "in 0 of 1 packages looked up" in text
+    assert "wandb" in text
 
 
 @pytest.mark.parametrize(("program", "reason"), [
@@ -49,9 +49,9 @@ def test_packages_missing_from_the_registry_are_listed(audit):
 ])  # fmt: skip
 def test_a_failed_lookup_is_reported_without_failing(audit, monkeypatch, program, reason):
     monkeypatch.setattr(audit, "SECONDS", 60 if reason != "timed out" else 1)
-    said = audit.report(audit.audit([sys.executable, "-c", program]))
-    assert said.startswith("AUDIT: nothing is known of any package. ")
-    assert reason in said
+    text = audit.report(audit.audit([sys.executable, "-c", program]))
+    assert text.startswith("AUDIT: nothing is known of any package. ")
+    assert reason in text
 
 
 def test_a_missing_audit_program_is_reported(audit):

@@ -28,8 +28,21 @@ RUNS = ("vae", "m2", "hierarchical")
 # The option `init` is newer than these runs. What they had is its choice "glorot"; M2 has no such option.
 INITIAL_WEIGHTS = {"vae": ["--model.init", "glorot"], "m2": [], "hierarchical": ["--model.init", "glorot"]}
 # Of evaluation.json, what does not depend on where and how fast it was computed
-EXACT = ("model", "data", "protocol", "seed", "quantity", "num_samples", "num_images", "precision", "active_units",
-         "epochs", "step", "labels_hash", "images_hash")  # fmt: skip
+EXACT = (
+    "model",
+    "data",
+    "protocol",
+    "seed",
+    "quantity",
+    "num_samples",
+    "num_images",
+    "precision",
+    "active_units",
+    "epochs",
+    "step",
+    "labels_hash",
+    "images_hash",
+)
 MEASURED = ("nll", "nll_se", "elbo", "rate", "distortion")
 # Weights and metrics of M2 that depend on rounding errors, see above; nats per image, and shares of images
 ROUNDING_WEIGHTS = ("encoder.first.1.bias", "encoder.rest.0.running_mean", "decoder.first.bias",

@@ -20,8 +20,16 @@ import train
 from runtime.collectives import map_across_ranks
 
 ROOT = Path(train.__file__).parent
-QUIET = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--callbacks", "[]", "--trainer.enable_progress_bar",
-         "false"]  # fmt: skip
+QUIET = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "2",
+    "--callbacks",
+    "[]",
+    "--trainer.enable_progress_bar",
+    "false",
+]
 ON_CPUS = {"VAE": [], "M2": ["--model.batch_norm", "false"]}
 pytestmark = pytest.mark.slow
 
@@ -107,15 +115,15 @@ def done(found):
 
 
 def test_ranks_have_the_same_weights_and_different_noise():
-    said = done(processes(2, ALL_MODELS))
-    assert all(f"trained {name}" in said for name in ("AE", "VAE", "M2", "M1M2", "HierarchicalVAE"))
+    output = done(processes(2, ALL_MODELS))
+    assert all(f"trained {name}" in output for name in ("AE", "VAE", "M2", "M1M2", "HierarchicalVAE"))
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_map_across_ranks_computes_each_part_once(world):
     found = processes(world, SHARES)
     done(found)
-    shares = [json.loads(said) for _, said, _ in found]
+    shares = [json.loads(message) for _, message, _ in found]
     for parts in (1, 2, 3, 7):
         assert all(share[str(parts)][0] == [10.0 * i + j for i in range(parts) for j in (0, 1)] for share in shares)
         assert sorted(part for share in shares for part in share[str(parts)][1]) == list(range(parts))
@@ -155,8 +163,13 @@ def test_validation_counts_each_image_once():
 
 def starting(script, *argv):
     """Return the output of a script that starts the second process itself."""
-    found = subprocess.run([sys.executable, str(ROOT / script), *argv], capture_output=True, text=True, check=False,
-                           env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, str(ROOT / script), *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert found.returncode == 0, found.stderr
     return found.stdout
 
@@ -169,8 +182,8 @@ def test_rank_0_can_start_the_other_ranks():
     np.testing.assert_array_equal(np.load("a/log_px.npy"), np.load("b/log_px.npy"))
     before = np.load("a/log_px.npy")
     options = ["--num_samples", "3", "--device", "cpu", "--devices", "2"]
-    said = starting("evaluate.py", "a/checkpoints/best.ckpt", *options)
-    assert said.count("nats per image") == 1
+    output = starting("evaluate.py", "a/checkpoints/best.ckpt", *options)
+    assert output.count("nats per image") == 1
     np.testing.assert_array_equal(np.load("a/log_px.npy"), before)
 
 

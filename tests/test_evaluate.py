@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.neural_network import MLPClassifier
 from torchmetrics.functional.classification import multiclass_accuracy
 
 import callbacks
@@ -17,12 +18,22 @@ import evaluation.evaluate
 import models
 import train
 from datamodules import DATAMODULES
-from evaluation import cache, report, result_files
+from evaluation import baselines, cache, report, result_files
 from evaluation.metrics import IMAGES_PER_PASS
 from models.estimators.importance import MAX_DECODER_ROWS, importance
 
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
-         "--trainer.enable_progress_bar", "false"]  # fmt: skip
+QUICK = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "1",
+    "--num_samples",
+    "0",
+    "--callbacks",
+    "[]",
+    "--trainer.enable_progress_bar",
+    "false",
+]
 VAE, THRESHOLD, AE, CVAE, M2, M1M2 = (
     f"{run}/checkpoints/best.ckpt" for run in ("vae", "threshold", "ae", "cvae", "m2", "m1m2")
 )
@@ -57,8 +68,8 @@ def read(run: str) -> dict:
 
 
 def overwrite(argv: list[str]) -> int:
-    """Run evaluate.py with --overwrite, so that larger results of earlier tests are replaced."""
-    return evaluate.main([*argv, "--overwrite"])
+    """Run evaluate.py without figures, and with --overwrite, so that larger results of earlier tests are replaced."""
+    return evaluate.main(["--figures", "[]", *argv, "--overwrite"])
 
 
 def test_nll_is_the_mean_of_the_per_image_values():
@@ -96,7 +107,7 @@ def test_one_image_has_no_standard_error():
 
 
 def test_bf16_reports_its_bias(capsys):
-    command = [VAE, "--num_samples", "50", "--limit", "150", "--figures", "[]"]
+    command = [VAE, "--num_samples", "50", "--limit", "150"]
     assert overwrite(command) == 0
     exact, of_exact = np.load("vae/log_px.npy"), read("vae")
     assert "bf16" not in capsys.readouterr().out
@@ -115,14 +126,15 @@ def test_train_does_not_reuse_a_bf16_result(capsys):
     again = [*QUICK, "--run_dir", "own", "--resume", "auto", "--num_samples", "20"]
     assert train.main(again) == 0
     exact = read("own")
-    assert evaluate.main(["own/checkpoints/best.ckpt", "--num_samples", "20", "--precision", "bf16"]) == 0
+    own = ["own/checkpoints/best.ckpt", "--num_samples", "20", "--figures", "[]"]
+    assert evaluate.main([*own, "--precision", "bf16"]) == 0
     assert read("own")["nll"] == exact["nll"]
-    assert overwrite(["own/checkpoints/best.ckpt", "--num_samples", "20", "--precision", "bf16"]) == 0
+    assert overwrite([*own, "--precision", "bf16"]) == 0
     assert read("own")["nll"] != exact["nll"]
     capsys.readouterr()
     assert train.main(again) == 0
     assert f"{exact['nll']:.2f} ± {exact['nll_se']:.2f}" in capsys.readouterr().out
-    assert evaluate.main(["own/checkpoints/best.ckpt", "--num_samples", "20"]) == 0
+    assert evaluate.main(own) == 0
     assert (read("own")["precision"], read("own")["nll"]) == ("fp32", exact["nll"])
 
 
@@ -156,7 +168,8 @@ def test_the_test_error_is_of_all_test_images_for_any_limit(run, capsys):
     data.setup()
     x, y = data.images("test")
     expected = multiclass_accuracy(model.classify(x), y, num_classes=10, average="micro")
-    assert overwrite([f"{run}/checkpoints/best.ckpt", "--num_samples", "5", "--limit", "20"]) == 0
+    command = [f"{run}/checkpoints/best.ckpt", "--num_samples", "5", "--limit", "20", "--overwrite"]
+    assert evaluate.main(command) == 0
     result = read(run)
     assert result["test_error"] == pytest.approx(1 - expected.item())
     assert (result["test_error_images"], result["num_images"], counted(run).sum()) == (250, 20, 250)
@@ -182,7 +195,7 @@ def test_only_conditional_models_get_labels():
 
 
 def test_the_elbo_is_minus_rate_minus_distortion():
-    assert overwrite([M2, M1M2, CVAE, "--num_samples", "50", "--limit", "100"]) == 0
+    assert overwrite([M2, M1M2, CVAE, "--num_samples", "50", "--limit", "100", "--no_baselines"]) == 0
     for run in ("m2", "m1m2", "cvae"):
         result = read(run)
         assert result["rate"] + result["distortion"] == -result["elbo"]
@@ -192,13 +205,13 @@ def test_the_elbo_is_minus_rate_minus_distortion():
 def test_models_that_sum_over_classes_have_a_default_limit(monkeypatch):
     assert models.M2.default_limit == models.M1M2.default_limit == 1000
     monkeypatch.setattr(models.M2, "default_limit", 30)
-    assert overwrite([M2, VAE, "--num_samples", "2"]) == 0
+    assert overwrite([M2, VAE, "--num_samples", "2", "--no_baselines"]) == 0
     assert (read("m2")["num_images"], read("vae")["num_images"]) == (30, 250)
-    assert overwrite([M2, "--num_samples", "2", "--limit", "9999"]) == 0
+    assert overwrite([M2, "--num_samples", "2", "--limit", "9999", "--no_baselines"]) == 0
     assert read("m2")["num_images"] == 250
 
 
-def test_baselines_are_computed_for_few_labels_and_on_request(capsys):
+def test_baselines_are_computed_for_few_labels_and_on_request(monkeypatch, capsys):
     names = ["MLP", "M1+SVM", "M1+logreg", "M1+5-NN"]
     quick = ["--num_samples", "2", "--limit", "5"]
     assert overwrite([M1M2, VAE, M2, *quick]) == 0
@@ -209,7 +222,9 @@ def test_baselines_are_computed_for_few_labels_and_on_request(capsys):
     for name, error in read("m1m2")["baselines"].items():
         assert 0 < error < 1
         assert re.search(rf"^m1m2  {re.escape(name)} .* {error:.2%}$".replace("%", r"\%"), out, re.MULTILINE)
-    assert overwrite([M1M2, VAE, *quick, "--baselines"]) == 0
+    # fitting the whole network on the labels of all 1297 images takes longer than all else
+    monkeypatch.setattr(baselines, "on_pixels", lambda: {"MLP": MLPClassifier((8,), max_iter=20, random_state=0)})
+    assert overwrite([VAE, *quick, "--baselines"]) == 0
     assert list(read("vae")["baselines"]) == names
     assert overwrite([M1M2, *quick, "--no_baselines"]) == 0
     assert read("m1m2")["baselines"] is None
@@ -263,8 +278,8 @@ def test_data_with_other_classes_are_refused(tmp_path, monkeypatch, capsys):
     assert evaluate.main([M2, "--data.root", "two.npz"]) == 2
     assert "M2 knows 10 classes, and the data have 2" in capsys.readouterr().err
     assert evaluate.main([M2, "--data.root", "other.npz"]) == 2
-    said = capsys.readouterr().err
-    assert "M2 knows classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and the data have classes 2, 3, 4, " in said
+    stderr = capsys.readouterr().err
+    assert "M2 knows classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and the data have classes 2, 3, 4, " in stderr
 
 
 def test_data_of_another_shape_are_refused(tmp_path, monkeypatch, capsys):
@@ -314,10 +329,12 @@ def test_an_unsaved_result_is_printed_and_ends_with_an_error(copy, monkeypatch, 
     out, err = capsys.readouterr()
     assert "NLL ± SE" in out
     assert "no likelihood" in out
-    said = err.splitlines()
-    assert [line.split(":")[0] for line in said if "/2 " not in line] == ["warning", "warning", "error", "error"]
-    assert said[0].startswith("warning: vae cannot be written: Read-only file system.")  # printed before the evaluation
-    assert "save the results elsewhere by --report" in said[-1]
+    lines = err.splitlines()
+    assert [line.split(":")[0] for line in lines if "/2 " not in line] == ["warning", "warning", "error", "error"]
+    assert lines[0].startswith(
+        "warning: vae cannot be written: Read-only file system."
+    )  # printed before the evaluation
+    assert "save the results elsewhere by --report" in lines[-1]
     assert "--run_dir" not in err
     assert evaluate.main([VAE, *FEW, "--report", "report"]) == 0  # all results are saved in the report
     assert "Report: report" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
-from small_runs import LAST, assert_same, at_steps, command, contents
+from small_runs import LAST, assert_same, at_steps, command, contents, uninterrupted
 from wandb_file import read_wandb_file
 
 import train
@@ -92,8 +92,12 @@ def history(paths):
 
 def numbers(folder):
     """Every number in metrics.csv, as (step, name)."""
-    return {(int(row["step"]), name) for row in rows(folder) for name, value in row.items()
-            if value and name not in ("step", "epoch")}  # fmt: skip
+    return {
+        (int(row["step"]), name)
+        for row in rows(folder)
+        for name, value in row.items()
+        if value and name not in ("step", "epoch")
+    }
 
 
 def what_stops(act, monkeypatch, capsys):
@@ -101,9 +105,9 @@ def what_stops(act, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, act)
         assert train.main(command("disk/a")) == 1
-    said = capsys.readouterr().err
-    assert "The checkpoints are unchanged." in said
-    return said
+    stderr = capsys.readouterr().err
+    assert "The checkpoints are unchanged." in stderr
+    return stderr
 
 
 def goes_on():
@@ -127,18 +131,18 @@ def test_a_full_disk_is_detected_before_the_first_step(mounts, monkeypatch, caps
     os.truncate(disk / "filler", max(0, (disk / "filler").stat().st_size - room * 1024))
     at_steps(monkeypatch, VAE, lambda step: pytest.fail("it trained"))
     assert train.main(command("disk/a")) == 2
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert re.search(
-        r"No space left on device\. Free disk space|too little for four checkpoints: free some space", said
+        r"No space left on device\. Free disk space|too little for four checkpoints: free some space", stderr
     )
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
     assert not Path("disk/a").exists()
 
 
 @pytest.mark.parametrize("step", [2, 18, 25])
 def test_a_disk_that_fills_up_destroys_no_checkpoint(mounts, monkeypatch, capsys, step):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     disk, saved = small(mounts), {}
 
     def act(now):
@@ -156,7 +160,7 @@ def test_a_disk_that_fills_up_destroys_no_checkpoint(mounts, monkeypatch, capsys
 
 
 def test_a_truncated_row_of_metrics_is_rewritten(monkeypatch):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 20 and os.kill(os.getpid(), signal.SIGTERM))
         assert train.main(command("cut")) == 128 + signal.SIGTERM
@@ -195,9 +199,9 @@ def test_a_read_only_disk_is_refused(mounts, capsys):
     capsys.readouterr()
     for folder in ("disk/a", "disk/new"):
         assert train.main(command(folder, "VAE", "--trainer.max_epochs", "4")) == 2
-        said = capsys.readouterr().err
-        assert "Read-only file system. Free disk space, change the permissions, or choose another --run_dir." in said
-        assert said.count("\n") == 1
+        stderr = capsys.readouterr().err
+        assert "Read-only file system. Free disk space, change the permissions, or choose another --run_dir." in stderr
+        assert stderr.count("\n") == 1
     assert files("disk") == before
 
 
@@ -210,7 +214,7 @@ def test_a_folder_without_permission_is_refused(capsys):
 
 @pytest.mark.parametrize("step", [2, 18])
 def test_a_disk_that_turns_read_only_destroys_no_checkpoint(mounts, monkeypatch, capsys, step):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     small(mounts)
 
     def act(now):
@@ -233,19 +237,21 @@ def test_damaged_data_are_refused_before_the_run_folder_is_created(capsys, damag
     np.savez(path, x=np.random.default_rng(0).integers(0, 256, (40, 5, 6), np.uint8))
     good = path.read_bytes()
     middle = len(good) // 2
-    path.write_bytes({
-        "truncated": good[:middle],
-        "flipped": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
-        "empty": b"",
-        "missing": b"",
-        "another": b"hello",
-    }[damage])  # fmt: skip
+    path.write_bytes(
+        {
+            "truncated": good[:middle],
+            "flipped": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+            "empty": b"",
+            "missing": b"",
+            "another": b"hello",
+        }[damage]
+    )
     if damage == "missing":
         path.unlink()
     assert train.main(["--data", "NPZ", "--data.root", "mine.npz", "--run_dir", "a", "--resume", "auto"]) == 2
-    said = capsys.readouterr().err
-    assert re.match(r"error: mine\.npz (is not a complete \.npz file|was not found)", said)
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert re.match(r"error: mine\.npz (is not a complete \.npz file|was not found)", stderr)
+    assert stderr.count("\n") == 1
     assert not Path("a").exists()
 
 
@@ -278,7 +284,7 @@ def run(script, *argv, **env):
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "step"), [("fsync", 8), ("link", 12), ("replace", 8)])
 def test_killed_during_a_save_with_tmpdir_on_another_file_system(mounts, call, step):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     elsewhere = small(mounts, "8k")
     fill(elsewhere)  # nothing of a checkpoint depends on what lies there
     done = run(KILLED_AT, call, *command("cut"), TMPDIR=str(elsewhere))
@@ -332,7 +338,7 @@ def watched(self, x, y):
     if self.global_step == 20 and how == "service":
         words = {path.parent.name: path.read_bytes().split(b"\\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
         me = str(os.getpid()).encode()
-        os.kill(*(int(pid) for pid, said in words.items() if b"wandb-core" in said[0] and me in said), signal.SIGKILL)
+        os.kill(*(int(pid) for pid, argv in words.items() if b"wandb-core" in argv[0] and me in argv), signal.SIGKILL)
     return loss(self, x, y)
 VAE.loss = watched
 sys.exit(train.main(argv))
@@ -342,16 +348,16 @@ UPLOAD = "Upload it later by: wandb sync --include-online a/wandb\n"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "said"), [
+@pytest.mark.parametrize(("how", "message"), [
     ("unreachable", r"W&B does not answer \(.*connection refused\): the run is written to disk\. "),
     ("network", r"W&B has not received the whole run \(.*\)\. "),
     ("service", r"W&B has failed \(.*\): nothing more is sent to it\. "),
 ])  # fmt: skip
-def test_training_continues_without_wandb(how, said):
-    assert train.main(command("whole")) == 0
+def test_training_continues_without_wandb(how, message):
+    uninterrupted("whole")
     done = run(WANDB, how, *command("a", "VAE", "--wandb", "online"), **ACCOUNT)
     assert done.returncode == 0, done.stderr
-    assert len(re.findall(f"warning: {said}{UPLOAD}", done.stderr)) == 1, done.stderr
+    assert len(re.findall(f"warning: {message}{UPLOAD}", done.stderr)) == 1, done.stderr
     assert done.stderr.count("warning: ") == 1
     assert_same("whole", "a")
     assert Path("whole/metrics.csv").read_text() == Path("a/metrics.csv").read_text()
@@ -364,7 +370,7 @@ def test_training_continues_without_wandb(how, said):
 
 
 def test_all_starts_of_a_run_are_one_wandb_run(monkeypatch):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     again = command("a", "VAE", "--wandb", "offline")
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 20 and os.kill(os.getpid(), signal.SIGTERM))

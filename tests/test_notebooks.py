@@ -26,8 +26,11 @@ def python(source):
 
 def objections(notebook):
     """What is wrong with the contents of a notebook."""
-    found = [f"cell {i} has outputs or a count" for i, cell in enumerate(notebook["cells"])
-             if cell.get("outputs") or cell.get("execution_count")]  # fmt: skip
+    found = [
+        f"cell {i} has outputs or a count"
+        for i, cell in enumerate(notebook["cells"])
+        if cell.get("outputs") or cell.get("execution_count")
+    ]
     if notebook["metadata"].get("kernelspec", {}).get("name") != "python3":
         found.append("asks for a kernel other than python3")
     text = sources(notebook, "markdown")
@@ -39,8 +42,13 @@ def objections(notebook):
     for source in sources(notebook, "code"):
         nodes = list(ast.walk(ast.parse(python(source))))
         found += [f"has logic: {type(node).__name__}" for node in nodes if isinstance(node, LOGIC)]
-        found += ["ignores the exit status of main" for node in nodes if isinstance(node, ast.Expr)
-                  and isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "main"]  # fmt: skip
+        found += [
+            "ignores the exit status of main"
+            for node in nodes
+            if isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Call)
+            and getattr(node.value.func, "attr", "") == "main"
+        ]
         found += [f"has a cell of {n} lines" for n in [len(source.splitlines())] if n > MAX_CELL]
     return found
 

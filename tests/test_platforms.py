@@ -66,15 +66,22 @@ for script in (train, evaluate):
         script.main(["--help"])
 status = train.main(["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "3", "--limit", "9",
                      "--callbacks", "[samples]", "--trainer.accelerator", "cpu", "--run_dir", "a"])
-status = status or evaluate.main(["a/checkpoints/best.ckpt", "--num_samples", "3", "--limit", "9"])
+status = status or evaluate.main(["a/checkpoints/best.ckpt", "--num_samples", "3", "--limit", "9",
+                                   "--figures", "[samples]"])
 print(f"{len(imported)} modules, status {status}")
 """
 
 
 @pytest.mark.parametrize("system", ["win32", pytest.param("darwin", marks=pytest.mark.slow)])
 def test_no_module_requires_platform_specific_features(tmp_path, system):
-    done = subprocess.run([sys.executable, "-c", HIDE, system, str(ROOT)], cwd=tmp_path, capture_output=True, text=True,
-                          env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE, system, str(ROOT)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "--trainer.max_epochs" in done.stdout

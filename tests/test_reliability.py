@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from small_runs import LAST, assert_same, at_steps, command, contents, killed
+from small_runs import LAST, assert_same, at_steps, command, contents, killed, uninterrupted
 
 import train
 from callbacks import RunCheckpoint
@@ -34,7 +34,7 @@ def _signals():
 @pytest.mark.parametrize("kind", ["VAE", "M2"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_stops_after_the_batch_and_the_same_command_resumes(monkeypatch, capsys, kind, number):
-    assert train.main(command("whole", kind)) == 0
+    uninterrupted("whole", kind)
     stops = {3, 20}
 
     def act(step):
@@ -47,16 +47,16 @@ def test_a_signal_stops_after_the_batch_and_the_same_command_resumes(monkeypatch
     for step in (3, 20):
         assert train.main(command("cut", kind)) == 128 + number
         assert contents("cut")["global_step"] == step + 1
-        said = capsys.readouterr().err
-        assert f"Stopped by {number.name} after step {step + 1}. Resume with: " in said
-        assert shlex.split(said.split("Resume with: ")[1])[2:] == command("cut", kind)
+        stderr = capsys.readouterr().err
+        assert f"Stopped by {number.name} after step {step + 1}. Resume with: " in stderr
+        assert shlex.split(stderr.split("Resume with: ")[1])[2:] == command("cut", kind)
     assert train.main(command("cut", kind)) == 0
     assert_same("whole", "cut")
     assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
 
 
 def test_a_signal_in_the_last_batch_of_an_epoch_waits_for_validation(monkeypatch):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     at_steps(monkeypatch, VAE, lambda step: step == 12 and os.kill(os.getpid(), signal.SIGTERM))
     assert train.main(command("cut")) == 128 + signal.SIGTERM
     assert contents("cut")["global_step"] == 13
@@ -69,7 +69,7 @@ def test_a_signal_in_the_last_batch_of_an_epoch_waits_for_validation(monkeypatch
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("kind", "epoch"), [("VAE", 13), ("M2", 14)])
 def test_killed_twice(kind, epoch, seed):
-    assert train.main(command("whole", kind)) == 0
+    uninterrupted("whole", kind)
     for step in sorted(random.Random(seed).sample(range(epoch, 3 * epoch), 2)):  # in epochs 2 and 3
         killed(step, "step", *command("cut", kind))
         assert contents("cut")["global_step"] == max(4 * (step // 4), epoch * (step // epoch))
@@ -79,7 +79,7 @@ def test_killed_twice(kind, epoch, seed):
 
 @pytest.mark.slow
 def test_killed_during_a_save():
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     killed(3, "save", *command("cut"))
     assert contents("cut")["global_step"] == 8  # the second save; the third was under way
     assert train.main(command("cut")) == 0
@@ -88,7 +88,7 @@ def test_killed_during_a_save():
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
 def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(monkeypatch, capsys, damage):
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     with monkeypatch.context() as patch:
         at_steps(patch, VAE, lambda step: step == 22 and os.kill(os.getpid(), signal.SIGTERM))
         assert train.main(command("cut")) == 128 + signal.SIGTERM
@@ -102,9 +102,9 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(monkeypatch, capsy
     last.write_bytes({"truncated": good[:middle], "flipped": flipped, "empty": b""}[damage])
     capsys.readouterr()
     assert train.main(command("cut")) == 0
-    said = capsys.readouterr().err
-    assert "last.ckpt cannot be read as a checkpoint" in said
-    assert "Resuming from cut/checkpoints/previous.ckpt." in said
+    stderr = capsys.readouterr().err
+    assert "last.ckpt cannot be read as a checkpoint" in stderr
+    assert "Resuming from cut/checkpoints/previous.ckpt." in stderr
     assert_same("whole", "cut")
 
 
@@ -114,8 +114,8 @@ def test_resuming_without_a_readable_checkpoint_is_refused(capsys):
         Path("a/checkpoints", name).write_bytes(b"no")
     before = sorted((path, path.stat().st_mtime_ns) for path in Path("a").rglob("*") if path.suffix != ".lock")
     assert train.main(command("a")) == 2
-    said = capsys.readouterr().err
-    assert said.count("cannot be read as a checkpoint") == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count("cannot be read as a checkpoint") == 2
     assert sorted((p, p.stat().st_mtime_ns) for p in Path("a").rglob("*") if p.suffix != ".lock") == before
 
 
@@ -140,9 +140,11 @@ def test_a_nan_loss_stops_training_within_a_step(monkeypatch, capsys, what):
 
     monkeypatch.setattr(VAE, "loss", poisoned)
     assert train.main(command("a")) == 1
-    said = capsys.readouterr().err
-    assert f"error: The loss is nan at step {18 if what == 'loss' else 19}, in epoch 2: the model has diverged." in said
-    assert "a/checkpoints/last.ckpt holds the last finite state" in said
+    stderr = capsys.readouterr().err
+    assert (
+        f"error: The loss is nan at step {18 if what == 'loss' else 19}, in epoch 2: the model has diverged." in stderr
+    )
+    assert "a/checkpoints/last.ckpt holds the last finite state" in stderr
     assert contents("a")["global_step"] == 16
     assert all(value.isfinite().all() for value in contents("a")["state_dict"].values() if value.is_floating_point())
 
@@ -211,13 +213,13 @@ def test_a_file_system_without_links_keeps_a_copy(monkeypatch):
     assert train.main(command("a")) == 0
     Path("a", LAST).write_bytes(b"")
     assert train.main(command("a")) == 0
-    assert train.main(command("whole")) == 0
+    uninterrupted("whole")
     assert_same("whole", "a")
 
 
 def test_a_signal_within_an_accumulated_step_waits_for_its_end(monkeypatch):
     more = ["--trainer.accumulate_grad_batches", "4"]
-    assert train.main(command("whole", "VAE", *more)) == 0
+    uninterrupted("whole", "VAE", *more)
     with monkeypatch.context() as patch:  # step 5 begins with batch 4 of the second epoch
         at_steps(patch, VAE, lambda step: step == 5 and os.kill(os.getpid(), signal.SIGTERM))
         assert train.main(command("cut", "VAE", *more)) == 143
@@ -241,7 +243,7 @@ def test_a_signal_at_the_end_of_training_leaves_the_evaluation_to_the_next_start
 @pytest.mark.slow
 def test_rows_of_metrics_survive_a_kill_with_a_large_log_interval():
     rare = ["--trainer.log_every_n_steps", "5", "--save_every_steps", "100"]
-    assert train.main(command("whole", "VAE", *rare)) == 0
+    uninterrupted("whole", "VAE", *rare)
     killed(19, "step", *command("cut", "VAE", *rare))
     assert train.main(command("cut", "VAE", *rare)) == 0
     assert_same("whole", "cut")
@@ -281,7 +283,7 @@ def test_ctrl_c_outside_training(monkeypatch, capsys, when):
 
     monkeypatch.setattr(*((train, "build") if when == "loading" else (train, "evaluate_checkpoint")), stop)
     assert train.main(command("a", "VAE", "--num_samples", "3")) == 130
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     expected = "before the first step" if when == "loading" else "after training: the same command with --resume auto"
-    assert f"Stopped {expected}" in said
+    assert f"Stopped {expected}" in stderr
     assert Path("a").exists() == (when == "evaluating")

@@ -14,8 +14,18 @@ import models
 import train
 from models.checkpoints import read
 
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
-         "--trainer.enable_progress_bar", "false"]  # fmt: skip
+QUICK = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "1",
+    "--num_samples",
+    "0",
+    "--callbacks",
+    "[]",
+    "--trainer.enable_progress_bar",
+    "false",
+]
 MARK = "executed"
 
 
@@ -73,18 +83,18 @@ COMMANDS = [resume, resume_auto, evaluated, stacked]
 
 def refuse(path, capsys, commands=COMMANDS):
     """All ways into the project say no, in one sentence, and leave no file behind."""
-    said = [load(path)] if commands is COMMANDS else []
+    messages = [load(path)] if commands is COMMANDS else []
     for command in commands:
         capsys.readouterr()
         assert command(path) == 2, command.__name__
-        said.append(capsys.readouterr().err)
-        assert said[-1].startswith("error: ")
-        assert said[-1].count("\n") == 1
-    assert all(said)
+        messages.append(capsys.readouterr().err)
+        assert messages[-1].startswith("error: ")
+        assert messages[-1].count("\n") == 1
+    assert all(messages)
     assert not Path(MARK).exists()
     assert [file for file in Path("a").rglob("*") if file.is_file() and file.name != ".lock"] == [path]
     assert not Path("runs").exists()
-    return said
+    return messages
 
 
 def test_a_valid_checkpoint_is_accepted(trained, path, capsys):
@@ -94,8 +104,18 @@ def test_a_valid_checkpoint_is_accepted(trained, path, capsys):
     assert load(path) == ""
 
 
-PLACES = ["whole", "model", "hyper_parameters", "datamodule_hyper_parameters", "state_dict", "optimizer_states",
-          "callbacks", "loops", "run", "extra"]  # fmt: skip
+PLACES = [
+    "whole",
+    "model",
+    "hyper_parameters",
+    "datamodule_hyper_parameters",
+    "state_dict",
+    "optimizer_states",
+    "callbacks",
+    "loops",
+    "run",
+    "extra",
+]
 
 
 @pytest.mark.parametrize("form", ["zip", "old", "pickle"])
@@ -106,8 +126,8 @@ def test_a_malicious_pickle(trained, path, capsys, place, form):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint: it is damaged, or contains more than numbers and text" in said
+    for message in refuse(path, capsys):
+        assert "cannot be read as a checkpoint: it is damaged, or contains more than numbers and text" in message
     with path.open("rb") as file:  # the control: it does go off
         pickle.load(file) if form == "pickle" else torch.load(path, weights_only=False)
     assert Path(MARK).exists()
@@ -117,12 +137,17 @@ def test_a_malicious_pickle_in_the_middle_of_an_archive(trained, path, capsys):
     torch.save(trained, path)
     with zipfile.ZipFile(path, "a") as archive:  # which makes it a TorchScript archive to torch.load
         archive.writestr("last/constants.pkl", pickle.dumps(Bomb()))
-    for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint" in said
+    for message in refuse(path, capsys):
+        assert "cannot be read as a checkpoint" in message
 
 
-FOREIGN = {"_class_path": "os.mkdir", "_instantiator": "os.mkdir", "class_path": "os.mkdir",
-           "init_args": {"path": MARK}, "path": MARK}  # fmt: skip
+FOREIGN = {
+    "_class_path": "os.mkdir",
+    "_instantiator": "os.mkdir",
+    "class_path": "os.mkdir",
+    "init_args": {"path": MARK},
+    "path": MARK,
+}
 
 
 @pytest.mark.parametrize("change", [
@@ -148,17 +173,29 @@ def test_a_malicious_class_path(trained, path, capsys, change):
     {"datamodule_hyper_parameters": {"class_path": "os.mkdir"}},
 ])  # fmt: skip
 def test_a_malicious_class_path_of_the_data(trained, path, capsys, change):
-    change = {key: trained[key] | value if isinstance(value, dict) and key in trained else value
-              for key, value in change.items()}  # fmt: skip
+    change = {
+        key: trained[key] | value if isinstance(value, dict) and key in trained else value
+        for key, value in change.items()
+    }
     torch.save(trained | change, path)
     refuse(path, capsys, COMMANDS[:3])
-    said = load(path)  # which does not look at the data, but for the types in their record
-    assert said == "" or "run.data cannot be" in said
+    messages = load(path)  # which does not look at the data, but for the types in their record
+    assert messages == "" or "run.data cannot be" in messages
     assert not Path(MARK).exists()
 
 
-PARTS = ["run", "hyper_parameters", "datamodule_hyper_parameters", "state_dict", "global_step", "epoch",
-         "optimizer_states", "loops", "callbacks", "pytorch-lightning_version"]  # fmt: skip
+PARTS = [
+    "run",
+    "hyper_parameters",
+    "datamodule_hyper_parameters",
+    "state_dict",
+    "global_step",
+    "epoch",
+    "optimizer_states",
+    "loops",
+    "callbacks",
+    "pytorch-lightning_version",
+]
 
 
 @pytest.mark.parametrize("key", PARTS)
@@ -167,10 +204,10 @@ def test_checkpoint_entries_of_another_type(trained, path, capsys, key, value):
     for command in COMMANDS:
         torch.save(trained | {key: value}, path)
         capsys.readouterr()
-        status, said = command(path), capsys.readouterr().err
-        assert status in (0, 2), (command.__name__, said)
-        assert (status == 0) == (said == ""), said
-        assert said.count("\n") <= 1
+        status, stderr = command(path), capsys.readouterr().err
+        assert status in (0, 2), (command.__name__, stderr)
+        assert (status == 0) == (stderr == ""), stderr
+        assert stderr.count("\n") <= 1
         assert not Path(MARK).exists()
 
 
@@ -178,8 +215,12 @@ def test_any_flipped_bit_is_detected_or_harmless(trained, path):
     torch.save(trained, path)
     whole, random_positions = path.read_bytes(), random.Random(0)
     positions = {random_positions.randrange(len(whole)) for _ in range(400)}
-    heads = [whole.index(mark, start) for mark in (b"PK\3\4", b"PK\1\2", b"PK\5\6") for start in (0, len(whole) // 2)
-             if mark in whole[start:]]  # fmt: skip
+    heads = [
+        whole.index(mark, start)
+        for mark in (b"PK\3\4", b"PK\1\2", b"PK\5\6")
+        for start in (0, len(whole) // 2)
+        if mark in whole[start:]
+    ]
     positions |= {head + offset for head in heads for offset in range(80) if head + offset < len(whole)}
     refused = 0
     for position in sorted(positions):
@@ -207,8 +248,8 @@ def same(a, b):
 def test_a_truncated_file(trained, path, capsys, keep):
     torch.save(trained, path)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint" in said
+    for message in refuse(path, capsys):
+        assert "cannot be read as a checkpoint" in message
 
 
 def test_a_flipped_bit(trained, path, capsys):
@@ -216,5 +257,5 @@ def test_a_flipped_bit(trained, path, capsys):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    for said in refuse(path, capsys):
-        assert "cannot be read as a checkpoint" in said
+    for message in refuse(path, capsys):
+        assert "cannot be read as a checkpoint" in message

@@ -10,10 +10,10 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "slurm" / "train.sbatch"
 # srun records its arguments, writes a checkpoint if SAVES is set, and exits with STATUS; scontrol records its arguments
 COMMANDS = {
-    "srun": 'echo "$@" >> srun.said; [ "$SAVES" ] && mkdir -p "$SAVES" && date +%N > "$SAVES/new" '
+    "srun": 'echo "$@" >> srun.calls; [ "$SAVES" ] && mkdir -p "$SAVES" && date +%N > "$SAVES/new" '
     '&& mv "$SAVES/new" "$SAVES/last.ckpt"; exit "$STATUS"',
     "squeue": 'echo "$STATE"',
-    "scontrol": 'echo "$@" >> scontrol.said; exit "$REQUEUES"',
+    "scontrol": 'echo "$@" >> scontrol.calls; exit "$REQUEUES"',
 }
 LAST = "runs/slurm/7/checkpoints"
 JOB = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "REQUEUES": "0"}
@@ -37,7 +37,9 @@ def job(tmp_path):
         env |= {"STATE": state, "SAVES": saves, "SLURM_SUBMIT_DIR": str(tmp_path / "submit")} | variables
         return subprocess.run(["bash", SCRIPT, *words], env=env, cwd=tmp_path, capture_output=True, text=True)
 
-    run.said = lambda name: said.read_text() if (said := tmp_path / "submit" / f"{name}.said").exists() else ""
+    run.calls = lambda name: (
+        arguments.read_text() if (arguments := tmp_path / "submit" / f"{name}.calls").exists() else ""
+    )
     run.folder = tmp_path / "submit"
     return run
 
@@ -65,19 +67,19 @@ def test_a_job_is_requeued_if_it_can_resume(job, status, state, tasks, saves, re
     found = job(status=status, state=state, saves=saves, SLURM_NTASKS=str(tasks))
     assert found.returncode == status
     assert found.stderr == ""
-    assert job.said("scontrol") == ("requeue 7\n" if requeued else "")
+    assert job.calls("scontrol") == ("requeue 7\n" if requeued else "")
 
 
 def test_an_old_checkpoint_does_not_count_as_progress(job):
     job(status=0, saves=LAST)
     assert job(status=143, SLURM_NTASKS="2").returncode == 143
-    assert job.said("scontrol") == ""
+    assert job.calls("scontrol") == ""
 
 
 def test_a_new_checkpoint_of_the_same_size_counts_as_progress(job):
     for _ in range(2):
         job(status=143, saves=LAST, SLURM_NTASKS="2")
-    assert job.said("scontrol") == "requeue 7\n" * 2
+    assert job.calls("scontrol") == "requeue 7\n" * 2
 
 
 def test_requeueing_stops_after_three_starts_without_a_new_checkpoint(job):
@@ -86,11 +88,11 @@ def test_requeueing_stops_after_three_starts_without_a_new_checkpoint(job):
     job(status=138, saves=LAST)
     for _ in range(2):
         assert job(status=138).stderr == ""
-    assert len(job.said("scontrol").splitlines()) == 5
+    assert len(job.calls("scontrol").splitlines()) == 5
     found = job(status=138)
     assert found.returncode == 138
     assert "Three starts made no progress: request a longer --time" in found.stderr
-    assert len(job.said("scontrol").splitlines()) == 5
+    assert len(job.calls("scontrol").splitlines()) == 5
 
 
 def test_a_failed_requeue_says_how_to_resume(job):
@@ -101,38 +103,38 @@ def test_a_failed_requeue_says_how_to_resume(job):
 
 def test_train_py_gets_its_options_from_the_job(job):
     job("--config", "my recipe.yaml", SLURM_NTASKS="8", SLURM_NTASKS_PER_NODE="4", SLURM_NNODES="2")
-    said = job.said("srun").split()
-    assert said[:4] == ["--kill-on-bad-exit=1", "--wait=0", "python", "train.py"]
+    arguments = job.calls("srun").split()
+    assert arguments[:4] == ["--kill-on-bad-exit=1", "--wait=0", "python", "train.py"]
     for option, value in {"devices": "4", "num_nodes": "2"}.items():
-        assert said[said.index(f"--trainer.{option}") + 1] == value
-    assert " ".join(said).startswith(
+        assert arguments[arguments.index(f"--trainer.{option}") + 1] == value
+    assert " ".join(arguments).startswith(
         "--kill-on-bad-exit=1 --wait=0 python train.py --run_dir runs/slurm/7 --resume auto"
     )
-    assert not any(word.startswith("--seed") for word in said)
+    assert not any(word.startswith("--seed") for word in arguments)
 
 
 def test_each_array_task_has_its_own_seed_folder_and_name(job):
     saves = "runs/slurm/7_0/checkpoints"
     job("--config", "a.yaml", status=138, saves=saves, **ARRAY)  # the job of seed 0 has the id of the array
-    assert "--run_dir runs/slurm/7_0 " in job.said("srun")
-    assert job.said("srun").endswith(" --config a.yaml --seed=0\n")
-    assert job.said("scontrol") == "requeue 7_0\n"
+    assert "--run_dir runs/slurm/7_0 " in job.calls("srun")
+    assert job.calls("srun").endswith(" --config a.yaml --seed=0\n")
+    assert job.calls("scontrol") == "requeue 7_0\n"
 
 
 @pytest.mark.parametrize("words", [["--run_dir", "runs/a b"], ["--run_dir=runs/a b"]])
 def test_a_given_run_dir_takes_precedence(job, words):
     assert job(*words, status=143, saves="runs/a b/checkpoints", SLURM_NTASKS="2").returncode == 143
-    assert job.said("scontrol") == "requeue 7\n"  # the checkpoint there was found
+    assert job.calls("scontrol") == "requeue 7\n"  # the checkpoint there was found
     assert not (job.folder / "runs" / "slurm").exists()
 
 
 def test_a_given_seed_takes_precedence(job):
     assert job("--seed", "3").returncode == 0
-    assert job.said("srun").endswith(" --seed 3\n")
+    assert job.calls("srun").endswith(" --seed 3\n")
 
 
 @pytest.mark.parametrize(
-    ("words", "variables", "said"),
+    ("words", "variables", "message"),
     [
         (["--resume", "auto"], {}, "leave --resume out"),
         (["--resume=a.ckpt"], {}, "leave --resume out"),
@@ -143,12 +145,12 @@ def test_a_given_seed_takes_precedence(job):
         ([], {"SLURM_SUBMIT_DIR": "/"}, "There is no train.py in /: submit from the folder that holds it."),
     ],
 )
-def test_options_that_prevent_resuming_are_refused(job, words, variables, said):
+def test_options_that_prevent_resuming_are_refused(job, words, variables, message):
     found = job(*words, **variables)
     assert found.returncode == 2
-    assert said in found.stderr
+    assert message in found.stderr
     assert found.stderr.count("\n") == 1
-    assert job.said("srun") == ""
+    assert job.calls("srun") == ""
 
 
 def test_without_slurm_the_script_says_to_use_sbatch(job):

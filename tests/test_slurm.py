@@ -13,8 +13,22 @@ from slurm_cluster import cluster, missing, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 ROOT = Path(__file__).parents[1]
-COMMAND = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0", "--callbacks", "[]",
-           "--save_every_steps", "4", "--trainer.log_every_n_steps", "1", "--trainer.accelerator", "cpu"]  # fmt: skip
+COMMAND = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "2",
+    "--num_samples",
+    "0",
+    "--callbacks",
+    "[]",
+    "--save_every_steps",
+    "4",
+    "--trainer.log_every_n_steps",
+    "1",
+    "--trainer.accelerator",
+    "cpu",
+]
 HIGH = [
     "--partition=high",
     "--nodes=2",
@@ -206,7 +220,7 @@ def test_a_cancelled_job_is_not_requeued_and_another_job_can_resume_its_run(slur
 
 
 @pytest.mark.parametrize(
-    ("sbatch", "words", "said"),
+    ("sbatch", "words", "message"),
     [
         ([], ["--trainer.devices", "2"], "SLURM runs 1 task on 1 node, and --trainer.devices is 2"),
         (["--ntasks-per-node=2"], ["--trainer.devices", "1"], "SLURM runs 2 tasks on 1 node, and --trainer.devices"),
@@ -215,10 +229,10 @@ def test_a_cancelled_job_is_not_requeued_and_another_job_can_resume_its_run(slur
         (["--array=0"], ["--run_dir=runs/mine"], "leave --run_dir out"),
     ],
 )
-def test_inconsistent_options_are_refused(slurm, sbatch, words, said):
+def test_inconsistent_options_are_refused(slurm, sbatch, words, message):
     job = submit(slurm, *words, sbatch=sbatch)
     job += "_0" if "--array=0" in sbatch else ""
     assert slurm.end(job)["ExitCode"] in ("2:0", "143:0")  # 143 if srun ended the other task
-    assert said in log(slurm, job)
+    assert message in log(slurm, job)
     assert "Traceback" not in log(slurm, job)
     assert not run_dir(slurm, job).exists()

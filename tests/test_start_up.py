@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted({*ROOT.glob("*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("callbacks/*.py"),
-                *ROOT.glob("datamodules/*.py")})  # fmt: skip
+FILES = sorted(
+    {*ROOT.glob("*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("callbacks/*.py"), *ROOT.glob("datamodules/*.py")}
+)
 LATE = {"sklearn", "torchvision", "wandb"}  # which most commands can do without
 
 # Runs a script as a command line and prints which late libraries it has imported, and whether garbage is collected
@@ -70,8 +71,14 @@ def test_a_command_does_not_import_slow_libraries_that_it_does_not_use(command, 
     images = np.random.default_rng(0).integers(0, 256, (40, 6, 6), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", x=images)
     script, *options = command.split()
-    done = subprocess.run([sys.executable, "-c", PROBE, ROOT / script, *options], cwd=tmp_path, text=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, ROOT / script, *options],
+        cwd=tmp_path,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")  # of libraries that report leaks in the end, too
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen == {"status": 0, "late": [], "collects": True}

@@ -25,8 +25,18 @@ from datamodules import DATAMODULES
 from models import MODELS, VAE, ImplicitModel, Model
 from runtime import run_folder
 
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0",
-         "--trainer.enable_progress_bar", "false"]  # fmt: skip
+# Drawing the figures takes eight times as long as the two epochs
+WITH_FIGURES = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "2",
+    "--num_samples",
+    "0",
+    "--trainer.enable_progress_bar",
+    "false",
+]
+QUICK = [*WITH_FIGURES, "--callbacks", "[]"]
 
 
 KEYS = {"nll", "nll_se", "num_samples", "elbo", "rate", "distortion", "ess_median", "active_units", "num_images",
@@ -210,8 +220,8 @@ def test_help_shows_the_options_of_the_model_named(capsys):
 
 def test_command_line_in_a_separate_process():
     script = Path(train.__file__)
-    done = subprocess.run([sys.executable, script, *QUICK, "--run_dir", "run", "--trainer.enable_progress_bar", "true"],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    command = [sys.executable, script, *WITH_FIGURES, "--run_dir", "run", "--trainer.enable_progress_bar", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "epoch 2/2" in done.stderr
     assert "warning" not in done.stderr.lower()
@@ -220,13 +230,13 @@ def test_command_line_in_a_separate_process():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_run_folder(name, capsys):
-    command = ["--model", name, *QUICK, "--num_samples", "20", "--limit", "30", "--seed", "5"]
+    command = ["--model", name, *WITH_FIGURES, "--num_samples", "20", "--limit", "30", "--seed", "5"]
     if name == "AE":
         command += ["--data.binarization", "grey"]
     if name in ("M2", "M1M2"):
         command += ["--data.num_labels", "100"]
     if name == "M1M2":
-        assert train.main([*QUICK, "--run_dir", "m1", "--callbacks", "[]"]) == 0
+        assert train.main([*QUICK, "--run_dir", "m1"]) == 0
         command += ["--model.m1", "m1/checkpoints/best.ckpt"]
     assert train.main(command) == 0
     (folder,) = Path("runs", f"Digits-{name}").iterdir()
@@ -267,7 +277,7 @@ def test_run_folder(name, capsys):
 
 
 def test_figures_of_a_classifier():
-    assert train.main([*QUICK, "--model", "M2", "--data.num_labels", "20", "--run_dir", "a"]) == 0
+    assert train.main([*WITH_FIGURES, "--model", "M2", "--data.num_labels", "20", "--run_dir", "a"]) == 0
     drawn = {path.name for path in Path("a/figures").iterdir()}
     for name in ("analogies", "class_samples", "confusion_matrix", "error", "reconstructions", "samples"):
         assert {f"{name}_epoch0001.png", f"{name}_epoch0002.png"} <= drawn
@@ -308,7 +318,7 @@ def test_a_new_model_needs_no_more_than_the_readme_says(monkeypatch, capsys):
 
 
 def test_config_yaml_reproduces_the_run():
-    assert train.main([*QUICK, "--run_dir", "a", "--seed", "3"]) == 0
+    assert train.main([*WITH_FIGURES, "--run_dir", "a", "--seed", "3"]) == 0
     assert train.main(["--config", "a/config.yaml", "--run_dir", "b"]) == 0
     assert train.main([*QUICK, "--run_dir", "c", "--seed", "4"]) == 0
     assert same(weights("a"), weights("b"))
@@ -318,8 +328,8 @@ def test_config_yaml_reproduces_the_run():
 
 
 def test_callbacks_do_not_change_training():
-    assert train.main([*QUICK, "--run_dir", "a", "--model.batch_norm", "true"]) == 0
-    assert train.main([*QUICK, "--run_dir", "b", "--model.batch_norm", "true", "--callbacks", "[]"]) == 0
+    assert train.main([*WITH_FIGURES, "--run_dir", "a", "--model.batch_norm", "true"]) == 0
+    assert train.main([*QUICK, "--run_dir", "b", "--model.batch_norm", "true"]) == 0
     assert same(weights("a"), weights("b"))
     assert not Path("b/figures").exists()
 
@@ -374,7 +384,7 @@ def test_a_resumed_run_may_name_its_options_in_its_own_config():
 
 
 def test_a_diverging_run_fails(capsys):
-    command = [*QUICK, "--model.lr", "1e30", "--num_samples", "2", "--callbacks", "[]", "--run_dir", "a"]
+    command = [*QUICK, "--model.lr", "1e30", "--num_samples", "2", "--run_dir", "a"]
     assert train.main(command) == 1
     assert "diverged" in capsys.readouterr().err
     assert not Path("a/evaluation.json").exists()
@@ -388,7 +398,7 @@ def test_runs_started_in_the_same_second_have_different_folders(monkeypatch):
 
     monkeypatch.setattr(run_folder, "datetime", SameSecond)
     for seed in range(3):
-        assert train.main([*QUICK, "--seed", str(seed), "--trainer.max_epochs", "1", "--callbacks", "[]"]) == 0
+        assert train.main([*QUICK, "--seed", str(seed), "--trainer.max_epochs", "1"]) == 0
     names = {path.name for path in Path("runs/Digits-VAE").iterdir()}
     assert names == {"2026-01-02_03-04-05", "2026-01-02_03-04-05-2", "2026-01-02_03-04-05-3"}
 
@@ -410,7 +420,7 @@ def test_wandb_without_a_key(monkeypatch, capsys):
 def test_data_with_few_test_images(size):
     images = np.random.default_rng(0).integers(0, 256, (40, 5, 6), np.uint8)
     np.savez("few.npz", x=images, x_test=images[:size])
-    assert train.main([*QUICK, "--data", "NPZ", "--data.root", "few.npz", "--run_dir", "a"]) == 0
+    assert train.main([*WITH_FIGURES, "--data", "NPZ", "--data.root", "few.npz", "--run_dir", "a"]) == 0
 
 
 def test_untrained_model_starts_at_the_training_mean():
@@ -421,7 +431,8 @@ def test_untrained_model_starts_at_the_training_mean():
 
 
 def test_wandb_offline_run_holds_config_metrics_and_figures():
-    assert train.main([*QUICK, "--run_dir", "a", "--wandb", "offline", "--num_samples", "5", "--limit", "5"]) == 0
+    command = [*WITH_FIGURES, "--run_dir", "a", "--wandb", "offline", "--num_samples", "5", "--limit", "5"]
+    assert train.main(command) == 0
     wandb.teardown()  # only now all of it is on the disk
     (path,) = Path("a").rglob("*.wandb")
     records = read_wandb_file(path)
@@ -550,10 +561,10 @@ def test_trainer_options_take_effect(capsys, monkeypatch):
     assert train.main([*quick, "--run_dir", "plain", "--trainer.enable_progress_bar", "false"]) == 0
     assert capsys.readouterr().err == ""
     assert train.main([*quick, "--run_dir", "shown", *printing, "--trainer.num_sanity_val_steps", "1"]) == 0
-    said = capsys.readouterr().err
-    assert "Profiler Report" in said
-    assert "Trainable params" in said
-    assert "epoch 2/2" in said
+    stderr = capsys.readouterr().err
+    assert "Profiler Report" in stderr
+    assert "Trainable params" in stderr
+    assert "epoch 2/2" in stderr
     assert same(weights("plain"), weights("shown"))
     for change, expected in {
         "--trainer.max_steps 5": 5,
@@ -590,7 +601,7 @@ def test_beta_does_not_decrease_when_a_run_is_extended():
 
 
 def test_a_run_in_float64_is_evaluated(capsys):
-    assert train.main([*QUICK, "--num_samples", "5", "--callbacks", "[]", "--trainer.precision", "64-true"]) == 0
+    assert train.main([*QUICK, "--num_samples", "5", "--trainer.precision", "64-true"]) == 0
     assert "log p(x) of" in capsys.readouterr().out
 
 
@@ -598,7 +609,7 @@ def test_a_run_in_float64_is_evaluated(capsys):
 
 
 def test_a_likelihood_worse_than_the_mean_image_is_reported(capsys):
-    assert train.main([*QUICK, "--num_samples", "5", "--callbacks", "[]", "--model.lr", "1000"]) == 0
+    assert train.main([*QUICK, "--num_samples", "5", "--model.lr", "1000"]) == 0
     assert "Training has failed" in capsys.readouterr().out
 
 
@@ -629,8 +640,13 @@ def test_independent_pixels_are_the_mean_image_under_the_likelihood_of_the_model
 
 OFFLINE = ["--wandb", "offline", "--callbacks", "[]", "--num_samples", "0"]
 OF_AGENT = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agent123", "WANDB_PROJECT": "mine", "WANDB_ENTITY": "us"}
-OF_USER = {"WANDB_NAME": "named", "WANDB_RUN_GROUP": "group", "WANDB_TAGS": "a,b", "WANDB_NOTES": "a note",
-           "WANDB_JOB_TYPE": "kind"}  # fmt: skip
+OF_USER = {
+    "WANDB_NAME": "named",
+    "WANDB_RUN_GROUP": "group",
+    "WANDB_TAGS": "a,b",
+    "WANDB_NOTES": "a note",
+    "WANDB_JOB_TYPE": "kind",
+}
 
 
 @pytest.fixture
@@ -685,8 +701,8 @@ def test_a_resumed_run_keeps_its_wandb_run(variables, capfd):
     run = wandb_run("a")
     assert (run.run_id, run.project) == ("second12", "mine")
     assert Path("a/wandb_id").read_text() == "second12"
-    said = "warning: This run was first123 in W&B, but WANDB_RUN_ID is second12: it continues as second12.\n"
-    assert said in capfd.readouterr().err
+    message = "warning: This run was first123 in W&B, but WANDB_RUN_ID is second12: it continues as second12.\n"
+    assert message in capfd.readouterr().err
 
 
 def test_default_wandb_project_and_one_line_with_the_run_path(variables, capfd):
@@ -725,16 +741,16 @@ def test_the_more_restrictive_of_option_and_variable_holds(variables, option, va
     assert wandb_environment.mode(option) == expected
 
 
-@pytest.mark.parametrize(("variable", "said"), [
+@pytest.mark.parametrize(("variable", "message"), [
     ({"WANDB_MODE": "perhaps"}, "mode: Input should be"), ({"WANDB_RUN_ID": "a/b"}, "Run ID cannot contain"),
 ])  # fmt: skip
-def test_an_invalid_wandb_variable_changes_no_record(variables, capfd, variable, said):
+def test_an_invalid_wandb_variable_changes_no_record(variables, capfd, variable, message):
     more = [*OFFLINE, "--run_dir", "a", "--resume", "auto", "--trainer.max_epochs"]
     assert train.main([*QUICK, *more, "1"]) == 0
     before = Path("a/wandb_id").read_text()
     variables(**variable)
     assert train.main([*QUICK, *more, "2"]) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert Path("a/wandb_id").read_text() == before

@@ -125,7 +125,7 @@ def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: in
     x, y = evidence_of(model, x, y)
     b = schedule(settings.temperatures)
     moves = -(-PILOT_MOVES // settings.temperatures)
-    log_step, found = math.log(0.5), []
+    log_step, steps = math.log(0.5), []
     with evaluating(model, seed):
         path = annealing_path(model, x, y, settings.start)
         point = path.at(path.base.sample((settings.chains,)))
@@ -133,8 +133,8 @@ def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: in
             for _ in range(moves):
                 point, acceptance = hmc_step(path, point, b[t], math.exp(log_step), settings.leapfrogs)
                 log_step += RATE * (acceptance.mean().item() - TARGET)
-            found.append(math.exp(log_step))
-    return found[20:]
+            steps.append(math.exp(log_step))
+    return steps[20:]
 
 
 def anneal(

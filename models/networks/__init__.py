@@ -6,6 +6,7 @@ add one.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,63 @@ from models.networks.mlp import MLPDecoder, MLPEncoder
 
 INITS = ("default", "glorot")
 
-ENCODERS: dict[str, type[nn.Module]] = {
+
+class EncoderClass(Protocol):
+    """What the registry of encoders holds: a class of networks.
+
+    Args of the constructor:
+        image_shape: Channels, height and width.
+        out_dim: Size of the output.
+        hidden: Sizes of the hidden layers, from input to output.
+        activation: Name of their activation, a key of `ACTIVATIONS`.
+        batch_norm: Whether batch norm precedes each activation.
+        context_dim: Size of the context; 0 for none.
+    """
+
+    @property
+    def default_hidden(self) -> Sequence[int]:
+        """Sizes of the hidden layers if the option hidden is not given; an attribute of the class."""
+
+    def __call__(
+        self,
+        image_shape: ImageShape,
+        out_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ) -> nn.Module: ...
+
+
+class DecoderClass(Protocol):
+    """What the registry of decoders holds: a class of networks.
+
+    Args of the constructor:
+        in_dim: Size of the codes.
+
+    The others are those of `EncoderClass`.
+    """
+
+    @property
+    def default_hidden(self) -> Sequence[int]: ...
+
+    def __call__(
+        self,
+        in_dim: int,
+        image_shape: ImageShape,
+        hidden: Sequence[int],
+        activation: str,
+        batch_norm: bool,
+        context_dim: int = 0,
+    ) -> nn.Module: ...
+
+
+ENCODERS: dict[str, EncoderClass] = {
     "mlp": MLPEncoder,
     "conv": ConvEncoder,
     "dcgan": DCGANEncoder,
 }
-DECODERS: dict[str, type[nn.Module]] = {
+DECODERS: dict[str, DecoderClass] = {
     "mlp": MLPDecoder,
     "conv": ConvDecoder,
     "coordinate": CoordinateDecoder,
@@ -35,6 +87,13 @@ def check_sizes(sizes: Sequence[int], name: str = "hidden") -> None:
     """Raise ValueError unless all layer sizes are positive."""
     if any(size < 1 for size in sizes):
         raise ValueError(f"{name} must hold positive sizes, such as [400, 400]; got {list(sizes)}.")
+
+
+def initialised(network: nn.Module, init: str, activation: str) -> nn.Module:
+    """Return a new network with the weights of `init`, one of `INITS`; "glorot" are those of its constructor."""
+    if init == "default" and isinstance(network, Network):
+        network.initialise(activation)
+    return network
 
 
 def make_encoder(
@@ -52,10 +111,7 @@ def make_encoder(
     lookup(ACTIVATIONS, activation, "activation")
     check_sizes(hidden or ())
     sizes = network.default_hidden if hidden is None else hidden
-    encoder = network(image_shape, out_dim, sizes, activation, batch_norm, context_dim)
-    if init == "default" and isinstance(encoder, Network):
-        encoder.initialise(activation)
-    return encoder
+    return initialised(network(image_shape, out_dim, sizes, activation, batch_norm, context_dim), init, activation)
 
 
 def make_decoder(
@@ -76,10 +132,7 @@ def make_decoder(
     lookup(ACTIVATIONS, activation, "activation")
     check_sizes(hidden or ())
     sizes = network.default_hidden if hidden is None else hidden[::-1]
-    decoder = network(in_dim, image_shape, sizes, activation, batch_norm, context_dim)
-    if init == "default" and isinstance(decoder, Network):
-        decoder.initialise(activation)
-    return decoder
+    return initialised(network(in_dim, image_shape, sizes, activation, batch_norm, context_dim), init, activation)
 
 
 @torch.no_grad()

@@ -101,15 +101,19 @@ def test_no_warning_during_kl_warm_up(collapsing):
 
 def test_no_warning_with_few_images(collapsing, data, monkeypatch):
     images = type(data).images
-    monkeypatch.setattr(type(data), "images", lambda self, split, n=None, *args, **kwargs:
-                        images(self, split, min(n or 49, 49), *args, **kwargs))  # fmt: skip
+    monkeypatch.setattr(
+        type(data),
+        "images",
+        lambda self, split, n=None, *args, **kwargs: images(self, split, min(n or 49, 49), *args, **kwargs),
+    )
     assert not collapsing([1e-7] * 5)
 
 
 def test_active_units_are_not_logged_for_one_image(fit, make_model, memory, data, monkeypatch):
     images = type(data).images
-    monkeypatch.setattr(type(data), "images", lambda self, split, n=None, *args, **kwargs:
-                        images(self, split, 1, *args, **kwargs))  # fmt: skip
+    monkeypatch.setattr(
+        type(data), "images", lambda self, split, n=None, *args, **kwargs: images(self, split, 1, *args, **kwargs)
+    )
     log = memory()
     fit(make_model(), [ActiveUnits()], max_epochs=1, logger=log)
     assert log.of("val/bound")

@@ -16,8 +16,16 @@ from callbacks import Samples, for_model
 from figures import charts, grids
 from runtime.figure_files import FigureStyle, check_style, save_figure
 
-FIGURES = ("attributes", "interpolations_linear", "interpolations_spherical", "kl_per_dimension", "latent_codes",
-           "reconstructions", "samples", "traversals")  # fmt: skip
+FIGURES = (
+    "attributes",
+    "interpolations_linear",
+    "interpolations_spherical",
+    "kl_per_dimension",
+    "latent_codes",
+    "reconstructions",
+    "samples",
+    "traversals",
+)
 
 
 def wandb_history(path):

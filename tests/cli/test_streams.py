@@ -23,8 +23,13 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def test_an_ascii_terminal_gets_ascii(tmp_path):
-    done = subprocess.run([sys.executable, "-c", SAY], cwd=tmp_path, env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
-                          capture_output=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", SAY],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
     assert done.stdout.splitlines()[0] == b"NLL +- SE, R^2, 3deg, cafe, - ?"
     assert done.stderr == b"and +-\n"
 
@@ -41,9 +46,14 @@ def test_unencodable_characters_are_transliterated(encoding, text):
 def test_a_closed_pipe_or_stream_does_not_stop_the_program(tmp_path, redirection):
     if os.name == "nt":
         pytest.skip("needs a POSIX shell")
-    done = subprocess.run(["sh", "-c", f'"$0" -c "$1"{redirection}', sys.executable, SAY], cwd=tmp_path,
-                          env=ENVIRONMENT | {"PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -c "$1"{redirection}', sys.executable, SAY],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (tmp_path / "done").exists()
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
@@ -51,6 +61,11 @@ def test_a_closed_pipe_or_stream_does_not_stop_the_program(tmp_path, redirection
 
 def test_undecodable_bytes_of_file_names_are_printed_unchanged(tmp_path):
     say = "from cli import streams; streams.prepare_streams(); print('a\\udce9b')"
-    done = subprocess.run([sys.executable, "-c", say], cwd=tmp_path, env=ENVIRONMENT | {"PYTHONIOENCODING": "utf-8"},
-                          capture_output=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", say],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        check=True,
+    )
     assert done.stdout == b"a\xe9b\n"

@@ -44,8 +44,8 @@ def test_no_line_exceeds_the_width_and_no_number_is_split(width):
     assert "21.30 ± 0.25" in text
     shown = [name for name in COLUMNS if name in table[0]]
     if len(shown) < len(COLUMNS) and table[0].startswith("run "):
-        said = " ".join(text.split("Not shown")[1].split())
-        assert all(name in said for name in COLUMNS if name not in shown)
+        explanation = " ".join(text.split("Not shown")[1].split())
+        assert all(name in explanation for name in COLUMNS if name not in shown)
 
 
 def test_the_most_important_columns_are_shown():

@@ -226,9 +226,15 @@ def fit(folder, epochs, resume=None, steps=-1, save_every=None, **options):
         folder, filename="{step}", save_top_k=-1, every_n_train_steps=save_every, save_last=save_every is None
     )
     trainer = Trainer(
-        max_epochs=epochs, max_steps=steps, accelerator="cpu", callbacks=[save], logger=False,
-        enable_progress_bar=False, enable_model_summary=False, **options,
-    )  # fmt: skip
+        max_epochs=epochs,
+        max_steps=steps,
+        accelerator="cpu",
+        callbacks=[save],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
     training = Batches(numbered(41), 7, pixel_sampler=bernoulli, shuffle=True, seed=2)
     trainer.fit(model, training, Batches(numbered(9), 7), ckpt_path=resume)
     return model.seen

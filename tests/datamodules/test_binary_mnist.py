@@ -99,8 +99,8 @@ def test_it_has_no_options_of_grayscale_data():
 
 def test_the_second_start_reads_the_cache(folder, monkeypatch, capfd):
     ready(folder)
-    said = [f"Wrote {folder / name}.npz, a copy of {name} that loads faster." for name in NAMES]
-    assert capfd.readouterr().err.splitlines() == said
+    messages = [f"Wrote {folder / name}.npz, a copy of {name} that loads faster." for name in NAMES]
+    assert capfd.readouterr().err.splitlines() == messages
     assert {path.name for path in folder.iterdir()} == {*NAMES, *(f"{name}.npz" for name in NAMES)}
     no_parsing(monkeypatch)
     assert right(ready(folder))

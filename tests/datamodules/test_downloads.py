@@ -60,8 +60,10 @@ def published(name):
             for file in BinaryMNIST.md5
         }
         return plain, plain
-    arrays = [random.integers(0, 10 if "labels" in file else 256, (60,) if "labels" in file else (60, 6, 6), np.uint8)
-              for file in FILES]  # fmt: skip
+    arrays = [
+        random.integers(0, 10 if "labels" in file else 256, (60,) if "labels" in file else (60, 6, 6), np.uint8)
+        for file in FILES
+    ]
     plain = {file: idx(array) for file, array in zip(FILES, arrays, strict=True)}
     return {f"{file}.gz": gzip.compress(content) for file, content in plain.items()}, plain
 
@@ -105,11 +107,13 @@ def fetched(tmp_path, mirror, name, processes):
     sums = [{file: hashlib.md5(content).hexdigest() for file, content in files.items()} for files in (packed, plain)]
     command = [sys.executable, "-c", PROCESS, json.dumps([name, address, *sums])]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                text=True) for _ in range(processes)]  # fmt: skip
-    said = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0] * processes, said
-    return [out.strip() for out, _ in said], requests
+    started = [
+        subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(processes)
+    ]
+    outputs = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0] * processes, outputs
+    return [out.strip() for out, _ in outputs], requests
 
 
 @pytest.mark.slow

@@ -300,9 +300,13 @@ def test_a_run_of_two_epochs_and_its_checkpoint(tmp_path):
     data, model = DATAMODULES["Digits"](batch_size=500, num_labels=50, seed=4), Tiny()
     data.run_seed = 7
     trainer = Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         default_root_dir=tmp_path,
-    )  # fmt: skip
+    )
     trainer.fit(model, data)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
 
@@ -317,9 +321,16 @@ def test_a_run_of_two_epochs_and_its_checkpoint(tmp_path):
 
     stored = torch.load(tmp_path / "a.ckpt", weights_only=True)["datamodule_hyper_parameters"]
     assert dict(stored) == {
-        "batch_size": 500, "binarization": "dynamic", "num_labels": 50, "labels_per_batch": None,
-        "val_size": 250, "seed": 4, "max_rotation": 0.0, "max_shift": 0.0, "max_scaling": 0.0,
-    }  # fmt: skip
+        "batch_size": 500,
+        "binarization": "dynamic",
+        "num_labels": 50,
+        "labels_per_batch": None,
+        "val_size": 250,
+        "seed": 4,
+        "max_rotation": 0.0,
+        "max_shift": 0.0,
+        "max_scaling": 0.0,
+    }
 
 
 def test_ranks_share_the_images():

@@ -75,10 +75,17 @@ def test_plain_and_gzipped_files_are_read(tmp_path, name, pack, suffix):
 def test_hyper_parameters_are_the_constructors_arguments():
     data = DATAMODULES["KMNIST"]("somewhere", batch_size=7, binarization="fixed", num_labels=10, seed=3)
     assert dict(data.hparams) == {
-        "root": "somewhere", "batch_size": 7, "binarization": "fixed", "num_labels": 10,
-        "labels_per_batch": None, "val_size": 5000, "seed": 3,
-        "max_rotation": 0.0, "max_shift": 0.0, "max_scaling": 0.0,
-    }  # fmt: skip
+        "root": "somewhere",
+        "batch_size": 7,
+        "binarization": "fixed",
+        "num_labels": 10,
+        "labels_per_batch": None,
+        "val_size": 5000,
+        "seed": 3,
+        "max_rotation": 0.0,
+        "max_shift": 0.0,
+        "max_scaling": 0.0,
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,8 +115,8 @@ def test_torchvision_downloads_what_is_missing(tmp_path, monkeypatch, capfd, nam
     monkeypatch.setattr(torchvision_mnist, "download_and_extract_archive", fetch)
     data = ready(name, tmp_path)
     assert len(data.test.y) == 20
-    said = capfd.readouterr()
-    assert said.out == said.err == ""
+    output = capfd.readouterr()
+    assert output.out == output.err == ""
     kept = {f"{file}.gz" for file in FILES} if name == "KMNIST" else set()  # whose checksums are those of .gz files
     assert {path.name for path in data.folder.iterdir()} - {".lock"} == set(FILES) | kept
     assert {path.name for path in tmp_path.iterdir()} == {name}
@@ -141,9 +148,9 @@ def test_a_file_that_cannot_be_verified_causes_a_warning(tmp_path, capfd, packed
     pack = (lambda content: gzip.compress(content, 1, mtime=5)) if packed else bytes
     write(tmp_path, "KMNIST", pack, ".gz" if packed else "")
     ready("KMNIST", tmp_path)
-    assert f"warning: the contents of {IMAGES}" in (said := capfd.readouterr().err)
-    assert "cannot be verified" in said
-    assert said.count("\n") == 1
+    assert f"warning: the contents of {IMAGES}" in (stderr := capfd.readouterr().err)
+    assert "cannot be verified" in stderr
+    assert stderr.count("\n") == 1
 
 
 def test_the_published_gz_file_verifies_the_decompressed_file(tmp_path, capfd):

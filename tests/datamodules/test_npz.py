@@ -106,9 +106,17 @@ def test_user_test_arrays_and_unlabelled_images(tmp_path):
 
 def test_hyper_parameters_are_the_constructors_arguments(tmp_path):
     assert dict(NPZ("mine.npz", val_size=3, seed=2).hparams) == {
-        "root": "mine.npz", "batch_size": 100, "binarization": "dynamic", "num_labels": None,
-        "labels_per_batch": None, "val_size": 3, "seed": 2, "max_rotation": 0.0, "max_shift": 0.0, "max_scaling": 0.0,
-    }  # fmt: skip
+        "root": "mine.npz",
+        "batch_size": 100,
+        "binarization": "dynamic",
+        "num_labels": None,
+        "labels_per_batch": None,
+        "val_size": 3,
+        "seed": 2,
+        "max_rotation": 0.0,
+        "max_shift": 0.0,
+        "max_scaling": 0.0,
+    }
 
 
 GOOD = {"x": pixels(10, 6, 6), "y": np.arange(10), "x_test": pixels(4, 6, 6), "y_test": np.arange(4)}
@@ -332,8 +340,8 @@ def test_classes_without_training_images(tmp_path):
 
 def test_masks_become_black_and_white(tmp_path, capfd):
     mask = pixels(60, 6, 6) // 128
-    data, said = said_of(capfd, tmp_path, x=mask, x_test=mask[:5])
-    assert said == ["The images in {path} hold only 0 and 1: read as masks, 0 and 255."]
+    data, messages = said_of(capfd, tmp_path, x=mask, x_test=mask[:5])
+    assert messages == ["The images in {path} hold only 0 and 1: read as masks, 0 and 255."]
     assert np.array_equal(data.fetch()[0].x[:, 0], mask * 255)
     assert np.array_equal(data.test.x[:, 0], mask[:5] * 255)
 
@@ -341,8 +349,8 @@ def test_masks_become_black_and_white(tmp_path, capfd):
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_booleans_become_black_and_white(tmp_path, capfd, order):
     mask = pixels(60, 6, 6) > 100
-    data, said = said_of(capfd, tmp_path, x=np.array(mask, order=order))
-    assert said == []
+    data, messages = said_of(capfd, tmp_path, x=np.array(mask, order=order))
+    assert messages == []
     assert np.array_equal(torch.cat([split.x[:, 0] for split in data.fetch()]).sum(), mask.sum() * 255)
 
 

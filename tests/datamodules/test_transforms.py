@@ -47,10 +47,12 @@ def poses_of(name, n, limits=LIMITS):
 
 def by_torchvision(x, poses):
     """Each image by itself, moved by torchvision."""
-    return torch.stack([
-        affine(image, angle, [right, down], factor, shear=[0.0], interpolation=InterpolationMode.BILINEAR)
-        for image, (angle, right, down, factor) in zip(x, poses.tolist(), strict=True)
-    ])  # fmt: skip
+    return torch.stack(
+        [
+            affine(image, angle, [right, down], factor, shear=[0.0], interpolation=InterpolationMode.BILINEAR)
+            for image, (angle, right, down, factor) in zip(x, poses.tolist(), strict=True)
+        ]
+    )
 
 
 def grey_levels(a, b):

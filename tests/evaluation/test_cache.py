@@ -152,8 +152,11 @@ def test_another_kind_of_file_is_nothing(path, tmp_path):
 
 def test_each_checkpoint_of_a_run_has_files_of_its_own():
     folder = Path("runs/a")
-    paths = [cache_path(folder / "checkpoints" / name, what)
-             for name in ("best.ckpt", "last.ckpt", "epoch=1.5.ckpt") for what in ("likelihoods", "ais")]  # fmt: skip
+    paths = [
+        cache_path(folder / "checkpoints" / name, what)
+        for name in ("best.ckpt", "last.ckpt", "epoch=1.5.ckpt")
+        for what in ("likelihoods", "ais")
+    ]
     assert len(set(paths)) == 6
     assert {path.parent for path in paths} == {folder / "per_image"}
     assert cache_path(folder / "best.ckpt", "ais") == folder / "per_image" / "best_ais.npz"

@@ -91,8 +91,18 @@ def run(tmp_path, monkeypatch):
 def test_a_run_folder_stands_for_its_best_checkpoint(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "link").symlink_to(run)
-    written = ["runs/a", "runs/a/", "runs/a/checkpoints", "runs/a/checkpoints/best.ckpt", "runs/../runs/a", "link",
-               "~/runs/a", str(tmp_path / "runs/a"), "~/runs/*", "runs/**/best.ckpt"]  # fmt: skip
+    written = [
+        "runs/a",
+        "runs/a/",
+        "runs/a/checkpoints",
+        "runs/a/checkpoints/best.ckpt",
+        "runs/../runs/a",
+        "link",
+        "~/runs/a",
+        str(tmp_path / "runs/a"),
+        "~/runs/*",
+        "runs/**/best.ckpt",
+    ]
     for path in written:
         (found,) = expand([path])
         assert Path(found).resolve() == (tmp_path / "runs/a/checkpoints/best.ckpt").resolve(), path
@@ -141,11 +151,15 @@ def whole(tmp_path_factory):
     data.setup()
     model = models.VAE.for_data(data, hidden=[4], z_dim=2)
     return {
-        "model": "VAE", "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "epoch": 1,
-        "global_step": 20, "datamodule_hyper_parameters": dict(data.hparams),
+        "model": "VAE",
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "epoch": 1,
+        "global_step": 20,
+        "datamodule_hyper_parameters": dict(data.hparams),
         "run": {"data": "Digits", "protocol": data.protocol, "seed": 0, "labels_hash": None, "processes": 1},
         "made": {"commit": ["abc"], "machine": ["a CPU"], "seconds": 3.0},
-    }  # fmt: skip
+    }
 
 
 def without(contents, *keys):
@@ -214,14 +228,14 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("said", WEIGHTS)
-def test_damaged_weights_are_refused_in_a_sentence(whole, tmp_path, monkeypatch, said):
+@pytest.mark.parametrize("message", WEIGHTS)
+def test_damaged_weights_are_refused_in_a_sentence(whole, tmp_path, monkeypatch, message):
     monkeypatch.chdir(tmp_path)
-    path = saved(whole | {"state_dict": WEIGHTS[said](dict(whole["state_dict"]))})
+    path = saved(whole | {"state_dict": WEIGHTS[message](dict(whole["state_dict"]))})
     for read in (models.load, lambda path: open_checkpoint(path, {})):
         with pytest.raises(ValueError, match=r"^a\.ckpt does not fit this version of VAE: its weight") as refused:
             read(path)
-        assert said in str(refused.value)
+        assert message in str(refused.value)
         assert "\n" not in str(refused.value)
 
 

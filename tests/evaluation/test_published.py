@@ -14,8 +14,17 @@ from evaluation.schema import Evaluation
 from runtime import hparams
 
 ROOT = Path(__file__).parents[2]
-ONE = {"z_dim": 50, "hidden": [200, 200], "activation": "tanh", "encoder": "mlp", "decoder": "mlp", "beta": 1.0,
-       "batch_norm": False, "num_groups": None, "likelihood": "bernoulli"}  # fmt: skip
+ONE = {
+    "z_dim": 50,
+    "hidden": [200, 200],
+    "activation": "tanh",
+    "encoder": "mlp",
+    "decoder": "mlp",
+    "beta": 1.0,
+    "batch_norm": False,
+    "num_groups": None,
+    "likelihood": "bernoulli",
+}
 TWO = ONE | {"z_dim": (100, 50), "inner_hidden": (100, 100)}
 M2 = {"z_dim": 50, "hidden": [500], "encoder": "mlp", "decoder": "mlp", "likelihood": "bernoulli", "batch_norm": True}
 M1 = {"z_dim": 50, "hidden": [500, 500], "encoder": "mlp", "decoder": "mlp", "likelihood": "bernoulli"}
@@ -208,8 +217,12 @@ def test_numbers_are_what_they_are_called():
 
 def test_settings_of_papers_are_options_of_this_program():
     """A name that no run has would differ from every run."""
-    models_of = {"one layer": checkpoint("IWAE"), "two layers": checkpoint("HierarchicalVAE", TWO),
-                 "M2": AS_KINGMA, "M1M2": STACKED}  # fmt: skip
+    models_of = {
+        "one layer": checkpoint("IWAE"),
+        "two layers": checkpoint("HierarchicalVAE", TWO),
+        "M2": AS_KINGMA,
+        "M1M2": STACKED,
+    }
     for paper in published_results():
         assert set(paper.settings) <= set(run_settings(models_of[paper.settings["model"]]))
 
@@ -234,8 +247,8 @@ INVALID = {
 
 @pytest.mark.parametrize("name", INVALID)
 def test_a_mistake_in_the_file_is_named(name):
-    content, said = INVALID[name]
-    with pytest.raises(ValueError, match=said):
+    content, message = INVALID[name]
+    with pytest.raises(ValueError, match=message):
         published.parse(content)
     assert len(published.parse({"experiments": [VALID]})) == 1
 
@@ -243,8 +256,15 @@ def test_a_mistake_in_the_file_is_named(name):
 def test_options_of_a_single_result_add_to_those_of_its_experiment():
     changed = {"objective": "elbo", "num_samples": 1, "value": 85.0, "hidden": [3], "batch_size": 7}
     (paper,) = published.parse({"experiments": [VALID | {"results": [changed], "epochs": 2}]})
-    assert paper.settings == {"model": "one layer", "images": "MNIST, dynamic", "training_images": None, "hidden": [3],
-                              "quantity": "nll", "objective": "iwae", "K": 1}  # fmt: skip
+    assert paper.settings == {
+        "model": "one layer",
+        "images": "MNIST, dynamic",
+        "training_images": None,
+        "hidden": [3],
+        "quantity": "nll",
+        "objective": "iwae",
+        "K": 1,
+    }
     assert (paper.epochs, paper.batch_size, paper.se, paper.K) == (2, 7, None, None)
 
 

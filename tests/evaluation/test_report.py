@@ -53,8 +53,17 @@ def result(run="a", log_px=HARD, stem="best", **more):
 
 def autoencoder(run="ae"):
     more = {"quantity": None, "nll": None, "nll_se": None, "num_samples": None, "images_hash": None, "loss": 30.0}
-    return result(run, **more, criterion="bce", model="AE", rate=None, elbo=None, distortion=None,
-                  active_dimensions=None, kl_per_dimension=None)  # fmt: skip
+    return result(
+        run,
+        **more,
+        criterion="bce",
+        model="AE",
+        rate=None,
+        elbo=None,
+        distortion=None,
+        active_dimensions=None,
+        kl_per_dimension=None,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -103,8 +112,12 @@ UNLIKE = {
 @pytest.mark.parametrize("other", UNLIKE)
 def test_there_is_no_difference_between_what_is_not_alike(other):
     """And what comes after is compared with the first of its own."""
-    found = beside(result("a"), result("b", HARD + 1, **UNLIKE[other]), result("c", HARD + 3, **UNLIKE[other]),
-                   result("d", HARD - 1))  # fmt: skip
+    found = beside(
+        result("a"),
+        result("b", HARD + 1, **UNLIKE[other]),
+        result("c", HARD + 3, **UNLIKE[other]),
+        result("d", HARD - 1),
+    )
     assert [run.versus_first and round(run.versus_first.nll, 6) for run in found] == [None, None, -2, 1]
 
 
@@ -176,8 +189,12 @@ def test_a_number_of_another_experiment_stands_in_a_note_that_says_what_differs(
 
 def test_errors_of_a_paper_are_fractions_with_their_spread():
     network = {"z_dim": 50, "hidden": [500]}
-    papers = CHECKPOINT | {"model": "M2", "hyper_parameters": network, "run": {"data": "MNIST", "protocol": "dynamic"},
-                           "datamodule_hyper_parameters": {"num_labels": 100}}  # fmt: skip
+    papers = CHECKPOINT | {
+        "model": "M2",
+        "hyper_parameters": network,
+        "run": {"data": "MNIST", "protocol": "dynamic"},
+        "datamodule_hyper_parameters": {"num_labels": 100},
+    }
     wrong = {"model": "M2", "test_error": 0.15, "test_error_images": 10_000}
     (found,) = comparisons.with_comparisons([result("a", **wrong)], [papers])
     entry = found.to_dict()
@@ -285,8 +302,11 @@ def test_runs_beside_all_before_them(several):
     assert {name: round(of.nll, 6) for name, of in last.versus.items()} == {"a": -2, "b|c": -1}
     found = sections(Path("r/results.md").read_text())
     (table,) = (lines for title, lines in found.items() if "differences" in title)
-    assert [line[:3] for line in table] == [["", "a", "b|c"], ["b|c", "-1.00 ± 0.00", ""],
-                                            ["a (last)", "-2.00 ± 0.00", "-1.00 ± 0.00"]]  # fmt: skip
+    assert [line[:3] for line in table] == [
+        ["", "a", "b|c"],
+        ["b|c", "-1.00 ± 0.00", ""],
+        ["a (last)", "-2.00 ± 0.00", "-1.00 ± 0.00"],
+    ]
 
 
 def test_differences_of_kinds_and_of_K_share_no_table():
@@ -337,11 +357,11 @@ def test_chosen_options_are_in_the_tables():
     options = DEFAULT_START | {"hidden": (200, 200), "z_dim": 9}
     made = CHECKPOINT | {"hyper_parameters": options, "training": {"steps_per_call": 5}}
     (found,) = comparisons.with_comparisons([result("a")], [made])
-    said = "z_dim 9, hidden [200, 200], steps_per_call 5"
-    assert report.provenance_cells(found)[-1] == said
+    cell = "z_dim 9, hidden [200, 200], steps_per_call 5"
+    assert report.provenance_cells(found)[-1] == cell
     report.write_report(Path("r"), [found], [])
     with Path("r/results.csv").open(newline="") as file:
-        assert [row["options"] for row in csv.DictReader(file)] == [said]
+        assert [row["options"] for row in csv.DictReader(file)] == [cell]
 
 
 def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatch):
@@ -376,10 +396,10 @@ def test_labels_of_the_figure_tell_runs_apart(tmp_path):
     assert labels == ["a", "a (last)", "b", tmp_path.name]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(None, "-"), (0.0, "0 min"), (600.0, "10 min"), (5399.0, "90 min"),
+@pytest.mark.parametrize(("seconds", "message"), [(None, "-"), (0.0, "0 min"), (600.0, "10 min"), (5399.0, "90 min"),
                                                (5400.0, "1.5 h"), (36000.0, "10.0 h")])  # fmt: skip
-def test_durations(seconds, said):
-    assert report.duration(seconds) == said
+def test_durations(seconds, message):
+    assert report.duration(seconds) == message
 
 
 def test_a_report_that_fails_leaves_the_one_before(several):

@@ -52,9 +52,9 @@ def test_a_smaller_result_does_not_replace_a_larger_one(smaller, capsys):
     assert read_result(Path("run/evaluation.json")) == large == files.kept[str(BEST)]
     assert np.load("run/log_px.npy")[0] == -20.0
     assert small in everything()
-    said = capsys.readouterr().err
-    assert said.startswith("note: run/evaluation.json keeps the larger result (1000 images, K = 1000); this one (")
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("note: run/evaluation.json keeps the larger result (1000 images, K = 1000); this one (")
+    assert stderr.count("\n") == 1
 
 
 def test_ais_and_classifiers_make_a_result_larger():
@@ -142,10 +142,10 @@ def test_a_folder_that_cannot_be_written_to_costs_one_warning(monkeypatch, capsy
     monkeypatch.setattr(result_files, "atomic_write", refuse)
     _, files = save()
     assert files.unsaved[str(BEST)].errno == number
-    said = capsys.readouterr().err
-    assert said.startswith("warning: run/evaluations/best_")
-    assert os.strerror(number) in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("warning: run/evaluations/best_")
+    assert os.strerror(number) in stderr
+    assert stderr.count("\n") == 1
 
 
 def test_one_file_of_two_that_can_be_written_saves_the_result(capsys):

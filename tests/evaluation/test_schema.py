@@ -78,9 +78,14 @@ def reference(**changes):
 ])  # fmt: skip
 def test_a_published_number_is_named_by_its_comparability(changes, name, more):
     assert reference(**changes).to_dict() == {
-        name: 86.76, f"{name}_se": None, "paper_source": "A paper", "paper_epochs": 3, **more,
-        "paper_remark": "A remark", "words": "In words",
-    }  # fmt: skip
+        name: 86.76,
+        f"{name}_se": None,
+        "paper_source": "A paper",
+        "paper_epochs": 3,
+        **more,
+        "paper_remark": "A remark",
+        "words": "In words",
+    }
 
 
 def test_comparisons_follow_the_keys_of_the_evaluation_and_have_none_if_they_are_absent():

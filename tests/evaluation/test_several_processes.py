@@ -18,10 +18,24 @@ from evaluation import ais, cache, tables
 from evaluation import evaluate as evaluate_module
 
 pytestmark = pytest.mark.slow
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
-         "--trainer.enable_progress_bar", "false"]  # fmt: skip
-OF_RUN = {"vae": ["--model.z_dim", "2", "--wandb", "offline"], "ae": ["--model", "AE"], "cvae": ["--model", "CVAE"],
-          "m2": ["--model", "M2", "--data.num_labels", "50"]}  # fmt: skip
+QUICK = [
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "1",
+    "--num_samples",
+    "0",
+    "--callbacks",
+    "[]",
+    "--trainer.enable_progress_bar",
+    "false",
+]
+OF_RUN = {
+    "vae": ["--model.z_dim", "2", "--wandb", "offline"],
+    "ae": ["--model", "AE"],
+    "cvae": ["--model", "CVAE"],
+    "m2": ["--model", "M2", "--data.num_labels", "50"],
+}
 AIS = ["--ais", "--ais_temperatures", "20", "--ais_images", "10"]
 COMMON = ["--num_samples", "50", "--limit", "100", "--figures", "[]", "--no_baselines", "--device", "cpu"]
 ALL = [f"{run}/checkpoints/best.ckpt" for run in OF_RUN]
@@ -198,13 +212,13 @@ def test_doubt_is_said_in_a_sentence_with_what_ais_moves(capsys):
     assert evaluate.main([vae, *COMMON, "--report", "r"]) == 0
     result = read("vae")
     assert result["k_hat_above"] > tables.HIGH_K_HAT_SHARE
-    said = (
+    remark = (
         f"Pareto k-hat is above 0.7 for up to {result['k_hat_above']:.0%} of the images (vae): K = 50 samples are too"
     )
     out = capsys.readouterr().out
-    assert said in out
+    assert remark in out
     assert "--ais says by how much at least." in out
-    assert said in Path("r/results.md").read_text()
+    assert remark in Path("r/results.md").read_text()
     assert evaluate.main([vae, *COMMON, *AIS]) == 0
     result, out = read("vae"), capsys.readouterr().out
     assert result["ais_lowers_nll"] > 0.5  # samples of so narrow a q miss most of p(x)

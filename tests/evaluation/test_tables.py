@@ -65,8 +65,11 @@ def test_kinds_of_results_have_means_of_their_own():
         (run, checkpoint(seed)) for group in ([result("a"), result("b")], few, given) for seed, run in enumerate(group)
     ]
     titles = [line for line in lines(*runs) if line.startswith("Digits")]
-    assert [title.partition(": ")[2].partition(" test")[0] for title in titles] == ["log p(x) of 5", "log p(x) of 10",
-                                                                                    "log p(x|y) of 10"]  # fmt: skip
+    assert [title.partition(": ")[2].partition(" test")[0] for title in titles] == [
+        "log p(x) of 5",
+        "log p(x) of 10",
+        "log p(x|y) of 10",
+    ]
 
 
 def test_label_draws_are_seeds_too():
@@ -111,17 +114,17 @@ def test_what_a_row_does_not_have_is_a_dash():
     assert table[3].split() == ["a", "M1+SVM", *7 * ["-"], "50.00%"]
 
 
-@pytest.mark.parametrize(("mean", "se", "said"), [
+@pytest.mark.parametrize(("mean", "se", "message"), [
     (0.5, 0.1, "finds at least 0.50 ± 0.10 nats more (a) on"),
     (0.08, 0.09, "finds no more with these chains (0.08 ± 0.09 nats, a) on"),
     (-0.5, 0.1, "finds no more with these chains (-0.50 ± 0.10 nats, a) on"),
     (-0.5, None, "finds no more with these chains (-0.50 nats, a) on"),
 ])  # fmt: skip
-def test_ais_says_by_how_much_at_least(mean, se, said):
+def test_ais_says_by_how_much_at_least(mean, se, message):
     """It is a lower bound on log p(x) itself."""
     ais = {"ais_nll": 19.0, "ais_nll_se": 1.0, "ais_images": 5, "ais_lowers_nll": mean, "ais_lowers_nll_se": se}
     text = tables([result("a", k_hat_above=0.9, **ais)])
-    assert f"AIS, itself a lower bound on log p(x), {said} the images that it was run on." in text
+    assert f"AIS, itself a lower bound on log p(x), {message} the images that it was run on." in text
     assert "--ais says by how much at least" in tables([result("a", k_hat_above=0.9)])
 
 

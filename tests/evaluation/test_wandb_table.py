@@ -75,14 +75,14 @@ class Broken(Exception):
     """Something of W&B's own."""
 
 
-@pytest.mark.parametrize(("error", "said"), [(Broken("no network\nat all"), "no network"), (Broken(), "Broken")])
-def test_where_it_fails_one_warning_says_so(folders, tmp_path, monkeypatch, capsys, error, said):
+@pytest.mark.parametrize(("error", "message"), [(Broken("no network\nat all"), "no network"), (Broken(), "Broken")])
+def test_where_it_fails_one_warning_says_so(folders, tmp_path, monkeypatch, capsys, error, message):
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(wandb, "init", fail)
     wandb_table.mirror(RESULTS, folders, tmp_path, offline=True)
-    assert capsys.readouterr() == ("", f"warning: W&B has not got all results ({said}).\n")
+    assert capsys.readouterr() == ("", f"warning: W&B has not got all results ({message}).\n")
 
 
 @pytest.mark.parametrize("where", ["at its start", "later"])
@@ -147,8 +147,14 @@ def test_offline_one_line_says_where_the_runs_lie(folders, tmp_path, capfd, monk
     assert out == f"W&B, offline: upload it by: wandb sync {paths[0]} {paths[1]}\n"
 
 
-OF_NEW_RUN = {"WANDB_NAME": "mine", "WANDB_RUN_GROUP": "ours", "WANDB_TAGS": "a,b", "WANDB_NOTES": "a note",
-              "WANDB_JOB_TYPE": "test", "WANDB_RUN_ID": "another1"}  # fmt: skip
+OF_NEW_RUN = {
+    "WANDB_NAME": "mine",
+    "WANDB_RUN_GROUP": "ours",
+    "WANDB_TAGS": "a,b",
+    "WANDB_NOTES": "a note",
+    "WANDB_JOB_TYPE": "test",
+    "WANDB_RUN_ID": "another1",
+}
 
 
 def test_variables_name_the_run_of_the_table_and_leave_the_runs_of_training_as_they_are(folders, tmp_path, monkeypatch):

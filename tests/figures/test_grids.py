@@ -68,8 +68,13 @@ def test_labels_and_title_are_not_cut():
         assert box.y0 >= 0, text
         assert box.y1 <= whole.y1, text
     assert [text.get_text() for text in figure.axes[0].texts] == [
-        "a", "reconstruction", "0.11", "0.11", "0.11", "a title of the grid",
-    ]  # fmt: skip
+        "a",
+        "reconstruction",
+        "0.11",
+        "0.11",
+        "0.11",
+        "a title of the grid",
+    ]
 
 
 def test_reconstructions_lie_below_their_inputs_in_blocks_of_ten():

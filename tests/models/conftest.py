@@ -84,8 +84,13 @@ def trainer(tmp_path):
     """Return a `pl.Trainer` on the CPU without output and files."""
 
     def build(**options):
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                 "enable_model_summary": False, "default_root_dir": tmp_path}  # fmt: skip
+        quiet = {
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": tmp_path,
+        }
         warnings.filterwarnings("ignore", "Found .* in eval mode")  # M1 of M1M2 is always in evaluation mode
         return pl.Trainer(**{"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1, **quiet, **options})
 

@@ -9,8 +9,18 @@ from models.estimators.ais import Settings, anneal
 from models.estimators.importance import importance
 
 SHAPE = (2, 8, 6)  # all sizes differ
-OF_IMAGES = ("encode", "reconstruct", "latent_statistics", "classify", "analogies", "canonical", "pose", "content",
-             "features", "interpolate")  # fmt: skip
+OF_IMAGES = (
+    "encode",
+    "reconstruct",
+    "latent_statistics",
+    "classify",
+    "analogies",
+    "canonical",
+    "pose",
+    "content",
+    "features",
+    "interpolate",
+)
 LIKELIHOODS = ("log_weights", "rate_distortion")
 EVERY = pytest.mark.parametrize("name", MODELS)
 ENCODING = [name for name, kind in MODELS.items() if not issubclass(kind, ImplicitModel)]
@@ -73,8 +83,14 @@ def test_equivalent_image_types_give_identical_results(build, grey, name, form):
     array = grey.numpy()
     frozen = array.copy()
     frozen.flags.writeable = False
-    given = {"uint8": grey, "array": array, "reversed": array[::-1].copy()[::-1], "read-only": frozen,
-             "float64": expected.double(), "bool": grey > 0}[form]  # fmt: skip
+    given = {
+        "uint8": grey,
+        "array": array,
+        "reversed": array[::-1].copy()[::-1],
+        "read-only": frozen,
+        "float64": expected.double(),
+        "bool": grey > 0,
+    }[form]
     calls = takes_images(model, OF_IMAGES + LIKELIHOODS if form == "bool" else OF_IMAGES)
     assert calls
     for method, call in calls.items():

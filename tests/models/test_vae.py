@@ -208,8 +208,8 @@ def test_beta_grows_from_0_over_its_warm_up(fit, binary, warmup, accumulate, bet
 ])  # fmt: skip
 def test_an_unfinished_warm_up_is_reported(fit, binary, limits, after, last):
     model = VAE((1, 8, 8), hidden=[4], beta_warmup=4)
-    said = f"beta_warmup is 4 epochs and the run ends after {after}: beta ends at {last} and never reaches 1\\."
-    with pytest.warns(UserWarning, match=said) if after else nullcontext():
+    message = f"beta_warmup is 4 epochs and the run ends after {after}: beta ends at {last} and never reaches 1\\."
+    with pytest.warns(UserWarning, match=message) if after else nullcontext():
         fit(model, [binary(2), binary(2)], **limits)
 
 
@@ -266,8 +266,13 @@ def test_a_likelihood_refuses_data_that_it_is_not_defined_for(make, name, option
 # The contract of log_weights
 
 
-NETWORKS = [{}, {"batch_norm": True}, {"encoder": "conv", "decoder": "conv"},
-            {"encoder": "conv", "decoder": "conv", "batch_norm": True}, {"decoder": "coordinate"}]  # fmt: skip
+NETWORKS = [
+    {},
+    {"batch_norm": True},
+    {"encoder": "conv", "decoder": "conv"},
+    {"encoder": "conv", "decoder": "conv", "batch_norm": True},
+    {"decoder": "coordinate"},
+]
 # AffineVAE, CVAE and M1M2 have their own tests of this
 LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
 
@@ -537,8 +542,9 @@ def test_the_default_initialization_avoids_collapse_on_sparse_images(objective):
 ])  # fmt: skip
 def test_the_warm_up_has_the_given_length(make, options, epochs, steps):
     model = make("VAE", **options)
-    model._trainer = SimpleNamespace(num_training_batches=10, accumulate_grad_batches=1, max_epochs=epochs,
-                                     max_steps=-1, global_step=0)  # fmt: skip
+    model._trainer = SimpleNamespace(
+        num_training_batches=10, accumulate_grad_batches=1, max_epochs=epochs, max_steps=-1, global_step=0
+    )
     assert model.warmup_steps() == steps
     for step in (0, 1, 7, 20, 600):
         model._trainer.global_step = step

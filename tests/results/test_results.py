@@ -78,20 +78,22 @@ def test_a_failed_training_ends_the_program(small, monkeypatch):
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize(("argv", "said"), [(["--trained"], "leave --trained out"), (["m1_mnist"], "train that too")])
-def test_nothing_to_publish_is_an_error(tmp_path, monkeypatch, capsys, argv, said):
+@pytest.mark.parametrize(
+    ("argv", "message"), [(["--trained"], "leave --trained out"), (["m1_mnist"], "train that too")]
+)
+def test_nothing_to_publish_is_an_error(tmp_path, monkeypatch, capsys, argv, message):
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     monkeypatch.setattr(results, "train", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["results", "--data.root", str(tmp_path), "--runs", str(tmp_path), *argv])
     assert results.main() == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("argv", "said"), [
+@pytest.mark.parametrize(("argv", "message"), [
     (["--data.root", "nowhere"], "there is no folder nowhere/MNIST/raw"), (["vea_mnist"], "unknown recipe vea_mnist"),
 ])  # fmt: skip
-def test_invalid_arguments_are_refused(monkeypatch, capsys, argv, said):
+def test_invalid_arguments_are_refused(monkeypatch, capsys, argv, message):
     monkeypatch.setattr(sys, "argv", ["results", *argv])
     with pytest.raises(SystemExit):
         results.main()
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -12,10 +12,14 @@ CHECKPOINT = {"model": "VAE", "hyper_parameters": {}, "run": {"data": "Digits"}}
 M1M2 = CHECKPOINT | {
     "model": "M1M2",
     "hyper_parameters": {
-        "image_shape": (1, 28, 28), "num_classes": 10, "labelled_fraction": 0.1, "m1": "/somewhere", "kept": [0, 1],
+        "image_shape": (1, 28, 28),
+        "num_classes": 10,
+        "labelled_fraction": 0.1,
+        "m1": "/somewhere",
+        "kept": [0, 1],
         "m1_options": {"z_dim": 50, "beta": 1.0},
     },
-}  # fmt: skip
+}
 
 
 def test_non_default_options():
@@ -46,10 +50,10 @@ def test_stored_defaults_equal_missing_options():
     """Older checkpoints lack options that are newer."""
     plain = run_options(CHECKPOINT)
     assert plain["z_dim"] == 20
-    said = CHECKPOINT | {"hyper_parameters": {"z_dim": 20, "hidden": None}, "training": {"steps_per_call": 1}}
-    assert run_options(said) == plain
+    checkpoint = CHECKPOINT | {"hyper_parameters": {"z_dim": 20, "hidden": None}, "training": {"steps_per_call": 1}}
+    assert run_options(checkpoint) == plain
     assert (
-        non_default_options(said) == OLDER_DEFAULTS
+        non_default_options(checkpoint) == OLDER_DEFAULTS
     )  # what is not written down is as it was before there was such an option
 
 

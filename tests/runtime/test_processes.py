@@ -228,8 +228,14 @@ print(before, gloo())
 def test_no_thread_of_the_process_group_is_left(tmp_path):
     """A thread that needs the interpreter after its end sometimes aborts the process (pytorch issue 190489)."""
     root = Path(__file__).parents[2]
-    ran = subprocess.run([sys.executable, "-c", LEAVES], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
-                         capture_output=True, text=True, check=True)  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-c", LEAVES],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     before, after = map(int, ran.stdout.split())
     assert before > 0
     assert after == 0

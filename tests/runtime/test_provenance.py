@@ -7,8 +7,9 @@ from runtime import provenance
 
 
 def git(folder, *command):
-    subprocess.run(["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True,
-                   capture_output=True)  # fmt: skip
+    subprocess.run(
+        ["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True, capture_output=True
+    )
 
 
 def test_the_commit_and_whether_files_differ_from_it(tmp_path, monkeypatch):

@@ -32,8 +32,10 @@ def test_a_change_is_named_and_allowed_only_when_asked_for(capsys):
     assert train.main(command("a")) == 0
     changed = command("a", "VAE", *MORE, "--model.lr", "1e-2", "--model.beta", "0.5")
     assert train.main(changed) == 2
-    said = capsys.readouterr().err
-    assert "its --model.lr is 0.001, not 0.01; its --model.beta is 1.0, not 0.5. Give the same options, or add" in said
+    stderr = capsys.readouterr().err
+    assert (
+        "its --model.lr is 0.001, not 0.01; its --model.beta is 1.0, not 0.5. Give the same options, or add" in stderr
+    )
     assert contents("a")["epoch"] == 2
     assert train.main([*changed, "--allow_changes"]) == 0
     assert "warning: a/checkpoints/last.ckpt is of another run: its --model.lr is 0.001" in capsys.readouterr().err
@@ -63,14 +65,18 @@ def test_weights_of_another_model_are_refused_whatever_is_allowed(capsys, change
 
 def test_batch_options_may_not_change_mid_epoch():
     faulty({"step": 17, "signal": signal.SIGTERM}, *command("a"))
-    ((status, _, said),) = faulty({}, *command("a", "VAE", "--data.batch_size", "50", "--allow_changes"))
+    ((status, _, stderr),) = faulty({}, *command("a", "VAE", "--data.batch_size", "50", "--allow_changes"))
     assert status == 2
     assert (
         "its --data.batch_size is 100, not 50. It was written in the middle of an epoch, whose batches would change"
-        in said
+        in stderr
     )
-    assert train.main(command("b", "VAE", "--resume", "a/checkpoints/best.ckpt", "--data.batch_size", "50",
-                              "--allow_changes")) == 0  # fmt: skip
+    assert (
+        train.main(
+            command("b", "VAE", "--resume", "a/checkpoints/best.ckpt", "--data.batch_size", "50", "--allow_changes")
+        )
+        == 0
+    )
 
 
 def test_the_result_of_a_finished_run_is_kept(monkeypatch, capsys):
@@ -108,8 +114,8 @@ def test_options_of_training_are_compared_too(capsys):
     assert train.main(command("a")) == 0
     more = ["--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.1"]
     assert train.main(command("a", "VAE", *MORE, *more)) == 2
-    said = "its --trainer.accumulate_grad_batches is 1, not 2; its --trainer.gradient_clip_val is None, not 0.1."
-    assert said in capsys.readouterr().err
+    message = "its --trainer.accumulate_grad_batches is 1, not 2; its --trainer.gradient_clip_val is None, not 0.1."
+    assert message in capsys.readouterr().err
     assert train.main(command("a", "VAE", *MORE, *more, "--allow_changes")) == 0
 
 
@@ -118,13 +124,13 @@ def test_a_smaller_result_is_cached_and_a_larger_one_kept(monkeypatch, capsys):
     large = Path("a/evaluation.json").read_bytes()
     smaller = command("a", "VAE", "--num_samples", "2", "--limit", "50")
     assert train.main(smaller) == 0
-    said = capsys.readouterr()
-    assert "note: a/evaluation.json keeps the larger result (100 images, K = 3)" in said.err
+    output = capsys.readouterr()
+    assert "note: a/evaluation.json keeps the larger result (100 images, K = 3)" in output.err
     assert Path("a/evaluation.json").read_bytes() == large
     monkeypatch.setattr(train, "evaluate_checkpoint", None)  # it is not needed any more
     for again in (smaller, command("a", "VAE", "--num_samples", "3", "--limit", "100")):
         assert train.main(again) == 0
-    assert "of 50 test images" in said.out
+    assert "of 50 test images" in output.out
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
@@ -153,8 +159,24 @@ def test_a_run_folder_is_resumed_from_its_newest_checkpoint(capsys):
 
 def test_an_m1_may_be_given_by_its_run_folder():
     assert train.main(command("m1", "VAE", "--model.z_dim", "2")) == 0
-    stack = ["--model", "M1M2", "--data.num_labels", "50", "--model.m1", "m1", "--model.hidden", "[8]",
-             "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]", "--run_dir", "stack"]  # fmt: skip
+    stack = [
+        "--model",
+        "M1M2",
+        "--data.num_labels",
+        "50",
+        "--model.m1",
+        "m1",
+        "--model.hidden",
+        "[8]",
+        "--trainer.max_epochs",
+        "1",
+        "--num_samples",
+        "0",
+        "--callbacks",
+        "[]",
+        "--run_dir",
+        "stack",
+    ]
     assert train.main(stack) == 0
 
 
@@ -170,7 +192,7 @@ def test_a_refused_start_leaves_the_folder_as_it_was(capsys, monkeypatch):
         raise wandb.errors.UsageError("No API key configured.")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    for change, said in {
+    for change, message in {
         "--trainer.max_epochs 2": "--trainer.max_epochs 2: it is in epoch 3 already. Give 3 or more",
         "--trainer.max_steps 20": "--trainer.max_steps 20: it is in step 39 already. Give 39 or more",
         "--trainer.max_epochs 2 --allow_changes": "it is in epoch 3 already",
@@ -179,7 +201,7 @@ def test_a_refused_start_leaves_the_folder_as_it_was(capsys, monkeypatch):
         "--trainer.max_epochs 8 --model.lr 0.1": "its --model.lr is 0.001, not 0.1",
     }.items():
         assert train.main([*command("a"), *change.split()]) == 2, change
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert contents_of("a") == before, change
 
 

@@ -78,9 +78,9 @@ def test_a_resumed_run_keeps_its_number_of_threads(capsys, monkeypatch):
     # of the size of the model there would be one
     assert train.main(command("a", "VAE", "--trainer.max_epochs", "4")) == 0
     assert torch.get_num_threads() == 2
-    said = capsys.readouterr()
-    assert ", 2 threads, run folder a" in said.out
-    assert "warning" not in said.err
+    output = capsys.readouterr()
+    assert ", 2 threads, run folder a" in output.out
+    assert "warning" not in output.err
     assert train.main(command("a", "VAE", "--trainer.max_epochs", "5", "--threads", "1")) == 0
     assert "warning: This run had 2 threads before and has 1 thread now" in capsys.readouterr().err
     assert train.main(command("b")) == 0

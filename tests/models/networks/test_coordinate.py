@@ -99,8 +99,9 @@ def test_a_transform_moves_the_coordinates_and_nothing_else(shape):
     maps = torch.stack([ROTATION, torch.randn(2, 3), torch.eye(2, 3)])
     drawn = decoder(z, transform=maps)
     for i in range(3):
-        moved = torch.tensor([[(row[0] * x + row[1] * y + row[2]).item() for row in maps[i]]
-                              for x, y in points_of(*shape[1:]).tolist()])  # fmt: skip
+        moved = torch.tensor(
+            [[(row[0] * x + row[1] * y + row[2]).item() for row in maps[i]] for x, y in points_of(*shape[1:]).tolist()]
+        )
         expected = as_image(naive(decoder, z[i], moved), *shape[1:])
         torch.testing.assert_close(drawn[i], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(drawn[2], decoder(z)[2])  # the identity has no effect

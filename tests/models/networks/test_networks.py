@@ -40,9 +40,12 @@ def test_any_encoder_with_any_decoder_at_any_shape(shape, encoder, decoder, batc
     assert y.shape == (7, *shape)
     y.square().sum().backward()
     silent = {  # batch norm removes a bias before it
-        id(layer.bias) for layer in network.modules() if batch_norm and getattr(layer, "bias", None) is not None
+        id(layer.bias)
+        for layer in network.modules()
+        if batch_norm
+        and getattr(layer, "bias", None) is not None
         and not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
-    }  # fmt: skip
+    }
     if decoder == "coordinate" and shape[1:] == (1, 1):  # the only pixel is at (0, 0)
         silent.add(id(network[1].place.weight))
     for name, parameter in network.named_parameters():
@@ -79,10 +82,16 @@ def test_the_decoder_mirrors_the_encoder():
         encoder = linear_sizes(make_encoder("mlp", (1, 3, 4), 2, sizes, "relu", False))
         decoder = linear_sizes(make_decoder("mlp", 2, (1, 3, 4), sizes, "relu", False))
         assert decoder == [(n_out, n_in) for n_in, n_out in reversed(encoder)]
-    channels = [m.out_channels for m in make_encoder("conv", (1, 8, 8), 2, HIDDEN, "relu", False).modules()
-                if isinstance(m, nn.Conv2d)]  # fmt: skip
-    mirrored = [m.in_channels for m in make_decoder("conv", 2, (1, 8, 8), HIDDEN, "relu", False).modules()
-                if isinstance(m, nn.ConvTranspose2d)]  # fmt: skip
+    channels = [
+        m.out_channels
+        for m in make_encoder("conv", (1, 8, 8), 2, HIDDEN, "relu", False).modules()
+        if isinstance(m, nn.Conv2d)
+    ]
+    mirrored = [
+        m.in_channels
+        for m in make_decoder("conv", 2, (1, 8, 8), HIDDEN, "relu", False).modules()
+        if isinstance(m, nn.ConvTranspose2d)
+    ]
     assert channels == HIDDEN
     assert mirrored == HIDDEN[::-1]
 
