@@ -34,7 +34,7 @@ class GAN(ImplicitModel):
     """Generative adversarial network (Goodfellow et al. 2014) with the non-saturating loss of its generator.
 
     For each batch, the discriminator takes one step, and then the generator takes one on the same samples. Both use
-    Adam, with beta1 as in DCGAN (Radford et al. 2016), whose lr is 2e-4. Without the R1 penalty, samples vary less.
+    Adam, with beta1 as in DCGAN (Radford et al. 2016), whose lr is 2e-4.
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -47,8 +47,8 @@ class GAN(ImplicitModel):
         discriminator_activation: The same of the discriminator.
         encoder: The discriminator's network, by its name in the registry of encoders: mlp, conv or dcgan.
         decoder: The generator's network, by its name in the registry of decoders: mlp, conv, coordinate or dcgan.
-        batch_norm: Batch norm in both networks. In the discriminator, images and samples are separate batches; with
-            spectral_norm or r1 it has none.
+        batch_norm: Batch norm in both networks; the discriminator has none with spectral_norm or r1. In the
+            discriminator, images and samples are separate batches.
         spectral_norm: Spectral norm of every layer of the discriminator (Miyato et al. 2018).
         r1: Weight of the R1 penalty r1/2 E||grad D(x)||^2 on images (Mescheder et al. 2018), where D(x) is the logit;
             0 for the loss of the paper.
@@ -70,7 +70,7 @@ class GAN(ImplicitModel):
         discriminator_activation: str = "leaky_relu_0.2",
         encoder: str = "mlp",
         decoder: str = "mlp",
-        batch_norm: bool = False,
+        batch_norm: bool = True,
         spectral_norm: bool = False,
         r1: float = 0.1,
         lr: float = 1e-3,

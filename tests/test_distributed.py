@@ -53,7 +53,7 @@ OF_MODEL = {"M2": ["--data.num_labels", "50"],
             "M1M2": ["--data.num_labels", "50", "--model.m1", "VAE/checkpoints/last.ckpt"],
             "HierarchicalVAE": ["--model.z_dim", "[4,2]", "--model.inner_hidden", "[8]"], 
             "AffineVAE": ["--model.label_weight", "1"]}
-norm = {"M2", "M1M2"}
+norm = {"M2", "M1M2", "GAN"}
 for name in [name for name in MODELS if name != "M1M2"] + ["M1M2"]:
     drawn = "[log_likelihood]" if MODELS[name].can("log_weights") else "[]"
     argv = ["--model", name, "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "3", "--callbacks",

@@ -16,6 +16,7 @@ OPTIONS = {
     "CVAE": {"num_classes": 3},
     "M2": LABELS | {"z_dim": 4},
     "M1M2": LABELS | {"z_dim": 4, "m1": "m1.ckpt", "kept": [0, 2, 3]},
+    "GAN": {"batch_norm": False},  # which is on by default
 }
 M1_OPTIONS = {"z_dim": 4, "hidden": [16]}
 
