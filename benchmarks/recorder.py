@@ -40,6 +40,7 @@ RUNS = {
     "M2": ["M2"],
     "M1M2": ["M1M2"],
     "GMMN": ["GMMN"],
+    "GAN": ["GAN"],
 }
 LABELS = {"M2": ["--data.num_labels", "100"], "M1M2": ["--data.num_labels", "100"]}
 NO_AIS = ("AE",)

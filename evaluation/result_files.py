@@ -118,7 +118,7 @@ def size(result: Evaluation) -> tuple:
     """
     return (
         result.nll is not None or result.loss is not None,
-        (result.num_images or 0) if result.quantity else 0,
+        0 if result.nll is None and result.quantity is None else result.num_images or 0,
         result.num_samples or 0,
         result.precision != "bf16",
         result.ais_images or 0,

@@ -66,8 +66,8 @@ def test_defaults_are_those_of_the_signature(key):
         names = {"model": "VAE", "data": "Digits"} | {key: name}
         defaults = train_options.build_parser(names).get_defaults()[key].as_dict()
         for parameter in inspect.signature(cls).parameters.values():
-            given = parameter.name in getattr(cls, "data_args", ())
-            if parameter.default is not parameter.empty and not given:
+            is_option = parameter.name not in (*getattr(cls, "data_args", ()), *getattr(cls, "checkpoint_args", ()))
+            if parameter.default is not parameter.empty and is_option:
                 assert defaults[parameter.name] == parameter.default, (name, parameter.name)
 
 
@@ -131,7 +131,7 @@ MISTAKES = {
     "--trainer.max_epochs -5": "--trainer.max_epochs must be -1 (no limit) or at least 0; got -5.",
     "--model.batch_norm true --data.batch_size 1": "Batch norm needs at least two images per batch",
     "train": "Unexpected argument train",
-    "--model.encoder resnet": "Unknown encoder 'resnet': choose one of mlp, conv.",
+    "--model.encoder resnet": "Unknown encoder 'resnet': choose one of mlp, conv, dcgan.",
     "--model.activation sine": "Unknown activation 'sine': choose one of relu, tanh",
     "--model.objective elbow": "Unknown objective of VAE 'elbow': choose one of elbo, iwae",
     "--model.z_dim -3": "z_dim must be at least 1; got -3.",
@@ -253,7 +253,7 @@ def test_run_folder(name, capsys):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["seed"] == 5
     assert config["model"]["name"] == name
-    assert config["model"]["batch_norm"] == (name in ("M2", "M1M2"))
+    assert config["model"]["batch_norm"] == (name in ("M2", "M1M2", "GAN"))
     result = json.loads((folder / "evaluation.json").read_text())
     assert result.keys() >= KEYS
     assert (result["model"], result["data"], result["seed"]) == (name, "Digits", 5)

@@ -543,7 +543,12 @@ def test_the_default_initialization_avoids_collapse_on_sparse_images(objective):
 def test_the_warm_up_has_the_given_length(make, options, epochs, steps):
     model = make("VAE", **options)
     model._trainer = SimpleNamespace(
-        num_training_batches=10, accumulate_grad_batches=1, max_epochs=epochs, max_steps=-1, global_step=0
+        num_training_batches=10,
+        accumulate_grad_batches=1,
+        max_epochs=epochs,
+        max_steps=-1,
+        global_step=0,
+        datamodule=None,
     )
     assert model.warmup_steps() == steps
     for step in (0, 1, 7, 20, 600):
