@@ -27,7 +27,7 @@ ROWS_PER_PASS = 500
 KERNEL_SUBSETS = 50  # of the kernel distance
 KERNEL_SUBSET_SIZE = 1000
 SAMPLES_PER_PASS = 500
-TIE = 1e-9  # squared distances that differ by less are equal: rounding in float64 is below it, steps of 8-bit pixels above
+TIE = 1e-9  # squared distances that differ by less are equal; rounding in float64 stays below it
 MEASURES = ("mmd2", "nn_error", "nn_error_real", "nn_error_samples", "frechet", "kernel", "kernel_sd")
 
 
