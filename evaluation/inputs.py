@@ -172,7 +172,7 @@ def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
     if args.baselines and not any(map(can_have_baselines, kinds)):
         raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
     if args.precision != "fp32" and not any(kind.can("log_weights") for kind in kinds):
-        raise ValueError("--precision is that of importance-sampled likelihoods, which these models do not have: leave it out.")
+        raise ValueError("--precision needs a model with an importance-sampled likelihood: leave it out.")
     ready = load_data(opened)
     for checkpoint, data in ready:
         model = models.from_checkpoint(checkpoint)
