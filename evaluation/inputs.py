@@ -19,6 +19,7 @@ from evaluation.baselines import can_have_baselines
 from evaluation.metrics import labels_or_none
 from evaluation.result_files import try_writing
 from evaluation.side_by_side import check_same_images
+from evaluation.two_sample import number_of_images
 from models.checkpoints import find, require
 from models.estimators.ais import annealing_path
 from runtime.figure_files import FigureStyle, check_style
@@ -171,7 +172,7 @@ def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
     if args.baselines and not any(map(can_have_baselines, kinds)):
         raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
     if args.precision != "fp32" and not any(kind.can("log_weights") for kind in kinds):
-        raise ValueError("--precision is that of likelihoods, which an AE does not have: leave it out.")
+        raise ValueError("--precision needs a model with an importance-sampled likelihood: leave it out.")
     ready = load_data(opened)
     for checkpoint, data in ready:
         model = models.from_checkpoint(checkpoint)
@@ -183,6 +184,8 @@ def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
         raise ValueError("--ais needs a density of x given its latents, which an AE does not have: leave it out.")
     if args.two_sample and not any(kind.can("sample") for kind in kinds):
         raise ValueError("--two_sample needs a model that samples, which an AE does not: leave it out.")
+    if args.two_sample and any(number_of_images(data) < 2 for _, data in ready):
+        raise ValueError("--two_sample needs at least 2 test images and 2 validation images: leave it out.")
     if args.side_by_side:
         check_same_images(ready, args.side_by_side)
     for option in ("report", "side_by_side"):

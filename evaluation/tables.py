@@ -330,9 +330,13 @@ TWO_SAMPLE_IMPORTANCE = ("run", "1-NN error", "MMD^2", "Fréchet", "samples are"
 
 
 def two_sample_key(result: Evaluation) -> tuple:
-    """Return what results share that are compared with the same real images."""
+    """Return what results share that are compared with the same real images.
+
+    The MMD^2 of real images tells sets of images apart; its last digits depend on the machine.
+    """
     _, data, protocol, _, _ = comparison_key(result)
-    return data, protocol, result.two_sample_images, result.two_sample_reference_mmd2
+    reference = result.two_sample_reference_mmd2
+    return data, protocol, result.two_sample_images, None if reference is None else round(reference, 5)
 
 
 def two_sample_tables(results: Sequence[Evaluation]) -> list[Table]:
@@ -343,10 +347,12 @@ def two_sample_tables(results: Sequence[Evaluation]) -> list[Table]:
         group = list(same_images)
         columns = ["run", "model", "samples are", *TWO_SAMPLE_COLUMNS]
         lines = [line for result in group for line in two_sample_lines(result)]
-        lines.append(["validation images", "-", "real images", *two_sample_cells(group[0], "reference_")])
+        # a result without all training labels has no distances in features
+        reference = next((result for result in group if result.two_sample_frechet is not None), group[0])
+        lines.append(["validation images", "-", "real images", *two_sample_cells(reference, "reference_")])
         n, protocol = group[0].two_sample_images, group[0].protocol
         heading = f"{data_name(group)}, protocol {protocol}: {n} samples and as many test images, two-sample measures"
-        has_features = any(result.two_sample_frechet is not None for result in group)
+        has_features = reference.two_sample_frechet is not None
         found.append(Table(heading, columns, lines, two_sample_remarks(group, has_features), TWO_SAMPLE_IMPORTANCE))
     return found
 

@@ -76,7 +76,8 @@ class AffineVAE(VAE):
         transform_scale: s, the scale of the map's latents: angles in radians, shifts in halves of the longer side.
         decoder: Decoder, by its name in the registry; it must draw by coordinates.
         decoder_hidden: Widths of the decoder's hidden layers, from the code to the pixel; its own by default.
-        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
+        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu or
+            leaky_relu_0.2.
         label_weight: Weight of the cross-entropy of a linear classifier on the content of images with a label, added to
             the loss, never to a bound; 0 has no classifier.
     """

@@ -21,10 +21,11 @@ class EncoderDecoder(Model):
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of the latent.
         hidden: Sizes of the hidden layers from image to latent, mirrored by the decoder: widths of an mlp, by default
-            [400, 400], or channels of a conv, by default [32, 64].
-        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu or leaky_relu.
-        encoder: Encoder, by its name in the registry: mlp or conv.
-        decoder: Decoder, by its name in the registry: mlp, conv or coordinate.
+            [400, 400], or channels of a conv, by default [32, 64], or of a dcgan, by default [64, 128].
+        activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu or
+            leaky_relu_0.2.
+        encoder: Encoder, by its name in the registry: mlp, conv or dcgan.
+        decoder: Decoder, by its name in the registry: mlp, conv, coordinate or dcgan.
         batch_norm: Batch norm before each activation.
     """
 

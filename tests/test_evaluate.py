@@ -446,7 +446,7 @@ MISTAKES = {
     f"{VAE} --ais --ais_chains 0": "--ais_chains must be at least 1; got 0.",
     "nowhere/*.ckpt": "No checkpoint matches nowhere/*.ckpt: give the path of a .ckpt file, or a pattern",
     f"{VAE} --report vae/config.yaml": "--report vae/config.yaml is a file: name a folder.",
-    f"{AE} --precision bf16": "--precision is that of likelihoods, which an AE does not have: leave it out.",
+    f"{AE} --precision bf16": "--precision needs a model with an importance-sampled likelihood: leave it out.",
     "": "Give one checkpoint or more.",
 }
 

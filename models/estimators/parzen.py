@@ -1,7 +1,8 @@
 """The Parzen window estimate of log p(x): a Gaussian kernel density around samples of a model (Goodfellow et al. 2014).
 
 It needs samples only, and papers on generators used to report it. It misranks models: it favours those that copy
-training images, and it is hundreds of nats below the log-likelihood (Theis et al. 2016; Wu et al. 2017, section 4).
+training images, and on MNIST it is hundreds of nats below the log-likelihood (Theis et al. 2016; Wu et al. 2017,
+section 4).
 """
 
 import math

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import train
 from datamodules import DATAMODULES
 from evaluation import density, digit_features, two_sample
 from evaluation import evaluate as evaluate_module
-from evaluation.tables import SAMPLE_CRITERION
+from evaluation.schema import Evaluation
+from evaluation.tables import SAMPLE_CRITERION, two_sample_tables
 from models.estimators.ais import Settings, anneal, tune
 
 QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
@@ -181,6 +183,30 @@ def test_two_sample_measures_beside_those_of_real_images(capsys):
     assert read("vae")["two_sample_noisy_mmd2"] > 0
     assert read("vae")["two_sample_reference_mmd2"] == result["two_sample_reference_mmd2"]
     assert read("ae")["two_sample_images"] is None
+
+
+def test_two_sample_rows_of_the_same_images_share_a_table_whatever_the_rounding_and_the_labels():
+    assert evaluate.main([path("gmmn"), *COMMON, "--two_sample"]) == 0
+    known = Evaluation.from_dict(read("gmmn"))
+    without_labels = replace(
+        known,
+        two_sample_reference_mmd2=known.two_sample_reference_mmd2 + 1e-9,
+        two_sample_frechet=None,
+        two_sample_reference_frechet=None,
+    )
+    (table,) = two_sample_tables([without_labels, known])
+    reference = dict(zip(table.columns, table.lines[-1], strict=True))
+    assert reference["Fréchet"] == f"{known.two_sample_reference_frechet:.2f}"
+    assert any("digit features" in remark for remark in table.remarks)
+
+
+def test_two_sample_measures_need_two_images_of_each_kind(capsys):
+    np.savez("few.npz", x=np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8))
+    assert train.main([*QUICK, "--run_dir", "few", "--data", "NPZ", "--data.root", "few.npz"]) == 0
+    capsys.readouterr()
+    assert evaluate.main([path("few"), *COMMON, "--two_sample"]) == 2
+    said = "--two_sample needs at least 2 test images and 2 validation images: leave it out."
+    assert capsys.readouterr().err.strip() == f"error: {said}"
 
 
 def test_all_files_take_rows_without_an_nll(capsys):

@@ -65,6 +65,17 @@ def test_nearest_neighbour_errors_of_known_cases():
     assert nearest_neighbour_errors(zeros, zeros)["nn_error"] == 0.5
 
 
+def test_ties_of_binary_images_count_half():
+    torch.manual_seed(0)
+    real, samples = (torch.rand(300, 1, 4, 4) < 0.2).float(), (torch.rand(300, 1, 4, 4) < 0.2).float()
+    own, other = ((real[:, None] - images[None]).flatten(2).square().sum(2) for images in (real, samples))
+    own.fill_diagonal_(torch.inf)
+    own, other = own.min(1).values, other.min(1).values
+    expected = (other < own).double() + (other == own).double() / 2
+    assert (other == own).double().mean() > 0.3
+    assert nearest_neighbour_errors(real, samples)["nn_error_real"] == expected.mean().item()
+
+
 def test_mmd_in_parts_is_that_of_the_whole(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(two_sample, "ROWS_PER_PASS", 7)
