@@ -296,7 +296,8 @@ def generator_remarks(results: Sequence[Evaluation]) -> list[str]:
     if any(result.ais_nll is not None for result in generators):
         remarks.append(
             "A generator has no importance-sampled NLL. For AIS its p(x|z) is N(g(z), sigma^2 I), with sigma^2 chosen "
-            "on validation images (Wu et al. 2017)."
+            "on validation images (Wu et al. 2017). A VAE keeps the sigma^2 of its training: --model.learn_scale true "
+            "makes it comparable."
         )
     at_the_end = [
         f"{result.px_scale**2:.2g} ({run_name(result.checkpoint)})"
