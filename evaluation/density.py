@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 import models
 from evaluation.metrics import standard_error
-from models.estimators.observation_scale import VARIANCES, log_px_of_scales
+from models.estimators.observation_scale import VARIANCES, log_px_of_scales, number_of_moves
 from models.estimators.parzen import SCALES, choose_parzen_scale, parzen_log_px
 
 SCALE_IMAGES = 20  # validation images that the scale of p(x|z) is chosen on
@@ -38,7 +39,8 @@ def choose_px_scale(model: models.Model, x: Tensor) -> dict[str, np.ndarray]:
         `variances`, the grid of sigma^2; `log_px`, the mean estimate of log p(x) for each (nats per image); and
         `px_scale`, the sigma with the highest one.
     """
-    log_px = log_px_of_scales(model, x, VARIANCES).mean(1).numpy()
+    with tqdm(total=number_of_moves(), unit="temperature", desc="sigma of p(x|z)", disable=None, leave=False) as bar:
+        log_px = log_px_of_scales(model, x, VARIANCES, moved=bar.update).mean(1).numpy()
     variances = np.array(VARIANCES)
     return {"variances": variances, "log_px": log_px, "px_scale": np.sqrt(variances[log_px.argmax()])}
 

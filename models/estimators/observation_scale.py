@@ -6,7 +6,7 @@ estimate p(x) for all sigma of a grid, each without bias.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -56,7 +56,18 @@ def squared_error_path(model, x: Tensor) -> Path:
     return Path(model.ais_prior().expand((len(x),)), lambda z: model.ais_log_px(x, z) + constant)
 
 
-def log_px_of_scales(model, x: Tensor, variances: Sequence[float] = VARIANCES, seed: int = 0) -> Tensor:
+def number_of_moves(variances: Sequence[float] = VARIANCES) -> int:
+    """Return how often `log_px_of_scales` calls `moved`."""
+    return WARM_UP + 2 * (len(precisions(variances)[0]) - 1)
+
+
+def log_px_of_scales(
+    model,
+    x: Tensor,
+    variances: Sequence[float] = VARIANCES,
+    seed: int = 0,
+    moved: Callable[[], object] = lambda: None,
+) -> Tensor:
     """Estimate log p(x) for each sigma^2 of a grid, `(S, B)` in float64, in nats per image.
 
     The step sizes adapt in a first run and are fixed in a second one, whose weights are therefore unbiased.
@@ -66,6 +77,7 @@ def log_px_of_scales(model, x: Tensor, variances: Sequence[float] = VARIANCES, s
         x: Images `(B, C, H, W)` in [0, 1].
         variances: The grid of sigma^2, in increasing order.
         seed: Seed of the noise.
+        moved: Called after each move of the chains.
     """
     x, before = model.as_images(x), model.observation_scale
     path_precisions, positions = precisions(variances)
@@ -73,8 +85,8 @@ def log_px_of_scales(model, x: Tensor, variances: Sequence[float] = VARIANCES, s
     try:
         with evaluating(model, seed):
             path = squared_error_path(model, x)
-            steps = adapted_steps(path, path_precisions)
-            log_w = log_weights(path, path_precisions, steps)  # (T + 1, C, B)
+            steps = adapted_steps(path, path_precisions, moved)
+            log_w = log_weights(path, path_precisions, steps, moved)  # (T + 1, C, B)
     finally:
         model.observation_scale = before
     log_integral = log_w[positions].logsumexp(1) - math.log(CHAINS)  # (S, B)
@@ -82,21 +94,25 @@ def log_px_of_scales(model, x: Tensor, variances: Sequence[float] = VARIANCES, s
     return log_integral.cpu() - normalisers[:, None]
 
 
-def adapted_steps(path: Path, path_precisions: Sequence[float]) -> list[float]:
+def adapted_steps(path: Path, path_precisions: Sequence[float], moved: Callable[[], object]) -> list[float]:
     """Return the step sizes for the temperatures after the first, adapted to the acceptance rate along the chains."""
     point, log_step, found = path.at(path.base.sample((CHAINS,))), math.log(0.5), []
     for precision in [*[path_precisions[1]] * WARM_UP, *path_precisions[1:]]:
         point, acceptance = hmc_step(path, point, precision, math.exp(log_step), LEAPFROGS)
         log_step += RATE * (acceptance.mean().item() - TARGET)
         found.append(math.exp(log_step))
+        moved()
     return found[WARM_UP:]
 
 
-def log_weights(path: Path, path_precisions: Sequence[float], steps: Sequence[float]) -> Tensor:
+def log_weights(
+    path: Path, path_precisions: Sequence[float], steps: Sequence[float], moved: Callable[[], object]
+) -> Tensor:
     """Return the log weights of all chains up to each temperature, `(T + 1, C, B)` in float64."""
     point = path.at(path.base.sample((CHAINS,)))
     found = [torch.zeros_like(point.log_ratio, dtype=torch.float64)]
     for (before, precision), step in zip(pairwise(path_precisions), steps, strict=True):
         found.append(found[-1] + (precision - before) * point.log_ratio.double())
         point, _ = hmc_step(path, point, precision, step, LEAPFROGS)
+        moved()
     return torch.stack(found)
