@@ -153,7 +153,7 @@ def check_own_steps(trainer: Trainer, model: Model) -> None:
     unsupported = {
         "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
         "--trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
-        "--trainer.precision 16-mixed (bf16-mixed is)": trainer.precision == "16-mixed",  # scales gradients
+        "--trainer.precision 16-mixed (use bf16-mixed)": trainer.precision == "16-mixed",  # scales gradients
     }
     if names := [name for name, is_set in unsupported.items() if is_set]:
         raise ValueError(

@@ -257,7 +257,7 @@ def test_what_two_optimizers_do_not_support_is_refused_in_one_sentence(capsys, o
 def test_scaled_gradients_are_refused(make):
     trainer = SimpleNamespace(accumulate_grad_batches=1, gradient_clip_val=None, precision="16-mixed")
     with pytest.raises(
-        ValueError, match=r"^Not supported by GAN, .*: --trainer.precision 16-mixed \(bf16-mixed is\)\."
+        ValueError, match=r"^Not supported by GAN, .*: --trainer.precision 16-mixed \(use bf16-mixed\)\."
     ):
         train.check_own_steps(trainer, make("GAN"))
     train.check_own_steps(trainer, make("VAE"))
