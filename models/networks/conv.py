@@ -22,7 +22,11 @@ def halved(image_shape: ImageShape, times: int) -> list[tuple[int, int]]:
 class ConvEncoder(Network):
     """3x3 convolutions of stride 2, then one linear layer; `hidden` are channels from the image to the code."""
 
+    name = "conv"
     default_hidden = (32, 64)
+    kernel = 3
+    first_batch_norm = 0  # the first layer with batch norm, if it is used
+    init_weights = staticmethod(glorot)
 
     def __init__(
         self,
@@ -34,22 +38,27 @@ class ConvEncoder(Network):
         context_dim: int = 0,
     ):
         if not hidden:
-            raise ValueError("The conv encoder needs at least one entry in hidden, for example [32, 64].")
+            example = list(self.default_hidden)
+            raise ValueError(f"The {self.name} encoder needs at least one entry in hidden, for example {example}.")
         layers: list[nn.Module] = []
-        for n_in, n_out in pairwise([image_shape[0], *hidden]):
-            norm = [nn.BatchNorm2d(n_out)] if batch_norm else []
-            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), *norm, ACTIVATIONS[activation]()]
+        for layer, (n_in, n_out) in enumerate(pairwise([image_shape[0], *hidden])):
+            norm = [nn.BatchNorm2d(n_out)] if batch_norm and layer >= self.first_batch_norm else []
+            convolution = nn.Conv2d(n_in, n_out, self.kernel, stride=2, padding=self.kernel // 2)
+            layers += [convolution, *norm, ACTIVATIONS[activation]()]
         pixels = prod(halved(image_shape, len(hidden))[-1])
         first: Any  # nn.Conv2d
         first, *rest = [*layers, nn.Flatten(), nn.Linear(hidden[-1] * pixels, out_dim)]
         super().__init__(first, nn.Sequential(*rest), hidden[0], 3, context_dim)
-        glorot(nn.ModuleList([self.first, self.rest]))
+        self.init_weights(nn.ModuleList([self.first, self.rest]))
 
 
 class ConvDecoder(Network):
     """One linear layer, then 3x3 transposed convolutions of stride 2; `hidden`: channels from code to image."""
 
+    name = "conv"
     default_hidden = (64, 32)
+    kernel = 3
+    init_weights = staticmethod(glorot)
 
     def __init__(
         self,
@@ -61,7 +70,8 @@ class ConvDecoder(Network):
         context_dim: int = 0,
     ):
         if not hidden:
-            raise ValueError("The conv decoder needs at least one entry in hidden, for example [32, 64].")
+            example = list(self.default_hidden[::-1])  # options are in the order from image to code
+            raise ValueError(f"The {self.name} decoder needs at least one entry in hidden, for example {example}.")
         sizes = halved(image_shape, len(hidden))[::-1]  # smallest first
         width = hidden[0] * prod(sizes[0])
         layers: list[nn.Module] = [nn.Unflatten(1, (hidden[0], *sizes[0]))]
@@ -69,9 +79,10 @@ class ConvDecoder(Network):
             layers += [*([nn.BatchNorm2d(n_in)] if batch_norm else []), ACTIVATIONS[activation]()]
             # an even size needs one row or column more than the transposed convolution gives by itself
             even = (1 - tall % 2, 1 - wide % 2)
-            layers += [nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=even)]
+            padding = self.kernel // 2
+            layers += [nn.ConvTranspose2d(n_in, n_out, self.kernel, stride=2, padding=padding, output_padding=even)]
         super().__init__(nn.Linear(in_dim, width), nn.Sequential(*layers), width, 1, context_dim)
-        glorot(nn.ModuleList([self.first, self.rest]))
+        self.init_weights(nn.ModuleList([self.first, self.rest]))
 
     def set_output_bias(self, mean: Tensor) -> None:
         """Set the output bias to the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
