@@ -45,7 +45,7 @@ class ModeCollapse(PowersOfTwoCallback):
                 self._check_collapse(trainer, pl_module)
 
     def _check_collapse(self, trainer: Trainer, model: LightningModule) -> None:
-        """Warn if samples were nearly identical at an earlier check, are now, and no fewer than then."""
+        """Warn if the share of duplicates is too high at two checks in a row and has not fallen between them."""
         share, step = self.share(trainer, model), trainer.global_step
         if not share > COLLAPSED_SHARE or (self.first_collapsed and share < self.first_collapsed[1]):
             self.first_collapsed = None

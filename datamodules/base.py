@@ -46,7 +46,7 @@ class ImageData(LightningDataModule):
     labels_hash: str | None = None
     variant = ""  # description of any difference from the published images
     label_indices: Tensor
-    # (limits, draw) -> the test images, moved by random poses, and these poses; None if the class cannot move images
+    # (limits, draw) -> test images moved by random affine maps, and the maps; None for data that cannot be moved
     transformed_test_images: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def __init__(self, batch_size: int = 100):

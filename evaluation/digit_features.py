@@ -21,7 +21,7 @@ IMAGES_PER_PASS = 500
 
 
 class DigitClassifier(nn.Module):
-    """Two strided convolutions, a layer of `FEATURES` units and one logit per class.
+    """Classifier: two strided convolutions, a hidden layer of `FEATURES` units, and one logit for each class.
 
     Args:
         image_shape: Channels, height and width.

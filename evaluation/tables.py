@@ -12,7 +12,7 @@ from models.implicit import COLLAPSED_SHARE
 from runtime.run_folder import run_name
 
 MIN_IMAGES = 50  # below this, the images may by chance be harder than average
-# Optimizer steps; the posterior starts narrow, and the rate is high for about this long. Samples start alike.
+# Optimizer steps. In shorter training, a high rate and nearly identical samples are normal.
 SHORT_TRAINING = 1000
 FAR_ABOVE = 10  # a healthy model starts at less than this many times the NLL of the mean image
 HIGH_K_HAT_SHARE = 0.1  # share of images with a high k-hat above which a remark is printed
@@ -36,7 +36,7 @@ def estimate(mean: float | None, se: float | None, form: str) -> str | None:
 
 
 def nll(row: Evaluation) -> str | None:
-    """Return the cell of the NLL: None without importance weights; an NLL that is not finite is None itself."""
+    """Return the cell of the NLL: None for a model without importance weights, "not finite" if its NLL is null."""
     if row.quantity is None or row.num_samples is None:
         return None
     return "not finite" if row.nll is None else plus_minus(row.nll, row.nll_se, ".2f")
@@ -359,7 +359,7 @@ def two_sample_tables(results: Sequence[Evaluation]) -> list[Table]:
 
 
 def two_sample_lines(result: Evaluation) -> list[list[str]]:
-    """Return the lines of one model: its samples, and with Gaussian pixels its samples with noise."""
+    """Return one line for the samples of a model, and a second one for samples with Gaussian pixel noise, if any."""
     pixels = "means" if result.protocol == "grey" else "binary"
     start = [run_name(result.checkpoint), result.model]
     lines = [[*start, pixels, *two_sample_cells(result)]]
@@ -380,7 +380,7 @@ def two_sample_cells(result: Evaluation, kind: str = "") -> list[str]:
 
 
 def two_sample_remarks(results: Sequence[Evaluation], has_features: bool) -> list[str]:
-    """Return the remarks below a table of two-sample measures."""
+    """Return the notes printed below a table of two-sample measures."""
     remarks = [
         "The last row is what a perfect model would get: real images that are compared with the test images. A 1-NN "
         "error of 50% is best if that of test images and that of samples are both near 50%."

@@ -194,7 +194,7 @@ def feature_distances(features: Features, real: Tensor, samples: Tensor, seed: i
 
 
 class Comparison:
-    """Real images that samples are compared with.
+    """Compares samples with a fixed set of real images.
 
     Args:
         real: Test images `(N, C, H, W)`.
@@ -260,7 +260,7 @@ def train_classifier(data) -> dict[str, np.ndarray]:
 
 
 def data_classifier(data, load: Callable[[Callable], dict[str, np.ndarray]]) -> DigitClassifier | None:
-    """Return the classifier for distances in features; None if the training images have no labels.
+    """Return the classifier whose features Fréchet and kernel distances use; None without labelled training images.
 
     Args:
         data: The data module, set up.

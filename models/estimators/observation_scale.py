@@ -57,7 +57,7 @@ def squared_error_path(model, x: Tensor) -> Path:
 
 
 def number_of_moves(variances: Sequence[float] = VARIANCES) -> int:
-    """Return how often `log_px_of_scales` calls `moved`."""
+    """Return the number of moves of the chains in `log_px_of_scales`, which is the length of its progress bar."""
     return WARM_UP + 2 * (len(precisions(variances)[0]) - 1)
 
 

@@ -88,7 +88,7 @@ def integrated(model, x, n=20_001):
 
 @pytest.mark.parametrize("size", [1.0, 3.0])
 def test_ais_with_a_uniform_prior_agrees_with_numerical_integration(size):
-    """Also for images whose latent is near the edge of the prior."""
+    """It holds for images whose latent is near the boundary of the prior, too."""
     model, settings = UniformLinear(SHAPE, z_dim=1), Settings(chains=8, temperatures=300, leapfrogs=5)
     with torch.no_grad():
         model.weight.mul_(size)
