@@ -28,6 +28,8 @@ class GrayscaleData(ImageData):
             or their share of the training images if that is larger.
         val_size: Validation images, taken from the training images.
         seed: Seed for choosing validation images and kept labels.
+        label_seed: Seed for choosing kept labels, by default `seed`. With another one, a run has other labels but the
+            same validation images. Requires num_labels.
         max_rotation: Rotate each image by a random angle of at most this many degrees; the same angles in every run.
         max_shift: Shift each image along both axes by at most this many pixels.
         max_scaling: Scale each image by a random factor; 0.1 means 0.9 to 1.1.
@@ -47,6 +49,7 @@ class GrayscaleData(ImageData):
         max_rotation: float = 0.0,
         max_shift: float = 0.0,
         max_scaling: float = 0.0,
+        label_seed: int | None = None,
     ):
         super().__init__(batch_size)
         if binarization not in get_args(Binarization):
@@ -54,6 +57,8 @@ class GrayscaleData(ImageData):
             raise ValueError(f'binarization must be one of {allowed}, not "{binarization}".')
         if num_labels is not None and num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, not {num_labels}; leave it out to keep all.")
+        if label_seed is not None and num_labels is None:
+            raise ValueError("label_seed has no effect without num_labels: set num_labels, or leave label_seed out.")
         if val_size is not None and val_size < 1:
             raise ValueError(f"val_size must be at least 1, not {val_size}.")
         if labels_per_batch is not None and not 1 <= labels_per_batch < batch_size:
@@ -69,6 +74,7 @@ class GrayscaleData(ImageData):
         self.labels_per_batch = labels_per_batch
         self.val_size = val_size
         self.seed = seed
+        self.label_seed = seed if label_seed is None else label_seed
         self.limits = PoseLimits(max_rotation, max_shift, max_scaling)
 
     @property
@@ -216,7 +222,7 @@ class GrayscaleData(ImageData):
             return train_index[y[train_index] >= 0].sort().values
         if self.num_classes == 0:
             raise ValueError("num_labels cannot be used: the data have no labels.")
-        generator = torch.Generator().manual_seed(seed_of("labels", self.seed))
+        generator = torch.Generator().manual_seed(seed_of("labels", self.label_seed))
         order = train_index[torch.randperm(len(train_index), generator=generator)]
         by_class = [order[y[order] == label] for label in range(self.num_classes)]
         smallest_class = min(map(len, by_class))

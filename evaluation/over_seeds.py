@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from cli.terminal import FILE, Screen, lay_out, wrapped
 from evaluation.schema import Evaluation
@@ -16,7 +16,7 @@ from runtime.hparams import run_options
 from runtime.run_folder import run_name
 
 # Options that do not set runs apart: the label draw is a seed, and the steps per call do not change the steps
-SEED_OPTIONS = ("data.seed", "steps_per_call")
+SEED_OPTIONS = ("data.seed", "data.label_seed", "steps_per_call")
 COLUMNS = ("group", "n", "NLL", "K", "test error")
 IMPORTANCE = ("group", "NLL", "AIS NLL", "test error", "n", "K")  # order in which columns are kept on a narrow terminal
 
@@ -42,6 +42,8 @@ class SeedMean:
         ais_nll_se: Its standard error over seeds.
         test_error: Mean test error, a fraction.
         test_error_se: Its standard error over seeds.
+        over: What the mean and its standard error are over: `seeds`, or `label draws` if the runs have different
+            labels.
     """
 
     about: str
@@ -58,15 +60,39 @@ class SeedMean:
     test_error_se: float | None
     ais_nll: float | None = None
     ais_nll_se: float | None = None
+    over: str = "seeds"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys and values of `over_seeds.json`."""
         return asdict(self)
 
 
-def seeds(checkpoint: dict) -> tuple:
-    """Return everything random in a run: `--seed` and `--data.seed`."""
-    return checkpoint["run"].get("seed"), checkpoint.get("datamodule_hyper_parameters", {}).get("seed")
+class Seeds(NamedTuple):
+    """Everything random in a run.
+
+    Args:
+        run: `--seed`.
+        split: `--data.seed`.
+        labels: The seed of the label draw, `--data.label_seed` or by default `--data.seed`.
+        has_label_draw: Whether the run keeps some labels only.
+    """
+
+    run: int | None
+    split: int | None
+    labels: int | None
+    has_label_draw: bool
+
+
+def seeds(checkpoint: dict) -> Seeds:
+    """Return everything random in a run."""
+    options = checkpoint.get("datamodule_hyper_parameters", {})
+    split, labels = options.get("seed"), options.get("label_seed")
+    return Seeds(
+        run=checkpoint["run"].get("seed"),
+        split=split,
+        labels=split if labels is None else labels,
+        has_label_draw=options.get("num_labels") is not None,
+    )
 
 
 def settings(checkpoint: dict, path: str) -> dict[str, str]:
@@ -86,8 +112,8 @@ def mean_and_se(values: list[list[float | None]]) -> tuple[float | None, float |
     return fmean(parts), stdev(parts) / len(parts) ** 0.5
 
 
-def group_by_label_seed(drawn: Sequence[tuple]) -> list[list[int]]:
-    """Group the positions of runs by `--data.seed`; if all share one, each run is a group.
+def group_by_draw(drawn: Sequence[Seeds]) -> list[list[int]]:
+    """Group the positions of runs by split and label draw; if all share both, each run is a group.
 
     Runs with the same labels are not independent, so that each draw of labels counts once.
 
@@ -95,9 +121,15 @@ def group_by_label_seed(drawn: Sequence[tuple]) -> list[list[int]]:
         drawn: The `seeds` of each run.
     """
     parts = defaultdict(list)
-    for position, (_, data_seed) in enumerate(drawn):
-        parts[data_seed].append(position)
+    for position, run_seeds in enumerate(drawn):
+        parts[run_seeds.split, run_seeds.labels].append(position)
     return list(parts.values()) if len(parts) > 1 else [[position] for position in range(len(drawn))]
+
+
+def randomness(drawn: Sequence[Seeds]) -> str:
+    """Return what the runs of a group differ in: `label draws`, or `seeds` if all have the same labels."""
+    draws = {(run_seeds.split, run_seeds.labels) for run_seeds in drawn if run_seeds.has_label_draw}
+    return "label draws" if len(draws) > 1 else "seeds"
 
 
 def names(groups: list[dict[str, str]]) -> list[str]:
@@ -130,17 +162,18 @@ def over_seeds(results: Sequence[Evaluation], checkpoints: Sequence[dict]) -> li
         for key, name in zip(keys, names([json.loads(same) for _, same in keys]), strict=True):
             runs, drawn = zip(*groups[key], strict=True)
             if len(runs) > 1 and len(set(drawn)) == len(runs):
-                means += group_means(name, runs, group_by_label_seed(drawn))
+                means += group_means(name, runs, group_by_draw(drawn), randomness(drawn))
     return means
 
 
-def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]]) -> list[SeedMean]:
+def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]], over: str) -> list[SeedMean]:
     """Return the means of a group: of its model, and of each classifier fitted for comparison.
 
     Args:
         name: Name of the group.
         runs: Its evaluations.
         parts: Positions of the runs in each independent part.
+        over: What the means are over, see `SeedMean`.
     """
     key = comparison_key(runs[0])
     means = []
@@ -166,6 +199,7 @@ def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]]) -
                 test_error_se=error_se,
                 ais_nll=ais_nll,
                 ais_nll_se=ais_nll_se,
+                over=over,
             )
         )
     return means
@@ -182,7 +216,8 @@ def as_text(means: Sequence[SeedMean], screen: Screen = FILE) -> str:
         group = list(same_kind)
         with_ais = any(mean.ais_nll is not None for mean in group)
         columns = (*COLUMNS, "AIS NLL") if with_ais else COLUMNS
-        title = f"{data}, protocol {protocol}: {about} of {n} test images, mean ± standard error over seeds"
+        over = " or ".join(sorted({mean.over for mean in group}))
+        title = f"{data}, protocol {protocol}: {about} of {n} test images, mean ± standard error over {over}"
         lines = lay_out(columns, [cells(mean)[: len(columns)] for mean in group], screen, IMPORTANCE)
         parts += [*wrapped(title, screen), *lines, ""]
     return "\n".join(parts)

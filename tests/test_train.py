@@ -143,6 +143,7 @@ MISTAKES = {
     "--model.likelihood gaussian": "A gaussian likelihood is not defined for dynamic images: use --data.binarization",
     "--data.binarization grey": "A bernoulli likelihood is not defined for grey images",
     "--data.batch_size 0": "batch_size must be at least 1",
+    "--data.label_seed 1": "label_seed has no effect without num_labels",
     "--data.num_labels 7": "num_labels must be a multiple of the number of classes (10)",
     "--data MNIST --data.root nowhere": "nowhere",
     "--data NPZ --data.root my.npz": "my.npz",
@@ -375,6 +376,17 @@ def test_another_model_is_not_resumed(capsys):
         assert train.main([*again, *change.split()]) == 2
         assert words in capsys.readouterr().err
     assert train.main([*again, "--model.hidden", "[8]"]) == 0
+
+
+def test_a_run_with_another_draw_of_labels_is_not_resumed(capsys):
+    few_labels = [*QUICK, "--model", "M2", "--data.num_labels", "50", "--run_dir", "a"]
+    assert train.main(few_labels) == 0
+    again = [*few_labels, "--resume", "auto", "--trainer.max_epochs", "3", "--num_samples", "0"]
+    capsys.readouterr()
+    assert train.main([*again, "--data.label_seed", "3"]) == 2
+    message = capsys.readouterr().err
+    assert "its --data.label_seed is None, not 3" in message
+    assert "its choice of labels is " in message
 
 
 def test_a_resumed_run_may_name_its_options_in_its_own_config():

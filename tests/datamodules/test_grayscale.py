@@ -205,6 +205,20 @@ def test_the_choice_of_labels_is_a_function_of_the_seed():
     assert other.labels_hash != same.labels_hash
 
 
+def test_another_label_seed_keeps_the_split():
+    usual, same, other = (ready(num_labels=30, seed=1, **more) for more in ({}, {"label_seed": 1}, {"label_seed": 2}))
+    assert same.labels_hash == usual.labels_hash
+    assert other.labels_hash != usual.labels_hash
+    for data in (same, other):
+        assert torch.equal(data.train.x, usual.train.x)
+        assert torch.equal(data.val.x, usual.val.x)
+        assert torch.equal(data.val.y, usual.val.y)
+    assert torch.equal(same.train.y, usual.train.y)
+    assert not torch.equal(other.train.y, usual.train.y)
+    # the draw does not depend on the option that the seed comes from
+    assert ready(num_labels=30, seed=0, label_seed=0).labels_hash == "11ceed9cf302"
+
+
 @pytest.mark.parametrize("num_labels", [31, 543, 4])
 def test_an_impossible_number_of_labels_is_refused(num_labels):
     message = r"^num_labels must be a multiple of the number of classes \(3\) and at most \d+, .*; got \d+\.$"
@@ -241,6 +255,11 @@ def test_data_without_labels():
         ("batch_size", 0, r"^batch_size must be at least 1, not 0\.$"),
         ("val_size", 0, r"^val_size must be at least 1, not 0\.$"),
         ("num_labels", 0, r"^num_labels must be at least 1, not 0; leave it out to keep all\.$"),
+        (
+            "label_seed",
+            0,
+            r"^label_seed has no effect without num_labels: set num_labels, or leave label_seed out\.$",
+        ),
         ("binarization", "otsu", r'^binarization must be one of dynamic, fixed, threshold, grey, not "otsu"\.$'),
     ],
 )
@@ -330,6 +349,7 @@ def test_a_run_of_two_epochs_and_its_checkpoint(tmp_path):
         "max_rotation": 0.0,
         "max_shift": 0.0,
         "max_scaling": 0.0,
+        "label_seed": None,
     }
 
 

@@ -85,6 +85,7 @@ def test_hyper_parameters_are_the_constructors_arguments():
         "max_rotation": 0.0,
         "max_shift": 0.0,
         "max_scaling": 0.0,
+        "label_seed": None,
     }
 
 

@@ -16,8 +16,8 @@ def result(run, model="M2", nll=20.0, error=None, baselines=None, **more):
     return Evaluation(**RESULT | known | {"baselines": baselines} | more)
 
 
-def checkpoint(seed, data_seed=0, model="M2", **options):
-    data = {"num_labels": 100, "root": f"/{seed}", "seed": data_seed}
+def checkpoint(seed, data_seed=0, model="M2", of_data=None, **options):
+    data = {"num_labels": 100, "root": f"/{seed}", "seed": data_seed, **(of_data or {})}
     return {
         "model": model,
         "run": {"seed": seed, "data": "Digits"},
@@ -72,8 +72,31 @@ def test_kinds_of_results_have_means_of_their_own():
     ]
 
 
-def test_label_draws_are_seeds_too():
-    assert len(lines((result("a"), checkpoint(0, 0)), (result("b"), checkpoint(0, 1)))) == 4
+def label_draw(label_seed, seed=0, **more):
+    return checkpoint(seed, of_data={"label_seed": label_seed, **more})
+
+
+@pytest.mark.parametrize("other", [checkpoint(0, 1), label_draw(1)])
+def test_label_draws_are_seeds_too(other):
+    text = lines((result("a", error=0.1), checkpoint(0, 0)), (result("b", error=0.2), other))
+    assert text[0].endswith("mean ± standard error over label draws")
+    assert text[2] == "M2     2  20.00 ± 0.00  5  15.00% ± 5.00%"
+
+
+def test_the_default_label_seed_is_that_of_the_split():
+    assert lines((result("a"), checkpoint(0, 0)), (result("b"), label_draw(0))) == [""], "one draw, twice"
+    runs = [(result("a"), label_draw(0)), (result("b"), label_draw(0, seed=1)), (result("c"), label_draw(1))]
+    assert lines(*runs)[2].startswith("M2     2 draws of 3 runs  ")
+
+
+def test_another_number_of_labels_is_no_draw():
+    runs = [(result("a"), label_draw(0)), (result("b"), label_draw(1, num_labels=600))]
+    assert lines(*runs) == [""]
+
+
+def test_splits_of_data_without_a_label_draw_are_seeds():
+    runs = [(result(str(seed)), checkpoint(seed, seed, of_data={"num_labels": None})) for seed in range(2)]
+    assert lines(*runs)[0].endswith("over seeds")
 
 
 def test_each_label_draw_of_a_stack_has_its_own_m1_and_baselines_are_averaged():

@@ -295,6 +295,13 @@ def test_an_m1_of_other_data_is_refused(trained, options, sentence):
         MODELS["M1M2"].for_data(digits(**options), m1=trained(), hidden=[16])
 
 
+def test_another_draw_of_labels_can_use_the_same_m1(trained):
+    first, second = (digits(label_seed=label_seed) for label_seed in (None, 1))
+    assert first.labels_hash != second.labels_hash
+    weights = [MODELS["M1M2"].for_data(data, m1=trained(), hidden=[16]).m1.state_dict() for data in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_an_m1_of_another_shape_or_data_set_is_refused(trained):
     path, data = trained(), digits()
     data.image_shape = (1, 9, 9)
