@@ -234,8 +234,8 @@ def print_summary(trainer: Trainer, data: ImageData, model: Model, config: dict)
     )
 
 
-def evaluate_best(trainer: Trainer, args: Namespace, data: ImageData, start: callbacks.RunStart) -> int:
-    """Evaluate the best checkpoint on the test images, print and log the result, and return the exit status.
+def evaluate_trained(trainer: Trainer, args: Namespace, data: ImageData, start: callbacks.RunStart) -> int:
+    """Evaluate the best or the last checkpoint on the test images, print and log the result; return the exit status.
 
     An existing result with the same settings is used again.
 
@@ -246,7 +246,9 @@ def evaluate_best(trainer: Trainer, args: Namespace, data: ImageData, start: cal
         raise ValueError("Nothing was trained: raise --trainer.max_epochs, max_steps or limit_train_batches above 0.")
     start.write_once(trainer)
     checkpoints = trainer.checkpoint_callback
-    path = checkpoints.best_model_path or checkpoints.last_model_path  # there is no best one without validation
+    # there is no best one without validation
+    best = checkpoints.best_model_path if args.evaluate == "best" else None
+    path = best or checkpoints.last_model_path
     path = Path(trainer.strategy.broadcast(path))
     result = trainer.strategy.broadcast(existing_result(path, args.num_samples, args.limit, data))
     files = EvaluationFiles()
@@ -363,7 +365,7 @@ def main(argv: list[str] | None = None) -> int:
             config["threads"] = choose_threads(args, trainer, data, model, resume)
             print_summary(trainer, data, model, config)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-            return evaluate_best(trainer, args, data, start)
+            return evaluate_trained(trainer, args, data, start)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if training_has_begun(trainer):
             return report_stop(error, trainer, argv)

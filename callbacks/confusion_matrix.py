@@ -29,6 +29,6 @@ class ConfusionMatrix(FigureCallback):
     required_method = "classify"
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
-        counts = confusion(model, *data.images("val", device=model.device))
+        counts = confusion(model, *data.images("val", device=model.device, grey=model.classifies_grey))
         classes = class_names(data, len(counts))
         return {"confusion_matrix": charts.confusion_matrix(counts, "validation", classes, subject(model, data))}

@@ -273,6 +273,12 @@ def add_run_options(parser: ArgumentParser) -> None:
     )
     add_figure_options(parser)
     add("--num_samples", type=int, default=1000, help="Importance samples K of the final evaluation; 0 skips it.")
+    add(
+        "--evaluate",
+        type=Literal["best", "last"],
+        default="best",
+        help="Checkpoint of the final evaluation: that with the highest val/bound, or that of the last epoch.",
+    )
     add_limit_option(parser)
 
 

@@ -44,6 +44,7 @@ class ImageData(LightningDataModule):
     num_classes = 0
     class_names: list[str] | None = None
     labels_hash: str | None = None
+    has_grey_levels = False  # whether `grey_pixels` are available
     variant = ""  # description of any difference from the published images
     label_indices: Tensor
     # (limits, draw) -> test images moved by random affine maps, and the maps; None for data that cannot be moved
@@ -108,23 +109,37 @@ class ImageData(LightningDataModule):
         sums = torch.stack([part.sum(0) for part in self.train.x.split(500)])
         return sums.sum(0).double().div(255 * len(self.train.y)).float()
 
-    def images(self, split: str, n: int | None = None, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    def images(
+        self, split: str, n: int | None = None, device: torch.device | str = "cpu", grey: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Return the first `n` images of a split for evaluation: x float32 (n, C, H, W) in [0, 1], and y int64 (n,).
 
         Args:
             split: "train", "val" or "test". Training pixels that are sampled at each access get one fixed sample.
             n: Number of images; all by default.
             device: Device of the returned tensors.
+            grey: Return the images before binarization.
 
         Raises:
-            ValueError: If the split does not exist.
+            ValueError: If the split does not exist, or the data have no grey levels.
         """
         if split not in ("train", "val", "test"):
             raise ValueError(f'There is no split "{split}"; use "train", "val" or "test".')
+        if grey:
+            x, y = self.grey_pixels(split)[:n], getattr(self, split).y[:n]
+            return to_unit_interval(x).to(device), y.to(device)
         x, y = getattr(self, split).subset(slice(n))
         if split == "train" and self.train_pixel_sampler:
             x = self.train_pixel_sampler(x, fixed_generator("training images")).float()
         return to_unit_interval(x).to(device), y.to(device)
+
+    def grey_pixels(self, split: str) -> Tensor:
+        """Return all images of a split before binarization, uint8 (N, C, H, W) in 0..255.
+
+        Raises:
+            ValueError: If the data have no grey levels.
+        """
+        raise ValueError(f"{type(self).__name__} has no grey levels.")
 
     def stored_images(self, split: str, chunk: int) -> Iterator[Tensor]:
         """Yield all images of a split in chunks, float32 (n, C, H, W) in [0, 1], without sampling pixels.
@@ -134,13 +149,14 @@ class ImageData(LightningDataModule):
         for part in getattr(self, split).x.split(chunk):
             yield to_unit_interval(part)
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> Batches | BatchGroups:
         """Return shuffled batches; order and pixel sampling depend on `run_seed`."""
-        return self._batches(self.train, pixel_sampler=self.train_pixel_sampler, shuffle=True, seed=self.run_seed)
+        return self._train_batches(shuffle=True)
 
     def val_dataloader(self) -> Batches:
         """Return the validation images in their stored order."""
-        return self._batches(self.val)
+        grey = self.grey_pixels("val") if getattr(self._model, "classifies_grey", False) else None
+        return self._batches(self.val, grey=grey)
 
     def test_dataloader(self) -> Batches:
         """Return the test images in their stored order."""
@@ -152,13 +168,26 @@ class ImageData(LightningDataModule):
         on_device = isinstance(first, Tensor) and first.device == device
         return batch if on_device else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
+    @property
+    def _model(self) -> Any:
+        """The model that is trained; None without a trainer."""
+        return self.trainer.lightning_module if self.trainer else None
+
+    def _train_batches(self, batches_class: type[Batches] = Batches, **options) -> Batches | BatchGroups:
+        """Return a data loader of the training images, or of what the model computes from each of them once."""
+        split, pixel_sampler = self.train, self.train_pixel_sampler
+        features = self._model.training_features(self) if hasattr(self._model, "training_features") else None
+        if features is not None:
+            split, pixel_sampler = split._replace(x=features), None
+        batches = self._batches(split, batches_class, pixel_sampler=pixel_sampler, seed=self.run_seed, **options)
+        if self.steps_per_call == 1 or self.trainer is None:
+            return batches
+        self.batches_per_epoch = len(batches)
+        return BatchGroups(batches, self.steps_per_call)
+
     def _batches(self, split: Split, batches_class: type[Batches] = Batches, **options) -> Batches:
         """Return a data loader of the split, on the device and for the rank of the trainer if there is one."""
         if self.trainer is None:
             return batches_class(split, self.batch_size, **options)
         ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
-        batches = batches_class(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)
-        if split is self.train and self.steps_per_call > 1:
-            self.batches_per_epoch = len(batches)
-            return BatchGroups(batches, self.steps_per_call)
-        return batches
+        return batches_class(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)

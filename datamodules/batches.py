@@ -14,7 +14,7 @@ PixelSampler = Callable[[Tensor, torch.Generator], Tensor]  # uint8 pixels -> mo
 class Split(NamedTuple):
     """Images and their labels."""
 
-    x: Tensor  # (N, C, H, W) uint8 in 0..255, or float32 in [0, 1) if dequantised once
+    x: Tensor  # (N, C, H, W) uint8 in 0..255, or float32 in [0, 1) if dequantised once; or (N, D) float32 features
     y: Tensor  # (N,) int64, -1 for unlabelled images
 
     def subset(self, index: Tensor | slice) -> "Split":
@@ -55,6 +55,8 @@ def seed_of(*key: int | str) -> int:
 class Batches:
     """Iterable of the batches `(x, y)` of one rank: x float32 (B, C, H, W) in [0, 1], y int64 (B,).
 
+    With `grey`, batches are `(x, y, grey)`, the last of the form of x.
+
     The order is a function of (seed, epoch), the sampled pixels of a batch one of (seed, epoch, rank, batch). All
     ranks get the same number of batches. With `shuffle`, they also get the same number of images: the remainder of
     fewer than `world` images is dropped. Without `shuffle`, each image occurs exactly once, and the last batch may
@@ -68,6 +70,7 @@ class Batches:
         seed: Seed of the order and of the sampled pixels.
         rank: Rank of this process.
         world: Number of processes.
+        grey: The images before binarization, uint8 (N, C, H, W), for models that predict labels from these.
 
     Raises:
         ValueError: If there are fewer images than ranks.
@@ -84,10 +87,12 @@ class Batches:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        grey: Tensor | None = None,
     ):
         if len(split.y) < world:
             raise ValueError(f"{len(split.y)} images cannot be split over {world} processes.")
         self.split = split
+        self.grey = None if grey is None else grey.to(split.x.device)
         self.batch_size = batch_size
         self.pixel_sampler = pixel_sampler
         self.shuffle = shuffle
@@ -101,7 +106,7 @@ class Batches:
         # Batch norm cannot train on one image: in training a single remaining image joins the previous batch.
         return max(1, full_batches + (remainder > 1 if self.shuffle else remainder > 0))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         # A generator's body runs at the first next(): Lightning creates the iterator before it sets the epoch.
         epoch, start = self.epoch, self._start
         self._start = 0
@@ -126,12 +131,14 @@ class Batches:
         order = torch.randperm(size, generator=generator)
         return order[self.rank :: self.world][: size // self.world].to(self.split.x.device)
 
-    def _batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         x = self.split.x.index_select(0, index)  # (B, C, H, W)
         y = self.split.y.index_select(0, index)
         if self.pixel_sampler:
             return self.pixel_sampler(x, generator).float(), y
-        return to_unit_interval(x), y
+        if self.grey is None:
+            return to_unit_interval(x), y
+        return to_unit_interval(x), y, to_unit_interval(self.grey.index_select(0, index))
 
     @property
     def sampler(self) -> "Batches":

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datamodules.base import ImageData, fixed_generator
 from datamodules.batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of, to_unit_interval
+from datamodules.grouped import BatchGroups
 from datamodules.labels import list_names
 from datamodules.transforms import PoseLimits, apply_pose, draw_poses
 
@@ -37,6 +38,9 @@ class GrayscaleData(ImageData):
     Raises:
         ValueError: If an option is out of range, or the data cannot be used.
     """
+
+    has_grey_levels = True
+    _grey: dict[str, Tensor]  # images before binarization, of the splits that were asked for
 
     def __init__(
         self,
@@ -82,7 +86,7 @@ class GrayscaleData(ImageData):
         """The binarization."""
         return self.binarization
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> Batches | BatchGroups:
         """Return shuffled batches; those of partly labelled data hold a fixed number of labelled images each.
 
         A model that does not learn from labels gets ordinary batches, so that it sees all images equally often.
@@ -91,8 +95,7 @@ class GrayscaleData(ImageData):
             ValueError: If `labels_per_batch` does not fit the data or has no effect.
         """
         num_labelled = int((self.train.y >= 0).sum())
-        model = self.trainer.lightning_module if self.trainer else None
-        if num_labelled in (0, len(self.train.y)) or not getattr(model, "learns_from_labels", True):
+        if num_labelled in (0, len(self.train.y)) or not getattr(self._model, "learns_from_labels", True):
             if self.labels_per_batch:
                 raise ValueError(
                     "labels_per_batch requires a model that learns from labels (M2 or M1M2) and partly labelled data. "
@@ -105,13 +108,7 @@ class GrayscaleData(ImageData):
                 f"A batch of {self.batch_size} images cannot hold {labels_per_batch} of {num_labelled} labelled "
                 "images and an unlabelled one: choose another batch_size or labels_per_batch."
             )
-        return self._batches(
-            self.train,
-            MixedBatches,
-            labels_per_batch=labels_per_batch,
-            pixel_sampler=self.train_pixel_sampler,
-            seed=self.run_seed,
-        )
+        return self._train_batches(MixedBatches, labels_per_batch=labels_per_batch)
 
     def _default_labels_per_batch(self, num_labelled: int) -> int:
         """Return a tenth of the batch, or the labelled share of the training images if that is larger."""
@@ -141,6 +138,7 @@ class GrayscaleData(ImageData):
         if self.class_names is None and (num_classes := 1 + max(int(train.y.max()), int(test.y.max()))):
             self.class_names = [str(index) for index in range(num_classes)]
         self.num_classes = len(self.class_names or ())
+        self._grey = {}
         train_index, val_index = self._split(len(train.y))
         self.label_indices = self._choose_labelled(train.y, train_index)
         train_y = torch.full_like(train.y, -1)
@@ -156,6 +154,23 @@ class GrayscaleData(ImageData):
             Split(binarized_x[val_index], train.y[val_index]),
             Split(self._binarize_once(test_x, "test images"), test.y),
         )
+
+    def grey_pixels(self, split: str) -> Tensor:
+        """Return all images of a split before binarization, uint8 (N, C, H, W) in 0..255.
+
+        Those of validation and test images are read again at the first call, and kept.
+        """
+        if split == "train" and self.train_pixel_sampler:
+            return self.train.x
+        if split not in self._grey:
+            train, test = self.fetch()
+            if split == "test":
+                self._grey[split], _ = self._transform(test.x.contiguous(), self.limits, "test images")
+            else:
+                x, _ = self._transform(train.x.contiguous(), self.limits, "training images")
+                train_index, val_index = self._split(len(x))
+                self._grey[split] = x[train_index if split == "train" else val_index]
+        return self._grey[split]
 
     def _warn_of_unusual_data(self, train: Split, test: Split, train_y: Tensor) -> None:
         """Print warnings about constant images and unusual labels.

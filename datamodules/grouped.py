@@ -25,7 +25,7 @@ class BatchGroups:
     def __len__(self) -> int:
         return -(-len(self.batches) // self.size)
 
-    def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
+    def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], ...]]:
         batches = iter(self.batches)
         while group := tuple(islice(batches, self.size)):
             yield group

@@ -148,7 +148,9 @@ def evaluate_checkpoint(
     if model.can("duplicates"):
         measured |= mode_collapse(model, test[0])
     if model.can("classify"):
-        measured |= classification(model, *test)
+        measured |= classification(model, *data.images("test", device=device, grey=model.classifies_grey))
+        from_grey = model.classifies_grey or data.protocol == "grey"
+        measured["label_pixels"] = "grey" if from_grey else "binarized"
     train_labels = data.train.y
     if config.with_probes and can_be_probed(model, train_labels):
         measured |= probes(model, data.images("train", device=device), test)
@@ -157,7 +159,8 @@ def evaluate_checkpoint(
     result = replace(result, **measured)
     draw_figures(model, data, result, config, path, files)
     if wants_baselines(type(model), train_labels, config.with_baselines):
-        result.baselines = baselines(model, data.images("train", device=device), test)
+        train, tested = (data.images(split, device=device, grey=model.classifies_grey) for split in ("train", "test"))
+        result.baselines = baselines(model, train, tested)
     if result.test_error is not None or result.knn_error is not None or result.baselines:
         result.test_error_images = int((test[1] >= 0).sum())
     result = Evaluation.from_dict(to_json(result.to_dict()))

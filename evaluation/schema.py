@@ -197,6 +197,9 @@ class Evaluation:
     moved: Annotated[str | None, Doc("How test images were moved to measure `disentanglement`.")] = None
     test_error: Annotated[float | None, Doc("Share of labelled test images misclassified.", "fraction")] = None
     test_error_images: Annotated[int | None, Doc("Labelled test images, for all test errors.", "images")] = None
+    label_pixels: Annotated[
+        str | None, Doc("Pixels that labels are predicted from: `grey` (before binarization) or `binarized`.")
+    ] = None
     confusion: Annotated[list[list[int]] | None, Doc("Confusion matrix, a row per true class.", "images")] = None
     baselines: Annotated[
         dict[str, float] | None,

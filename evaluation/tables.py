@@ -211,7 +211,7 @@ def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
         cells = {name: column for name, column in cells.items() if any(cell is not None for cell in column)}
         lines = [["-" if cell is None else cell for cell in line] for line in zip(*cells.values(), strict=True)]
         remarks = [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
-        remarks += failures(group) + k_hat_remark(group) + generator_remarks(group)
+        remarks += failures(group) + k_hat_remark(group) + label_remark(group) + generator_remarks(group)
         has_generators = any(result.criterion == SAMPLE_CRITERION for result in group)
         importance = GENERATOR_IMPORTANCE if has_generators else IMPORTANCE
         tables.append(Table(title(group), list(cells), lines, remarks, importance))
@@ -287,6 +287,17 @@ def missing_classes(result: Evaluation) -> list[str]:
         f"Samples lack classes ({run_name(result.checkpoint)}): the classifier of the two-sample measures sees almost "
         f"none of class {', '.join(missing)}."
     ]
+
+
+def label_remark(results: Sequence[Evaluation]) -> list[str]:
+    """Return a remark if some labels are predicted from other pixels than those of the likelihood."""
+    names = [run_name(result.checkpoint) for result in results if has_grey_labels(result)]
+    return [f"Labels from grey pixels, likelihood of binarized ones: {', '.join(names)}."] if names else []
+
+
+def has_grey_labels(result: Evaluation) -> bool:
+    """Return whether labels are predicted from grey pixels, and the likelihood is of binarized ones."""
+    return result.label_pixels == "grey" and result.protocol != "grey"
 
 
 def generator_remarks(results: Sequence[Evaluation]) -> list[str]:

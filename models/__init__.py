@@ -103,7 +103,7 @@ def from_checkpoint(checkpoint: dict, path: str | Path = "The checkpoint") -> Mo
         if lacking := [key for key in checkpoints.WEIGHTS if key not in checkpoint]:
             raise ValueError(f"it lacks {' and '.join(lacking)}")
         checkpoints.check_image_shape(checkpoint["hyper_parameters"])
-        model = MODELS[name](**checkpoint["hyper_parameters"])
+        model = MODELS[name](**MODELS[name].older_defaults | checkpoint["hyper_parameters"])
         checkpoints.check_weights(checkpoint["state_dict"], model.state_dict())
         model.load_state_dict(checkpoint["state_dict"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:

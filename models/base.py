@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -100,6 +100,8 @@ class Model(LightningModule):
             in the eight stages of Burda et al. (2015). It changes once per epoch, or at every step where max_steps ends
             the run or there is only one epoch.
         adam_eps: Epsilon of Adam (1e-4 in Burda et al. 2015).
+        weight_decay: Weight of an L2 penalty on all parameters w, weight_decay / 2 * ||w||^2 per image in nats. 1/N is
+            the prior N(0, I) on weights of Kingma et al. (2014). Losses are logged without it.
     """
 
     # Declarations that a subclass may override
@@ -112,6 +114,8 @@ class Model(LightningModule):
     takes_own_steps = False  # whether it overrides `take_step`, because it has several optimizers
     default_limit: int | None = None  # default number of test images for the likelihood; None: all of them
     default_epochs = 300  # default limit of --trainer.max_epochs
+    classifies_grey = False  # whether labels are predicted from images before binarization, unlike the likelihood
+    older_defaults: ClassVar[dict[str, Any]] = {}  # options of checkpoints that were written before these existed
     default_binarization: str | None = None  # default of --data.binarization; None: that of the data
     quantity: str | None = "log p(x)"  # what log weights estimate; None without a likelihood
     scheduled_steps: int | None = None  # length of a learning rate schedule by steps; None: schedule by epochs
@@ -149,10 +153,13 @@ class Model(LightningModule):
         lr_final: float | None = None,
         lr_schedule: Literal["cosine", "exponential", "stages"] = "cosine",
         adam_eps: float = 1e-8,
+        weight_decay: float = 0.0,
     ):
         super().__init__()
         if not lr > 0 or not adam_eps > 0 or not (lr_final is None or lr_final > 0):  # NaN is none of these
             raise ValueError(f"Learning rates and adam_eps must be positive; got {lr}, {lr_final} and {adam_eps}.")
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative; got {weight_decay}.")
         if lr_schedule not in ("cosine", "exponential", "stages"):
             raise ValueError(f"Unknown lr_schedule '{lr_schedule}': choose cosine, exponential or stages.")
         if lr_schedule != "cosine" and lr_final is None:
@@ -168,9 +175,20 @@ class Model(LightningModule):
     def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Return `(B,)` values for each name in `metric_names`; fewer if some images have no value, such as no label.
 
-        `bound` must be among them. A model without likelihood adds `loss`, the quantity named by `criterion`.
+        `bound` must be among them. A model without likelihood adds `loss`, the quantity named by `criterion`. If
+        `classifies_grey`, the images before binarization are a third argument.
         """
         raise NotImplementedError
+
+    def training_features(self, data) -> Tensor | None:
+        """Return what `loss` takes instead of images, a row for each training image `(N, D)`; None for the images.
+
+        For models that compute the same features of an image at every step.
+
+        Args:
+            data: The data module, set up.
+        """
+        return None
 
     @classmethod
     def can(cls, method: str) -> bool:
@@ -388,11 +406,10 @@ class Model(LightningModule):
                 schedule.step()
         self.log("train/lr", lr, sync_dist=True, reduce_fx="max")
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        x, y = batch
-        for name, values in self.validation_metrics(x, y).items():
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        for name, values in self.validation_metrics(*batch).items():
             self.val_means[name].update(values)
-            self.log(f"val/{name}", self.val_means[name], batch_size=len(x))
+            self.log(f"val/{name}", self.val_means[name], batch_size=len(batch[0]))
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return all parameters that are not frozen."""
@@ -403,7 +420,8 @@ class Model(LightningModule):
         # Lightning cannot clip gradients in 16 bit with a fused optimiser
         fused = self.trainer.gradient_clip_val is None
         hparams = self.hparams
-        return [torch.optim.Adam(self.trained_parameters(), lr=hparams.lr, eps=hparams.adam_eps, fused=fused)]
+        options = {"lr": hparams.lr, "eps": hparams.adam_eps, "weight_decay": hparams.weight_decay}
+        return [torch.optim.Adam(self.trained_parameters(), **options, fused=fused)]
 
     def configure_optimizers(self):
         optimizers = self.make_optimizers()
@@ -473,6 +491,7 @@ class Model(LightningModule):
         for optimizer in self.all_optimizers():
             for group in optimizer.param_groups:
                 group["eps"] = self.hparams.adam_eps
+                group["weight_decay"] = self.hparams.weight_decay
         for schedule, lr in zip(self.all_lr_schedulers(), self.learning_rates(), strict=False):
             schedule.base_lrs, schedule.last_epoch = [lr], self.current_epoch
 

@@ -1,6 +1,7 @@
 """The stacked model M1+M2."""
 
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,13 +19,22 @@ from models.parts import make_part, open_part
 from models.vae import VAE
 
 LEAST_DEVIATION = 0.1  # standard deviation over images of the posterior mean of a latent in use
+CHUNK = 1000  # images per pass through M1
 
 
 def used_latents(m1: VAE, x: Tensor) -> list[int]:
     """Return the dimensions of z1 whose posterior mean varies over `x`, as in the code of Kingma et al. (2014)."""
     with evaluating(m1):
-        means = torch.cat([m1.encode(part) for part in x.split(1000)])
+        means = torch.cat([m1.encode(part) for part in x.split(CHUNK)])
     return (means.double().std(0) > LEAST_DEVIATION).nonzero()[:, 0].tolist()
+
+
+def check_features(features: str, data) -> None:
+    """Raise ValueError if the data have no grey levels or, with `features` binarized, nothing is binarized."""
+    if features == "grey" and not data.has_grey_levels:
+        raise ValueError(f"{type(data).__name__} has no grey levels: add --model.features binarized.")
+    if features == "binarized" and data.protocol == "grey":
+        raise ValueError("features binarized needs binarized images, but these are grey: leave it out.")
 
 
 def open_m1(path: str | Path, data) -> VAE:
@@ -43,6 +53,10 @@ class M1M2(MarginalLabel):
 
         log p(x|z1) - log q(z1|x) + log weight of M2 at the kept dimensions of z1 + log N(pruned dimensions of z1; 0, I)
 
+    With `features` grey, as in the paper's code, q(z1|x) in training and classification is that of the image before
+    binarization, which costs M1 nothing and tells more. The likelihood remains that of binarized pixels: `features`
+    changes which M2 is learned, and not the formula of the log weight.
+
     Args:
         image_shape: Channels, height and width; from the data.
         num_classes: Number of labels; from the data.
@@ -50,6 +64,9 @@ class M1M2(MarginalLabel):
         m1: Checkpoint of the trained VAE; read when training starts or goes on. This model's own checkpoints hold it.
         m1_options: Arguments of the VAE; from its checkpoint.
         kept: Dimensions of z1 that are not pruned; from the VAE and the training images.
+        features: Pixels that M1 encodes for training and for predicting labels: grey (before binarization) or
+            binarized. With grey, q(z1|x) of each training image is computed once.
+        sample_z1: Train on samples of q(z1|x), drawn afresh at each step; otherwise on its mean.
         z_dim: Dimensions of z2.
         hidden: Sizes of the hidden layers of M2's networks.
         activation: Activation of M2's hidden layers.
@@ -65,6 +82,7 @@ class M1M2(MarginalLabel):
     default_epochs = 150
     data_args = ("image_shape", "num_classes", "labelled_fraction")
     checkpoint_args = ("m1_options", "kept")
+    older_defaults: ClassVar[dict[str, Any]] = {"features": "binarized"}
 
     m1: VAE
     m2: M2
@@ -79,6 +97,8 @@ class M1M2(MarginalLabel):
         m1: str,
         m1_options: dict,
         kept: list[int],
+        features: Literal["grey", "binarized"] = "grey",
+        sample_z1: bool = True,
         z_dim: int = 50,
         hidden: list[int] = (500,),  # type: ignore[assignment]  # --help shows a list
         activation: str = "relu",
@@ -87,6 +107,8 @@ class M1M2(MarginalLabel):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if features not in ("grey", "binarized"):
+            raise ValueError(f"Unknown features '{features}': choose grey or binarized.")
         options = {"z_dim": z_dim, "hidden": list(hidden), "activation": activation, "batch_norm": batch_norm}
         self.m1 = make_part(VAE, m1_options).requires_grad_(False).eval()
         options |= {"num_classes": num_classes, "labelled_fraction": labelled_fraction, "alpha": alpha}
@@ -99,7 +121,9 @@ class M1M2(MarginalLabel):
     def for_data(cls, data, m1: str, **options):  # type: ignore[override]  # this model needs a checkpoint
         """Return a new model for a data module, with the M1 in the checkpoint `m1`."""
         trained = open_m1(m1, data)
-        kept = used_latents(trained, data.images("train")[0])
+        features = options.setdefault("features", "grey")
+        check_features(features, data)
+        kept = used_latents(trained, data.images("train", grey=features == "grey")[0])
         if not kept:
             raise ValueError(f"The M1 in {m1} uses none of its latents: train a better one.")
         model = super().for_data(data, m1=m1, m1_options=dict(trained.hparams), kept=kept, **options)
@@ -120,13 +144,45 @@ class M1M2(MarginalLabel):
 
     def check_data(self, data) -> None:
         self.m1.check_protocol(data.protocol)
+        check_features(self.hparams.features, data)
         if not data.labelled_fraction:
             raise ValueError("M1M2 needs some labels: choose data that have them, or --model VAE.")
         classes.check_training_images("M1M2", data)
 
+    @property
+    def classifies_grey(self) -> bool:
+        return self.hparams.features == "grey"
+
+    def training_features(self, data) -> Tensor | None:
+        """Return mean and scale of q(z1|x) at the kept dimensions for each grey training image, `(N, 2 d)`."""
+        if not self.classifies_grey:
+            return None
+        with evaluating(self.m1):
+            parts = [self.posterior(part.to(self.device)) for part in data.images("train", grey=True)[0].split(CHUNK)]
+            return torch.cat([torch.cat([q.mean[:, self.kept], q.stddev[:, self.kept]], -1) for q in parts])
+
+    def draw_features(self, x: Tensor) -> Tensor:
+        """Return the kept dimensions of z1 ~ q(z1|x), or with sample_z1 false of its mean, `(B, d)`.
+
+        Args:
+            x: Images, or rows of `training_features`.
+        """
+        sampled = self.hparams.sample_z1
+        if x.ndim == 2:
+            mean, scale = x.chunk(2, -1)
+            return mean + scale * torch.randn_like(mean) if sampled else mean
+        qz1_x = self.posterior(x)
+        z1 = qz1_x.sample() if sampled else qz1_x.mean  # (B, d1)
+        return z1[:, self.kept]
+
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        z1 = self.posterior(x).sample()  # (B, d1)
-        return self.m2.loss(z1[:, self.kept], y)
+        """Return the loss of M2 on the features of a batch.
+
+        Args:
+            x: Rows of `training_features`, or images.
+            y: Labels `(B,)`, -1 for unlabelled images.
+        """
+        return self.m2.loss(self.draw_features(x), y)
 
     @property
     def needs_binary(self) -> bool:
@@ -206,9 +262,9 @@ class M1M2(MarginalLabel):
         rate = qz1_x.log_prob(z1) - unlabelled.view(K, -1) - self.log_p_pruned(z1)
         return rate, -self.m1.px(z1).log_prob(x), (labelled - unlabelled).unflatten(1, rate.shape)
 
-    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, x: Tensor, y: Tensor, grey: Tensor | None = None) -> dict[str, Tensor]:
         rate, distortion, more = (part.squeeze(-2) for part in self.terms(x, 1, self.posterior(x)))
-        elbo, qy, known = -rate - distortion, self.qy(x), y >= 0
+        elbo, qy, known = -rate - distortion, self.qy(x if grey is None else grey), y >= 0
         return {
             "bound": elbo,
             "labelled_bound": (elbo + more.gather(0, y.clamp(min=0)[None])[0])[known],
@@ -228,11 +284,11 @@ class M1M2(MarginalLabel):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Return the posterior mean of the latents of M1 that are kept, `(B, d)`."""
+        """Return the posterior mean of the latents of M1 that are kept, `(B, d)`, of images as they are given."""
         return self.m1.encode(x)[:, self.kept]
 
     def classify(self, x: Tensor) -> Tensor:
-        """Return q(y|z1) at the mean of z1, `(B, num_classes)`."""
+        """Return q(y|z1) at the mean of z1, `(B, num_classes)`: of grey images for a model trained on grey features."""
         return self.qy(self.as_images(x))
 
     @torch.no_grad()

@@ -47,7 +47,8 @@ def fill_options(kind: type, stored: dict[str, Any]) -> dict[str, Any]:
     An option that did not exist when the checkpoint was written has the value that all runs had then.
     """
     default = defaults(kind)
-    return default | {name: value for name, value in OLDER_DEFAULTS.items() if name in default} | stored
+    older = OLDER_DEFAULTS | getattr(kind, "older_defaults", {})
+    return default | {name: value for name, value in older.items() if name in default} | stored
 
 
 def run_options(checkpoint: dict) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def changed_options(
         ("model", model, checkpoint["hyper_parameters"], model.hparams),
         ("data", data, checkpoint.get("datamodule_hyper_parameters", {}), data.hparams),
     ):
-        old = defaults(type(built)) | old  # an option may be newer than the checkpoint
+        # an option may be newer than the checkpoint
+        old = defaults(type(built)) | getattr(built, "older_defaults", {}) | old
         then |= {f"--{section}.{key}": value for key, value in old.items() if key != "root"}
         now |= {f"--{section}.{key}": value for key, value in new.items()}
     # compared as JSON, in which lists and tuples are equal
