@@ -50,6 +50,9 @@ class ImageData(LightningDataModule):
     # (limits, draw) -> test images moved by random affine maps, and the maps; None for data that cannot be moved
     transformed_test_images: Callable[..., tuple[Tensor, Tensor]] | None = None
 
+    _model_without_trainer: Any = None
+    _device_without_trainer: torch.device | str = "cpu"
+
     def __init__(self, batch_size: int = 100):
         super().__init__()
         if batch_size < 1:
@@ -153,6 +156,16 @@ class ImageData(LightningDataModule):
         """Return shuffled batches; order and pixel sampling depend on `run_seed`."""
         return self._train_batches(shuffle=True)
 
+    def train_batches(self, model: Any, device: torch.device | str) -> Batches:
+        """Return the batches of `train_dataloader` for a model that is trained without a Trainer.
+
+        Args:
+            model: The model.
+            device: Device of the batches.
+        """
+        self._model_without_trainer, self._device_without_trainer = model, device
+        return self.train_dataloader()
+
     def val_dataloader(self) -> Batches:
         """Return the validation images in their stored order."""
         grey = self.grey_pixels("val") if getattr(self._model, "classifies_grey", False) else None
@@ -170,8 +183,8 @@ class ImageData(LightningDataModule):
 
     @property
     def _model(self) -> Any:
-        """The model that is trained; None without a trainer."""
-        return self.trainer.lightning_module if self.trainer else None
+        """The model that is trained, if it is known."""
+        return self.trainer.lightning_module if self.trainer else self._model_without_trainer
 
     def _train_batches(self, batches_class: type[Batches] = Batches, **options) -> Batches | BatchGroups:
         """Return a data loader of the training images, or of what the model computes from each of them once."""
@@ -188,6 +201,6 @@ class ImageData(LightningDataModule):
     def _batches(self, split: Split, batches_class: type[Batches] = Batches, **options) -> Batches:
         """Return a data loader of the split, on the device and for the rank of the trainer if there is one."""
         if self.trainer is None:
-            return batches_class(split, self.batch_size, **options)
+            return batches_class(split.to(self._device_without_trainer), self.batch_size, **options)
         ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size}
         return batches_class(split.to(self.trainer.strategy.root_device), self.batch_size, **options, **ranks)

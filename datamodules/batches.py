@@ -110,7 +110,7 @@ class Batches:
         # A generator's body runs at the first next(): Lightning creates the iterator before it sets the epoch.
         epoch, start = self.epoch, self._start
         self._start = 0
-        order = self._rank_order(epoch)
+        order = self.order(epoch)
         generator = torch.Generator(order.device)
         for batch in range(start, len(self)):
             index = order[batch * self.batch_size :]
@@ -121,7 +121,7 @@ class Batches:
             yield self._batch(index, generator)
         self.set_epoch(epoch + 1)
 
-    def _rank_order(self, epoch: int) -> Tensor:
+    def order(self, epoch: int) -> Tensor:
         """Return the indices of this rank's images in the order of `epoch`."""
         size = len(self.split.y)
         if not self.shuffle:
@@ -198,7 +198,7 @@ class MixedBatches(Batches):
     def __len__(self) -> int:
         return max(self.unlabelled_steps, self.labelled_steps)
 
-    def _rank_order(self, epoch: int) -> Tensor:
+    def order(self, epoch: int) -> Tensor:
         unlabelled_per_batch = self.batch_size - self.labels_per_batch
         generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch))
         if self.unlabelled_steps >= self.labelled_steps:

@@ -469,6 +469,13 @@ class Model(LightningModule):
         if self.scheduled_steps is not None:
             done, total = self.trainer.global_step if step is None else step, self.scheduled_steps
             done = min(done, total - 1)  # after the last step: its own rate
+        return self.scheduled_lr_factor(done, total)
+
+    def scheduled_lr_factor(self, done: int, total: int) -> float:
+        """Return the learning rate after `done` of `total` epochs or steps, as a factor of `lr`."""
+        hparams = self.hparams
+        if hparams.lr_final is None:
+            return 1.0
         # the last epoch or step has lr_final; stages divide the whole run
         span = total if hparams.lr_schedule == "stages" else max(1, total - 1)
         return learning_rate_factor(done / span, hparams.lr_final / hparams.lr, hparams.lr_schedule)

@@ -1,0 +1,353 @@
+"""Train a model on several draws of labels: `python -m results.label_draws --draws 10 --run_dir DIR [options]`.
+
+The options are those of train.py. The draws differ in `--data.label_seed`, 0, 1, ..., and are trained together as one
+batched model; each equals the run of train.py with its label_seed, up to rounding. On a GPU, the steps are captured in
+a CUDA graph. After an interruption, the same command continues. Each draw gets a run folder, DIR/draw0, DIR/draw1, ...,
+with the model after the last epoch: `python evaluate.py 'DIR/draw*'` reports the mean over draws.
+"""
+
+import argparse
+import csv
+import io
+import signal
+import sys
+import time
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from torch import Tensor
+
+from callbacks.step_rng import seed_of
+from cli.errors import explain_option_error
+from cli.train_options import build_parser, expand_paths, split_component_flags
+from datamodules.base import ImageData
+from datamodules.batches import MixedBatches
+from models import Model, evaluating
+from models.stacked import StackedModels
+from runtime.atomic_write import atomic_write
+from runtime.cuda_graph import capture
+from runtime.processes import configure_performance, filter_warnings
+from runtime.provenance import commit, machine
+from train import LAUNCH_ONLY_OPTIONS, build
+
+# Options that this command does not support: name -> the only value
+UNSUPPORTED = {
+    "compile": False,
+    "early_stopping": None,
+    "resume": None,
+    "wandb": "off",
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.gradient_clip_val": None,
+    "trainer.precision": None,
+    "trainer.max_steps": -1,
+    "trainer.max_time": None,
+    "trainer.limit_train_batches": None,
+}
+SAVE_SECONDS = 120  # between two saves of the state
+VALIDATE_EPOCHS = 100  # the error is measured after each of these, and after epochs 1, 2, 4, 8, ...
+CHUNK = 2000  # images per pass of the classifier
+
+
+class Draws(NamedTuple):
+    """What is trained: one data module and one model per draw of labels, and the options as they are stored."""
+
+    data: list[ImageData]
+    models: list[Model]
+    configs: list[dict[str, Any]]
+
+
+class Progress(NamedTuple):
+    """State of training between two epochs, other than parameters and optimizer.
+
+    Args:
+        epoch: Finished epochs.
+        seconds: Time spent in training.
+        errors: Rows of metrics.csv of each draw: epoch, loss, error on validation images.
+    """
+
+    epoch: int
+    seconds: float
+    errors: list[list[dict[str, float]]]
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[Namespace], list[dict[str, Any]]]:
+    """Return the options of this command, those of train.py for each draw, and the same as config.yaml stores them.
+
+    Raises:
+        ArgumentError, ValueError: An option is unknown, out of range or not supported.
+    """
+    parser = argparse.ArgumentParser(prog="python -m results.label_draws", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--draws", type=int, default=10, help="number of draws of labels")
+    parser.add_argument("--run_dir", type=Path, required=True, help="folder of the run folders")
+    own, rest = parser.parse_known_args(argv)
+    if own.draws < 1:
+        raise ValueError(f"--draws must be at least 1; got {own.draws}.")
+    each, configs = [], []
+    for draw in range(own.draws):
+        names, flags = split_component_flags([*rest, "--data.label_seed", str(draw)])
+        options = build_parser(names)
+        args = expand_paths(options.parse_args(flags))
+        for name, only in UNSUPPORTED.items():
+            if args[name] != only:
+                raise ValueError(f"--{name} is not supported for several draws: leave it out.")
+        each.append(args)
+        config = yaml.safe_load(options.dump(args, skip_unset=False))
+        configs.append({key: value for key, value in config.items() if key not in LAUNCH_ONLY_OPTIONS})
+    if not each[0].data.get("num_labels"):
+        raise ValueError("Draws of labels need a number of labels: add --data.num_labels.")
+    return own, each, configs
+
+
+def build_draws(each: list[Namespace], configs: list[dict[str, Any]], device: str) -> Draws:
+    """Return data and models, on the device."""
+    pairs = [build(args) for args in each]
+    return Draws([data for data, _ in pairs], [model.to(device) for _, model in pairs], configs)
+
+
+def epoch_batches(draws: Draws, device: str) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
+    """Return a function that yields the batches of an epoch for all draws: x `(D, B, ...)` and y `(D, B)`."""
+    loaders = [data.train_batches(model, device) for data, model in zip(*draws[:2], strict=True)]
+    first = loaders[0]
+    if first.pixel_sampler or not isinstance(first, MixedBatches):
+        return lambda epoch: sampled_batches(loaders, epoch)
+    # All draws have the same features: one gather per step instead of one per draw.
+    features, labels = first.split.x, torch.stack([loader.split.y for loader in loaders])
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.stack([loader.order(epoch) for loader in loaders])  # (D, N)
+        for index in order.split(first.batch_size, 1):
+            yield features[index], labels.gather(1, index)
+
+    return batches
+
+
+def sampled_batches(loaders, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of all draws, each from its own loader."""
+    for loader in loaders:
+        loader.set_epoch(epoch)
+    for batch in zip(*loaders, strict=True):
+        x, y = zip(*batch, strict=True)
+        yield torch.stack(x), torch.stack(y)
+
+
+class Trainer:
+    """Trains all draws together, an epoch at a time.
+
+    Args:
+        draws: Data and models.
+        device: Where to train.
+        seed: Seed of the noise, `--seed`.
+        max_epochs: Number of epochs, to which the learning rate schedule refers.
+    """
+
+    def __init__(self, draws: Draws, device: str, seed: int, max_epochs: int):
+        self.draws, self.device, self.seed, self.max_epochs = draws, torch.device(device), seed, max_epochs
+        self.uses_graph = self.device.type == "cuda"
+        self.stacked = StackedModels(draws.models)
+        self.optimizer = self.stacked.make_optimizer(capturable=self.uses_graph)
+        self.batches = epoch_batches(draws, device)
+        self.graphs: dict[tuple, Callable[..., Tensor]] = {}
+        self.generator = torch.cuda.default_generators[0] if self.uses_graph else torch.default_generator
+
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take one optimizer step of all models and return their losses `(D,)`."""
+        loss = self.stacked.loss(x, y)
+        self.optimizer.zero_grad()
+        loss.sum().backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def step_of_shape(self, x: Tensor, y: Tensor) -> Callable[..., Tensor]:
+        """Return the step, captured in a graph for each shape of batches on a GPU."""
+        if not self.uses_graph:
+            return self.step
+        shape = (*x.shape, *y.shape)
+        if shape not in self.graphs:
+            self.graphs[shape] = capture(self.step, x, y, restore=self.snapshot())
+        return self.graphs[shape]
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return a function that restores the parameters and the optimizer to what they are now."""
+        parameters = [(value, value.detach().clone()) for value in self.stacked.parameters.values()]
+        moments = {
+            value: {name: entry.clone() for name, entry in self.optimizer.state.get(value, {}).items()}
+            for value, _ in parameters
+        }
+
+        @torch.no_grad()
+        def restore() -> None:
+            for value, before in parameters:
+                value.copy_(before)
+                for name, entry in self.optimizer.state[value].items():
+                    # Adam starts with moments and a number of steps of 0
+                    entry.copy_(moments[value][name]) if moments[value] else entry.zero_()
+
+        return restore
+
+    def train_epoch(self, epoch: int) -> Tensor:
+        """Train one epoch and return the mean loss of each draw, `(D,)`."""
+        self.set_learning_rate(epoch)
+        total, steps = torch.zeros(len(self.draws.models), device=self.device), 0
+        for number, (x, y) in enumerate(self.batches(epoch)):
+            step = self.step_of_shape(x, y)
+            self.generator.manual_seed(seed_of("train", self.seed, 0, epoch, number))  # as in `StepRNG`
+            total += step(x, y)
+            steps += 1
+        return total / steps
+
+    def set_learning_rate(self, epoch: int) -> None:
+        """Set the learning rate of an epoch."""
+        model = self.draws.models[0]
+        lr = model.hparams.lr * model.scheduled_lr_factor(epoch, self.max_epochs)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def errors(self) -> list[float]:
+        """Return the error of each draw on the validation images."""
+        self.stacked.write_back()
+        found = []
+        for data, model in zip(*self.draws[:2], strict=True):
+            x, y = data.images("val", device=self.device, grey=model.classifies_grey)
+            with evaluating(model):
+                predicted = torch.cat([model.classify(part).argmax(1) for part in x.split(CHUNK)])
+            found.append((predicted != y).float().mean().item())
+        return found
+
+    def save(self, path: Path, progress: Progress, options: list[str]) -> None:
+        """Write everything that training needs to go on after `progress`."""
+        state = {
+            "parameters": self.stacked.parameters,
+            "optimizer": self.optimizer.state_dict(),
+            "progress": progress._asdict(),
+            "options": options,
+        }
+        with atomic_write(path) as file:
+            torch.save(state, file)
+
+    def load(self, path: Path, options: list[str]) -> Progress:
+        """Go on from a state that `save` has written.
+
+        Raises:
+            ValueError: It is the state of a command with other options.
+        """
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["options"] != options:
+            raise ValueError(f"{path.parent} was begun with other options: give the same, or another --run_dir.")
+        with torch.no_grad():
+            for name, value in self.stacked.parameters.items():
+                value.copy_(state["parameters"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return Progress(**state["progress"])
+
+
+def is_due(epoch: int, last: int) -> bool:
+    """Return whether the error is measured after an epoch, counted from 1."""
+    return epoch % VALIDATE_EPOCHS == 0 or epoch & (epoch - 1) == 0 or epoch == last
+
+
+def write_draws(folder: Path, draws: Draws, trainer: Trainer, progress: Progress) -> None:
+    """Write a run folder for each draw: options, metrics, and the model after the last epoch."""
+    trainer.stacked.write_back()
+    for index, (data, model, config) in enumerate(zip(*draws, strict=True)):
+        run = folder / f"draw{index}"
+        with atomic_write(run / "config.yaml") as file:
+            file.write(yaml.safe_dump(config, sort_keys=False).encode())
+        with atomic_write(run / "metrics.csv") as file:
+            rows = io.StringIO()
+            writer = csv.DictWriter(rows, progress.errors[index][0])
+            writer.writeheader()
+            writer.writerows(progress.errors[index])
+            file.write(rows.getvalue().encode())
+        with atomic_write(run / "checkpoints" / "last.ckpt") as file:
+            torch.save(checkpoint_of(data, model, config, trainer, progress), file)
+
+
+def checkpoint_of(data: ImageData, model: Model, config: dict, trainer: Trainer, progress: Progress) -> dict[str, Any]:
+    """Return a checkpoint as train.py writes it, without the state of the optimizer."""
+    steps = progress.epoch * sum(1 for _ in trainer.batches(0))
+    return {
+        "state_dict": {name: value.cpu() for name, value in model.state_dict().items()},
+        "hyper_parameters": dict(model.hparams),
+        "datamodule_hyper_parameters": dict(data.hparams),
+        type(data).__name__: data.state_dict(),
+        "epoch": progress.epoch - 1,
+        "global_step": steps,
+        "model": type(model).__name__,
+        "run": {
+            "data": type(data).__name__,
+            "protocol": data.protocol,
+            "seed": config["seed"],
+            "labels_hash": data.labels_hash,
+            "processes": 1,
+        },
+        "training": {},
+        "made": {
+            "commit": [text] if (text := commit()) else [],
+            "machine": [machine(trainer.device)],
+            "seconds": progress.seconds,
+        },
+    }
+
+
+def train(trainer: Trainer, state: Path, options: list[str]) -> Progress:
+    """Train to the last epoch, from the saved state if there is one; after a signal, save the state and exit."""
+    draws = len(trainer.draws.models)
+    progress = trainer.load(state, options) if state.is_file() else Progress(0, 0.0, [[] for _ in range(draws)])
+    stop: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: stop.append(number))
+    saved_when = time.monotonic()
+    while progress.epoch < trainer.max_epochs:
+        begun = time.monotonic()
+        losses = trainer.train_epoch(progress.epoch)
+        epoch, errors = progress.epoch + 1, progress.errors
+        if is_due(epoch, trainer.max_epochs):
+            found = trainer.errors()
+            rows = [
+                {"epoch": epoch, "train/loss": loss, "val/error": error}
+                for loss, error in zip(losses.tolist(), found, strict=True)
+            ]
+            errors = [[*before, row] for before, row in zip(errors, rows, strict=True)]
+            mean = sum(found) / len(found)
+            print(f"epoch {epoch}: loss {losses.mean().item():.2f}, val/error {mean:.2%}", flush=True)
+        progress = Progress(epoch, progress.seconds + time.monotonic() - begun, errors)
+        if stop or time.monotonic() - saved_when > SAVE_SECONDS:
+            trainer.save(state, progress, options)
+            saved_when = time.monotonic()
+        if stop:
+            print(f"Stopped after epoch {epoch}. The same command continues.", file=sys.stderr)
+            sys.exit(128 + stop[0])
+    trainer.save(state, progress, options)
+    return progress
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the options, train all draws, and write their run folders."""
+    argv = sys.argv[1:] if argv is None else argv
+    configure_performance()
+    filter_warnings()
+    try:
+        own, each, configs = parse(argv)
+        device = "cuda:0" if each[0].trainer.accelerator == "cuda" else "cpu"
+        draws = build_draws(each, configs, device)
+        trainer = Trainer(draws, device, each[0].seed, each[0].trainer.max_epochs)
+        print(f"{own.draws} draws of labels: {each[0].model.name} on {each[0].data.name}, {device}", flush=True)
+        progress = train(trainer, own.run_dir / "state.pt", argv)
+        write_draws(own.run_dir, draws, trainer, progress)
+    except (ArgumentError, ValueError, OSError) as error:
+        print(f"error: {explain_option_error(error, {}, [])}", file=sys.stderr)
+        return 2
+    print(f"python evaluate.py '{own.run_dir}/draw*/checkpoints/last.ckpt' reports the mean over draws.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
