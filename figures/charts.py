@@ -337,10 +337,10 @@ def error_over_labels(curves: Sequence[LabelCurve], title: str) -> Figure:
         style = {"marker": marker, "linestyle": "--", "markerfacecolor": "white", "zorder": 2}
         lines.append(draw_label_curve(axes, curve, colors.get(curve.model, OTHER_METHODS), style))
     set_label_axes(axes, [point for curve in curves for point in curve.points])
-    legend = figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=9)
+    legend = figure.legend(handles=lines, loc="outside right center", frameon=False, fontsize=9)
     for text, curve in zip(legend.texts, [*own, *published], strict=True):
         text.set(text=printable(curve.name), parse_math=False)
-    set_title(axes, title)
+    figure.suptitle(printable(title), fontsize=TITLE, x=0.01, ha="left", parse_math=False)
     return figure
 
 
