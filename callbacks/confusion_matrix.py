@@ -15,10 +15,19 @@ from models import Model
 CHUNK = 500  # images per pass
 
 
-def confusion(model: Model, x: Tensor, y: Tensor) -> Tensor:
+def class_probabilities(model: Model, x: Tensor) -> Tensor:
+    """Return q(y|x) for images `(N, C, H, W)`: `(N, num_classes)`."""
+    return torch.cat([model.classify(part) for part in x.split(CHUNK)])
+
+
+def confusion(qy: Tensor, y: Tensor) -> Tensor:
     """Return the confusion matrix `(num_classes, num_classes)`: counts of images by true (row) and predicted (column)
-    class. Images with unknown label, -1, are left out."""
-    qy = torch.cat([model.classify(part) for part in x.split(CHUNK)])  # (N, num_classes)
+    class. Images with unknown label, -1, are left out.
+
+    Args:
+        qy: Class probabilities `(N, num_classes)`.
+        y: Labels `(N,)`.
+    """
     return multiclass_confusion_matrix(qy, y, qy.shape[1], ignore_index=-1)
 
 
@@ -29,6 +38,7 @@ class ConfusionMatrix(FigureCallback):
     required_method = "classify"
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
-        counts = confusion(model, *data.images("val", device=model.device, grey=model.classifies_grey))
+        x, y = data.images("val", device=model.device, grey=model.classifies_grey)
+        counts = confusion(class_probabilities(model, x), y)
         classes = class_names(data, len(counts))
         return {"confusion_matrix": charts.confusion_matrix(counts, "validation", classes, subject(model, data))}

@@ -1,5 +1,6 @@
 """Measure a model on test images: likelihoods, active units, classification, figures."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Independent, Normal
+from torchmetrics.functional.classification import multiclass_calibration_error
 from tqdm import tqdm
 
 import models
 from callbacks import ActiveUnits, ConfusionMatrix, for_model
 from callbacks.active_units import MIN_IMAGES, is_active
 from callbacks.base import FigureCallback
-from callbacks.confusion_matrix import confusion
+from callbacks.confusion_matrix import class_probabilities, confusion
 from callbacks.titles import class_names, subject
 from evaluation.schema import Evaluation
 from figures import charts
@@ -27,6 +29,8 @@ from runtime.processes import global_rank
 IMAGES_PER_PASS = 50
 DUPLICATE_IMAGES = 500  # test images, and as many samples, that are compared in pairs
 MAX_RELIABLE_K_HAT = 0.7  # above this Pareto k-hat, an importance-sampled likelihood is unreliable
+CALIBRATION_BINS = 15
+BELOW_ONE = 1 - 2.0**-24  # the largest float32 below 1
 BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
 
 
@@ -169,13 +173,36 @@ def mode_collapse(model: models.Model, x: Tensor) -> dict[str, Any]:
 
 
 def classification(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
-    """Return fields of `Evaluation`: error and confusion matrix over the labelled test images."""
+    """Return fields of `Evaluation`: error, calibration and confusion matrix over the labelled test images."""
     with models.evaluating(model):
-        counts = confusion(model, x, y)
+        qy = class_probabilities(model, x)
+    counts = confusion(qy, y)
     if not counts.sum():
         return {}
     right, images = counts.trace().item(), counts.sum().item()
-    return {"test_error": (images - right) / images, "confusion": counts.tolist()}
+    return {
+        "test_error": (images - right) / images,
+        "calibration_error": calibration_error(qy, y),
+        "confusion": counts.tolist(),
+    }
+
+
+def calibration_error(qy: Tensor, y: Tensor) -> float:
+    """Return the expected calibration error of the predicted classes (Guo et al. 2017, eq. 3), a fraction.
+
+    It is the sum over bins of the confidence of the share of images in a bin times the absolute difference of their
+    mean confidence and their accuracy. Images with unknown label, -1, are left out. It is nan if a probability is not
+    finite.
+
+    Args:
+        qy: Class probabilities `(N, num_classes)`.
+        y: Labels `(N,)`.
+    """
+    if not qy.isfinite().all():
+        return math.nan
+    # torchmetrics counts a confidence of exactly 1 in a bin of its own, and takes rows with values above 1 for logits.
+    qy = qy.float().clamp(max=BELOW_ONE)
+    return multiclass_calibration_error(qy, y, qy.shape[1], CALIBRATION_BINS, norm="l1", ignore_index=-1).item()
 
 
 def save_figures(

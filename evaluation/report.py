@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from evaluation.label_counts import label_curves
 from evaluation.over_seeds import SeedMean, as_text
 from evaluation.schema import ComparedEvaluation, Difference
 from evaluation.tables import comparison_key, data_name, plus_minus, tables_by_key
@@ -18,7 +19,7 @@ from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.run_folder import run_folder, run_name
 
 # Files that some reports have and others do not: those of an earlier report are deleted
-GENERATED_FILES = r"results(_\d+)?\.(png|pdf|svg)|over_seeds\.(json|csv)"
+GENERATED_FILES = r"(results|error_over_labels)(_\d+)?\.(png|pdf|svg)|over_seeds\.(json|csv)"
 # Columns of the table of how runs were made
 PROVENANCE_COLUMNS = ("run", "model", "commit", "seed", "epochs", "time", "machine", "beside the paper", "options")
 
@@ -134,6 +135,7 @@ def write_report(
 ) -> None:
     """Write `results.json`, `.csv`, `.md` and, for each kind of result with likelihoods, a figure.
 
+    If runs differ in the number of labels, the figure `error_over_labels` has their errors and published ones.
     Means over seeds, if there are any, are added to `results.md` and written to `over_seeds.json` and `.csv`.
 
     Args:
@@ -161,9 +163,24 @@ def write_report(
         have_nll = all(result.nll is not None for result in same)
         figure = charts.comparison([labelled(result, have_nll) for result in same], tables_by_key(same)[0].title)
         save_figure(figure, folder / name, style.dpi)
+    figures += save_label_charts(folder, results, style)
     for path in folder.iterdir():  # of an earlier report of other runs
         if path.name not in {*contents, *figures} and re.fullmatch(GENERATED_FILES, path.name):
             path.unlink()
+
+
+def save_label_charts(folder: Path, results: Sequence[ComparedEvaluation], style: FigureStyle) -> list[str]:
+    """Write the figures of test errors over the number of labels, and return the names of the files."""
+    curves = label_curves(results)
+    stems = (
+        [f"error_over_labels_{number}" for number in range(1, len(curves) + 1)]
+        if len(curves) > 1
+        else ["error_over_labels"]
+    )
+    names = [f"{stem}.{style.format}" for stem, _ in zip(stems, curves, strict=False)]
+    for name, (title, drawn) in zip(names, curves.items(), strict=True):
+        save_figure(charts.error_over_labels(drawn, title), folder / name, style.dpi)
+    return names
 
 
 def labelled(result: ComparedEvaluation, have_nll: bool = True) -> dict[str, Any]:

@@ -200,6 +200,14 @@ class Evaluation:
     label_pixels: Annotated[
         str | None, Doc("Pixels that labels are predicted from: `grey` (before binarization) or `binarized`.")
     ] = None
+    calibration_error: Annotated[
+        float | None,
+        Doc(
+            "Expected calibration error of the predicted classes of the same images: mean absolute difference of "
+            "confidence and accuracy, over 15 bins of the confidence.",
+            "fraction",
+        ),
+    ] = None
     confusion: Annotated[list[list[int]] | None, Doc("Confusion matrix, a row per true class.", "images")] = None
     baselines: Annotated[
         dict[str, float] | None,

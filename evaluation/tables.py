@@ -110,13 +110,14 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
         "linear": lambda row: formatted(row.probe_error, ".2%"),
         "test error": lambda row: formatted(row.test_error, ".2%"),
         "paper's": lambda row: paper_cell(row, "test_error", notes),
+        "ECE": lambda row: formatted(row.calibration_error, ".2%"),
     }
 
 
 # Order in which columns are kept if a table is too wide for the terminal
 IMPORTANCE = ("run", "NLL ± SE", "loss", "test error", "model", "K", "to the first", "paper", "paper's",
               "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO", "k-hat > 0.7", "AIS - NLL", "5-NN", "linear",
-              "rate", "distortion", "ESS", "bf16 - fp32", "AIS gap", "sigma^2", "Parzen NLL ± SE")  # fmt: skip
+              "ECE", "rate", "distortion", "ESS", "bf16 - fp32", "AIS gap", "sigma^2", "Parzen NLL ± SE")  # fmt: skip
 # The same for a table with generators, which have no importance weights: AIS is what the rows have in common
 GENERATOR_IMPORTANCE = ("run", "model", "AIS NLL ± SE (images)", "AIS gap", "sigma^2", "NLL ± SE", "Parzen NLL ± SE",
                         "MMD^2", *IMPORTANCE)  # fmt: skip

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
@@ -278,6 +278,109 @@ def add_legend(figure: Figure, entries: Sequence[tuple[tuple[str, str], str]]) -
     # set afterwards, because a legend omits names that begin with _ and parses $ as a formula
     for text, (_, name) in zip(legend.texts, entries, strict=True):
         text.set(text=name, parse_math=False)
+
+
+class LabelPoint(NamedTuple):
+    """The test error of a model with a number of labels.
+
+    Args:
+        num_labels: Labels given in training.
+        error: Test error, a fraction; the mean if there are several draws of labels.
+        se: Its standard error over draws of labels; None for a single draw, or if it is not known.
+    """
+
+    num_labels: int
+    error: float
+    se: float | None = None
+
+
+class LabelCurve(NamedTuple):
+    """The test error of a model over the number of labels.
+
+    Args:
+        name: Text in the legend.
+        model: Name of the model. A published curve has the colour of our first one of the same model.
+        points: Points in any order. They are connected unless several have the same number of labels.
+        is_published: Whether the errors are those of a paper.
+    """
+
+    name: str
+    model: str
+    points: Sequence[LabelPoint]
+    is_published: bool = False
+
+
+PUBLISHED_MARKERS = ("s", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+OTHER_METHODS = "0.6"  # colour of published curves of models that have no run
+
+
+def error_over_labels(curves: Sequence[LabelCurve], title: str) -> Figure:
+    """Return a chart of test errors over the number of labels, both axes logarithmic.
+
+    Curves of runs are solid lines with filled circles, published ones dashed lines with open markers.
+
+    Args:
+        curves: Curves with at least one point each.
+        title: Title of the figure.
+    """
+    figure = Figure((9, 4.8), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    colors: dict[str, str] = {}
+    lines = []
+    own, published = ([curve for curve in curves if curve.is_published is kind] for kind in (False, True))
+    for number, curve in enumerate(own):
+        color = COLORS[number % len(COLORS)]
+        colors.setdefault(curve.model, color)
+        lines.append(draw_label_curve(axes, curve, color, {"marker": "o", "linestyle": "-", "zorder": 3}))
+    for number, curve in enumerate(published):
+        marker = PUBLISHED_MARKERS[number % len(PUBLISHED_MARKERS)]
+        style = {"marker": marker, "linestyle": "--", "markerfacecolor": "white", "zorder": 2}
+        lines.append(draw_label_curve(axes, curve, colors.get(curve.model, OTHER_METHODS), style))
+    set_label_axes(axes, [point for curve in curves for point in curve.points])
+    legend = figure.legend(handles=lines, loc="outside right center", frameon=False, fontsize=9)
+    for text, curve in zip(legend.texts, [*own, *published], strict=True):
+        text.set(text=printable(curve.name), parse_math=False)
+    figure.suptitle(printable(title), fontsize=TITLE, x=0.01, ha="left", parse_math=False)
+    return figure
+
+
+def draw_label_curve(axes: Axes, curve: LabelCurve, color: str, style: dict[str, Any]) -> Line2D:
+    """Draw a curve in percent with its error bars, and return the handle of its legend entry.
+
+    Args:
+        axes: The axes to draw in.
+        curve: The curve.
+        color: Colour of line, markers and error bars.
+        style: Further arguments of the line.
+    """
+    points = sorted(curve.points)
+    counts = [point.num_labels for point in points]
+    if len(set(counts)) < len(counts):
+        style = style | {"linestyle": ""}
+    style = style | {"color": color, "linewidth": 1.2, "markersize": 5}
+    errors, ses = [100 * point.error for point in points], [100 * (point.se or 0) for point in points]
+    axes.errorbar(counts, errors, yerr=ses, capsize=2, elinewidth=1, **style)
+    return Line2D([], [], label=" ", **style)
+
+
+def set_label_axes(axes: Axes, points: Sequence[LabelPoint]) -> None:
+    """Set scales, limits and ticks of a chart of errors over the number of labels."""
+    counts = sorted({point.num_labels for point in points})
+    errors = [100 * point.error for point in points]
+    axes.set_xscale("log")
+    axes.set_xticks(counts, [f"{count}" for count in counts])
+    axes.set_xlim(counts[0] / 1.3, counts[-1] * 1.3)
+    axes.xaxis.set_minor_locator(NullLocator())
+    if min(errors) > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(min(errors) / 1.3, max(errors) * 1.3)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    axes.set(xlabel="labels in training", ylabel="test error (%)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
 
 
 # Likelihood columns of a comparison: legend text, colour, marker and marker size

@@ -242,7 +242,7 @@ def test_mean_over_runs_that_differ_in_their_seeds(capsys):
     assert overwrite([*SEVERAL, VAE, "--num_samples", "5", "--limit", "40"]) == 0
     nll, error = (np.array([read(run)[key] for run in ("m2", "m2-1", "m2-2")]) for key in ("nll", "test_error"))
     assert len(set(nll)) == 3
-    lines = capsys.readouterr().out.split("mean ± standard error over seeds\n")[1].split("\n")
+    lines = capsys.readouterr().out.split("mean ± standard error over label draws\n")[1].split("\n")
     assert lines[0].split("  ")[0] == "group"
     columns = re.split(r"  +", lines[1])
     assert columns == [

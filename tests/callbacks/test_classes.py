@@ -12,7 +12,7 @@ from callbacks import (
     Reconstructions,
     RunCheckpoint,
 )
-from callbacks.confusion_matrix import confusion
+from callbacks.confusion_matrix import class_probabilities, confusion
 from figures import charts, grids
 
 
@@ -59,7 +59,7 @@ def test_confusion_counts_known_labels_true_by_predicted():
             return torch.stack([1 - x, x, -x], 1)
 
     x, y = torch.tensor([1.0, 1, 0, 0, 1]), torch.tensor([1, 0, 0, 2, -1])
-    assert confusion(Parity(), x, y).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert confusion(class_probabilities(Parity(), x), y).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 
 @pytest.mark.parametrize("name", ["M2", "M1M2"])

@@ -206,13 +206,18 @@ def test_an_option_that_papers_do_not_know_counts_as_a_difference(name, monkeypa
 def test_numbers_are_what_they_are_called():
     papers = published_results()
     likelihoods, errors = ([paper for paper in papers if paper.quantity == of] for of in ("nll", "test_error"))
-    assert (len(likelihoods), len(errors)) == (32, 8)
+    assert (len(likelihoods), len(errors)) == (32, 26)
     assert all(80 < paper.value < 90 and paper.K == 5000 for paper in likelihoods)
-    assert all(0 < paper.value < 0.2 and paper.se < paper.value / 2 for paper in errors)
+    assert all(0 < paper.value < 0.3 for paper in errors)
+    assert all(paper.se < paper.value / 2 for paper in errors if paper.se)
+    assert {paper.settings["model"] for paper in errors if not paper.se} == {"NN", "CNN", "TSVM", "AtlasRBF"}
     assert {paper.settings["images"] for paper in likelihoods} == {"MNIST, dynamic", "MNIST, larochelle"}
     assert all("training_images" in paper.settings for paper in papers)
     experiments = [[*sorted(map(str, paper.settings.items())), paper.source] for paper in papers]
     assert all(experiments.count(experiment) == 1 for experiment in experiments)
+
+
+OTHER_METHODS = ("NN", "CNN", "TSVM", "AtlasRBF", "M1+TSVM")  # of which no run has the numbers
 
 
 def test_settings_of_papers_are_options_of_this_program():
@@ -224,6 +229,8 @@ def test_settings_of_papers_are_options_of_this_program():
         "M1M2": STACKED,
     }
     for paper in published_results():
+        if paper.settings["model"] in OTHER_METHODS:
+            continue
         assert set(paper.settings) <= set(run_settings(models_of[paper.settings["model"]]))
 
 

@@ -246,3 +246,36 @@ def test_charts_do_not_use_pyplot():
     charts.comparison(SWEEP, "Digits")
     charts.scatter([panel()], torch.zeros(30, dtype=torch.long))
     assert pyplot.get_fignums() == []
+
+
+LABEL_CURVES = [
+    charts.LabelCurve("M1M2 (3 draws)", "M1M2", [charts.LabelPoint(600, 0.03, 0.001), charts.LabelPoint(100, 0.04)]),
+    charts.LabelCurve("M2 (1 draw)", "M2", [charts.LabelPoint(100, 0.1), charts.LabelPoint(100, 0.08)]),
+    charts.LabelCurve("M2, a $paper", "M2", [charts.LabelPoint(3000, 0.0392, 0.0063)], is_published=True),
+    charts.LabelCurve("NN, a paper", "NN", [charts.LabelPoint(100, 0.25)], is_published=True),
+]
+
+
+def test_errors_over_labels_are_in_percent_on_logarithmic_axes():
+    figure = charts.error_over_labels(LABEL_CURVES, "MNIST")
+    (axes,) = figure.axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["100", "600", "3000"]
+    (stack, *_), (two_settings, *_), (published, *_), (other, *_) = axes.containers
+    np.testing.assert_allclose(stack.get_xydata(), [[100, 4], [600, 3]])
+    assert stack.get_linestyle() == "-"
+    assert two_settings.get_linestyle() == "None", "points with the same number of labels are not connected"
+    assert published.get_color() == two_settings.get_color() != stack.get_color()
+    assert other.get_color() == charts.OTHER_METHODS
+    bars = axes.containers[2][2][0].get_segments()
+    np.testing.assert_allclose(bars, [[[3000, 3.29], [3000, 4.55]]])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == [curve.name for curve in LABEL_CURVES]
+    figure.canvas.draw()
+
+
+def test_errors_of_zero_are_drawn_on_a_linear_axis():
+    curve = charts.LabelCurve("M2", "M2", [charts.LabelPoint(100, 0.0), charts.LabelPoint(600, 0.1)])
+    (axes,) = charts.error_over_labels([curve], "").axes
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] < 0
