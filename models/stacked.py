@@ -23,9 +23,9 @@ class Loss(nn.Module):
 class StackedModels:
     """Models that differ in the values of their trained parameters only, with one pass for all of them.
 
-    Small models do not keep a GPU busy: one step of D of them takes hardly longer than one of a single model. Each model
-    has its own batches and its own gradient; all share the noise, which is that of a model trained alone with the same
-    random state. So each equals the model trained alone, up to rounding.
+    Small models do not keep a GPU busy: a step of D of them takes hardly longer than a step of one. Each model has its
+    own batches and its own gradient; all share the noise, which is that of a model trained alone with the same random
+    state. So each equals the model trained alone, up to rounding.
 
     Args:
         models: D models of the same class and options, on one device.
@@ -68,7 +68,12 @@ class StackedModels:
         parameters = list(self.parameters.values())
         lr = torch.tensor(options.lr, device=parameters[0].device) if capturable else options.lr
         return torch.optim.Adam(
-            parameters, lr=lr, eps=options.adam_eps, weight_decay=options.weight_decay, fused=True, capturable=capturable
+            parameters,
+            lr=lr,
+            eps=options.adam_eps,
+            weight_decay=options.weight_decay,
+            fused=True,
+            capturable=capturable,
         )
 
     @torch.no_grad()
