@@ -202,16 +202,18 @@ class Trainer:
 
     def snapshot(self) -> Callable[[], None]:
         """Return a function that restores the parameters and the optimizer to what they are now."""
-        parameters = [(value, value.detach().clone()) for value in self.stacked.parameters.values()]
+        state = [(value, value.detach().clone()) for value in self.stacked.state().values()]
+        parameters = self.stacked.parameters.values()
         moments = {
             value: {name: entry.clone() for name, entry in self.optimizer.state.get(value, {}).items()}
-            for value, _ in parameters
+            for value in parameters
         }
 
         @torch.no_grad()
         def restore() -> None:
-            for value, before in parameters:
+            for value, before in state:
                 value.copy_(before)
+            for value in parameters:
                 for name, entry in self.optimizer.state[value].items():
                     # Adam starts with moments and a number of steps of 0
                     entry.copy_(moments[value][name]) if moments[value] else entry.zero_()
@@ -253,7 +255,7 @@ class Trainer:
     def save(self, path: Path, progress: Progress, options: list[str]) -> None:
         """Write everything that training needs to go on after `progress`."""
         state = {
-            "parameters": self.stacked.parameters,
+            "models": self.stacked.state(),
             "optimizer": self.optimizer.state_dict(),
             "progress": progress._asdict(),
             "options": options,
@@ -271,8 +273,8 @@ class Trainer:
         if state["options"] != options:
             raise ValueError(f"{path.parent} was begun with other options: give the same, or another --run_dir.")
         with torch.no_grad():
-            for name, value in self.stacked.parameters.items():
-                value.copy_(state["parameters"][name])
+            for name, value in self.stacked.state().items():
+                value.copy_(state["models"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         return Progress(**state["progress"])
 

@@ -81,7 +81,6 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(draws, tmp_path, monkeypatc
     (["--compile"], "--compile is not supported for several draws: leave it out."),
     (["--trainer.max_steps", "3"], "--trainer.max_steps is not supported"),
     (["--draws", "0"], "--draws must be at least 1; got 0."),
-    (["--model.batch_norm", "true"], "Models with batch norm cannot be trained together"),
     (["--model.nonsense", "1"], "nonsense"),
 ])  # fmt: skip
 def test_options_that_do_not_apply_are_refused(tmp_path, capsys, options, sentence):
