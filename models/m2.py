@@ -92,9 +92,8 @@ class M2(EncoderDecoder, MarginalLabel):
     ):
         super().__init__(image_shape, z_dim=z_dim, hidden=hidden, encoder=encoder, batch_norm=batch_norm, **kwargs)
         if num_classes < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs labels of two classes or more: choose data that have them, or --model VAE."
-            )
+            name = type(self).__name__
+            raise ValueError(f"{name} needs labels of two classes or more: choose data that have them, or --model VAE.")
         classes.check_number(type(self).__name__, num_classes)
         if not alpha >= 0:
             raise ValueError(f"alpha must not be negative; got {alpha}.")

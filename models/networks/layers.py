@@ -75,9 +75,9 @@ class Network(nn.Module):
     """Base class of networks: a first layer and the rest. A linear layer of the context, such as a one-hot label, is
     added to the output of the first layer.
 
-    So the first layer runs once per image and the layer of the context once per class; their sum broadcasts. A context of
-    several parts, such as a latent and a label, can be given as a tuple: its layer then runs once for each value of each
-    part, not once for each combination.
+    So the first layer runs once per image and the layer of the context once per class; their sum broadcasts. A context
+    of several parts, such as a latent and a label, can be given as a tuple: its layer then runs once for each value of
+    each part, not once for each combination.
 
     `rows_per_image` is the cost of one image, in rows of a fully connected network.
 
