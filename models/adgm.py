@@ -50,6 +50,8 @@ class ADGM(M2):
         a_dim: Dimensions of the auxiliary variable.
         num_samples: K, the samples of a per image in training, with one of z for each class.
         classifier_samples: Samples of a that classification averages over.
+        labelled_weight: Weight of the mean of L over labelled images in the loss, by default N_l / N. The released code
+            of the paper has 1, the same as for U, and alpha 0.1 N / N_l, which is 60 for 100 labels.
     """
 
     def __init__(
@@ -61,11 +63,14 @@ class ADGM(M2):
         a_dim: int = 100,
         num_samples: int = 1,
         classifier_samples: int = 50,
+        labelled_weight: float | None = None,
         **kwargs,
     ):
         for name, value in (("a_dim", a_dim), ("num_samples", num_samples), ("classifier_samples", classifier_samples)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
+        if labelled_weight is not None and not labelled_weight >= 0:
+            raise ValueError(f"labelled_weight must not be negative; got {labelled_weight}.")
         super().__init__(image_shape, num_classes, labelled_fraction, z_dim=z_dim, **kwargs)
         generator = torch.Generator().manual_seed(NOISE_SEED)
         noise = torch.randn(classifier_samples, 1, a_dim, generator=generator, device="cpu")
@@ -138,6 +143,12 @@ class ADGM(M2):
         return self.px(z)
 
     # The bounds
+
+    def bound_weights(self) -> tuple[float, float]:
+        """Return the weights of the means of L and U in the loss."""
+        labelled, unlabelled = super().bound_weights()
+        given = self.hparams.labelled_weight
+        return labelled if given is None else given, unlabelled
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
         """Return q(a|x), batch shape `(1, B)`, which broadcasts with the classes."""

@@ -208,10 +208,14 @@ class M2(EncoderDecoder, MarginalLabel):
         terms = self.class_terms(x)
         return terms.labelled_bound(), terms.unlabelled_bound(), terms.log_qy
 
+    def bound_weights(self) -> tuple[float, float]:
+        """Return the weights of the means of L and U in the loss, N_l / N and N_u / N."""
+        return self.hparams.labelled_fraction, 1 - self.hparams.labelled_fraction
+
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         (labelled, unlabelled, log_qy), known = self.bounds(x), y >= 0
         label = y.clamp(min=0)[None]  # unknown labels become class 0; the mask removes them
-        N_l, N_u = self.hparams.labelled_fraction, 1 - self.hparams.labelled_fraction
+        N_l, N_u = self.bound_weights()
         L = mean_where(known, -labelled.gather(0, label)[0])
         U = mean_where(~known, -unlabelled)
         return N_l * L + N_u * U + self.hparams.alpha * mean_where(known, -log_qy.gather(0, label)[0])

@@ -107,8 +107,9 @@ def test_log_weights_against_a_naive_loop(make, binary, name, labelled):
 
 @names
 @pytest.mark.parametrize("y", [MIXED, MIXED.abs(), torch.full((7,), -1)], ids=["mixed", "labelled", "unlabelled"])
-def test_the_loss_and_its_gradient_against_the_formula(make, binary, name, y):
-    model = make(name, activation="tanh", alpha=2.0, labelled_fraction=0.02)
+@pytest.mark.parametrize("weight", [None, 1.0])
+def test_the_loss_and_its_gradient_against_the_formula(make, binary, name, y, weight):
+    model = make(name, activation="tanh", alpha=2.0, labelled_fraction=0.02, labelled_weight=weight)
     x, _ = binary(7)
     noise_a, noise_z = same_noise(3, 1, 7)
     bounds = [naive_bounds(model, x[b], noise_a[0, b], noise_z[0, :, b]) for b in range(7)]
@@ -116,7 +117,7 @@ def test_the_loss_and_its_gradient_against_the_formula(make, binary, name, y):
     U = [-bounds[b][1] for b in range(7) if y[b] < 0]
     cross = [-bounds[b][2][y[b]] for b in range(7) if y[b] >= 0]
     mean = lambda terms: sum(terms) / len(terms) if terms else torch.zeros(())  # noqa: E731
-    expected = 0.02 * mean(L) + 0.98 * mean(U) + 2.0 * mean(cross)
+    expected = (weight or 0.02) * mean(L) + 0.98 * mean(U) + 2.0 * mean(cross)
     loss = under(3, model.loss, x, y)
     torch.testing.assert_close(loss, expected)
     parameters = list(model.parameters())
@@ -325,6 +326,7 @@ def test_classes_are_nearly_identical_at_initialization(make, binary, name):
     ({"num_samples": 0}, "num_samples must be at least 1; got 0"),
     ({"classifier_samples": 0}, "classifier_samples must be at least 1; got 0"),
     ({"alpha": -0.1}, "alpha must not be negative; got -0.1"),
+    ({"labelled_weight": -1.0}, "labelled_weight must not be negative; got -1.0"),
 ])  # fmt: skip
 def test_options_out_of_range(make, name, options, sentence):
     with pytest.raises(ValueError, match=sentence) as info:
