@@ -306,6 +306,8 @@ RECIPES = {
     "m2_100": (0.1197, NEAREST["M2 by default"][2]), "m2_100_paper": (0.1197, UNREACHED),
     "m2_3000": (0.0392, ["50,000 training images, not 55,000", "softplus, not relu", "no batch norm",
                          "alpha 0.1, not 1.0", *UNREACHED]),
+    "adgm_100": (0.0096, ["60,000 training images, not 55,000", PRIOR]),
+    "sdgm_100": (0.0132, ["60,000 training images, not 55,000", PRIOR]),
     "cvae_mnist": None, "vae_2d_mnist": None, "m1_mnist": None,
 }  # fmt: skip
 
