@@ -197,7 +197,16 @@ class Trainer:
             return self.step
         shape = (*x.shape, *y.shape)
         if shape not in self.graphs:
-            self.graphs[shape] = capture(self.step, x, y, restore=self.snapshot())
+            restore = self.snapshot()
+            try:
+                self.graphs[shape] = capture(self.step, x, y, restore=restore)
+            except RuntimeError as error:
+                restore()
+                reason = str(error).splitlines()[0]
+                print(
+                    f"warning: steps cannot be captured in a CUDA graph and run one by one: {reason}", file=sys.stderr
+                )
+                self.graphs[shape] = self.step
         return self.graphs[shape]
 
     def snapshot(self) -> Callable[[], None]:
