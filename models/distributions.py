@@ -152,7 +152,8 @@ class BernoulliImage(Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.base_dist.logits
         is_small = max(logits.numel(), value.numel()) < LARGE_SIZE or max(logits.ndim, value.ndim) == 3
-        if is_small or value.requires_grad or logits.device.type != "cpu" or torch.compiler.is_compiling():
+        is_transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if is_small or value.requires_grad or logits.device.type != "cpu" or is_transformed:
             return super().log_prob(value)
         shape = torch.broadcast_shapes(logits.shape, value.shape)  # slow, hence only for large inputs
         return LogBernoulli.apply(logits.expand(shape).flatten(-3), value.to(logits.dtype).expand(shape).flatten(-3))

@@ -1,9 +1,14 @@
 """Train a model on several draws of labels: `python -m results.label_draws --draws 10 --run_dir DIR [options]`.
 
-The options are those of train.py. The draws differ in `--data.label_seed`, 0, 1, ..., and are trained together as one
-batched model; each equals the run of train.py with its label_seed, up to rounding. On a GPU, the steps are captured in
-a CUDA graph. After an interruption, the same command continues. Each draw gets a run folder, DIR/draw0, DIR/draw1, ...,
-with the model after the last epoch: `python evaluate.py 'DIR/draw*'` reports the mean over draws.
+The options are those of train.py. The draws differ in `--data.label_seed`, 0, 1, ..., and each equals the run of
+train.py with its label_seed, up to rounding. On a GPU they are trained together as one batched model, whose steps are
+captured in a CUDA graph; on a CPU, where that is slower, one after another. After an interruption, the same command
+continues. Each draw gets a run folder, DIR/draw0, DIR/draw1, ...,
+with the model after the last epoch:
+
+    python evaluate.py 'DIR/draw*/checkpoints/last.ckpt'
+
+reports the mean over draws.
 """
 
 import argparse
@@ -253,11 +258,11 @@ def is_due(epoch: int, last: int) -> bool:
     return epoch % VALIDATE_EPOCHS == 0 or epoch & (epoch - 1) == 0 or epoch == last
 
 
-def write_draws(folder: Path, draws: Draws, trainer: Trainer, progress: Progress) -> None:
+def write_draws(folder: Path, trainer: Trainer, progress: Progress) -> None:
     """Write a run folder for each draw: options, metrics, and the model after the last epoch."""
     trainer.stacked.write_back()
-    for index, (data, model, config) in enumerate(zip(*draws, strict=True)):
-        run = folder / f"draw{index}"
+    for index, (data, model, config) in enumerate(zip(*trainer.draws, strict=True)):
+        run = folder / f"draw{config['data']['label_seed']}"
         with atomic_write(run / "config.yaml") as file:
             file.write(yaml.safe_dump(config, sort_keys=False).encode())
         with atomic_write(run / "metrics.csv") as file:
@@ -297,8 +302,12 @@ def checkpoint_of(data: ImageData, model: Model, config: dict, trainer: Trainer,
     }
 
 
-def train(trainer: Trainer, state: Path, options: list[str]) -> Progress:
-    """Train to the last epoch, from the saved state if there is one; after a signal, save the state and exit."""
+def train(trainer: Trainer, state: Path, options: list[str]) -> tuple[Progress, int | None]:
+    """Train to the last epoch, from the saved state if there is one.
+
+    Returns:
+        The progress, and the number of the signal that stopped it, if one did.
+    """
     draws = len(trainer.draws.models)
     progress = trainer.load(state, options) if state.is_file() else Progress(0, 0.0, [[] for _ in range(draws)])
     stop: list[int] = []
@@ -309,7 +318,7 @@ def train(trainer: Trainer, state: Path, options: list[str]) -> Progress:
         begun = time.monotonic()
         losses = trainer.train_epoch(progress.epoch)
         epoch, errors = progress.epoch + 1, progress.errors
-        if is_due(epoch, trainer.max_epochs):
+        if is_due(epoch, trainer.max_epochs) or stop:
             found = trainer.errors()
             rows = [
                 {"epoch": epoch, "train/loss": loss, "val/error": error}
@@ -319,14 +328,13 @@ def train(trainer: Trainer, state: Path, options: list[str]) -> Progress:
             mean = sum(found) / len(found)
             print(f"epoch {epoch}: loss {losses.mean().item():.2f}, val/error {mean:.2%}", flush=True)
         progress = Progress(epoch, progress.seconds + time.monotonic() - begun, errors)
-        if stop or time.monotonic() - saved_when > SAVE_SECONDS:
+        if stop:
+            break
+        if time.monotonic() - saved_when > SAVE_SECONDS:
             trainer.save(state, progress, options)
             saved_when = time.monotonic()
-        if stop:
-            print(f"Stopped after epoch {epoch}. The same command continues.", file=sys.stderr)
-            sys.exit(128 + stop[0])
     trainer.save(state, progress, options)
-    return progress
+    return progress, stop[0] if stop else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -337,11 +345,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         own, each, configs = parse(argv)
         device = "cuda:0" if each[0].trainer.accelerator == "cuda" else "cpu"
-        draws = build_draws(each, configs, device)
-        trainer = Trainer(draws, device, each[0].seed, each[0].trainer.max_epochs)
         print(f"{own.draws} draws of labels: {each[0].model.name} on {each[0].data.name}, {device}", flush=True)
-        progress = train(trainer, own.run_dir / "state.pt", argv)
-        write_draws(own.run_dir, draws, trainer, progress)
+        together = own.draws if device != "cpu" else 1
+        for first in range(0, own.draws, together):
+            part = slice(first, first + together)
+            draws = build_draws(each[part], configs[part], device)
+            trainer = Trainer(draws, device, each[0].seed, each[0].trainer.max_epochs)
+            progress, stopped_by = train(trainer, own.run_dir / f"state{first}.pt", argv)
+            if progress.epoch:
+                write_draws(own.run_dir, trainer, progress)
+            if stopped_by is not None:
+                print(f"Stopped after epoch {progress.epoch}. The same command continues.", file=sys.stderr)
+                return 128 + stopped_by
     except (ArgumentError, ValueError, OSError) as error:
         print(f"error: {explain_option_error(error, {}, [])}", file=sys.stderr)
         return 2
