@@ -36,7 +36,7 @@ def build_evaluation_parser() -> ArgumentParser:
         action=ActionYesNo,
         default=None,
         help="Fit scikit-learn classifiers to the same labels, on pixels and on latent codes of a VAE or of the M1 in "
-        "an M1M2; by default only for M2 and M1M2 with few labels.",
+        "an M1M2; by default only for classifiers trained with few labels.",
     )
     add(
         "--figures",

@@ -288,7 +288,8 @@ def add_limit_option(parser: ArgumentParser) -> None:
         "--limit",
         type=int | None,
         default=None,
-        help="Evaluate the likelihood on the first N test images; by default on all (M2, M1M2, AffineVAE: on 1000).",
+        help="Evaluate the likelihood on the first N test images; by default on all (M2, M1M2, ADGM, SDGM, "
+        "AffineVAE: on 1000).",
     )
 
 

@@ -98,7 +98,7 @@ class GrayscaleData(ImageData):
         if num_labelled in (0, len(self.train.y)) or not getattr(self._model, "learns_from_labels", True):
             if self.labels_per_batch:
                 raise ValueError(
-                    "labels_per_batch requires a model that learns from labels (M2 or M1M2) and partly labelled data. "
+                    "labels_per_batch requires a model that learns from labels (M2, M1M2, ADGM or SDGM) and partly labelled data. "
                     "Leave it out, or choose such a model and set num_labels."
                 )
             return super().train_dataloader()

@@ -52,13 +52,15 @@ REQUIRED_AGREEMENT = (
 # likelihood (no paper here has one), and those that another setting of `run_settings` replaces. Any other option that a
 # paper does not set counts as a difference unless it is at its default.
 NOT_COMPARED = {
+    "classifier_samples",
     "lr", "lr_final", "lr_schedule", "adam_eps", "steps_per_call", "data.batch_size", "data.labels_per_batch",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.precision", "data.seed", "data.label_seed",
     "scale", "learn_scale", "init",
     "objective", "num_samples", "data.binarization", "data.num_labels", "data.val_size",
 }  # fmt: skip
 
-MODELS = ("VAE", "IWAE", "HierarchicalVAE", "M2", "M1M2")
+CLASSIFIERS = ("M2", "M1M2", "ADGM", "SDGM")
+MODELS = ("VAE", "IWAE", "HierarchicalVAE", *CLASSIFIERS)
 TRAINING_IMAGES = 60_000  # of MNIST, including validation images
 LAROCHELLE_TRAINING_IMAGES = 50_000
 TEST_IMAGES = 10_000
@@ -193,7 +195,7 @@ def run_settings(checkpoint: dict) -> dict[str, Any]:
         "images": f"MNIST, {run['protocol']}",
         "training_images": LAROCHELLE_TRAINING_IMAGES if binary else TRAINING_IMAGES - settings["data.val_size"],
     }
-    if model in ("M2", "M1M2"):
+    if model in CLASSIFIERS:
         return settings | {"model": model, "quantity": "test_error", "labels": settings["data.num_labels"]}
     if settings["objective"] != "elbo":
         settings["beta_warmup"] = 0  # only the ELBO has a warm-up

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from models import checkpoints
+from models.adgm import ADGM, SDGM
 from models.ae import AE
 from models.affine import AffineVAE
 from models.base import Model, evaluating
@@ -19,6 +20,7 @@ from models.networks import DECODERS, ENCODERS
 from models.vae import VAE
 
 __all__ = [
+    "ADGM",
     "AE",
     "CVAE",
     "DECODERS",
@@ -29,6 +31,7 @@ __all__ = [
     "M1M2",
     "M2",
     "MODELS",
+    "SDGM",
     "VAE",
     "AffineVAE",
     "HierarchicalVAE",
@@ -52,6 +55,8 @@ MODELS: dict[str, type[Model]] = {
         CVAE,
         M2,
         M1M2,
+        ADGM,
+        SDGM,
         GMMN,
         GAN,
     )

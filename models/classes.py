@@ -1,4 +1,4 @@
-"""Checks of the labels that models of classes (CVAE, M2, M1M2) are trained on."""
+"""Checks of the labels that models of classes (CVAE, M2, M1M2, ADGM, SDGM) are trained on."""
 
 MAX_CLASSES = 1000  # more values are identifiers or measurements, and one-hot inputs become too large
 

@@ -132,7 +132,14 @@ class GAN(ImplicitModel):
     def make_optimizers(self) -> list[torch.optim.Optimizer]:
         hparams = self.hparams
         return [
-            torch.optim.Adam(parameters, lr=lr, betas=(hparams.beta1, hparams.beta2), eps=hparams.adam_eps, weight_decay=hparams.weight_decay, fused=True)
+            torch.optim.Adam(
+                parameters,
+                lr=lr,
+                betas=(hparams.beta1, hparams.beta2),
+                eps=hparams.adam_eps,
+                weight_decay=hparams.weight_decay,
+                fused=True,
+            )
             for parameters, lr in zip(self.players, self.learning_rates(), strict=True)
         ]
 

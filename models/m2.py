@@ -18,7 +18,7 @@ from models.networks.layers import ImageShape
 
 
 class ClassTerms(NamedTuple):
-    """The terms of both bounds of M2 for a batch of images, each of the shape `(C, B)` of classes and images."""
+    """The terms of both bounds of M2 for a batch of images, each of the shape `(..., C, B)` of classes and images."""
 
     log_py: float  # log p(y), the same for all classes
     log_px_yz: Tensor  # E_q(z|x,y)[log p(x|y,z)]
@@ -26,17 +26,17 @@ class ClassTerms(NamedTuple):
     log_qy: Tensor  # log q(y|x)
 
     def labelled_bound(self) -> Tensor:
-        """Return -L(x, y) <= log p(x, y) for every class y, `(C, B)` (eq. 6)."""
+        """Return -L(x, y) <= log p(x, y) for every class y, `(..., C, B)` (eq. 6)."""
         return self.log_py + self.log_px_yz - self.kl
 
     def unlabelled_bound(self) -> Tensor:
-        """Return -U(x) <= log p(x), `(B,)` (eq. 7)."""
-        return (self.log_qy.exp() * (self.labelled_bound() - self.log_qy)).sum(0)
+        """Return -U(x) <= log p(x), `(..., B)` (eq. 7)."""
+        return (self.log_qy.exp() * (self.labelled_bound() - self.log_qy)).sum(-2)
 
     def rate_distortion(self) -> tuple[Tensor, Tensor]:
-        """Return U(x) in two parts, each `(B,)`: KL(q(y,z|x) || p(y) p(z)) and the mean over q of -log p(x|y,z)."""
+        """Return U(x) in two parts, each `(..., B)`: KL(q(y,z|x) || p(y) p(z)) and the mean over q of -log p(x|y,z)."""
         qy = self.log_qy.exp()
-        return (qy * (self.kl + self.log_qy - self.log_py)).sum(0), -(qy * self.log_px_yz).sum(0)
+        return (qy * (self.kl + self.log_qy - self.log_py)).sum(-2), -(qy * self.log_px_yz).sum(-2)
 
 
 class M2(EncoderDecoder, MarginalLabel):
@@ -92,19 +92,30 @@ class M2(EncoderDecoder, MarginalLabel):
     ):
         super().__init__(image_shape, z_dim=z_dim, hidden=hidden, encoder=encoder, batch_norm=batch_norm, **kwargs)
         if num_classes < 2:
-            raise ValueError("M2 needs labels of two classes or more: choose data that have them, or --model VAE.")
-        classes.check_number("M2", num_classes)
+            name = type(self).__name__
+            raise ValueError(f"{name} needs labels of two classes or more: choose data that have them, or --model VAE.")
+        classes.check_number(type(self).__name__, num_classes)
         if not alpha >= 0:
             raise ValueError(f"alpha must not be negative; got {alpha}.")
-        self.classifier = self.new_encoder(num_classes)
-        self.encoder = self.new_encoder(2 * z_dim, context_dim=num_classes)
+        self.make_inference_networks()
         if likelihood == "features":  # x is a vector, another model's latent: a mean and a scale for each dimension
             self.likelihood, output = diagonal_normal, (2 * image_shape[0],)
         else:
             self.likelihood, output = PixelLikelihood(likelihood, scale, learn_scale), image_shape
-        self.decoder = self.new_decoder(z_dim, context_dim=num_classes, output_shape=output)
+        self.make_generative_networks(output)
         self.register_buffer("labels", torch.eye(num_classes)[:, None], persistent=False)  # (C, 1, C), one-hot
         self.init_near_uniform()
+
+    def make_inference_networks(self) -> None:
+        """Create the networks of q(y|x) and q(z|x,y)."""
+        options = self.hparams
+        self.classifier = self.new_encoder(options.num_classes)
+        self.encoder = self.new_encoder(2 * options.z_dim, context_dim=options.num_classes)
+
+    def make_generative_networks(self, output_shape: tuple[int, ...]) -> None:
+        """Create the network of p(x|y,z). Its output, of this shape, is what the likelihood takes."""
+        options = self.hparams
+        self.decoder = self.new_decoder(options.z_dim, context_dim=options.num_classes, output_shape=output_shape)
 
     @torch.no_grad()
     def init_near_uniform(self) -> None:
@@ -130,8 +141,8 @@ class M2(EncoderDecoder, MarginalLabel):
     def check_data(self, data) -> None:
         super().check_data(data)
         if not data.labelled_fraction:
-            raise ValueError("M2 needs some labels: choose data that have them, or --model VAE.")
-        classes.check_training_images("M2", data)
+            raise ValueError(f"{type(self).__name__} needs some labels: choose data that have them, or --model VAE.")
+        classes.check_training_images(type(self).__name__, data)
 
     @property
     def pixel_likelihood(self) -> PixelLikelihood | None:
@@ -197,10 +208,14 @@ class M2(EncoderDecoder, MarginalLabel):
         terms = self.class_terms(x)
         return terms.labelled_bound(), terms.unlabelled_bound(), terms.log_qy
 
+    def bound_weights(self) -> tuple[float, float]:
+        """Return the weights of the means of L and U in the loss, N_l / N and N_u / N."""
+        return self.hparams.labelled_fraction, 1 - self.hparams.labelled_fraction
+
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         (labelled, unlabelled, log_qy), known = self.bounds(x), y >= 0
         label = y.clamp(min=0)[None]  # unknown labels become class 0; the mask removes them
-        N_l, N_u = self.hparams.labelled_fraction, 1 - self.hparams.labelled_fraction
+        N_l, N_u = self.bound_weights()
         L = mean_where(known, -labelled.gather(0, label)[0])
         U = mean_where(~known, -unlabelled)
         return N_l * L + N_u * U + self.hparams.alpha * mean_where(known, -log_qy.gather(0, label)[0])
@@ -235,16 +250,22 @@ class M2(EncoderDecoder, MarginalLabel):
         return self.class_terms(x, K, qz_xy).rate_distortion()
 
     def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        terms, known = self.class_terms(x), y >= 0
-        rate, distortion = terms.rate_distortion()
+        terms = self.class_terms(x)
+        return self.metrics(terms.labelled_bound(), *terms.rate_distortion(), terms.log_qy, y)
+
+    def metrics(
+        self, labelled: Tensor, rate: Tensor, distortion: Tensor, log_qy: Tensor, y: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the validation metrics from -L(x, y) `(C, B)`, the parts of U(x) `(B,)` and log q(y|x) `(C, B)`."""
+        known = y >= 0
         return {
             "bound": -rate - distortion,
-            "labelled_bound": terms.labelled_bound().gather(0, y.clamp(min=0)[None])[0, known],
+            "labelled_bound": labelled.gather(0, y.clamp(min=0)[None])[0, known],
             "elbo": -rate - distortion,
             "rate": rate,
             "distortion": distortion,
-            "entropy": -(terms.log_qy.exp() * terms.log_qy).sum(0),
-            "error": (terms.log_qy.argmax(0) != y)[known],
+            "entropy": -(log_qy.exp() * log_qy).sum(0),
+            "error": (log_qy.argmax(0) != y)[known],
         }
 
     # Uses of a trained model
@@ -267,7 +288,8 @@ class M2(EncoderDecoder, MarginalLabel):
         z = self.as_latents(z)
         y = self.as_labels(y, tuple(z.shape[:-1]), broadcast=True)
         if y is None:
-            raise ValueError(f"decode of M2 needs labels y, integers from 0 to {self.hparams.num_classes - 1}.")
+            name = type(self).__name__
+            raise ValueError(f"decode of {name} needs labels y, integers from 0 to {self.hparams.num_classes - 1}.")
         return self.px(z, one_hot(y, self.hparams.num_classes).float()).mean
 
     def context(self, x: Tensor, y: Tensor | None) -> Tensor:

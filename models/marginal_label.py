@@ -1,4 +1,4 @@
-"""The part that M2 and M1M2 share: an unknown label that is summed out of the likelihood."""
+"""The part that M2, M1M2, ADGM and SDGM share: an unknown label that is summed out of the likelihood."""
 
 import math
 

@@ -1,6 +1,6 @@
 """Several models of the same architecture, trained together as one batched model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +20,27 @@ class Loss(nn.Module):
         return self.model.loss(x, y)
 
 
+def norm_statistics(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the running statistics of the batch norm layers that are trained, by name."""
+    for prefix, layer in module.named_modules():
+        is_trained = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and is_trained:
+            for name, buffer in layer.named_buffers(recurse=False):
+                yield f"{prefix}.{name}", buffer
+
+
 class StackedModels:
     """Models that differ in the values of their trained parameters only, with one pass for all of them.
 
-    Small models do not keep a GPU busy: one step of D of them takes hardly longer than one of a single model. Each model
-    has its own batches and its own gradient; all share the noise, which is that of a model trained alone with the same
-    random state. So each equals the model trained alone, up to rounding.
+    Small models do not keep a GPU busy: a step of D of them takes hardly longer than a step of one. Each model has its
+    own batches and its own gradient; all share the noise, which is that of a model trained alone with the same random
+    state. So each equals the model trained alone, up to rounding.
 
     Args:
         models: D models of the same class and options, on one device.
-
-    Raises:
-        ValueError: If the models cannot be trained together.
     """
 
     def __init__(self, models: Sequence[Model]):
-        if models[0].has_batch_norm:
-            raise ValueError("Models with batch norm cannot be trained together: train them one by one.")
         self.models = models
         self.module = Loss(models[0]).train()
         named = [dict(Loss(model).named_parameters()) for model in models]
@@ -45,6 +49,9 @@ class StackedModels:
             for name, parameter in named[0].items()
             if parameter.requires_grad
         }
+        # Batch norm updates its running statistics in training.
+        statistics = [dict(norm_statistics(Loss(model))) for model in models]
+        self.statistics = {name: torch.stack([each[name] for each in statistics]) for name in statistics[0]}
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the loss of each model on its batch, `(D,)`. The gradient of the sum is the gradient of each.
@@ -53,10 +60,12 @@ class StackedModels:
             x: Images or features, `(D, B, ...)`.
             y: Labels `(D, B)`.
         """
-        return vmap(self._loss_of_one, randomness="same")(self.parameters, x, y)
+        return vmap(self._loss_of_one, randomness="same")(self.parameters, self.statistics, x, y)
 
-    def _loss_of_one(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return functional_call(self.module, parameters, (x, y))
+    def _loss_of_one(
+        self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], x: Tensor, y: Tensor
+    ) -> Tensor:
+        return functional_call(self.module, (parameters, statistics), (x, y))
 
     def make_optimizer(self, capturable: bool = False) -> torch.optim.Adam:
         """Return Adam for the parameters of all models, with the options of the models.
@@ -68,13 +77,23 @@ class StackedModels:
         parameters = list(self.parameters.values())
         lr = torch.tensor(options.lr, device=parameters[0].device) if capturable else options.lr
         return torch.optim.Adam(
-            parameters, lr=lr, eps=options.adam_eps, weight_decay=options.weight_decay, fused=True, capturable=capturable
+            parameters,
+            lr=lr,
+            eps=options.adam_eps,
+            weight_decay=options.weight_decay,
+            fused=True,
+            capturable=capturable,
         )
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Copy the parameters into the models."""
+        """Copy parameters and running statistics into the models."""
         for index, model in enumerate(self.models):
-            for name, parameter in Loss(model).named_parameters():
-                if name in self.parameters:
-                    parameter.copy_(self.parameters[name][index])
+            loss = Loss(model)
+            for name, value in [*loss.named_parameters(), *norm_statistics(loss)]:
+                if name in self.state():
+                    value.copy_(self.state()[name][index])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return parameters and running statistics of all models, `(D, ...)`, by name."""
+        return self.parameters | self.statistics

@@ -19,6 +19,7 @@ import sys
 import time
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from callbacks.step_rng import seed_of
 from cli.errors import explain_option_error
-from cli.train_options import build_parser, expand_paths, split_component_flags
+from cli.train_options import DEFAULTS, build_parser, expand_paths, option_names, split_component_flags
 from datamodules.base import ImageData
 from datamodules.batches import MixedBatches
 from models import Model, evaluating
@@ -80,32 +81,55 @@ class Progress(NamedTuple):
     errors: list[list[dict[str, float]]]
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, list[Namespace], list[dict[str, Any]]]:
-    """Return the options of this command, those of train.py for each draw, and the same as config.yaml stores them.
+def own_options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options of this command, and the others, which are those of train.py.
 
     Raises:
-        ArgumentError, ValueError: An option is unknown, out of range or not supported.
+        ValueError: An option is out of range.
     """
-    parser = argparse.ArgumentParser(prog="python -m results.label_draws", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m results.label_draws",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--draws", type=int, default=10, help="number of draws of labels")
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the run folders")
     own, rest = parser.parse_known_args(argv)
     if own.draws < 1:
         raise ValueError(f"--draws must be at least 1; got {own.draws}.")
+    return own, rest
+
+
+def draw_options(draws: int, flags: list[str]) -> tuple[list[Namespace], list[dict[str, Any]]]:
+    """Return the options of train.py for each draw of labels, and the same as config.yaml stores them.
+
+    Args:
+        draws: Number of draws.
+        flags: Options of train.py.
+
+    Raises:
+        ArgumentError, ValueError: An option is unknown, out of range or not supported.
+    """
     each, configs = [], []
-    for draw in range(own.draws):
-        names, flags = split_component_flags([*rest, "--data.label_seed", str(draw)])
-        options = build_parser(names)
-        args = expand_paths(options.parse_args(flags))
-        for name, only in UNSUPPORTED.items():
-            if args[name] != only:
-                raise ValueError(f"--{name} is not supported for several draws: leave it out.")
+    for draw in range(draws):
+        names, with_names = split_component_flags([*flags, "--data.label_seed", str(draw)])
+        parser = build_parser(names)
+        args = expand_paths(parser.parse_args(with_names))
+        check_supported(args)
         each.append(args)
-        config = yaml.safe_load(options.dump(args, skip_unset=False))
+        config = yaml.safe_load(parser.dump(args, skip_unset=False))
         configs.append({key: value for key, value in config.items() if key not in LAUNCH_ONLY_OPTIONS})
-    if not each[0].data.get("num_labels"):
+    return each, configs
+
+
+def check_supported(args: Namespace) -> None:
+    """Raise ValueError for options of train.py that do not apply to several draws."""
+    for name, only in UNSUPPORTED.items():
+        if args[name] != only:
+            raise ValueError(f"--{name} is not supported for several draws: leave it out.")
+    if not args.data.get("num_labels"):
         raise ValueError("Draws of labels need a number of labels: add --data.num_labels.")
-    return own, each, configs
 
 
 def build_draws(each: list[Namespace], configs: list[dict[str, Any]], device: str) -> Draws:
@@ -178,16 +202,18 @@ class Trainer:
 
     def snapshot(self) -> Callable[[], None]:
         """Return a function that restores the parameters and the optimizer to what they are now."""
-        parameters = [(value, value.detach().clone()) for value in self.stacked.parameters.values()]
+        state = [(value, value.detach().clone()) for value in self.stacked.state().values()]
+        parameters = self.stacked.parameters.values()
         moments = {
             value: {name: entry.clone() for name, entry in self.optimizer.state.get(value, {}).items()}
-            for value, _ in parameters
+            for value in parameters
         }
 
         @torch.no_grad()
         def restore() -> None:
-            for value, before in parameters:
+            for value, before in state:
                 value.copy_(before)
+            for value in parameters:
                 for name, entry in self.optimizer.state[value].items():
                     # Adam starts with moments and a number of steps of 0
                     entry.copy_(moments[value][name]) if moments[value] else entry.zero_()
@@ -229,7 +255,7 @@ class Trainer:
     def save(self, path: Path, progress: Progress, options: list[str]) -> None:
         """Write everything that training needs to go on after `progress`."""
         state = {
-            "parameters": self.stacked.parameters,
+            "models": self.stacked.state(),
             "optimizer": self.optimizer.state_dict(),
             "progress": progress._asdict(),
             "options": options,
@@ -247,8 +273,8 @@ class Trainer:
         if state["options"] != options:
             raise ValueError(f"{path.parent} was begun with other options: give the same, or another --run_dir.")
         with torch.no_grad():
-            for name, value in self.stacked.parameters.items():
-                value.copy_(state["parameters"][name])
+            for name, value in self.stacked.state().items():
+                value.copy_(state["models"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         return Progress(**state["progress"])
 
@@ -302,17 +328,32 @@ def checkpoint_of(data: ImageData, model: Model, config: dict, trainer: Trainer,
     }
 
 
-def train(trainer: Trainer, state: Path, options: list[str]) -> tuple[Progress, int | None]:
-    """Train to the last epoch, from the saved state if there is one.
+@contextmanager
+def collect_signals() -> Iterator[list[int]]:
+    """Collect the signals that ask to stop, SIGTERM and SIGINT, instead of stopping."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    Returns:
-        The progress, and the number of the signal that stopped it, if one did.
+
+def train(trainer: Trainer, state: Path, options: list[str], stop: list[int]) -> Progress:
+    """Train to the last epoch, or to the end of an epoch in which a signal is received, and return the progress.
+
+    Args:
+        trainer: What to train.
+        state: File of the state; if it exists, training goes on from it.
+        options: The command line, stored in the file.
+        stop: Signals received.
     """
     draws = len(trainer.draws.models)
     progress = trainer.load(state, options) if state.is_file() else Progress(0, 0.0, [[] for _ in range(draws)])
-    stop: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: stop.append(number))
     saved_when = time.monotonic()
     while progress.epoch < trainer.max_epochs:
         begun = time.monotonic()
@@ -334,7 +375,7 @@ def train(trainer: Trainer, state: Path, options: list[str]) -> tuple[Progress, 
             trainer.save(state, progress, options)
             saved_when = time.monotonic()
     trainer.save(state, progress, options)
-    return progress, stop[0] if stop else None
+    return progress
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -342,8 +383,12 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     configure_performance()
     filter_warnings()
+    names, known = DEFAULTS, []  # set in the `try` block, used in error messages
     try:
-        own, each, configs = parse(argv)
+        own, rest = own_options(argv)
+        names, _ = split_component_flags(rest)
+        known = option_names(build_parser(names))
+        each, configs = draw_options(own.draws, rest)
         device = "cuda:0" if each[0].trainer.accelerator == "cuda" else "cpu"
         print(f"{own.draws} draws of labels: {each[0].model.name} on {each[0].data.name}, {device}", flush=True)
         together = own.draws if device != "cpu" else 1
@@ -351,14 +396,14 @@ def main(argv: list[str] | None = None) -> int:
             part = slice(first, first + together)
             draws = build_draws(each[part], configs[part], device)
             trainer = Trainer(draws, device, each[0].seed, each[0].trainer.max_epochs)
-            progress, stopped_by = train(trainer, own.run_dir / f"state{first}.pt", argv)
-            if progress.epoch:
+            with collect_signals() as stop:
+                progress = train(trainer, own.run_dir / f"state{first}.pt", argv, stop)
                 write_draws(own.run_dir, trainer, progress)
-            if stopped_by is not None:
+            if stop:
                 print(f"Stopped after epoch {progress.epoch}. The same command continues.", file=sys.stderr)
-                return 128 + stopped_by
+                return 128 + stop[0]
     except (ArgumentError, ValueError, OSError) as error:
-        print(f"error: {explain_option_error(error, {}, [])}", file=sys.stderr)
+        print(f"error: {explain_option_error(error, names, known)}", file=sys.stderr)
         return 2
     print(f"python evaluate.py '{own.run_dir}/draw*/checkpoints/last.ckpt' reports the mean over draws.")
     return 0

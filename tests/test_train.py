@@ -37,6 +37,7 @@ WITH_FIGURES = [
     "false",
 ]
 QUICK = [*WITH_FIGURES, "--callbacks", "[]"]
+WITH_CLASSES = ("M2", "M1M2", "ADGM", "SDGM")  # which learn from few labels
 
 
 KEYS = {"nll", "nll_se", "num_samples", "elbo", "rate", "distortion", "ess_median", "active_units", "num_images",
@@ -234,7 +235,7 @@ def test_run_folder(name, capsys):
     command = ["--model", name, *WITH_FIGURES, "--num_samples", "20", "--limit", "30", "--seed", "5"]
     if name == "AE":
         command += ["--data.binarization", "grey"]
-    if name in ("M2", "M1M2"):
+    if name in WITH_CLASSES:
         command += ["--data.num_labels", "100"]
     if name == "M1M2":
         assert train.main([*QUICK, "--run_dir", "m1"]) == 0
@@ -254,16 +255,16 @@ def test_run_folder(name, capsys):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["seed"] == 5
     assert config["model"]["name"] == name
-    assert config["model"]["batch_norm"] == (name in ("M2", "M1M2", "GAN"))
+    assert config["model"]["batch_norm"] == (name in (*WITH_CLASSES, "GAN"))
     result = json.loads((folder / "evaluation.json").read_text())
     assert result.keys() >= KEYS
     assert (result["model"], result["data"], result["seed"]) == (name, "Digits", 5)
-    if name in ("M2", "M1M2"):
+    if name in WITH_CLASSES:
         assert 0 < result["test_error"] < 1
         assert {"analogies_test.png", "confusion_matrix_test.png"} <= {p.name for p in (folder / "figures").iterdir()}
     else:
         assert result["test_error"] is None
-    assert (result["baselines"] is not None) == (name in ("M2", "M1M2"))
+    assert (result["baselines"] is not None) == (name in WITH_CLASSES)
     if name == "AE" or is_implicit:
         assert result["nll"] is None
         assert result["quantity"] is None

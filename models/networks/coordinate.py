@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.networks.layers import ImageShape, Network, apply_rowwise, mlp
+from models.networks.layers import Context, ImageShape, Network, apply_rowwise, mlp
 
 STEEPNESS = 3.0  # slope of the first layer at the start of training, per half image
 
@@ -56,7 +56,7 @@ class CoordinateDecoder(Network):
     def forward(
         self,
         z: Tensor,
-        context: Tensor | None = None,
+        context: Context | None = None,
         transform: Tensor | None = None,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
@@ -64,7 +64,7 @@ class CoordinateDecoder(Network):
 
         Args:
             z: Codes.
-            context: For example a one-hot label.
+            context: For example a one-hot label; or a tuple of its parts.
             transform: Affine maps `(..., 2, 3)` from (x, y, 1) of a pixel to the coordinates that the network receives
                 there; None is the identity.
             size: Height and width, by default those of the data.
@@ -72,8 +72,8 @@ class CoordinateDecoder(Network):
         height, width = size or self.size
         with torch.autocast(z.device.type, enabled=False):  # 16 bits are too few for coordinates, and no faster
             of_code = self.first(z.to(self.first.weight.dtype))  # (..., h)
-            if context is not None:
-                of_code = of_code + self.context(context.to(self.context.weight.dtype))
+            for shift in self.shifts(context):
+                of_code = of_code + shift
             slope = self.place.weight  # (h, 2)
             transform = torch.eye(2, 3, device=z.device) if transform is None else transform
             of_place = slope @ transform.to(slope.dtype)  # (..., h, 3)

@@ -7,8 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 ImageShape = tuple[int, int, int]
+Context = Tensor | tuple[Tensor, ...]  # further input of a network, such as a one-hot label; or its parts
 LAYERS: tuple[Any, ...] = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -73,7 +75,9 @@ class Network(nn.Module):
     """Base class of networks: a first layer and the rest. A linear layer of the context, such as a one-hot label, is
     added to the output of the first layer.
 
-    So the first layer runs once per image and the layer of the context once per class; their sum broadcasts.
+    So the first layer runs once per image and the layer of the context once per class; their sum broadcasts. A context
+    of several parts, such as a latent and a label, can be given as a tuple: its layer then runs once for each value of
+    each part, not once for each combination.
 
     `rows_per_image` is the cost of one image, in rows of a fully connected network.
 
@@ -109,10 +113,24 @@ class Network(nn.Module):
         """The last layer with weights."""
         return [m for part in (self.first, self.rest) for m in part.modules() if isinstance(m, LAYERS)][-1]
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the output for `x (..., in)` and a context `(..., context_dim)`; leading dimensions broadcast."""
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """Return the output for `x (..., in)` and a context `(..., context_dim)`; leading dimensions broadcast.
+
+        Args:
+            x: Images or codes.
+            context: A tensor, or a tuple of its parts, `(..., d_i)` with the sum of all d_i equal to context_dim.
+        """
         h = self.first(x.to(next(self.parameters()).dtype))
-        if context is not None:
-            shift = self.context(context.to(self.context.weight.dtype))
+        for shift in self.shifts(context):
             h = h + shift.reshape(*shift.shape, *[1] * (self.dims - 1))
         return apply_rowwise(self.rest, h, self.dims)
+
+    def shifts(self, context: Context | None) -> list[Tensor]:
+        """Return what the parts of the context add to the output of the first layer, each `(..., width)`."""
+        if context is None:
+            return []
+        weight = self.context.weight
+        if isinstance(context, Tensor):
+            return [self.context(context.to(weight.dtype))]
+        columns = weight.split([part.shape[-1] for part in context], 1)
+        return [linear(part.to(weight.dtype), part_weight) for part, part_weight in zip(context, columns, strict=True)]

@@ -35,7 +35,7 @@ def drawn(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("name", ["M2", "M1M2"])
+@pytest.mark.parametrize("name", ["M2", "M1M2", "SDGM"])
 def test_analogies_of_the_first_test_image_of_each_class(fit, make_model, data, drawn, name):
     model = make_model(name)
     fit(model, [Analogies()], max_epochs=1)
@@ -47,7 +47,7 @@ def test_analogies_of_the_first_test_image_of_each_class(fit, make_model, data, 
     assert torch.equal(images, model.eval().analogies(x))
 
 
-@pytest.mark.parametrize("name", ["CVAE", "M2", "M1M2"])
+@pytest.mark.parametrize("name", ["CVAE", "M2", "M1M2", "SDGM"])
 def test_samples_of_each_class(fit, make_model, drawn, name):
     fit(make_model(name), [ClassSamples(num_images=3)], max_epochs=1)
     assert drawn["class_samples"][0][0].shape == (3, 10, 1, 8, 8)
@@ -62,7 +62,7 @@ def test_confusion_counts_known_labels_true_by_predicted():
     assert confusion(class_probabilities(Parity(), x), y).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 
-@pytest.mark.parametrize("name", ["M2", "M1M2"])
+@pytest.mark.parametrize("name", ["M2", "M1M2", "SDGM"])
 def test_confusion_matrix_of_all_validation_images(fit, make_model, data, drawn, memory, name):
     log = memory()
     fit(make_model(name), [ConfusionMatrix()], max_epochs=1, logger=log)

@@ -22,6 +22,8 @@ SUPPORTED = {
     "CVAE": [*WITH_LATENT, "class_samples"],
     "M2": ["reconstructions", "samples", *LIKELIHOOD, "latent_codes", *CLASSIFIER],
     "M1M2": ["reconstructions", "samples", *LIKELIHOOD, *CLASSIFIER],
+    "ADGM": ["reconstructions", "samples", *LIKELIHOOD, "latent_codes", *CLASSIFIER],
+    "SDGM": ["reconstructions", "samples", *LIKELIHOOD, "latent_codes", *CLASSIFIER],
     "GMMN": ["samples", "nearest_neighbours", "interpolations", "mode_collapse"],
     "GAN": ["samples", "nearest_neighbours", "interpolations", "mode_collapse"],
 }

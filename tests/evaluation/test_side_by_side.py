@@ -94,7 +94,7 @@ def test_models_are_left_in_the_mode_they_were_in(pair, x):
     assert [model.training for model in pair.values()] == [True, False]
 
 
-@pytest.mark.parametrize("name", ["CVAE", "M2", "M1M2"])
+@pytest.mark.parametrize("name", ["CVAE", "M2", "M1M2", "ADGM"])
 def test_models_whose_codes_need_a_label_are_refused(make_model, x, name):
     sentence = rf"^{name} cannot be drawn side by side: it does not decode codes without labels\.$"
     with pytest.raises(ValueError, match=sentence):

@@ -16,6 +16,8 @@ OPTIONS = {
     "CVAE": {"num_classes": 3},
     "M2": LABELS | {"z_dim": 4},
     "M1M2": LABELS | {"z_dim": 4, "m1": "m1.ckpt", "kept": [0, 2, 3]},
+    "ADGM": LABELS | {"z_dim": 4, "a_dim": 3, "classifier_samples": 5},
+    "SDGM": LABELS | {"z_dim": 4, "a_dim": 3, "classifier_samples": 5},
     "GAN": {"batch_norm": False},  # which is on by default
 }
 M1_OPTIONS = {"z_dim": 4, "hidden": [16]}

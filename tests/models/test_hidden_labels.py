@@ -19,14 +19,17 @@ def m1():
 
 
 def make(name, data):
+    name, _, features = name.partition(" ")
     torch.manual_seed(0)
-    if name == "M2":
-        return MODELS["M2"].for_data(data, hidden=[16], z_dim=4)
+    if name in ("M2", "ADGM", "SDGM"):
+        more = {} if name == "M2" else {"a_dim": 3, "classifier_samples": 5}
+        return MODELS[name].for_data(data, hidden=[16], z_dim=4, **more)
     if name == "AffineVAE":
         return MODELS[name].for_data(data, hidden=[16], z_dim=10, decoder_hidden=[16], label_weight=1.0)
     options = {"labelled_fraction": data.labelled_fraction, "num_classes": 10, "hidden": [16], "z_dim": 4}
     part = m1()
-    model = MODELS["M1M2"](data.image_shape, m1="", m1_options=dict(part.hparams), kept=[0, 1, 2, 4], **options)
+    model = MODELS["M1M2"](data.image_shape, m1="", m1_options=dict(part.hparams), kept=[0, 1, 2, 4],
+                           features=features, **options)  # fmt: skip
     model.m1.load_state_dict(part.state_dict())
     return model
 
@@ -65,7 +68,7 @@ def flipped(reference, shown, change):
     return Flipped(num_labels=50, batch_size=200)
 
 
-@pytest.mark.parametrize("name", ["M2", "M1M2", "AffineVAE"])
+@pytest.mark.parametrize("name", ["M2", "M1M2 grey", "M1M2 binarized", "ADGM", "SDGM", "AffineVAE"])
 @pytest.mark.parametrize("change", [lambda y: (y + 3) % 10, lambda y: torch.full_like(y, 9), lambda y: y.flip(0)])
 def test_flipping_every_hidden_label_leaves_training_bit_identical(trainer, reference, change, name):
     expected, metrics = run(trainer, Digits(num_labels=50, batch_size=200), name)
@@ -78,7 +81,7 @@ def test_flipping_every_hidden_label_leaves_training_bit_identical(trainer, refe
     assert metrics["val/error"] != other["val/error"]  # validation labels are logged but select nothing
 
 
-@pytest.mark.parametrize("name", ["M2", "AffineVAE"])
+@pytest.mark.parametrize("name", ["M2", "ADGM", "SDGM", "AffineVAE"])
 def test_control_changing_a_visible_label_changes_training(trainer, reference, name):
     expected, _ = run(trainer, Digits(num_labels=50, batch_size=200), name)
     data = flipped(reference, reference.label_indices[1:], lambda y: (y + 3) % 10)

@@ -25,7 +25,7 @@ LIKELIHOODS = ("log_weights", "rate_distortion")
 EVERY = pytest.mark.parametrize("name", MODELS)
 ENCODING = [name for name, kind in MODELS.items() if not issubclass(kind, ImplicitModel)]
 CONDITIONAL = [name for name, kind in MODELS.items() if kind.is_conditional]
-LABELLED = ["CVAE", "M2", "M1M2"]
+LABELLED = ["CVAE", "M2", "M1M2", "ADGM", "SDGM"]
 
 
 def takes_images(model, names=OF_IMAGES):
@@ -313,8 +313,9 @@ NO_LABELS = {
 @pytest.mark.parametrize("wrong", NO_LABELS)
 def test_invalid_labels_are_refused(build, name, wrong):
     model, x, (y, sentence) = build(name), torch.ones(2, *SHAPE), NO_LABELS[wrong]
-    names = {"CVAE": ("encode", "reconstruct", "latent_statistics"), "M2": ("encode", "latent_statistics"), "M1M2": ()}
-    for call in takes_images(model, (*names[name], *LIKELIHOODS)).values():
+    names = {"CVAE": ("encode", "reconstruct", "latent_statistics"), "M1M2": ()}
+    names = names.get(name, ("encode", "latent_statistics"))
+    for call in takes_images(model, (*names, *LIKELIHOODS)).values():
         refused(call, x, y, sentence=sentence)
     if name == "CVAE":
         right = torch.tensor([0, 1])
@@ -323,7 +324,7 @@ def test_invalid_labels_are_refused(build, name, wrong):
             refused(model.interpolate, x, x, 3, "linear", *labels, sentence=sentence)
 
 
-@pytest.mark.parametrize("name", ["CVAE", "M2"])
+@pytest.mark.parametrize("name", ["CVAE", "M2", "ADGM", "SDGM"])
 def test_labels_may_be_lists_and_arrays_and_those_of_latents_broadcast(build, name):
     model, x, z = build(name), torch.rand(3, *SHAPE), torch.randn(3, build(name).latent_dim)
     y = torch.tensor([0, 2, 1])

@@ -158,6 +158,93 @@ def test_images_are_decoded_by_both_decoders_with_pruned_latents_at_0(make, bina
     assert [mean.shape for mean, _ in statistics] == [(5, 4), (5, 4)]
 
 
+# Grey features
+
+
+@pytest.fixture
+def stacks(trained):
+    """Return M1M2s with grey and with binarized features, on the same M1 and the same kept dimensions, and the data."""
+    path, data = trained(), digits()
+    made = []
+    for features in ("grey", "binarized"):
+        torch.manual_seed(0)
+        made.append(MODELS["M1M2"].for_data(data, m1=path, hidden=[16], batch_norm=False, features=features))
+    return *made, data
+
+
+def test_training_features_are_mean_and_scale_of_the_posterior_of_grey_images(stacks):
+    grey, binarized, data = stacks
+    rows = grey.training_features(data)
+    qz1 = grey.m1.posterior(data.train.x.float() / 255)
+    kept = grey.kept
+    torch.testing.assert_close(rows, torch.cat([qz1.mean[:, kept], qz1.stddev[:, kept]], -1))
+    assert not rows.requires_grad
+    assert binarized.training_features(data) is None
+
+
+@pytest.mark.parametrize("sample_z1", [True, False])
+def test_the_loss_of_features_is_that_of_m2_on_new_samples_or_on_the_mean(make, sample_z1):
+    model = make("M1M2", sample_z1=sample_z1)
+    mean, scale, y = torch.randn(6, 3), torch.rand(6, 3), torch.tensor([0, -1, 1, -1, 2, -1])
+    loss = under(3, model.loss, torch.cat([mean, scale], 1), y)
+    torch.manual_seed(3)
+    z1 = mean + scale * torch.randn(6, 3) if sample_z1 else mean
+    torch.testing.assert_close(loss, model.m2.loss(z1, y))
+
+
+def test_training_reads_grey_features_and_validation_predicts_labels_from_grey_images(stacks, trainer):
+    model, _, data = stacks
+    losses, predicted = [], []
+    original = model.loss
+    model.loss = lambda x, y: losses.append(x) or original(x, y)
+    model.m2.classifier.register_forward_pre_hook(lambda _, args: None if model.training else predicted.append(args[0]))
+    fitter = trainer(max_epochs=1)
+    fitter.fit(model, datamodule=data)
+    rows = model.training_features(data)
+    assert all(x.shape[1:] == rows.shape[1:] for x in losses)
+    seen = torch.cat(losses)
+    assert (seen[:20, None] == rows).all(-1).any(1).all()
+    grey = data.images("val", grey=True)[0]
+    error = (model.classify(grey).argmax(1) != data.val.y).double().mean()
+    assert fitter.callback_metrics["val/error"].item() == pytest.approx(error.item())
+
+
+def test_the_likelihood_does_not_depend_on_the_option(stacks):
+    grey, binarized, data = stacks
+    binarized.load_state_dict(grey.state_dict())
+    if grey.hparams.kept == binarized.hparams.kept:
+        x = data.images("test", 5)[0]
+        assert torch.equal(under(3, grey.log_weights, x, 3), under(3, binarized.log_weights, x, 3))
+
+
+def test_a_checkpoint_from_before_the_option_has_binarized_features(trained):
+    path = trained("M1M2", digits(), "stack", m1=trained(), features="binarized")
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["hyper_parameters"]["features"]
+    torch.save(checkpoint, path)
+    model = models.load(path)
+    assert model.hparams.features == "binarized"
+    assert not model.classifies_grey
+
+
+@pytest.mark.parametrize(("options", "features", "sentence"), [
+    ({"binarization": "grey"}, "binarized", "features binarized needs binarized images"),
+    ({}, "red", "Unknown features 'red': choose grey or binarized"),
+])  # fmt: skip
+def test_features_that_do_not_fit_are_refused(trained, options, features, sentence):
+    likelihood = {"likelihood": "gaussian"} if options else {}
+    path = trained(data=digits(num_labels=None, **options), **likelihood)
+    with pytest.raises(ValueError, match=sentence):
+        MODELS["M1M2"].for_data(digits(**options), m1=path, features=features)
+
+
+def test_grey_features_need_grey_levels(trained):
+    path, data = trained(), digits()
+    data.has_grey_levels = False
+    with pytest.raises(ValueError, match=r"has no grey levels: add --model\.features binarized"):
+        MODELS["M1M2"].for_data(data, m1=path)
+
+
 # M1 does not change
 
 
@@ -213,7 +300,7 @@ def test_latents_with_a_standard_deviation_above_a_tenth_are_kept(make):
 def test_for_data_keeps_the_active_latents_of_the_training_images(trained):
     path, data = trained(z_dim=30), digits()
     model = MODELS["M1M2"].for_data(data, m1=path, hidden=[16])
-    deviation = models.load(path).encode(data.images("train")[0]).double().std(0)
+    deviation = models.load(path).encode(data.images("train", grey=True)[0]).double().std(0)
     assert model.hparams.kept == [i for i, value in enumerate(deviation.tolist()) if value > 0.1]
     assert len(model.hparams.kept) > 0
     assert sorted([*model.kept.tolist(), *model.pruned.tolist()]) == list(range(30))

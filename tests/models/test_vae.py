@@ -16,9 +16,10 @@ from models.networks.coordinate import CoordinateDecoder
 from models.objectives import elbo, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
+WITH_CLASSES = ("M2", "M1M2", "ADGM", "SDGM")  # which sum over an unknown label
 every_density = pytest.mark.parametrize("name", DENSITIES)
 # models with one z per image and the options of a VAE; conditional ones get labels
-densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name not in ("M2", "M1M2")])
+densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name not in WITH_CLASSES])
 # models that need only images
 unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE"])
 GAUSSIAN = {"likelihood": "gaussian"}
@@ -107,6 +108,7 @@ KNOBS = {
     "scale": (GAUSSIAN, {"scale": 0.3, **GAUSSIAN}),
     "objective": ({"objective": "elbo", "num_samples": 3}, {"objective": "iwae", "num_samples": 3}),
     "num_samples": ({}, {"num_samples": 3}),
+    "labelled_weight": ({}, {"labelled_weight": 1.0}),
     "num_groups": ({**GROUPS, "num_groups": 2}, {**GROUPS, "num_groups": 4}),
     "ciwae_beta": ({**CIWAE, "ciwae_beta": 0.1}, {**CIWAE, "ciwae_beta": 0.5}),
     "beta": ({"objective": "elbo"}, {"objective": "elbo", "beta": 0.5}),
@@ -130,7 +132,8 @@ OWN_KNOBS = {
     # other decoders are refused
     ("AffineVAE", "decoder"): ({}, {"decoder": "wavy"}),
 }
-TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", *inspect.signature(Model).parameters}
+TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", "classifier_samples"}
+TESTED_ELSEWHERE |= {*inspect.signature(Model).parameters}
 
 
 class Wavy(CoordinateDecoder):
@@ -273,7 +276,7 @@ NETWORKS = [
     {"encoder": "conv", "decoder": "conv", "batch_norm": True},
     {"decoder": "coordinate"},
 ]
-# AffineVAE, CVAE and M1M2 have their own tests of this
+# AffineVAE, CVAE, M1M2, ADGM and SDGM have their own tests of this
 LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
 
 

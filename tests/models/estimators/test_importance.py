@@ -127,7 +127,8 @@ def test_labels_reach_the_model():
 def test_the_encoder_runs_once_and_chunks_bound_the_memory(make, binary, monkeypatch, name):
     model, (x, y) = make(name), binary(3)
     encoded, decoded = [], []
-    model.encoder.register_forward_hook(lambda module, args, output: encoded.append(len(output)))
+    first = getattr(model, "aux_encoder", model.encoder)  # the one that `posterior` runs
+    first.register_forward_hook(lambda module, args, output: encoded.append(len(output)))
     model.decoder.register_forward_hook(lambda module, args, output: decoded.append(len(output)))
     estimate = importance(model, x, 23, chunk=5, y=y)
     assert encoded == [3]

@@ -1,0 +1,95 @@
+"""python -m results.label_draws: each draw of labels equals the run of train.py, and an interrupted run goes on."""
+
+import signal
+
+import pytest
+import torch
+
+import train
+from evaluation.inputs import load_data, open_checkpoint
+from results import label_draws
+
+MODEL = ["--model", "M2", "--model.hidden", "[8]", "--model.z_dim", "3", "--model.lr_final", "1e-4"]
+DATA = ["--data", "Digits", "--data.batch_size", "200"]
+OPTIONS = [*MODEL, *DATA, "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--seed", "3"]
+OPTIONS += ["--model.batch_norm", "false", "--data.num_labels", "50"]
+QUIET = ["--num_samples", "0", "--callbacks", "[]", "--trainer.enable_progress_bar", "false"]
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def run(folder, *options):
+    return label_draws.main(["--draws", "2", "--run_dir", str(folder), *OPTIONS, *options])
+
+
+@pytest.fixture(scope="module")
+def draws(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("draws")
+    assert run(folder) == 0
+    return folder
+
+
+def test_each_draw_is_the_run_of_train_py_with_its_label_seed(draws, tmp_path):
+    for draw in (0, 1):
+        alone = tmp_path / f"alone{draw}"
+        assert train.main([*OPTIONS, "--data.label_seed", str(draw), "--run_dir", str(alone), *QUIET]) == 0
+        expected = torch.load(alone / "checkpoints" / "last.ckpt", weights_only=True)
+        found = torch.load(draws / f"draw{draw}" / "checkpoints" / "last.ckpt", weights_only=True)
+        for key, value in expected["state_dict"].items():
+            torch.testing.assert_close(found["state_dict"][key], value, rtol=1e-4, atol=1e-5)
+        for key in ("run", "hyper_parameters", "datamodule_hyper_parameters", "epoch", "global_step", "model"):
+            assert found[key] == expected[key]
+    assert found["run"]["labels_hash"] != weights_hash_of_labels(draws / "draw0")
+
+
+def weights_hash_of_labels(run_dir):
+    return torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]["labels_hash"]
+
+
+def test_the_checkpoints_can_be_evaluated(draws):
+    path = draws / "draw1" / "checkpoints" / "last.ckpt"
+    ((checkpoint, data),) = load_data([open_checkpoint(str(path), {})])
+    assert data.labels_hash == checkpoint["run"]["labels_hash"]
+    assert (draws / "draw1" / "metrics.csv").read_text().startswith("epoch,train/loss,val/error\n1,")
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(draws, tmp_path, monkeypatch, capsys):
+    original, epochs = label_draws.Trainer.train_epoch, []
+
+    def interrupted(self, epoch):
+        if epochs == [0]:
+            signal.raise_signal(signal.SIGTERM)
+        epochs.append(epoch)
+        return original(self, epoch)
+
+    monkeypatch.setattr(label_draws.Trainer, "train_epoch", interrupted)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    assert run(tmp_path) == 128 + signal.SIGTERM
+    assert "Stopped after epoch 2. The same command continues." in capsys.readouterr().err
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    assert run(tmp_path) == 0
+    for draw in ("draw0", "draw1"):
+        expected, found = (weights(root / draw / "checkpoints" / "last.ckpt") for root in (draws, tmp_path))
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert run(tmp_path, "--model.lr", "1") == 2
+    assert "was begun with other options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    (["--compile"], "--compile is not supported for several draws: leave it out."),
+    (["--trainer.max_steps", "3"], "--trainer.max_steps is not supported"),
+    (["--draws", "0"], "--draws must be at least 1; got 0."),
+    (["--model.nonsense", "1"], "nonsense"),
+])  # fmt: skip
+def test_options_that_do_not_apply_are_refused(tmp_path, capsys, options, sentence):
+    assert run(tmp_path, *options) == 2
+    assert sentence in capsys.readouterr().err
+    assert not [*tmp_path.rglob("*.ckpt")]
+
+
+def test_a_number_of_labels_is_needed(tmp_path, capsys):
+    options = [option for option in OPTIONS if option not in ("--data.num_labels", "50")]
+    assert label_draws.main(["--run_dir", str(tmp_path), *options]) == 2
+    assert "num_labels" in capsys.readouterr().err
