@@ -252,12 +252,18 @@ def margin(result: Evaluation, pixels_nll: float) -> float:
 def failures(results: Sequence[Evaluation]) -> list[str]:
     """Return a remark for each run that learned nothing: its NLL is worse than the mean image's, or it has collapsed.
 
+    An M2 that was trained on means of z1 gets a remark on its NLL instead.
     After a short training only a much worse NLL counts, because every model starts out worse than the mean image.
     """
     remarks = []
     for result in results:
         nll, pixels = result.nll, result.pixels_nll
-        if nll is not None and pixels is not None and nll > pixels + margin(result, pixels):
+        if trained_on_means(result):
+            remarks.append(
+                f"M2 was trained on means of z1 ({run_name(result.checkpoint)}), and the NLL is of samples of z1, "
+                "which it does not model: compare errors only, or train with --model.sample_z1 true."
+            )
+        elif nll is not None and pixels is not None and nll > pixels + margin(result, pixels):
             remarks.append(
                 f"Training has failed ({run_name(result.checkpoint)}): its NLL is worse than {pixels:.2f}, that of the "
                 "mean training image with independent pixels. Train longer, or with a lower --model.lr."
@@ -276,6 +282,11 @@ def failures(results: Sequence[Evaluation]) -> list[str]:
             )
         remarks += missing_classes(result)
     return remarks
+
+
+def trained_on_means(result: Evaluation) -> bool:
+    """Return whether a result is of an M1M2 that was trained on the means of q(z1|x) instead of samples."""
+    return isinstance(result, ComparedEvaluation) and result.options.get("sample_z1") is False
 
 
 def missing_classes(result: Evaluation) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 
 from evaluation.over_seeds import as_text, over_seeds
-from evaluation.schema import Evaluation
+from evaluation.schema import ComparedEvaluation, Evaluation
 from evaluation.tables import tables
 
 RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
@@ -181,6 +181,16 @@ def test_a_remark_where_nothing_was_learned():
     assert "Training has failed (a): its NLL is worse than 26.90" in text
     assert "The posterior has collapsed (b): no latent unit is active" in text
     assert text.count("has failed") == text.count("has collapsed") == 1
+
+
+def test_a_remark_about_the_likelihood_of_an_m2_on_means():
+    trained = {sampled: ComparedEvaluation(**result("a", "M1M2", nll=1e5, pixels_nll=26.9).to_dict(),
+                                           options={} if sampled else {"sample_z1": False})
+               for sampled in (True, False)}  # fmt: skip
+    text = tables([trained[False]])
+    assert "M2 was trained on means of z1 (a)" in text
+    assert "Training has failed" not in text
+    assert "means of z1" not in tables([trained[True]])
 
 
 @pytest.mark.parametrize(("share", "step", "said"), [(1.0, 5000, True), (0.1, 5000, False), (1.0, 39, False),

@@ -332,6 +332,33 @@ def test_validation(make, binary):
         torch.testing.assert_close(half[key], measured[key][::2])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_all_images_labelled_and_the_means_of_m1(trained, trainer, tmp_path):
+    """Without unlabelled images, the loss is that of labelled ones, and nothing of an empty mean is left in it."""
+    data = digits(num_labels=None)
+    options = {"hidden": [16], "activation": "softplus", "sample_z1": False, "alpha": 0.1, "lr": 5e-3}
+    model = MODELS["M1M2"].for_data(data, m1=trained(), **options)
+    assert model.hparams.labelled_fraction == 1
+    callback = RunCheckpoint(tmp_path / "stack", 0)
+    trainer(callbacks=[callback], enable_checkpointing=True, max_epochs=20).fit(model, datamodule=data)
+    found = models.load(str(callback.last))
+    x, y = data.images("test", grey=True)
+    assert (found.classify(x).argmax(1) != y).float().mean() < 0.2
+    with evaluating(found):
+        torch.manual_seed(3)
+        loss = found.loss(x, y)
+        torch.manual_seed(3)
+        labelled, _, log_qy = found.m2.bounds(found.features(x))
+    L, classifier = -labelled.gather(0, y[None]).mean(), -log_qy.gather(0, y[None]).mean()
+    torch.testing.assert_close(loss, L + 0.1 * classifier)
+    analogies = found.analogies(x[:4])
+    assert analogies.shape == (4, 10, *data.image_shape)
+    assert analogies.isfinite().all()
+    # through both decoders: that of M2 gives the kept latents, that of M1 the pixels
+    by_hand = found.decode_features(found.m2.analogies(found.features(x[:4])))
+    assert torch.equal(analogies, by_hand)
+
+
 # Invalid M1s and data
 
 
