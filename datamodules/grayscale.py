@@ -89,8 +89,8 @@ class GrayscaleData(ImageData):
         if num_labelled in (0, len(self.train.y)) or not getattr(model, "learns_from_labels", True):
             if self.labels_per_batch:
                 raise ValueError(
-                    "labels_per_batch requires a model that learns from labels (M2, M1M2, ADGM or SDGM) and partly labelled data. "
-                    "Leave it out, or choose such a model and set num_labels."
+                    "labels_per_batch requires a model that learns from labels (M2, M1M2, ADGM or SDGM) and partly "
+                    "labelled data. Leave it out, or choose such a model and set num_labels."
                 )
             return super().train_dataloader()
         labels_per_batch = self.labels_per_batch or self._default_labels_per_batch(num_labelled)
