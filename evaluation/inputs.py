@@ -170,7 +170,7 @@ def open_and_validate(args: Namespace) -> list[tuple[dict, ImageData]]:
     opened = [open_checkpoint(path, overrides) for path in args.checkpoints]
     kinds = [models.MODELS[checkpoint["model"]] for checkpoint, _ in opened]
     if args.baselines and not any(map(can_have_baselines, kinds)):
-        raise ValueError("--baselines needs the checkpoint of a VAE, an M2 or an M1M2: leave it out.")
+        raise ValueError("--baselines needs the checkpoint of a VAE or of a model that classifies: leave it out.")
     if args.precision != "fp32" and not any(kind.can("log_weights") for kind in kinds):
         raise ValueError("--precision needs a model with an importance-sampled likelihood: leave it out.")
     ready = load_data(opened)

@@ -54,6 +54,10 @@ class ADGM(M2):
             of the paper has 1, the same as for U, and alpha 0.1 N / N_l, which is 60 for 100 labels.
     """
 
+    aux_encoder: Any  # nn.Module
+    aux_decoder: Any
+    classifier_noise: Tensor
+
     def __init__(
         self,
         image_shape: ImageShape,
@@ -76,10 +80,6 @@ class ADGM(M2):
         noise = torch.randn(classifier_samples, 1, a_dim, generator=generator, device="cpu")
         self.register_buffer("classifier_noise", noise, persistent=False)
 
-    aux_encoder: Any  # nn.Module
-    aux_decoder: Any
-    classifier_noise: Tensor
-
     # The networks. Contexts are given in parts, the labels last.
 
     def make_inference_networks(self) -> None:
@@ -101,7 +101,8 @@ class ADGM(M2):
 
         See M2. The densities of a would differ by many nats between the samples of z of different classes.
         """
-        self.classifier.output.weight.mul_(0.01)
+        classifier: Any = self.classifier  # a Network
+        classifier.output.weight.mul_(0.01)
         for network in (self.encoder, self.decoder, self.aux_decoder):
             network.context.weight[:, -self.hparams.num_classes :].mul_(0.01)
         for network in (self.encoder, self.aux_encoder, self.aux_decoder):

@@ -428,7 +428,7 @@ def test_seeds_on_the_same_images_are_averaged_for_any_paths(tmp_path, monkeypat
 
 
 MISTAKES = {
-    f"{CVAE} --baselines": "--baselines needs the checkpoint of a VAE, an M2 or an M1M2",
+    f"{CVAE} --baselines": "--baselines needs the checkpoint of a VAE or of a model that classifies",
     "nowhere.ckpt": "There is no checkpoint nowhere.ckpt",
     f"{VAE} nowhere.ckpt": "There is no checkpoint nowhere.ckpt",
     "vae/config.yaml": "cannot be read as a checkpoint",
