@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.neural_network import MLPClassifier
-from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 import callbacks
 import evaluate
@@ -174,11 +174,14 @@ def test_the_test_error_is_of_all_test_images_for_any_limit(run, capsys):
     assert result["test_error"] == pytest.approx(1 - expected.item())
     assert (result["test_error_images"], result["num_images"], counted(run).sum()) == (250, 20, 250)
     assert result["test_error"] == pytest.approx(1 - counted(run).trace() / 250)
+    calibration = multiclass_calibration_error(model.classify(x), y, num_classes=10, n_bins=15, norm="l1").item()
+    assert result["calibration_error"] == pytest.approx(calibration, abs=1e-6)
     assert counted(run).sum(1).tolist() == y.bincount(minlength=10).tolist()
     assert {"confusion_matrix_test.png", "analogies_test.png"} <= {path.name for path in Path(run, "figures").iterdir()}
     out = capsys.readouterr().out
     assert "log p(x) of 20 test images; nats per image; errors of 250 test images" in out
     assert f"{result['test_error']:.2%}" in out
+    assert f"{result['calibration_error']:.2%}" in out
 
 
 def test_only_conditional_models_get_labels():
