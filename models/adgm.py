@@ -39,8 +39,9 @@ class ADGM(M2):
     where L(x, y, a) is L(x, y) at one a. The KL of z is in closed form. The loss is that of M2, with the cross-entropy
     E_q(a|x)[-log q(y|x,a)]. One pass enumerates all classes for all images.
 
-    q(y|x) is the mean of q(y|x,a) over `classifier_samples` samples of a, with the same noise for all images: the
-    classification of an image is deterministic and does not depend on the others.
+    Images are classified by q(y|x) = E_q(a|x)[q(y|x,a)], as in the paper: the mean over `classifier_samples` samples of
+    a (100 in its released code). Their noise is fixed and the same for all images, so that the class of an image is
+    deterministic and does not depend on the others.
 
     Args:
         image_shape: Channels, height and width; from the data.
