@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
-from evaluation.over_seeds import SEED_OPTIONS, mean_and_se
+from evaluation.over_seeds import SEED_OPTIONS
 from evaluation.published import published_results
 from evaluation.schema import ComparedEvaluation
 from evaluation.tables import data_name
@@ -55,14 +55,16 @@ def own_curves(results: Sequence[ComparedEvaluation]) -> list[LabelCurve]:
     return curves
 
 
-def errors_by_draw(results: Sequence[ComparedEvaluation]) -> dict[tuple, dict[str, list[float | None]]]:
+def errors_by_draw(results: Sequence[ComparedEvaluation]) -> dict[tuple, dict[str, list[float]]]:
     """Return the errors of the runs of each draw of labels, for each number of labels and settings.
 
     Returns:
         Errors by the settings of the runs, whose first entry is the number of labels, and by the hash of the labels.
     """
-    errors: dict[tuple, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    errors: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
+        if result.test_error is None:
+            continue
         options = {name: value for name, value in result.options.items() if name not in SEED_OPTIONS}
         same = options[NUM_LABELS], str(sorted(options.items())), Path(result.checkpoint).name, result.epochs
         errors[same][result.labels_hash or result.checkpoint].append(result.test_error)
@@ -82,15 +84,15 @@ def name(model: str, pixels: str, draws: Sequence[int]) -> str:
     return f"{', '.join(filter(None, [model, pixels and f'{pixels} pixels']))} ({count})"
 
 
-def mean_point(num_labels: int, draws: Sequence[list[float | None]]) -> LabelPoint:
+def mean_point(num_labels: int, draws: Sequence[list[float]]) -> LabelPoint:
     """Return the mean error and its standard error over draws of labels.
 
     Args:
         num_labels: Number of labels.
         draws: Errors of the runs of each draw. Runs with the same labels are not independent and count once.
     """
-    error, se = mean_and_se(list(draws)) if len(draws) > 1 else (fmean(draws[0]), None)
-    return LabelPoint(num_labels, error, se)
+    means = [fmean(draw) for draw in draws]
+    return LabelPoint(num_labels, fmean(means), stdev(means) / len(means) ** 0.5 if len(means) > 1 else None)
 
 
 def published_curves() -> list[LabelCurve]:

@@ -114,7 +114,6 @@ class Model(LightningModule):
     takes_own_steps = False  # whether it overrides `take_step`, because it has several optimizers
     default_limit: int | None = None  # default number of test images for the likelihood; None: all of them
     default_epochs = 300  # default limit of --trainer.max_epochs
-    classifies_grey = False  # whether labels are predicted from images before binarization, unlike the likelihood
     older_defaults: ClassVar[dict[str, Any]] = {}  # options of checkpoints that were written before these existed
     default_binarization: str | None = None  # default of --data.binarization; None: that of the data
     quantity: str | None = "log p(x)"  # what log weights estimate; None without a likelihood
@@ -302,6 +301,11 @@ class Model(LightningModule):
     def takes_pixels(self) -> bool:
         """Whether x is an image with values in [0, 1]."""
         return True
+
+    @property
+    def classifies_grey(self) -> bool:
+        """Whether labels are predicted from images before binarization, unlike the likelihood."""
+        return False
 
     @property
     def needs_binary(self) -> bool:
