@@ -1,10 +1,10 @@
 """Train a model on several draws of labels: `python -m results.label_draws --draws 10 --run_dir DIR [options]`.
 
-The options are those of train.py. The draws differ in `--data.label_seed`, 0, 1, ..., and each equals the run of
-train.py with its label_seed, up to rounding. On a GPU they are trained together as one batched model, whose steps are
-captured in a CUDA graph; on a CPU, where that is slower, one after another. After an interruption, the same command
-continues. Each draw gets a run folder, DIR/draw0, DIR/draw1, ...,
-with the model after the last epoch:
+The options are those of train.py; those of figures and of the final evaluation have no effect. The draws differ in
+`--data.label_seed`, 0, 1, ..., and each equals the run of train.py with its label_seed, up to rounding. On a GPU they
+are trained together as one batched model, whose steps are captured in a CUDA graph; on a CPU, where that is slower, one
+after another. After an interruption, the same command continues. Each draw gets a run folder, DIR/draw0, DIR/draw1,
+..., with the model after the last epoch:
 
     python evaluate.py 'DIR/draw*/checkpoints/last.ckpt'
 
@@ -49,11 +49,11 @@ UNSUPPORTED = {
     "wandb": "off",
     "trainer.accumulate_grad_batches": 1,
     "trainer.gradient_clip_val": None,
-    "trainer.precision": None,
     "trainer.max_steps": -1,
     "trainer.max_time": None,
     "trainer.limit_train_batches": None,
 }
+PRECISIONS = (None, "32-true", "bf16-mixed")
 SAVE_SECONDS = 120  # between two saves of the state
 VALIDATE_EPOCHS = 100  # the error is measured after each of these, and after epochs 1, 2, 4, 8, ...
 CHUNK = 2000  # images per pass of the classifier
@@ -128,6 +128,8 @@ def check_supported(args: Namespace) -> None:
     for name, only in UNSUPPORTED.items():
         if args[name] != only:
             raise ValueError(f"--{name} is not supported for several draws: leave it out.")
+    if args.trainer.precision not in PRECISIONS:
+        raise ValueError("Several draws are trained in 32-true or bf16-mixed: choose one of them.")
     if not args.data.get("num_labels"):
         raise ValueError("Draws of labels need a number of labels: add --data.num_labels.")
 
@@ -172,9 +174,11 @@ class Trainer:
         device: Where to train.
         seed: Seed of the noise, `--seed`.
         max_epochs: Number of epochs, to which the learning rate schedule refers.
+        uses_bf16: Compute losses in bfloat16 where autocast permits.
     """
 
-    def __init__(self, draws: Draws, device: str, seed: int, max_epochs: int):
+    def __init__(self, draws: Draws, device: str, seed: int, max_epochs: int, uses_bf16: bool = False):
+        self.uses_bf16 = uses_bf16
         self.draws, self.device, self.seed, self.max_epochs = draws, torch.device(device), seed, max_epochs
         self.uses_graph = self.device.type == "cuda"
         self.stacked = StackedModels(draws.models)
@@ -185,7 +189,8 @@ class Trainer:
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """Take one optimizer step of all models and return their losses `(D,)`."""
-        loss = self.stacked.loss(x, y)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
+            loss = self.stacked.loss(x, y)
         self.optimizer.zero_grad()
         loss.sum().backward()
         self.optimizer.step()
@@ -404,7 +409,8 @@ def main(argv: list[str] | None = None) -> int:
         for first in range(0, own.draws, together):
             part = slice(first, first + together)
             draws = build_draws(each[part], configs[part], device)
-            trainer = Trainer(draws, device, each[0].seed, each[0].trainer.max_epochs)
+            uses_bf16 = each[0].trainer.precision == "bf16-mixed"
+            trainer = Trainer(draws, device, each[0].seed, each[0].trainer.max_epochs, uses_bf16)
             with collect_signals() as stop:
                 progress = train(trainer, own.run_dir / f"state{first}.pt", argv, stop)
                 write_draws(own.run_dir, trainer, progress)

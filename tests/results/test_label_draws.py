@@ -1,5 +1,6 @@
 """python -m results.label_draws: each draw of labels equals the run of train.py, and an interrupted run goes on."""
 
+import csv
 import signal
 
 import pytest
@@ -32,6 +33,7 @@ def draws(tmp_path_factory):
 
 
 def test_each_draw_is_the_run_of_train_py_with_its_label_seed(draws, tmp_path):
+    hashes = []
     for draw in (0, 1):
         alone = tmp_path / f"alone{draw}"
         assert train.main([*OPTIONS, "--data.label_seed", str(draw), "--run_dir", str(alone), *QUIET]) == 0
@@ -41,11 +43,35 @@ def test_each_draw_is_the_run_of_train_py_with_its_label_seed(draws, tmp_path):
             torch.testing.assert_close(found["state_dict"][key], value, rtol=1e-4, atol=1e-5)
         for key in ("run", "hyper_parameters", "datamodule_hyper_parameters", "epoch", "global_step", "model"):
             assert found[key] == expected[key]
-    assert found["run"]["labels_hash"] != weights_hash_of_labels(draws / "draw0")
+        hashes.append(found["run"]["labels_hash"])
+    assert hashes[0] != hashes[1]
 
 
-def weights_hash_of_labels(run_dir):
-    return torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["run"]["labels_hash"]
+def test_losses_can_be_computed_in_bf16(tmp_path):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        folder = tmp_path / precision
+        options = [*OPTIONS, "--trainer.max_epochs", "1", "--trainer.precision", precision]
+        assert label_draws.main(["--draws", "1", "--run_dir", str(folder), *options]) == 0
+        with open(folder / "draw0" / "metrics.csv") as file:
+            (row,) = csv.DictReader(file)
+        losses[precision] = float(row["train/loss"])
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=1e-3)
+    assert losses["bf16-mixed"] != losses["32-true"]
+
+
+@pytest.mark.gpu
+def test_captured_steps_are_those_of_train_py(tmp_path):
+    options = [option if option != "cpu" else "cuda" for option in OPTIONS]
+    assert label_draws.main(["--draws", "2", "--run_dir", str(tmp_path), *options]) == 0
+    for draw in (0, 1):
+        alone = tmp_path / f"alone{draw}"
+        assert train.main([*options, "--data.label_seed", str(draw), "--run_dir", str(alone), *QUIET]) == 0
+        expected, found = (
+            weights(folder / "checkpoints" / "last.ckpt") for folder in (alone, tmp_path / f"draw{draw}")
+        )
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_the_checkpoints_can_be_evaluated(draws):
