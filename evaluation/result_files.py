@@ -194,8 +194,8 @@ class EvaluationFiles:
             self.kept[str(path)] = before
             where = own if saved[0] is None else "no file"
             print(
-                f"note: {file} keeps the larger result ({described(before)}); this one ({described(result)}) is in "
-                f"{where}. evaluate.py --overwrite replaces it.",
+                f"note: {file} keeps the more complete result ({described(before)}); this one ({described(result)}) "
+                f"is in {where}. evaluate.py --overwrite replaces it.",
                 file=sys.stderr,
             )
         else:

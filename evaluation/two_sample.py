@@ -5,6 +5,7 @@ images: a mean image is grey, and any test would tell it from them. For grey ima
 generators without pixel noise draw it; for models with Gaussian pixels the same is measured with their noise too.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -187,7 +188,8 @@ def feature_distances(features: Features, real: Tensor, samples: Tensor, seed: i
             metric.update(real, real=True)
             metric.update(samples, real=False)
         mean, sd = kernel.compute()
-        return {"frechet": frechet.compute().item(), "kernel": mean.item(), "kernel_sd": sd.item()}
+        kernel_sd = sd.item() if subsets > 1 else math.nan  # one subset has no standard deviation
+        return {"frechet": frechet.compute().item(), "kernel": mean.item(), "kernel_sd": kernel_sd}
 
 
 # All measures

@@ -401,7 +401,7 @@ def test_a_smaller_evaluation_keeps_the_files_of_a_larger_one(copy, capsys):
     assert evaluate.main([VAE, "--num_samples", "20", "--figures", "[]"]) == 0
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     assert evaluate.main([VAE, last, *FEW]) == 0
-    assert "note: vae/evaluation.json keeps the larger result (250 images, K = 20)" in capsys.readouterr().err
+    assert "note: vae/evaluation.json keeps the more complete result (250 images, K = 20)" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
     assert json.loads((copy / "evaluation_last.json").read_text())["checkpoint"] == last
     assert len(np.load(copy / "log_px_last.npy")) == 20

@@ -259,10 +259,10 @@ def test_a_result_with_ais_is_not_replaced_by_one_without(capsys):
     assert evaluate.main([path("gmmn"), *COMMON]) == 0
     assert evaluate.main([path("gmmn"), *COMMON, *AIS]) == 0
     assert read("gmmn")["ais_nll"] is not None
-    assert "keeps the larger result" not in capsys.readouterr().err
+    assert "keeps the more complete result" not in capsys.readouterr().err
     assert evaluate.main([path("gmmn"), *COMMON]) == 0
     assert read("gmmn")["ais_nll"] is not None
-    assert "keeps the larger result (30 images, with AIS)" in capsys.readouterr().err
+    assert "keeps the more complete result (30 images, with AIS)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("command", "said"), [

@@ -53,7 +53,9 @@ def test_a_smaller_result_does_not_replace_a_larger_one(smaller, capsys):
     assert np.load("run/log_px.npy")[0] == -20.0
     assert small in everything()
     stderr = capsys.readouterr().err
-    assert stderr.startswith("note: run/evaluation.json keeps the larger result (1000 images, K = 1000); this one (")
+    assert stderr.startswith(
+        "note: run/evaluation.json keeps the more complete result (1000 images, K = 1000); this one ("
+    )
     assert stderr.count("\n") == 1
 
 

@@ -125,7 +125,7 @@ def test_a_smaller_result_is_cached_and_a_larger_one_kept(monkeypatch, capsys):
     smaller = command("a", "VAE", "--num_samples", "2", "--limit", "50")
     assert train.main(smaller) == 0
     output = capsys.readouterr()
-    assert "note: a/evaluation.json keeps the larger result (100 images, K = 3)" in output.err
+    assert "note: a/evaluation.json keeps the more complete result (100 images, K = 3)" in output.err
     assert Path("a/evaluation.json").read_bytes() == large
     monkeypatch.setattr(train, "evaluate_checkpoint", None)  # it is not needed any more
     for again in (smaller, command("a", "VAE", "--num_samples", "3", "--limit", "100")):
