@@ -39,10 +39,13 @@ RUNS = {
     "CVAE iwae": ["CVAE", "objective=iwae", "num_samples=5"],
     "M2": ["M2"],
     "M1M2": ["M1M2"],
+    "ADGM": ["ADGM"],
+    "SDGM": ["SDGM"],
     "GMMN": ["GMMN"],
     "GAN": ["GAN"],
 }
-LABELS = {"M2": ["--data.num_labels", "100"], "M1M2": ["--data.num_labels", "100"]}
+FEW_LABELS = ["--data.num_labels", "100"]
+LABELS = {"M2": FEW_LABELS, "M1M2": FEW_LABELS, "ADGM": FEW_LABELS, "SDGM": FEW_LABELS}
 NO_AIS = ("AE",)
 # Keys of evaluation.json that depend on time, machine, paths or the version of the code
 VOLATILE = ("checkpoint", "commit", "machine", "seconds", "weights_hash", "data_root")

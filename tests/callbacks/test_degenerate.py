@@ -17,7 +17,7 @@ class Few:
     def __init__(self, count, label=0):
         self.count, self.label = count, label
 
-    def images(self, split, n=None, device="cpu"):
+    def images(self, split, n=None, device="cpu", grey=False):
         x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(self.count, -1, -1, -1)
         return x[:n], torch.full((self.count,), self.label)[:n]
 

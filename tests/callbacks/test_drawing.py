@@ -56,7 +56,7 @@ def test_a_checkpoint_gets_the_figures_of_training(fit, make_model, data, tmp_pa
 class Bare:
     """Data without labels: three test images."""
 
-    def images(self, split, n=None, device="cpu"):
+    def images(self, split, n=None, device="cpu", grey=False):
         return torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))[:n], torch.full((3,), -1)[:n]
 
 

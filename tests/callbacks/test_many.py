@@ -32,7 +32,7 @@ class Classes:
     def __init__(self, count):
         self.class_names = [f"A long name of class $_{index}" for index in range(count)]
 
-    def images(self, split, n=None, device="cpu"):
+    def images(self, split, n=None, device="cpu", grey=False):
         x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         return x[:n], torch.tensor([0, len(self.class_names) - 1, 1])[:n]
 

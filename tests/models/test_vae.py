@@ -122,6 +122,7 @@ KNOBS = {
     "transform_scale": ({}, {"transform_scale": 0.2}),
     "decoder_hidden": ({}, {"decoder_hidden": [9]}),
     "label_weight": ({}, {"label_weight": 0.1}),
+    "sample_z1": ({}, {"sample_z1": False}),
 }
 # options with another meaning for another model
 OWN_KNOBS = {
@@ -132,7 +133,7 @@ OWN_KNOBS = {
     # other decoders are refused
     ("AffineVAE", "decoder"): ({}, {"decoder": "wavy"}),
 }
-TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", "classifier_samples"}
+TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", "features", "classifier_samples"}
 TESTED_ELSEWHERE |= {*inspect.signature(Model).parameters}
 
 
