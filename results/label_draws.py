@@ -33,7 +33,7 @@ from cli.errors import explain_option_error
 from cli.train_options import DEFAULTS, build_parser, expand_paths, option_names, split_component_flags
 from datamodules.base import ImageData
 from datamodules.batches import MixedBatches
-from models import Model, evaluating
+from models import MODELS, Model, evaluating
 from models.stacked import StackedModels
 from runtime.atomic_write import atomic_write
 from runtime.cuda_graph import capture
@@ -52,7 +52,10 @@ UNSUPPORTED = {
     "trainer.max_steps": -1,
     "trainer.max_time": None,
     "trainer.limit_train_batches": None,
+    "trainer.devices": 1,
+    "trainer.num_nodes": 1,
 }
+DEVICES = {"cpu": "cpu", "cuda": "cuda:0"}  # of each --trainer.accelerator
 PRECISIONS = (None, "32-true", "bf16-mixed")
 SAVE_SECONDS = 120  # between two saves of the state
 VALIDATE_EPOCHS = 100  # the error is measured after each of these, and after epochs 1, 2, 4, 8, ...
@@ -112,11 +115,12 @@ def draw_options(draws: int, flags: list[str]) -> tuple[list[Namespace], list[di
         ArgumentError, ValueError: An option is unknown, out of range or not supported.
     """
     each, configs = [], []
+    names, with_names = split_component_flags(flags)
+    check_supported(expand_paths(build_parser(names).parse_args(with_names)))
     for draw in range(draws):
         names, with_names = split_component_flags([*flags, "--data.label_seed", str(draw)])
         parser = build_parser(names)
         args = expand_paths(parser.parse_args(with_names))
-        check_supported(args)
         each.append(args)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         configs.append({key: value for key, value in config.items() if key not in LAUNCH_ONLY_OPTIONS})
@@ -128,6 +132,19 @@ def check_supported(args: Namespace) -> None:
     for name, only in UNSUPPORTED.items():
         if args[name] != only:
             raise ValueError(f"--{name} is not supported for several draws: leave it out.")
+    model = MODELS[args.model.name]
+    if not model.learns_from_labels or not model.can("classify"):
+        raise ValueError(f"{args.model.name} does not predict labels: use --model M2, M1M2, ADGM or SDGM.")
+    if args.data.get("label_seed") is not None:
+        raise ValueError(
+            "--data.label_seed is not supported for several draws, which set it to 0, 1, ...: leave it out."
+        )
+    if args.trainer.max_epochs is None or args.trainer.max_epochs < 1:
+        raise ValueError(f"--trainer.max_epochs must be at least 1; got {args.trainer.max_epochs}.")
+    if args.trainer.accelerator not in DEVICES:
+        raise ValueError(f"--trainer.accelerator takes {' or '.join(DEVICES)}; got {args.trainer.accelerator}.")
+    if args.trainer.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("This machine has no CUDA device: use --trainer.accelerator cpu.")
     if args.trainer.precision not in PRECISIONS:
         raise ValueError("Several draws are trained in 32-true or bf16-mixed: choose one of them.")
     if not args.data.get("num_labels"):
@@ -403,7 +420,7 @@ def main(argv: list[str] | None = None) -> int:
         names, _ = split_component_flags(rest)
         known = option_names(build_parser(names))
         each, configs = draw_options(own.draws, rest)
-        device = "cuda:0" if each[0].trainer.accelerator == "cuda" else "cpu"
+        device = DEVICES[each[0].trainer.accelerator]
         print(f"{own.draws} draws of labels: {each[0].model.name} on {each[0].data.name}, {device}", flush=True)
         together = own.draws if device != "cpu" else 1
         for first in range(0, own.draws, together):
