@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from callbacks.step_rng import seed_of
 from cli.errors import explain_option_error
 from cli.train_options import DEFAULTS, build_parser, expand_paths, option_names, split_component_flags
 from datamodules.base import ImageData
-from datamodules.batches import MixedBatches
+from datamodules.batches import Batches, MixedBatches
 from models import MODELS, Model, evaluating
 from models.stacked import StackedModels
 from runtime.atomic_write import atomic_write
@@ -157,9 +157,8 @@ def build_draws(each: list[Namespace], configs: list[dict[str, Any]], device: st
     return Draws([data for data, _ in pairs], [model.to(device) for _, model in pairs], configs)
 
 
-def epoch_batches(draws: Draws, device: str) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
+def epoch_batches(loaders: Sequence[Batches]) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
     """Return a function that yields the batches of an epoch for all draws: x `(D, B, ...)` and y `(D, B)`."""
-    loaders = [data.train_batches(model, device) for data, model in zip(*draws[:2], strict=True)]
     first = loaders[0]
     if first.pixel_sampler or not isinstance(first, MixedBatches):
         return lambda epoch: sampled_batches(loaders, epoch)
@@ -174,7 +173,7 @@ def epoch_batches(draws: Draws, device: str) -> Callable[[int], Iterator[tuple[T
     return batches
 
 
-def sampled_batches(loaders, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def sampled_batches(loaders: Sequence[Batches], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of all draws, each from its own loader."""
     for loader in loaders:
         loader.set_epoch(epoch)
@@ -200,7 +199,8 @@ class Trainer:
         self.uses_graph = self.device.type == "cuda"
         self.stacked = StackedModels(draws.models)
         self.optimizer = self.stacked.make_optimizer(capturable=self.uses_graph)
-        self.batches = epoch_batches(draws, device)
+        loaders = [data.train_batches(model, device) for data, model in zip(*draws[:2], strict=True)]
+        self.batches, self.steps_per_epoch = epoch_batches(loaders), len(loaders[0])
         self.graphs: dict[tuple, Callable[..., Tensor]] = {}
         self.generator = torch.cuda.default_generators[0] if self.uses_graph else torch.default_generator
 
@@ -334,14 +334,13 @@ def write_draws(folder: Path, trainer: Trainer, progress: Progress) -> None:
 
 def checkpoint_of(data: ImageData, model: Model, config: dict, trainer: Trainer, progress: Progress) -> dict[str, Any]:
     """Return a checkpoint as train.py writes it, without the state of the optimizer."""
-    steps = progress.epoch * sum(1 for _ in trainer.batches(0))
     return {
         "state_dict": {name: value.cpu() for name, value in model.state_dict().items()},
         "hyper_parameters": dict(model.hparams),
         "datamodule_hyper_parameters": dict(data.hparams),
         type(data).__name__: data.state_dict(),
         "epoch": progress.epoch - 1,
-        "global_step": steps,
+        "global_step": progress.epoch * trainer.steps_per_epoch,
         "model": type(model).__name__,
         "run": {
             "data": type(data).__name__,
