@@ -151,6 +151,13 @@ def check_supported(args: Namespace) -> None:
         raise ValueError("Draws of labels need a number of labels: add --data.num_labels.")
 
 
+def check_new(folder: Path, draws: range) -> None:
+    """Raise ValueError if there are run folders of these draws, which would be overwritten."""
+    for draw in draws:
+        if (folder / f"draw{draw}").exists():
+            raise ValueError(f"{folder / f'draw{draw}'} exists: give another --run_dir.")
+
+
 def build_draws(each: list[Namespace], configs: list[dict[str, Any]], device: str) -> Draws:
     """Return data and models, on the device."""
     pairs = [build(args) for args in each]
@@ -298,16 +305,22 @@ class Trainer:
         """Go on from a state that `save` has written.
 
         Raises:
-            ValueError: It is the state of a command with other options.
+            ValueError: It is the state of a command with other options, or of another number of draws: a GPU trains all
+                together, a CPU one at a time.
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["options"] != options:
             raise ValueError(f"{path.parent} was begun with other options: give the same, or another --run_dir.")
+        progress = Progress(**state["progress"])
+        if len(progress.errors) != len(self.draws.models):
+            raise ValueError(
+                f"{path.parent} was begun on another kind of device: continue there, or give another --run_dir."
+            )
         with torch.no_grad():
             for name, value in self.stacked.state().items():
                 value.copy_(state["models"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        return Progress(**state["progress"])
+        return progress
 
 
 def is_due(epoch: int, last: int) -> bool:
@@ -424,11 +437,14 @@ def main(argv: list[str] | None = None) -> int:
         together = own.draws if device != "cpu" else 1
         for first in range(0, own.draws, together):
             part = slice(first, first + together)
+            state = own.run_dir / f"state{first}.pt"
+            if not state.is_file():
+                check_new(own.run_dir, range(first, own.draws))
             draws = build_draws(each[part], configs[part], device)
             uses_bf16 = each[0].trainer.precision == "bf16-mixed"
             trainer = Trainer(draws, device, each[0].seed, each[0].trainer.max_epochs, uses_bf16)
             with collect_signals() as stop:
-                progress = train(trainer, own.run_dir / f"state{first}.pt", argv, stop)
+                progress = train(trainer, state, argv, stop)
                 write_draws(own.run_dir, trainer, progress)
             if stop:
                 print(f"Stopped after epoch {progress.epoch}. The same command continues.", file=sys.stderr)

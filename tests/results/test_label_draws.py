@@ -131,3 +131,20 @@ def test_models_that_do_not_predict_labels_are_refused(tmp_path, capsys, model):
     assert label_draws.main(["--run_dir", str(tmp_path), *options]) == 2
     assert f"{model} does not predict labels: use --model M2, M1M2, ADGM or SDGM." in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_folder_of_another_command_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "draw1").mkdir()
+    assert run(tmp_path) == 2
+    assert "draw1 exists: give another --run_dir." in capsys.readouterr().err
+    assert not [*(tmp_path / "draw1").iterdir()]
+
+
+def test_a_state_of_another_number_of_draws_is_refused(draws, tmp_path, capsys):
+    state = torch.load(draws / "state0.pt", weights_only=True)
+    state["progress"]["errors"] *= 2  # as on a GPU
+    state["options"][state["options"].index(str(draws))] = str(tmp_path)
+    torch.save(state, tmp_path / "state0.pt")
+    assert run(tmp_path) == 2
+    assert "was begun on another kind of device" in capsys.readouterr().err
+    assert not (tmp_path / "draw0").exists()
