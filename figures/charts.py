@@ -353,7 +353,7 @@ def draw_label_curve(axes: Axes, curve: LabelCurve, color: str, style: dict[str,
         color: Colour of line, markers and error bars.
         style: Further arguments of the line.
     """
-    points = sorted(curve.points)
+    points = sorted(curve.points, key=lambda point: (point.num_labels, point.error))
     counts = [point.num_labels for point in points]
     if len(set(counts)) < len(counts):
         style = style | {"linestyle": ""}

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +32,8 @@ from callbacks.step_rng import seed_of
 from cli.errors import explain_option_error
 from cli.train_options import DEFAULTS, build_parser, expand_paths, option_names, split_component_flags
 from datamodules.base import ImageData
-from datamodules.batches import MixedBatches
-from models import Model, evaluating
+from datamodules.batches import Batches, MixedBatches
+from models import MODELS, Model, evaluating
 from models.stacked import StackedModels
 from runtime.atomic_write import atomic_write
 from runtime.cuda_graph import capture
@@ -52,7 +52,10 @@ UNSUPPORTED = {
     "trainer.max_steps": -1,
     "trainer.max_time": None,
     "trainer.limit_train_batches": None,
+    "trainer.devices": 1,
+    "trainer.num_nodes": 1,
 }
+DEVICES = {"cpu": "cpu", "cuda": "cuda:0"}  # of each --trainer.accelerator
 PRECISIONS = (None, "32-true", "bf16-mixed")
 SAVE_SECONDS = 120  # between two saves of the state
 VALIDATE_EPOCHS = 100  # the error is measured after each of these, and after epochs 1, 2, 4, 8, ...
@@ -112,11 +115,12 @@ def draw_options(draws: int, flags: list[str]) -> tuple[list[Namespace], list[di
         ArgumentError, ValueError: An option is unknown, out of range or not supported.
     """
     each, configs = [], []
+    names, with_names = split_component_flags(flags)
+    check_supported(expand_paths(build_parser(names).parse_args(with_names)))
     for draw in range(draws):
         names, with_names = split_component_flags([*flags, "--data.label_seed", str(draw)])
         parser = build_parser(names)
         args = expand_paths(parser.parse_args(with_names))
-        check_supported(args)
         each.append(args)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         configs.append({key: value for key, value in config.items() if key not in LAUNCH_ONLY_OPTIONS})
@@ -128,10 +132,30 @@ def check_supported(args: Namespace) -> None:
     for name, only in UNSUPPORTED.items():
         if args[name] != only:
             raise ValueError(f"--{name} is not supported for several draws: leave it out.")
+    model = MODELS[args.model.name]
+    if not model.learns_from_labels or not model.can("classify"):
+        raise ValueError(f"{args.model.name} does not predict labels: use --model M2, M1M2, ADGM or SDGM.")
+    if args.data.get("label_seed") is not None:
+        raise ValueError(
+            "--data.label_seed is not supported for several draws, which set it to 0, 1, ...: leave it out."
+        )
+    if args.trainer.max_epochs is None or args.trainer.max_epochs < 1:
+        raise ValueError(f"--trainer.max_epochs must be at least 1; got {args.trainer.max_epochs}.")
+    if args.trainer.accelerator not in DEVICES:
+        raise ValueError(f"--trainer.accelerator takes {' or '.join(DEVICES)}; got {args.trainer.accelerator}.")
+    if args.trainer.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("This machine has no CUDA device: use --trainer.accelerator cpu.")
     if args.trainer.precision not in PRECISIONS:
         raise ValueError("Several draws are trained in 32-true or bf16-mixed: choose one of them.")
     if not args.data.get("num_labels"):
         raise ValueError("Draws of labels need a number of labels: add --data.num_labels.")
+
+
+def check_new(folder: Path, draws: range) -> None:
+    """Raise ValueError if there are run folders of these draws, which would be overwritten."""
+    for draw in draws:
+        if (folder / f"draw{draw}").exists():
+            raise ValueError(f"{folder / f'draw{draw}'} exists: give another --run_dir.")
 
 
 def build_draws(each: list[Namespace], configs: list[dict[str, Any]], device: str) -> Draws:
@@ -140,9 +164,8 @@ def build_draws(each: list[Namespace], configs: list[dict[str, Any]], device: st
     return Draws([data for data, _ in pairs], [model.to(device) for _, model in pairs], configs)
 
 
-def epoch_batches(draws: Draws, device: str) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
+def epoch_batches(loaders: Sequence[Batches]) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
     """Return a function that yields the batches of an epoch for all draws: x `(D, B, ...)` and y `(D, B)`."""
-    loaders = [data.train_batches(model, device) for data, model in zip(*draws[:2], strict=True)]
     first = loaders[0]
     if first.pixel_sampler or not isinstance(first, MixedBatches):
         return lambda epoch: sampled_batches(loaders, epoch)
@@ -157,7 +180,7 @@ def epoch_batches(draws: Draws, device: str) -> Callable[[int], Iterator[tuple[T
     return batches
 
 
-def sampled_batches(loaders, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def sampled_batches(loaders: Sequence[Batches], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of all draws, each from its own loader."""
     for loader in loaders:
         loader.set_epoch(epoch)
@@ -183,7 +206,8 @@ class Trainer:
         self.uses_graph = self.device.type == "cuda"
         self.stacked = StackedModels(draws.models)
         self.optimizer = self.stacked.make_optimizer(capturable=self.uses_graph)
-        self.batches = epoch_batches(draws, device)
+        loaders = [data.train_batches(model, device) for data, model in zip(*draws[:2], strict=True)]
+        self.batches, self.steps_per_epoch = epoch_batches(loaders), len(loaders[0])
         self.graphs: dict[tuple, Callable[..., Tensor]] = {}
         self.generator = torch.cuda.default_generators[0] if self.uses_graph else torch.default_generator
 
@@ -281,16 +305,22 @@ class Trainer:
         """Go on from a state that `save` has written.
 
         Raises:
-            ValueError: It is the state of a command with other options.
+            ValueError: It is the state of a command with other options, or of another number of draws: a GPU trains all
+                together, a CPU one at a time.
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["options"] != options:
             raise ValueError(f"{path.parent} was begun with other options: give the same, or another --run_dir.")
+        progress = Progress(**state["progress"])
+        if len(progress.errors) != len(self.draws.models):
+            raise ValueError(
+                f"{path.parent} was begun on another kind of device: continue there, or give another --run_dir."
+            )
         with torch.no_grad():
             for name, value in self.stacked.state().items():
                 value.copy_(state["models"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        return Progress(**state["progress"])
+        return progress
 
 
 def is_due(epoch: int, last: int) -> bool:
@@ -317,14 +347,13 @@ def write_draws(folder: Path, trainer: Trainer, progress: Progress) -> None:
 
 def checkpoint_of(data: ImageData, model: Model, config: dict, trainer: Trainer, progress: Progress) -> dict[str, Any]:
     """Return a checkpoint as train.py writes it, without the state of the optimizer."""
-    steps = progress.epoch * sum(1 for _ in trainer.batches(0))
     return {
         "state_dict": {name: value.cpu() for name, value in model.state_dict().items()},
         "hyper_parameters": dict(model.hparams),
         "datamodule_hyper_parameters": dict(data.hparams),
         type(data).__name__: data.state_dict(),
         "epoch": progress.epoch - 1,
-        "global_step": steps,
+        "global_step": progress.epoch * trainer.steps_per_epoch,
         "model": type(model).__name__,
         "run": {
             "data": type(data).__name__,
@@ -403,16 +432,19 @@ def main(argv: list[str] | None = None) -> int:
         names, _ = split_component_flags(rest)
         known = option_names(build_parser(names))
         each, configs = draw_options(own.draws, rest)
-        device = "cuda:0" if each[0].trainer.accelerator == "cuda" else "cpu"
+        device = DEVICES[each[0].trainer.accelerator]
         print(f"{own.draws} draws of labels: {each[0].model.name} on {each[0].data.name}, {device}", flush=True)
         together = own.draws if device != "cpu" else 1
         for first in range(0, own.draws, together):
             part = slice(first, first + together)
+            state = own.run_dir / f"state{first}.pt"
+            if not state.is_file():
+                check_new(own.run_dir, range(first, own.draws))
             draws = build_draws(each[part], configs[part], device)
             uses_bf16 = each[0].trainer.precision == "bf16-mixed"
             trainer = Trainer(draws, device, each[0].seed, each[0].trainer.max_epochs, uses_bf16)
             with collect_signals() as stop:
-                progress = train(trainer, own.run_dir / f"state{first}.pt", argv, stop)
+                progress = train(trainer, state, argv, stop)
                 write_draws(own.run_dir, trainer, progress)
             if stop:
                 print(f"Stopped after epoch {progress.epoch}. The same command continues.", file=sys.stderr)

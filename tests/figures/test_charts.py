@@ -279,3 +279,10 @@ def test_errors_of_zero_are_drawn_on_a_linear_axis():
     (axes,) = charts.error_over_labels([curve], "").axes
     assert axes.get_yscale() == "linear"
     assert axes.get_ylim()[0] < 0
+
+
+def test_points_with_the_same_labels_and_error_may_lack_a_standard_error():
+    points = [charts.LabelPoint(100, 0.1, 0.01), charts.LabelPoint(100, 0.1), charts.LabelPoint(600, 0.05)]
+    figure = charts.error_over_labels([charts.LabelCurve("M2 (1 to 2 draws)", "M2", points)], "Digits")
+    (line,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert line.get_xdata().tolist() == [100, 100, 600]

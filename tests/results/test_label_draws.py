@@ -106,6 +106,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(draws, tmp_path, monkeypatc
 @pytest.mark.parametrize(("options", "sentence"), [
     (["--compile"], "--compile is not supported for several draws: leave it out."),
     (["--trainer.max_steps", "3"], "--trainer.max_steps is not supported"),
+    (["--trainer.max_epochs", "0"], "--trainer.max_epochs must be at least 1; got 0."),
+    (["--trainer.devices", "2"], "--trainer.devices is not supported"),
+    (["--trainer.accelerator", "mps"], "--trainer.accelerator takes cpu or cuda; got mps."),
+    (["--data.label_seed", "5"], "--data.label_seed is not supported for several draws"),
     (["--draws", "0"], "--draws must be at least 1; got 0."),
     (["--model.nonsense", "1"], "nonsense"),
 ])  # fmt: skip
@@ -119,3 +123,28 @@ def test_a_number_of_labels_is_needed(tmp_path, capsys):
     options = [option for option in OPTIONS if option not in ("--data.num_labels", "50")]
     assert label_draws.main(["--run_dir", str(tmp_path), *options]) == 2
     assert "num_labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["VAE", "CVAE", "GAN"])
+def test_models_that_do_not_predict_labels_are_refused(tmp_path, capsys, model):
+    options = ["--model", model, *DATA, "--data.num_labels", "50", "--trainer.max_epochs", "1"]
+    assert label_draws.main(["--run_dir", str(tmp_path), *options]) == 2
+    assert f"{model} does not predict labels: use --model M2, M1M2, ADGM or SDGM." in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_folder_of_another_command_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "draw1").mkdir()
+    assert run(tmp_path) == 2
+    assert "draw1 exists: give another --run_dir." in capsys.readouterr().err
+    assert not [*(tmp_path / "draw1").iterdir()]
+
+
+def test_a_state_of_another_number_of_draws_is_refused(draws, tmp_path, capsys):
+    state = torch.load(draws / "state0.pt", weights_only=True)
+    state["progress"]["errors"] *= 2  # as on a GPU
+    state["options"][state["options"].index(str(draws))] = str(tmp_path)
+    torch.save(state, tmp_path / "state0.pt")
+    assert run(tmp_path) == 2
+    assert "was begun on another kind of device" in capsys.readouterr().err
+    assert not (tmp_path / "draw0").exists()
