@@ -167,7 +167,8 @@ def build_draws(each: list[Namespace], configs: list[dict[str, Any]], device: st
 def epoch_batches(loaders: Sequence[Batches]) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
     """Return a function that yields the batches of an epoch for all draws: x `(D, B, ...)` and y `(D, B)`."""
     first = loaders[0]
-    if first.pixel_sampler or not isinstance(first, MixedBatches):
+    has_features = first.split.x.ndim == 2
+    if not has_features or not isinstance(first, MixedBatches):
         return lambda epoch: sampled_batches(loaders, epoch)
     # All draws have the same features: one gather per step instead of one per draw.
     features, labels = first.split.x, torch.stack([loader.split.y for loader in loaders])
@@ -260,19 +261,21 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> Tensor:
         """Train one epoch and return the mean loss of each draw, `(D,)`."""
-        self.set_learning_rate(epoch)
         total, steps = torch.zeros(len(self.draws.models), device=self.device), 0
         for number, (x, y) in enumerate(self.batches(epoch)):
+            if number == 0 or self.max_epochs == 1:
+                self.set_learning_rate(epoch, number)
             step = self.step_of_shape(x, y)
             self.generator.manual_seed(seed_of("train", self.seed, 0, epoch, number))  # as in `StepRNG`
             total += step(x, y)
             steps += 1
         return total / steps
 
-    def set_learning_rate(self, epoch: int) -> None:
-        """Set the learning rate of an epoch."""
+    def set_learning_rate(self, epoch: int, step: int) -> None:
+        """Set the learning rate of an epoch, or of a step if there is only one epoch, as in train.py."""
         model = self.draws.models[0]
-        lr = model.hparams.lr * model.scheduled_lr_factor(epoch, self.max_epochs)
+        done, total = (epoch, self.max_epochs) if self.max_epochs > 1 else (step, self.steps_per_epoch)
+        lr = model.hparams.lr * model.scheduled_lr_factor(done, total)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)

@@ -47,6 +47,27 @@ def test_each_draw_is_the_run_of_train_py_with_its_label_seed(draws, tmp_path):
     assert hashes[0] != hashes[1]
 
 
+def assert_draw_equals_train_py(tmp_path, options):
+    """Assert that draw 1 is the run of train.py with label_seed 1."""
+    assert label_draws.main(["--draws", "2", "--run_dir", str(tmp_path / "draws"), *options]) == 0
+    alone = tmp_path / "alone"
+    assert train.main([*options, "--data.label_seed", "1", "--run_dir", str(alone), *QUIET]) == 0
+    expected, found = (weights(run / "checkpoints" / "last.ckpt") for run in (alone, tmp_path / "draws" / "draw1"))
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_images_that_are_binarized_once_are_scaled_as_in_train_py(tmp_path):
+    assert_draw_equals_train_py(tmp_path, [*OPTIONS, "--data.binarization", "fixed", "--trainer.max_epochs", "1"])
+
+
+def test_grey_features_are_those_of_train_py(tmp_path):
+    m1 = ["--model", "VAE", "--model.hidden", "[8]", "--model.z_dim", "3", *DATA, "--trainer.accelerator", "cpu"]
+    assert train.main([*m1, "--trainer.max_epochs", "5", "--run_dir", str(tmp_path / "m1"), *QUIET]) == 0
+    stack = ["--model", "M1M2", "--model.m1", str(tmp_path / "m1"), *OPTIONS[2:]]
+    assert_draw_equals_train_py(tmp_path, [*stack, "--trainer.max_epochs", "2"])
+
+
 def test_losses_can_be_computed_in_bf16(tmp_path):
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
