@@ -21,6 +21,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -308,10 +309,13 @@ class Trainer:
         """Go on from a state that `save` has written.
 
         Raises:
-            ValueError: It is the state of a command with other options, or of another number of draws: a GPU trains all
-                together, a CPU one at a time.
+            ValueError: It is damaged, or the state of a command with other options, or of another number of draws: a GPU
+                trains all together, a CPU one at a time.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged: delete it to begin again, or give another --run_dir.") from error
         if state["options"] != options:
             raise ValueError(f"{path.parent} was begun with other options: give the same, or another --run_dir.")
         progress = Progress(**state["progress"])

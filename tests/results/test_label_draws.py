@@ -124,6 +124,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(draws, tmp_path, monkeypatc
     assert "was begun with other options" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04 the beginning of a file"])
+def test_a_damaged_state_is_named(tmp_path, capsys, content):
+    (tmp_path / "state0.pt").write_bytes(content)
+    assert run(tmp_path) == 2
+    assert "state0.pt is damaged: delete it to begin again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("options", "sentence"), [
     (["--compile"], "--compile is not supported for several draws: leave it out."),
     (["--trainer.max_steps", "3"], "--trainer.max_steps is not supported"),
