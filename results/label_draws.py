@@ -309,8 +309,8 @@ class Trainer:
         """Go on from a state that `save` has written.
 
         Raises:
-            ValueError: It is damaged, or the state of a command with other options, or of another number of draws: a GPU
-                trains all together, a CPU one at a time.
+            ValueError: It is damaged, or of a command with other options or on another kind of device: a GPU trains all
+                draws together, a CPU one at a time.
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
