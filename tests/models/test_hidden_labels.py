@@ -81,7 +81,7 @@ def test_flipping_every_hidden_label_leaves_training_bit_identical(trainer, refe
     assert metrics["val/error"] != other["val/error"]  # validation labels are logged but select nothing
 
 
-@pytest.mark.parametrize("name", ["M2", "M1M2 grey", "ADGM", "AffineVAE"])
+@pytest.mark.parametrize("name", ["M2", "M1M2 grey", "ADGM", "SDGM", "AffineVAE"])
 def test_control_changing_a_visible_label_changes_training(trainer, reference, name):
     expected, _ = run(trainer, Digits(num_labels=50, batch_size=200), name)
     data = flipped(reference, reference.label_indices[1:], lambda y: (y + 3) % 10)
