@@ -114,7 +114,7 @@ class Model(LightningModule):
     takes_own_steps = False  # whether it overrides `take_step`, because it has several optimizers
     default_limit: int | None = None  # default number of test images for the likelihood; None: all of them
     default_epochs = 300  # default limit of --trainer.max_epochs
-    older_defaults: ClassVar[dict[str, Any]] = {}  # options of checkpoints that were written before these existed
+    older_defaults: ClassVar[dict[str, Any]] = {}  # values of options in checkpoints from before these existed
     default_binarization: str | None = None  # default of --data.binarization; None: that of the data
     quantity: str | None = "log p(x)"  # what log weights estimate; None without a likelihood
     scheduled_steps: int | None = None  # length of a learning rate schedule by steps; None: schedule by epochs

@@ -53,9 +53,9 @@ class M1M2(MarginalLabel):
 
         log p(x|z1) - log q(z1|x) + log weight of M2 at the kept dimensions of z1 + log N(pruned dimensions of z1; 0, I)
 
-    With `features` grey, as in the paper's code, q(z1|x) in training and classification is that of the image before
-    binarization, which costs M1 nothing and tells more. The likelihood remains that of binarized pixels: `features`
-    changes which M2 is learned, and not the formula of the log weight.
+    With `features` grey, as in the paper's code, training and classification use q(z1|x) of the image before
+    binarization, which has more information about the class. The likelihood is still that of binarized pixels, by the
+    formula above.
 
     Args:
         image_shape: Channels, height and width; from the data.
