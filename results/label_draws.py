@@ -21,7 +21,6 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -314,7 +313,9 @@ class Trainer:
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # torch raises many types; each means that the file is damaged
             raise ValueError(f"{path} is damaged: delete it to begin again, or give another --run_dir.") from error
         if state["options"] != options:
             raise ValueError(f"{path.parent} was begun with other options: give the same, or another --run_dir.")
