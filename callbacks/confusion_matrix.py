@@ -16,7 +16,7 @@ CHUNK = 500  # images per pass
 
 
 def class_probabilities(model: Model, x: Tensor) -> Tensor:
-    """Return q(y|x) for images `(N, C, H, W)`: `(N, num_classes)`."""
+    """Return the class probabilities q(y|x), `(N, num_classes)`, of images `(N, C, H, W)`."""
     return torch.cat([model.classify(part) for part in x.split(CHUNK)])
 
 

@@ -85,7 +85,7 @@ def name(model: str, pixels: str, draws: Sequence[int]) -> str:
 
 
 def mean_point(num_labels: int, draws: Sequence[list[float]]) -> LabelPoint:
-    """Return the mean error and its standard error over draws of labels.
+    """Return the point of a number of labels: the mean of the error over draws, and its standard error.
 
     Args:
         num_labels: Number of labels.

@@ -135,7 +135,7 @@ def write_report(
 ) -> None:
     """Write `results.json`, `.csv`, `.md` and, for each kind of result with likelihoods, a figure.
 
-    If runs differ in the number of labels, the figure `error_over_labels` has their errors and published ones.
+    If runs differ in the number of labels, the figure `error_over_labels` shows their test errors and published ones.
     Means over seeds, if there are any, are added to `results.md` and written to `over_seeds.json` and `.csv`.
 
     Args:

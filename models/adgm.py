@@ -158,7 +158,7 @@ class ADGM(M2):
         return diagonal_normal(self.aux_encoder(x)[None])
 
     def draw_all(self, x: Tensor, K: int, qa_x: Independent) -> Draw:
-        """Return K samples of a, each with one of z for every class.
+        """Draw K samples of a and, for each of them and each class, one sample of z.
 
         Args:
             x: Images `(B, C, H, W)`.
@@ -184,12 +184,12 @@ class ADGM(M2):
         return ClassTerms(self.log_py(), draw.log_px, kl, self.log_qy_given(x, draw.a[:, 0]))
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return means over samples of a: of -L(x, y) for every class `(C, B)`, -U(x) `(B,)`, log q(y|x,a) `(C, B)`."""
+        """Return -L(x, y) for every class `(C, B)`, -U(x) `(B,)` and log q(y|x,a) `(C, B)`, means over samples of a."""
         terms = self.class_terms(x, self.hparams.num_samples)
         return terms.labelled_bound().mean(0), terms.unlabelled_bound().mean(0), terms.log_qy.mean(0)
 
     def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None) -> Tensor:
-        """Return log weights `(K, B)` for K samples of a, each with one of z for every class.
+        """Return the log weights `(K, B)` of K samples of a. Each comes with one sample of z per class.
 
         They are log sum_y p(y) p(z) p(x|y,z) p(a|x,y,z) / (q(a|x) q(z|x,a,y)), where z is a sample of its own for each
         y: the label is summed out, never sampled.
@@ -297,7 +297,7 @@ class SDGM(ADGM):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the mean of p(x|a,y,z) at the means of q(a|x) and q(z|x,a,y), for the most probable label."""
+        """Return the mean of p(x|a,y,z), where y is the most probable label, and a and z are their posterior means."""
         x = self.as_images(x)
         context = self.context(x, None)
         a = self.qa(x).mean

@@ -180,9 +180,9 @@ class Model(LightningModule):
         raise NotImplementedError
 
     def training_features(self, data) -> Tensor | None:
-        """Return what `loss` takes instead of images, a row for each training image `(N, D)`; None for the images.
+        """Return features `(N, D)` of all training images, which `loss` then gets instead of the images, or None.
 
-        For models that compute the same features of an image at every step.
+        A model overrides it if its loss needs the same features of an image at every step.
 
         Args:
             data: The data module, set up.
@@ -466,9 +466,6 @@ class Model(LightningModule):
             epoch: The epoch, for a schedule by epochs.
             step: The optimiser step, for a schedule by steps; by default the next one.
         """
-        hparams = self.hparams
-        if hparams.lr_final is None:
-            return 1.0
         done, total = epoch, self.trainer.max_epochs
         if self.scheduled_steps is not None:
             done, total = self.trainer.global_step if step is None else step, self.scheduled_steps

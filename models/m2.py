@@ -113,7 +113,7 @@ class M2(EncoderDecoder, MarginalLabel):
         self.encoder = self.new_encoder(2 * options.z_dim, context_dim=options.num_classes)
 
     def make_generative_networks(self, output_shape: tuple[int, ...]) -> None:
-        """Create the network of p(x|y,z). Its output, of this shape, is what the likelihood takes."""
+        """Create the network of p(x|y,z), whose outputs are the parameters of the likelihood, of `output_shape`."""
         options = self.hparams
         self.decoder = self.new_decoder(options.z_dim, context_dim=options.num_classes, output_shape=output_shape)
 

@@ -49,7 +49,7 @@ class StackedModels:
             for name, parameter in named[0].items()
             if parameter.requires_grad
         }
-        # Batch norm updates its running statistics in training.
+        # Training changes not only parameters but also the running statistics of batch norm.
         statistics = [dict(norm_statistics(Loss(model))) for model in models]
         self.statistics = {name: torch.stack([each[name] for each in statistics]) for name in statistics[0]}
 

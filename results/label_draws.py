@@ -182,7 +182,7 @@ def epoch_batches(loaders: Sequence[Batches]) -> Callable[[int], Iterator[tuple[
 
 
 def sampled_batches(loaders: Sequence[Batches], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches of all draws, each from its own loader."""
+    """Yield batches x `(D, B, ...)` and y `(D, B)` that stack one batch from the loader of each draw."""
     for loader in loaders:
         loader.set_epoch(epoch)
     for batch in zip(*loaders, strict=True):

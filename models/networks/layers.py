@@ -114,7 +114,7 @@ class Network(nn.Module):
         return [m for part in (self.first, self.rest) for m in part.modules() if isinstance(m, LAYERS)][-1]
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
-        """Return the output for `x (..., in)` and a context `(..., context_dim)`; leading dimensions broadcast.
+        """Return the output for `x (..., in)` and a context `(..., context_dim)`, whose leading dimensions broadcast.
 
         Args:
             x: Images or codes.

@@ -48,7 +48,7 @@ def test_each_draw_is_the_run_of_train_py_with_its_label_seed(draws, tmp_path):
 
 
 def assert_draw_equals_train_py(tmp_path, options):
-    """Assert that draw 1 is the run of train.py with label_seed 1."""
+    """Assert that draw 1 of label_draws has the weights of train.py with label_seed 1."""
     assert label_draws.main(["--draws", "2", "--run_dir", str(tmp_path / "draws"), *options]) == 0
     alone = tmp_path / "alone"
     assert train.main([*options, "--data.label_seed", "1", "--run_dir", str(alone), *QUIET]) == 0
