@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from model_helpers import gaussian, shaken, under
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from datamodules import DATAMODULES
@@ -17,26 +17,6 @@ MIXED = torch.tensor([0, -1, 2, -1, -1, 1, -1])
 names = pytest.mark.parametrize("name", ["ADGM", "SDGM"])
 NETWORKS = [{}, {"encoder": "conv", "decoder": "conv"}, {"hidden": []}, {"batch_norm": True}]
 networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "linear", "batch_norm"])
-
-
-def under(seed, f, *args):
-    torch.manual_seed(seed)
-    return f(*args)
-
-
-def gaussian(outputs):
-    mu, raw = outputs.chunk(2, -1)
-    return Normal(mu, (7 * (raw / 7).tanh()).exp())
-
-
-def shaken(model, x):
-    """Return the model with distributions that are far from uniform and depend on everything they may depend on."""
-    for key, parameter in model.named_parameters():
-        # q(a|x) and p(a|x,y,z) stay similar, so that the weights have a small variance
-        nn.init.normal_(parameter, std=0.5 if key.startswith(("decoder", "classifier")) else 0.1)
-    with torch.no_grad():
-        model.train().log_weights(x, 4)
-    return model.eval()
 
 
 def same_noise(seed, K, B):

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from model_helpers import gaussian, under
 from torch import nn
 from torch.distributions import Bernoulli, Normal
 
@@ -14,16 +15,6 @@ from models.base import evaluating
 from models.m1m2 import open_m1, used_latents
 
 C, KEPT, PRUNED = 3, [0, 2, 3], [1]
-
-
-def under(seed, f, *args):
-    torch.manual_seed(seed)
-    return f(*args)
-
-
-def gaussian(outputs):
-    mu, raw = outputs.chunk(2, -1)
-    return Normal(mu, (7 * (raw / 7).tanh()).exp())
 
 
 def digits(**options):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from model_helpers import gaussian, shaken, under
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from datamodules import DATAMODULES
@@ -12,25 +12,6 @@ from models.estimators.importance import importance
 
 C = 3
 MIXED = torch.tensor([0, -1, 2, -1, -1, 1, -1])
-
-
-def under(seed, f, *args):
-    torch.manual_seed(seed)
-    return f(*args)
-
-
-def gaussian(outputs):
-    mu, raw = outputs.chunk(2, -1)
-    return Normal(mu, (7 * (raw / 7).tanh()).exp())
-
-
-def shaken(model, x):
-    """Return the model with p(x|y), q(z|x,y) and q(y|x) far from uniform."""
-    for key, parameter in model.named_parameters():
-        nn.init.normal_(parameter, std=0.5 if key.startswith(("decoder", "classifier")) else 0.1)
-    with torch.no_grad():
-        model.train().log_weights(x, 4)
-    return model.eval()
 
 
 def naive(model, x, noise):

@@ -1,0 +1,31 @@
+"""Helpers of the tests of several models: fixed noise, Gaussians from network outputs, models far from uniform."""
+
+import torch
+from torch import nn
+from torch.distributions import Normal
+
+
+def under(seed, f, *args):
+    """Return f(*args) with the random state of `seed`."""
+    torch.manual_seed(seed)
+    return f(*args)
+
+
+def gaussian(outputs):
+    """Return the Gaussian that models make of network outputs: means, and log scales before clipping."""
+    mu, raw = outputs.chunk(2, -1)
+    return Normal(mu, (7 * (raw / 7).tanh()).exp())
+
+
+def shaken(model, x):
+    """Return the model with random weights and distributions far from uniform, in which q(a|x) and p(a|x,y,z) are near.
+
+    Args:
+        model: A model with a classifier and a decoder.
+        x: Images, which set the running statistics of batch norm.
+    """
+    for key, parameter in model.named_parameters():
+        nn.init.normal_(parameter, std=0.5 if key.startswith(("decoder", "classifier")) else 0.1)
+    with torch.no_grad():
+        model.train().log_weights(x, 4)
+    return model.eval()
