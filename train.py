@@ -55,6 +55,7 @@ from runtime.processes import (
 )
 from runtime.resume import check_resumed
 from runtime.run_folder import locked_run_dir, resolve_run_dir
+from runtime.steps_per_call import check_steps_per_call, configure_steps_per_call
 from runtime.threads import check_threads, set_for_training, thread_count_text
 
 # Options that affect only the current start; they are not stored in config.yaml
@@ -68,6 +69,7 @@ def check_options(args: Namespace) -> None:
     check_tasks(args.trainer.devices, args.trainer.num_nodes)
     check_trainer(args.trainer)
     check_threads(args.threads)
+    check_steps_per_call(args.steps_per_call)
 
 
 def build(args: Namespace) -> tuple[ImageData, Model]:
@@ -159,31 +161,6 @@ def check_own_steps(trainer: Trainer, model: Model) -> None:
         raise ValueError(
             f"Not supported by {type(model).__name__}, which has several optimizers: {', '.join(names)}. Leave it out."
         )
-
-
-def configure_steps_per_call(trainer: Trainer, data: ImageData, model: Model, steps_per_call: int) -> None:
-    """Set the number of optimiser steps per `training_step`, or 1 with a warning if other options require it.
-
-    Raises:
-        ValueError: If `steps_per_call` is less than 1.
-    """
-    if steps_per_call < 1:
-        raise ValueError(f"--steps_per_call must be at least 1; got {steps_per_call}.")
-    incompatible = {
-        "--trainer.devices": trainer.world_size > 1,
-        "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
-        "--trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
-        "--trainer.precision 16-mixed": trainer.precision == "16-mixed",  # scales gradients
-        "--trainer.limit_train_batches": trainer.limit_train_batches != 1.0,
-        "--trainer.val_check_interval": trainer.val_check_interval != 1.0,
-    }
-    if steps_per_call > 1 and any(incompatible.values()):
-        names = ", ".join(name for name, is_set in incompatible.items() if is_set)
-        print(f"warning: --steps_per_call is set to 1, as {names} requires.", file=sys.stderr)
-        steps_per_call = 1
-    data.steps_per_call = steps_per_call
-    model.automatic_optimization = steps_per_call == 1 and not model.takes_own_steps
-    trainer.log_every_n_steps = max(1, trainer.log_every_n_steps // steps_per_call)
 
 
 def choose_threads(args: Namespace, trainer: Trainer, data: ImageData, model: Model, resume: Path | None) -> int:
@@ -357,7 +334,8 @@ def main(argv: list[str] | None = None) -> int:
             trainer.figure_style = FigureStyle(args.figure_format, args.figure_dpi)
             check_batch_norm(model, data, trainer.world_size)
             check_own_steps(trainer, model)
-            configure_steps_per_call(trainer, data, model, args.steps_per_call)
+            intervals = [n for n in (args.save_every_steps, args.trainer.log_every_n_steps) if n]
+            configure_steps_per_call(trainer, data, model, args.steps_per_call, intervals, args.cuda_graph)
             if args.early_stopping is not None:
                 check_validation(trainer, len(data.val.y))
             if resume:

@@ -140,7 +140,7 @@ class RunCheckpoint(Checkpoint):
             "labels_hash": data.labels_hash,
             "processes": trainer.world_size,
         }
-        checkpoint["training"] = training_options(trainer, data)
+        checkpoint["training"] = training_options(trainer)
         checkpoint["threads"] = (
             torch.get_num_threads()
         )  # a resumed run keeps it: results depend on it in the last digits

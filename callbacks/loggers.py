@@ -30,6 +30,7 @@ UNGROUPED_OPTIONS = {
     "save_every_steps",
     "save_every_minutes",
     "steps_per_call",
+    "cuda_graph",
     "threads",
     "figure_format",
     "figure_dpi",

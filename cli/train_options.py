@@ -252,11 +252,18 @@ def add_run_options(parser: ArgumentParser) -> None:
     )
     add(
         "--steps_per_call",
-        type=int,
-        default=1,
+        type=int | Literal["auto"],
+        default="auto",
         help="Optimiser steps per training_step, to reduce the overhead of the Trainer. Signals and checkpoints are "
-        "handled after the last of them. Reset to 1, with a warning, if the Trainer must see each step, as on several "
-        "devices.",
+        "handled after the last of them; results do not depend on the number. auto chooses by the size of the model, "
+        "and 1 where the Trainer must see each step, as on several devices.",
+    )
+    add(
+        "--cuda_graph",
+        type=bool,
+        default=True,
+        help="Record an optimiser step in a CUDA graph and replay it, on one GPU with several steps per call. Affects "
+        "rounding. If a model cannot be recorded, a warning is printed and its steps run as without.",
     )
     add(
         "--compile",

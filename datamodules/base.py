@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules.batches import Batches, PixelSampler, Split, seed_of, to_unit_interval
-from datamodules.grouped import BatchGroups
+from datamodules.grouped import BatchGroups, Group
 
 PROTOCOLS = ("dynamic", "fixed", "threshold", "grey", "larochelle")
 
@@ -39,7 +39,6 @@ class ImageData(LightningDataModule):
     run_seed = 0  # seed of the order and the pixel sampling of training batches; set by train.py
     train_pixel_sampler: PixelSampler | None = None  # samples training pixels anew at each access
     steps_per_call = 1  # training batches per item of the data loader; set by train.py
-    batches_per_epoch: int  # set by the training data loader if steps_per_call > 1
     default_epochs = 100  # default of --trainer.max_epochs
     num_classes = 0
     class_names: list[str] | None = None
@@ -177,7 +176,7 @@ class ImageData(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return the batch on `device`. Batches of this class already are, which skips Lightning's slow traversal."""
-        first = batch[0][0] if isinstance(batch[0], tuple) else batch[0]
+        first = batch.batches[0][0] if isinstance(batch, Group) else batch[0]
         on_device = isinstance(first, Tensor) and first.device == device
         return batch if on_device else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
@@ -195,7 +194,6 @@ class ImageData(LightningDataModule):
         batches = self._batches(split, batches_class, pixel_sampler=pixel_sampler, seed=self.run_seed, **options)
         if self.steps_per_call == 1 or self.trainer is None:
             return batches
-        self.batches_per_epoch = len(batches)
         return BatchGroups(batches, self.steps_per_call)
 
     def _batches(self, split: Split, batches_class: type[Batches] = Batches, **options) -> Batches:

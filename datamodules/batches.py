@@ -77,6 +77,7 @@ class Batches:
     """
 
     batch_sampler = None  # Lightning reads it from any loader that has a sampler
+    size = 1  # batches per item, as in `BatchGroups`
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Batches:
         self.seed, self.rank, self.world = seed, rank, world
         self.epoch = 0
         self._start = 0  # first batch of the next iteration
-        self._next = 0  # first batch that has not been served
+        self.position = 0  # number of batches of this epoch that have been served
 
     def __len__(self) -> int:
         full_batches, remainder = divmod(len(self.split.y) // self.world, self.batch_size)
@@ -117,7 +118,7 @@ class Batches:
             if batch + 1 < len(self):
                 index = index[: self.batch_size]
             generator.manual_seed(seed_of("pixels", self.seed, epoch, self.rank, batch))
-            self._next = batch + 1
+            self.position = batch + 1
             yield self._batch(index, generator)
         self.set_epoch(epoch + 1)
 
@@ -141,6 +142,11 @@ class Batches:
         return to_unit_interval(x), y, to_unit_interval(self.grey.index_select(0, index))
 
     @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return len(self)
+
+    @property
     def sampler(self) -> "Batches":
         """The object on which Lightning calls `set_epoch`."""
         return self
@@ -148,16 +154,16 @@ class Batches:
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`, or keep the position if it is the current epoch."""
         if epoch != self.epoch:
-            self.epoch, self._start, self._next = epoch, 0, 0
+            self.epoch, self._start, self.position = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: the epoch and its first batch that has not been served."""
-        return {"epoch": self.epoch, "batch": self._next}
+        return {"epoch": self.epoch, "batch": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start the next iteration at the position `state`; later iterations start at the beginning."""
         self.epoch = state["epoch"]
-        self._start = self._next = state["batch"]
+        self._start = self.position = state["batch"]
 
 
 class MixedBatches(Batches):

@@ -2,15 +2,22 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from datamodules.batches import Batches
 
 
+class Group(NamedTuple):
+    """Consecutive batches of an epoch."""
+
+    first: int  # number of the first batch within the epoch
+    batches: tuple[tuple[Tensor, ...], ...]
+
+
 class BatchGroups:
-    """Iterable of tuples of `size` consecutive batches; the last tuple of an epoch may be shorter.
+    """Iterable of groups of `size` consecutive batches; the last group of an epoch may be shorter.
 
     Args:
         batches: The batches to group.
@@ -25,10 +32,21 @@ class BatchGroups:
     def __len__(self) -> int:
         return -(-len(self.batches) // self.size)
 
-    def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], ...]]:
+    def __iter__(self) -> Iterator[Group]:
         batches = iter(self.batches)
-        while group := tuple(islice(batches, self.size)):
-            yield group
+        for batch in batches:
+            first = self.batches.position - 1
+            yield Group(first, (batch, *islice(batches, self.size - 1)))
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return self.batches.steps
+
+    @property
+    def position(self) -> int:
+        """Number of batches of the current epoch that have been served."""
+        return self.batches.position
 
     @property
     def sampler(self) -> Batches:

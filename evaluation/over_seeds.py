@@ -16,7 +16,7 @@ from runtime.hparams import run_options
 from runtime.run_folder import run_name
 
 # Options that do not set runs apart: the label draw is a seed, and the steps per call do not change the steps
-SEED_OPTIONS = ("data.seed", "data.label_seed", "steps_per_call")
+SEED_OPTIONS = ("data.seed", "data.label_seed")
 COLUMNS = ("group", "n", "NLL", "K", "test error")
 IMPORTANCE = ("group", "NLL", "AIS NLL", "test error", "n", "K")  # order in which columns are kept on a narrow terminal
 

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from models import inputs
 from models.likelihoods import PixelLikelihood
-from models.multistep import take_steps
+from models.multistep import correct_counters, restore_progress, take_steps
 from models.networks import start_at_mean
 
 
@@ -82,6 +82,15 @@ def learning_rate_factor(progress: float, ratio: float, schedule: str) -> float:
     return ratio ** (min(stage, 7) / 7)
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of an optimizer; a tensor, which a CUDA graph reads, is changed in place."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
 class Model(LightningModule):
     """Base class of all models.
 
@@ -119,6 +128,7 @@ class Model(LightningModule):
     quantity: str | None = "log p(x)"  # what log weights estimate; None without a likelihood
     scheduled_steps: int | None = None  # length of a learning rate schedule by steps; None: schedule by epochs
     trained_epochs: int | None = None  # epochs of training, of a model that was loaded from a checkpoint
+    graphed_step: Callable[..., dict[str, Tensor]] | None = None  # replaces `take_step` on a GPU; set by train.py
 
     decoder: nn.Module  # optional
     val_means: Any  # nn.ModuleDict of Mean, by name of the metric
@@ -368,7 +378,7 @@ class Model(LightningModule):
         if self.automatic_optimization:
             values = {"loss": self.loss(*batch)}
         else:
-            values = take_steps(self, [batch] if isinstance(batch[0], Tensor) else batch)
+            values = take_steps(self, [batch] if isinstance(batch[0], Tensor) else batch.batches)
         for name, value in values.items():
             self.log(f"train/{name}", value)
         return values["loss"]
@@ -377,7 +387,8 @@ class Model(LightningModule):
         """Take one optimizer step without Lightning's hooks and return the values to log as `train/<name>`.
 
         A model with several optimizers overrides this method and sets `takes_own_steps`. `loss` must be among the
-        values.
+        values. On a GPU the step may be recorded once and replayed: it must read all that changes from step to step
+        from tensors on the device.
         """
         optimizer = self.all_optimizers()[0]
         loss = self.loss(x, y)
@@ -436,8 +447,9 @@ class Model(LightningModule):
 
     def steps_per_epoch(self) -> int:
         """Return the number of optimiser steps per epoch of this run."""
-        if getattr(self.trainer.datamodule, "steps_per_call", 1) > 1:
-            return self.trainer.datamodule.batches_per_epoch  # a batch of the trainer holds several
+        loader = self.trainer.train_dataloader
+        if getattr(loader, "size", 1) > 1:
+            return loader.steps  # a batch of the trainer holds several
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
     def total_steps(self) -> float:
@@ -489,19 +501,25 @@ class Model(LightningModule):
     def _set_learning_rates(self) -> None:
         factor = self.lr_factor(self.current_epoch)
         for optimizer, lr in zip(self.all_optimizers(), self.learning_rates(), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
+            set_learning_rate(optimizer, lr * factor)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        correct_counters(checkpoint)
 
     def on_train_start(self) -> None:
+        restore_progress(self.trainer)
         self.scheduled_steps = self.steps_of_schedule()
         # a resumed run keeps the moments of the optimiser, but the options of this run take precedence
-        self._set_learning_rates()
-        for optimizer in self.all_optimizers():
+        for optimizer, lr in zip(self.all_optimizers(), self.learning_rates(), strict=True):
             for group in optimizer.param_groups:
+                group["lr"] = lr * self.lr_factor(self.current_epoch)  # a tensor after steps in a CUDA graph
+                if "capturable" in group:
+                    group["capturable"] = False
                 group["eps"] = self.hparams.adam_eps
                 group["weight_decay"] = self.hparams.weight_decay
         for schedule, lr in zip(self.all_lr_schedulers(), self.learning_rates(), strict=False):
             schedule.base_lrs, schedule.last_epoch = [lr], self.current_epoch
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        correct_counters(checkpoint)
         checkpoint["model"] = type(self).__name__  # loading looks it up in `models.MODELS` only

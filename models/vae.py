@@ -210,6 +210,7 @@ class VAE(EncoderDecoder, LatentVariableModel):
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        self.kl_weight = self.kl_weight.to(self.device)  # where a CUDA graph reads it
         self.is_warming_up = True  # until `prepare_step` finds that it is over
         beta, epochs = self.hparams.beta, self.hparams.beta_warmup
         lasts = self.total_steps() / self.steps_per_epoch()  # epochs

@@ -36,7 +36,7 @@ from datamodules.batches import Batches, MixedBatches
 from models import MODELS, Model, evaluating
 from models.stacked import StackedModels
 from runtime.atomic_write import atomic_write
-from runtime.cuda_graph import capture
+from runtime.cuda_graph import capture, snapshot
 from runtime.processes import configure_performance, filter_warnings
 from runtime.provenance import commit, machine
 from train import LAUNCH_ONLY_OPTIONS, build
@@ -227,7 +227,7 @@ class Trainer:
             return self.step
         shape = (*x.shape, *y.shape)
         if shape not in self.graphs:
-            restore = self.snapshot()
+            restore = snapshot(self.stacked.state().values(), [self.optimizer])
             try:
                 self.graphs[shape] = capture(self.step, x, y, restore=restore)
             except RuntimeError as error:
@@ -238,26 +238,6 @@ class Trainer:
                 )
                 self.graphs[shape] = self.step
         return self.graphs[shape]
-
-    def snapshot(self) -> Callable[[], None]:
-        """Return a function that restores the parameters and the optimizer to what they are now."""
-        state = [(value, value.detach().clone()) for value in self.stacked.state().values()]
-        parameters = self.stacked.parameters.values()
-        moments = {
-            value: {name: entry.clone() for name, entry in self.optimizer.state.get(value, {}).items()}
-            for value in parameters
-        }
-
-        @torch.no_grad()
-        def restore() -> None:
-            for value, before in state:
-                value.copy_(before)
-            for value in parameters:
-                for name, entry in self.optimizer.state[value].items():
-                    # Adam starts with moments and a number of steps of 0
-                    entry.copy_(moments[value][name]) if moments[value] else entry.zero_()
-
-        return restore
 
     def train_epoch(self, epoch: int) -> Tensor:
         """Train one epoch and return the mean loss of each draw, `(D,)`."""

@@ -11,7 +11,6 @@ from models import AE, MODELS, VAE, Model
 
 # Default options of training that are stored in checkpoints
 TRAINING_DEFAULTS = {
-    "steps_per_call": 1,
     "early_stopping": None,
     "trainer.accumulate_grad_batches": 1,
     "trainer.gradient_clip_val": None,
@@ -76,7 +75,13 @@ def collect_options(checkpoint: dict, fill: Callable[[type, dict], dict]) -> dic
         for name, value in fill(kind, stored).items()
         if name not in (*PATH_OPTIONS, *(kind.data_args if issubclass(kind, Model) else ()))
     }
-    return options | TRAINING_DEFAULTS | checkpoint.get("training", {})
+    return options | stored_training_options(checkpoint)
+
+
+def stored_training_options(checkpoint: dict) -> dict[str, Any]:
+    """Return the training options of a checkpoint; older ones also store some that do not change results."""
+    stored = checkpoint.get("training", {})
+    return {name: stored.get(name, default) for name, default in TRAINING_DEFAULTS.items()}
 
 
 def non_default_options(checkpoint: dict) -> dict[str, Any]:
@@ -89,9 +94,9 @@ def non_default_options(checkpoint: dict) -> dict[str, Any]:
     return {name: value for name, value in all_options if value != default.get(name) or name in ALWAYS_SHOWN}
 
 
-def training_options(trainer: Trainer, data: Any) -> dict[str, Any]:
-    """Return the training options that change the result of a run or the numbering of its batches."""
+def training_options(trainer: Trainer) -> dict[str, Any]:
+    """Return the training options that change the result of a run."""
     names = ("accumulate_grad_batches", "gradient_clip_val", "precision")
     stopping = trainer.early_stopping_callback
-    options = {"steps_per_call": data.steps_per_call, "early_stopping": stopping and stopping.patience}
+    options = {"early_stopping": stopping and stopping.patience}
     return options | {f"trainer.{name}": getattr(trainer, name) for name in names}

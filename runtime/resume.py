@@ -9,7 +9,7 @@ from pytorch_lightning import Trainer
 
 from datamodules import ImageData
 from models import Model, from_checkpoint, read_checkpoint
-from runtime.hparams import TRAINING_DEFAULTS, defaults, training_options
+from runtime.hparams import defaults, stored_training_options, training_options
 
 # Options that define batch boundaries; they may not change in the middle of an epoch
 BATCH_OPTIONS = (
@@ -18,7 +18,6 @@ BATCH_OPTIONS = (
     "labels_hash",
     "processes",
     "--trainer.accumulate_grad_batches",
-    "--steps_per_call",
 )
 OPTION_DESCRIPTIONS = {"processes": "number of processes", "labels_hash": "choice of labels"}
 
@@ -30,10 +29,9 @@ def changed_options(
     then = {"model": checkpoint["model"], "processes": trainer.world_size, **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
     now |= {"labels_hash": data.labels_hash, "processes": trainer.world_size}
-    if options := checkpoint.get("training"):
-        # the checkpoint may be older than an option
-        then |= {f"--{key}": value for key, value in (TRAINING_DEFAULTS | options).items()}
-    now |= {f"--{key}": value for key, value in training_options(trainer, data).items()}
+    if checkpoint.get("training"):
+        then |= {f"--{key}": value for key, value in stored_training_options(checkpoint).items()}
+    now |= {f"--{key}": value for key, value in training_options(trainer).items()}
     for section, built, old, new in (
         ("model", model, checkpoint["hyper_parameters"], model.hparams),
         ("data", data, checkpoint.get("datamodule_hyper_parameters", {}), data.hparams),
@@ -102,14 +100,6 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
         raise ValueError(f"{resume} cannot be resumed: its record of epochs and steps is damaged.") from error
     check_limits(resume, epochs, steps, trainer)
     changes = changed_options(checkpoint, args, data, model, trainer)
-    calls = changes.get("--steps_per_call")
-    if calls and 1 in calls:
-        raise ValueError(
-            f"{resume} cannot be resumed: its --steps_per_call is {calls[0]}, not {calls[1]}, and Lightning counts "
-            f"single steps differently: give --steps_per_call {calls[0]}."
-        )
-    if calls and not mid_epoch:
-        del changes["--steps_per_call"]  # at the end of an epoch, both numbers lead to the same steps
     if not changes:
         return
     differences = "; ".join(

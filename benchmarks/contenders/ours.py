@@ -35,7 +35,7 @@ class Ticks(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.of_steps:
-            batches = [batch] if trainer.datamodule.steps_per_call == 1 else batch
+            batches = getattr(batch, "batches", [batch])  # a group, if the Trainer takes several steps per call
             self.meter.tick(sum(len(y) for _, y in batches))
 
 

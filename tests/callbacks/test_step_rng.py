@@ -79,8 +79,7 @@ def test_ranks_differ(hook):
     noise_values = []
     for rank in range(4):
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data = SimpleNamespace(steps_per_call=1)
-        trainer = SimpleNamespace(global_rank=rank, current_epoch=0, strategy=strategy, datamodule=data)
+        trainer = SimpleNamespace(global_rank=rank, current_epoch=0, strategy=strategy)
         noise = StepRNG(seed=0)
         noise.setup(trainer, None, "fit")
         getattr(noise, hook)(trainer, None, None, 0)
@@ -91,8 +90,7 @@ def test_ranks_differ(hook):
 @pytest.mark.gpu
 def test_reseeds_the_generator_of_the_gpu():
     strategy = SimpleNamespace(root_device=torch.device("cuda", 0))
-    data = SimpleNamespace(steps_per_call=1)
-    trainer = SimpleNamespace(global_rank=0, current_epoch=0, strategy=strategy, datamodule=data)
+    trainer = SimpleNamespace(global_rank=0, current_epoch=0, strategy=strategy)
     noise = StepRNG(seed=0)
     noise.setup(trainer, None, "fit")
     noise_values = []

@@ -75,7 +75,7 @@ def test_a_number_whose_experiment_agrees(name):
     (again,) = reported(
         run
         | {"hyper_parameters": run["hyper_parameters"] | searched}
-        | {"training": {"steps_per_call": 10, "trainer.precision": "bf16-mixed", "trainer.gradient_clip_val": 1.0}}
+        | {"training": {"trainer.precision": "bf16-mixed", "trainer.gradient_clip_val": 1.0}}
     ).values()
     assert again == paper
 

@@ -355,9 +355,9 @@ def test_where_data_lie_is_in_no_file():
 
 def test_chosen_options_are_in_the_tables():
     options = DEFAULT_START | {"hidden": (200, 200), "z_dim": 9}
-    made = CHECKPOINT | {"hyper_parameters": options, "training": {"steps_per_call": 5}}
+    made = CHECKPOINT | {"hyper_parameters": options, "training": {"trainer.accumulate_grad_batches": 5}}
     (found,) = comparisons.with_comparisons([result("a")], [made])
-    cell = "z_dim 9, hidden [200, 200], steps_per_call 5"
+    cell = "z_dim 9, hidden [200, 200], trainer.accumulate_grad_batches 5"
     assert report.provenance_cells(found)[-1] == cell
     report.write_report(Path("r"), [found], [])
     with Path("r/results.csv").open(newline="") as file:

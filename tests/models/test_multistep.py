@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from small_runs import assert_same, at_steps, command, contents
+from small_runs import assert_same, at_steps, command, contents, uninterrupted
 
 import train
 from models import VAE
@@ -112,24 +112,42 @@ def test_features_that_need_single_steps_disable_multistep_training(capsys, opti
     assert_same("a", "b")
 
 
-def test_steps_per_call_may_change_between_epochs_only(monkeypatch, capsys):
-    four, five = ["--steps_per_call", "4"], ["--steps_per_call", "5"]
-    assert train.main(command("whole", "VAE", *four)) == 0
+@pytest.mark.parametrize("more", [[], ["--trainer.max_steps", "30", "--model.lr_final", "1e-5"]])
+@pytest.mark.parametrize(("first", "second", "step"), [
+    ("4", "5", 16), ("1", "5", 16), ("5", "1", 16), ("3", "100", 13), ("1", "4", 25),  # 13 steps per epoch
+])  # fmt: skip
+def test_steps_per_call_may_change_at_any_step(monkeypatch, first, second, step, more):
+    uninterrupted("whole", "VAE", "--steps_per_call", "1", *more)
     with monkeypatch.context() as patch:
-        at_steps(patch, VAE, lambda step: step == 14 and os.kill(os.getpid(), signal.SIGTERM))
-        assert train.main(command("cut", "VAE", *four)) == 143
-    assert train.main(command("cut", "VAE", *five)) == 2
-    assert "its --steps_per_call is 4, not 5. It was written in the middle of an epoch" in capsys.readouterr().err
-    assert train.main(command("cut", "VAE", *four, "--trainer.max_epochs", "2")) == 0
-    assert train.main(command("cut", "VAE", *five)) == 0
+        at_steps(patch, VAE, lambda now: now == step and os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(command("cut", "VAE", "--steps_per_call", first, *more)) == 143
+    assert train.main(command("cut", "VAE", "--steps_per_call", second, *more)) == 0
     assert_same("whole", "cut")
-    assert train.main(command("cut", "VAE", "--trainer.max_epochs", "4")) == 2
-    assert "single steps differently: give --steps_per_call 5." in capsys.readouterr().err
+    for column in ("val/bound", "train/lr"):
+        assert rows("whole", column) == rows("cut", column)
+
+
+def test_steps_per_call_may_change_between_epochs():
+    no_warm_up = ["--model.beta_warmup", "0"]  # its length depends on that of the run
+    for epochs, steps in (("1", "4"), ("2", "5"), ("3", "1")):
+        more = ["--steps_per_call", steps, "--trainer.max_epochs", epochs, *no_warm_up]
+        assert train.main(command("cut", "VAE", *more)) == 0
+    uninterrupted("whole", "VAE", "--steps_per_call", "5", *no_warm_up)
+    assert_same("whole", "cut")
+
+
+@pytest.mark.parametrize("steps", ["1", "5", "100"])
+def test_a_run_that_max_steps_has_ended_goes_on_with_the_next_batch(steps):
+    options = ["--steps_per_call", steps, "--model.beta_warmup", "0"]
+    assert train.main(command("cut", "VAE", *options, "--trainer.max_steps", "17")) == 0
+    assert train.main(command("cut", "VAE", *options, "--trainer.max_steps", "30")) == 0
+    uninterrupted("whole", "VAE", *options, "--trainer.max_steps", "30")
+    assert_same("whole", "cut")
 
 
 def test_steps_per_call_below_1_is_refused(capsys):
     assert train.main(command("a", "VAE", "--steps_per_call", "0")) == 2
-    assert "--steps_per_call must be at least 1; got 0." in capsys.readouterr().err
+    assert "--steps_per_call must be auto or at least 1; got 0." in capsys.readouterr().err
 
 
 @pytest.mark.slow

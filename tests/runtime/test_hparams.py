@@ -1,7 +1,5 @@
 """runtime/hparams.py: the options of a run, and those that differ from their defaults."""
 
-from types import SimpleNamespace
-
 import pytest
 from pytorch_lightning import Trainer
 
@@ -76,4 +74,4 @@ def test_paths_and_arguments_from_data_are_not_options(model):
 
 def test_default_training_options(tmp_path):
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert training_options(trainer, SimpleNamespace(steps_per_call=1)) == TRAINING_DEFAULTS
+    assert training_options(trainer) == TRAINING_DEFAULTS

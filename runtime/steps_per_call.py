@@ -1,0 +1,101 @@
+"""Choose how many optimizer steps the Trainer takes per training step.
+
+Each call of `training_step` costs about a millisecond in the Trainer, which is as long as a step of a small network.
+"""
+
+import math
+import sys
+from typing import Any, Literal
+
+from pytorch_lightning import Trainer
+
+from models import Model
+from runtime.cuda_graph import GraphedStep
+from runtime.threads import training_work
+
+# A call lasts about CALL_SECONDS, if MOST_STEPS permit: longer ones would not be faster, but delay signals.
+CALL_SECONDS = {"cpu": 0.05, "cuda": 0.1}
+MOST_STEPS = {"cpu": 10, "cuda": 50}
+# Multiply-adds of forward passes per second, with backward pass and optimizer. One thread of a CPU makes 5 to 15e9;
+# a GPU is far from its peak with networks of this size.
+WORK_PER_SECOND = {"cpu": 1e10, "cuda": 1e12}
+
+# Methods of a model that the Trainer calls in single steps only
+HOOKS = (
+    "backward", "configure_gradient_clipping", "configure_optimizers", "lr_scheduler_step", "on_after_backward",
+    "on_before_backward", "on_before_optimizer_step", "on_before_zero_grad", "on_train_batch_end",
+    "on_train_batch_start", "optimizer_step", "optimizer_zero_grad", "training_step",
+)  # fmt: skip
+
+StepsPerCall = int | Literal["auto"]
+
+
+def check_steps_per_call(steps: StepsPerCall) -> None:
+    """Raise ValueError if `--steps_per_call` is below 1."""
+    if steps != "auto" and steps < 1:
+        raise ValueError(f"--steps_per_call must be auto or at least 1; got {steps}.")
+
+
+def need_single_steps(trainer: Trainer, model: Model) -> list[str]:
+    """Return what requires that the Trainer sees each step: options and methods of the model."""
+    options = {
+        "--trainer.devices": trainer.world_size > 1,
+        "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
+        "--trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
+        "--trainer.precision 16-mixed": trainer.precision == "16-mixed",  # scales gradients
+        "--trainer.limit_train_batches": trainer.limit_train_batches != 1.0,
+        "--trainer.val_check_interval": trainer.val_check_interval != 1.0,
+    }
+    kind = type(model)
+    methods = [f"{kind.__name__}.{name}" for name in HOOKS if getattr(kind, name) is not getattr(Model, name)]
+    return [name for name, is_set in options.items() if is_set] + methods
+
+
+def choose(work: float, device: str, intervals: list[int]) -> int:
+    """Return a number of steps per call.
+
+    Args:
+        work: Multiply-adds of the forward pass of one step.
+        device: Type of the device, cpu or cuda.
+        intervals: Numbers of steps after which something must happen: multiples of the number that is returned.
+    """
+    seconds = work / WORK_PER_SECOND[device]
+    most = max(1, min(MOST_STEPS[device], int(CALL_SECONDS[device] / max(seconds, 1e-9))))
+    interval = math.gcd(*intervals) if intervals else 0  # 0 is a multiple of every number
+    return max(steps for steps in range(1, most + 1) if interval % steps == 0)
+
+
+def can_replay(device: str) -> bool:
+    """Return whether this type of device can record steps and replay them."""
+    return device == "cuda"
+
+
+def configure_steps_per_call(
+    trainer: Trainer, data: Any, model: Model, steps: StepsPerCall, intervals: list[int], cuda_graph: bool
+) -> int:
+    """Set and return the number of optimizer steps per `training_step`.
+
+    It is 1 if something needs single steps, with a warning if another number was asked for.
+
+    Args:
+        trainer: The Trainer of the run.
+        data: Its data module, set up.
+        model: Its model, on the CPU.
+        steps: `--steps_per_call`.
+        intervals: Numbers of steps after which the user wants to see or save something.
+        cuda_graph: Whether a GPU may replay recorded steps.
+    """
+    obstacles = need_single_steps(trainer, model)
+    device = trainer.strategy.root_device.type
+    if steps != 1 and steps != "auto" and obstacles:
+        print(f"warning: --steps_per_call is set to 1, as {', '.join(obstacles)} requires.", file=sys.stderr)
+    if obstacles:
+        steps = 1
+    elif steps == "auto":
+        steps = choose(training_work(model, data), device, intervals)
+    data.steps_per_call = steps
+    model.automatic_optimization = steps == 1 and not model.takes_own_steps
+    if can_replay(device) and cuda_graph and steps > 1:
+        model.graphed_step = GraphedStep(model)
+    trainer.log_every_n_steps = max(1, trainer.log_every_n_steps // steps)
+    return steps

@@ -1,0 +1,68 @@
+"""How many optimizer steps the Trainer takes per call when the user does not say."""
+
+from types import SimpleNamespace
+
+import pytest
+from small_runs import command
+
+import train
+from models import MODELS, VAE
+from runtime.steps_per_call import choose, need_single_steps
+
+
+def plain_trainer(**options):
+    defaults = {"world_size": 1, "accumulate_grad_batches": 1, "gradient_clip_val": None, "precision": "32-true",
+                "limit_train_batches": 1.0, "val_check_interval": 1.0}  # fmt: skip
+    return SimpleNamespace(**defaults | options)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_more_work_means_fewer_steps(device):
+    numbers = [choose(work, device, []) for work in (1e3, 1e7, 1e8, 1e9, 1e10, 1e12, 1e15)]
+    assert numbers == sorted(numbers, reverse=True)
+    assert numbers[0] > 5
+    assert numbers[-1] == 1
+
+
+def test_a_call_ends_where_the_user_wants_to_see_or_save_something():
+    assert choose(0, "cpu", []) == 10
+    assert choose(0, "cpu", [50, 1000]) == 10
+    assert choose(0, "cpu", [50, 6]) == 2
+    assert choose(0, "cpu", [7]) == 7
+    assert choose(0, "cpu", [1]) == 1
+
+
+class OwnHook(VAE):
+    """Clips gradients itself, in a hook that the Trainer calls in single steps only."""
+
+    def on_before_optimizer_step(self, optimizer):
+        pass
+
+
+def test_options_and_methods_that_need_single_steps_are_named():
+    assert need_single_steps(plain_trainer(), VAE((1, 8, 8))) == []
+    assert need_single_steps(plain_trainer(world_size=2), VAE((1, 8, 8))) == ["--trainer.devices"]
+    assert need_single_steps(plain_trainer(), OwnHook((1, 8, 8))) == ["OwnHook.on_before_optimizer_step"]
+
+
+def test_no_model_of_this_project_needs_single_steps():
+    for kind in MODELS.values():
+        assert need_single_steps(plain_trainer(), kind.__new__(kind)) == []
+
+
+def test_a_hook_of_a_users_model_is_called(tmp_path, monkeypatch, capsys):
+    called = []
+    monkeypatch.setitem(MODELS, "OwnHook", OwnHook)
+    monkeypatch.setattr(OwnHook, "on_before_optimizer_step", lambda self, optimizer: called.append(self.global_step))
+    assert train.main(command(str(tmp_path / "a"), "VAE", "--model", "OwnHook", "--trainer.max_epochs", "1")) == 0
+    assert called == list(range(13))
+    assert "warning" not in capsys.readouterr().err  # nobody asked for more
+    more = ["--model", "OwnHook", "--trainer.max_epochs", "1", "--steps_per_call", "5"]
+    assert train.main(command(str(tmp_path / "b"), "VAE", *more)) == 0
+    assert "--steps_per_call is set to 1, as OwnHook.on_before_optimizer_step requires" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "many"])
+def test_wrong_numbers_end_in_a_sentence(value, capsys):
+    assert train.main(["--steps_per_call", value]) == 2
+    assert "--steps_per_call" in capsys.readouterr().err
