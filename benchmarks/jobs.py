@@ -54,8 +54,8 @@ class Comparison(NamedTuple):
     every_slice: bool = False
 
 
-CALLS = ("--steps_per_call", "10")
-COMPILED = (*CALLS, "--compile")
+ONE_STEP = ("--steps_per_call", "1")  # instead of the default number per call of the Trainer
+COMPILED = ("--compile",)
 PAPER = ("--model.activation", "softplus", "--model.batch_norm", "false")  # the network of the raw loop and of Pyro
 PEERS_OF_VAE = {
     "Pythae": Job("with_pythae.vae"),
@@ -81,8 +81,8 @@ COMPARISONS = {
     "vae": Comparison(
         "VAE, batch 128",
         {
-            OURS: Job("ours.vae", flags=CALLS),
-            f"{OURS}, S = 1": Job("ours.vae"),
+            OURS: Job("ours.vae"),
+            f"{OURS}, S = 1": Job("ours.vae", flags=ONE_STEP),
             f"{OURS}, compiled": Job("ours.vae", flags=COMPILED),
             f"{OURS}, bf16 compiled": Job("ours.vae", flags=COMPILED, precision="bf16"),
             RAW: Job("raw.vae"),
@@ -96,7 +96,11 @@ COMPARISONS = {
     ),
     "epochs": Comparison(
         "VAE, batch 128: epochs with validation, figures and checkpoints",
-        {OURS: Job("ours.vae_epochs", flags=CALLS), f"{OURS}, S = 1": Job("ours.vae_epochs"), RAW: Job("raw.vae")},
+        {
+            OURS: Job("ours.vae_epochs"),
+            f"{OURS}, S = 1": Job("ours.vae_epochs", flags=ONE_STEP),
+            RAW: Job("raw.vae"),
+        },
         ((OURS, RAW, 0.85),),
         seconds=15.0,
         warm_up=0.0,
@@ -107,7 +111,7 @@ COMPARISONS = {
         {
             f"{OURS}, bf16 compiled": of(LARGE_BF16, "ours.vae", *COMPILED),
             f"{RAW}, bf16 compiled": of(LARGE_BF16, "raw.vae_compiled"),
-            OURS: of(LARGE, "ours.vae", *CALLS),
+            OURS: of(LARGE, "ours.vae"),
             RAW: LARGE,
             LIMIT: of(LARGE, "limit.vae"),
             f"{LIMIT}, bf16": of(LARGE_BF16, "limit.vae"),
@@ -146,9 +150,9 @@ COMPARISONS = {
     "m2": Comparison(
         "M2, 3000 labels, batch 200",
         {
-            OURS: of(M2, "ours.m2", *CALLS, *PAPER),
-            f"{OURS}, bf16": of(M2, "ours.m2", *CALLS, *PAPER, precision="bf16"),
-            f"{OURS}, its default network": of(M2, "ours.m2", *CALLS),
+            OURS: of(M2, "ours.m2", *PAPER),
+            f"{OURS}, bf16": of(M2, "ours.m2", *PAPER, precision="bf16"),
+            f"{OURS}, its default network": of(M2, "ours.m2"),
             RAW: M2,
             LIMIT: of(M2, "limit.m2"),
             f"{LIMIT}, bf16": of(M2, "limit.m2", precision="bf16"),

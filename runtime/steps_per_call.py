@@ -1,6 +1,6 @@
 """Choose how many optimizer steps the Trainer takes per training step.
 
-Each call of `training_step` costs about a millisecond in the Trainer, which is as long as a step of a small network.
+Each call of `training_step` costs one to two milliseconds in the Trainer, which is as long as a step of a small network.
 """
 
 import math
@@ -14,7 +14,7 @@ from runtime.cuda_graph import GraphedStep
 from runtime.threads import training_work
 
 # A call lasts about CALL_SECONDS, if MOST_STEPS permit: longer ones would not be faster, but delay signals.
-CALL_SECONDS = {"cpu": 0.05, "cuda": 0.1}
+CALL_SECONDS = {"cpu": 0.2, "cuda": 0.1}
 MOST_STEPS = {"cpu": 10, "cuda": 50}
 # Multiply-adds of forward passes per second, with backward pass and optimizer. One thread of a CPU makes 5 to 15e9;
 # a GPU is far from its peak with networks of this size.
