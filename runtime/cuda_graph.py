@@ -11,6 +11,7 @@ from torch import Tensor
 from models import Model
 
 WARM_UP_STEPS = 3  # before the capture, so that libraries allocate their workspaces
+LOSS_TOLERANCE = (1e-4, 1e-4)  # relative and absolute, between a replay and the eager loss
 
 
 def capture(step: Callable[..., Any], *inputs: Tensor, restore: Callable[[], None]) -> Callable[..., Any]:
@@ -28,7 +29,7 @@ def capture(step: Callable[..., Any], *inputs: Tensor, restore: Callable[[], Non
         RuntimeError: The step cannot be captured, for example since it waits for a value from the GPU.
     """
     buffers = [example.clone() for example in inputs]
-    noise = torch.cuda.get_rng_state()
+    noise = random_state(buffers[0].device)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     try:
@@ -38,7 +39,7 @@ def capture(step: Callable[..., Any], *inputs: Tensor, restore: Callable[[], Non
     finally:
         torch.cuda.current_stream().wait_stream(side)
         restore()
-        torch.cuda.set_rng_state(noise)
+        set_random_state(buffers[0].device, noise)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):  # records the kernels without running them
         result = step(*buffers)
@@ -95,8 +96,9 @@ def prepare_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) ->
 class GraphedStep:
     """The optimizer step of a model, `take_step`, as a CUDA graph.
 
-    A shape of batches is captured when it occurs for the second time: the first step allocates and compiles. If that
-    is impossible, a warning is printed and all steps run one kernel after the other.
+    A shape of batches is captured when it occurs for the second time: the first step allocates and compiles. Steps run
+    one kernel after the other, with a warning, if they cannot be captured or if a replay no longer computes the loss of
+    the model: whatever changes from step to step outside of tensors on the GPU is fixed in the graph.
 
     Args:
         model: A model on a GPU, attached to a Trainer, with manual optimization.
@@ -105,35 +107,66 @@ class GraphedStep:
     def __init__(self, model: Model):
         self.model = model
         self.seen: set[tuple] = set()  # shapes of batches
-        self.steps: dict[tuple, Callable[..., dict[str, Tensor]]] = {}  # for each shape
+        self.graphs: dict[tuple, Callable[..., dict[str, Tensor]]] = {}  # for each shape
+        self.works = True
+        self.replays = 0
 
     def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
         """Take one optimizer step and return the values to log."""
-        step = self.step_for(tuple(part.shape for part in batch), batch)
-        return {name: value.clone() for name, value in step(*batch).items()}
-
-    def step_for(self, shape: tuple, batch: tuple[Tensor, ...]) -> Callable[..., dict[str, Tensor]]:
-        """Return the step for batches of a shape: the graph, from the second time on."""
+        shape = tuple(part.shape for part in batch)
         if not self.seen:
             for optimizer in self.model.all_optimizers():
                 prepare_optimizer(optimizer, batch[0].device)
-        if shape not in self.seen:
-            self.seen.add(shape)
-            return self.model.take_step
-        if shape not in self.steps:
-            self.steps[shape] = self.captured(*batch)
-        return self.steps[shape]
+        if shape in self.seen and shape not in self.graphs and self.works:
+            self.capture(shape, batch)
+        self.seen.add(shape)
+        return self.replay(shape, batch) if self.works and shape in self.graphs else self.model.take_step(*batch)
 
-    def captured(self, *batch: Tensor) -> Callable[..., dict[str, Tensor]]:
-        """Return the captured step, or `take_step` with a warning if it cannot be captured."""
+    def capture(self, shape: tuple, batch: tuple[Tensor, ...]) -> None:
+        """Capture the step for batches of a shape."""
         model, optimizers = self.model, self.model.all_optimizers()
         restore = snapshot([*model.parameters(), *model.buffers()], optimizers)
         try:
-            return capture(model.take_step, *batch, restore=restore)
+            self.graphs[shape] = capture(model.take_step, *batch, restore=restore)
         except RuntimeError as error:
             restore()
             for optimizer in optimizers:
                 optimizer.zero_grad()  # gradients may lie in the memory of the graph
-            reason = str(error).splitlines()[0]
-            print(f"warning: steps cannot be captured in a CUDA graph and run one by one: {reason}", file=sys.stderr)
-            return model.take_step
+            self.give_up(f"they cannot be captured ({str(error).splitlines()[0]})")
+
+    def replay(self, shape: tuple, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Take a recorded step and return copies of its values; check the loss of replays 1, 2, 4, 8, ..."""
+        self.replays += 1
+        is_checked = self.replays & (self.replays - 1) == 0 and not self.model.takes_own_steps
+        expected = self.loss(batch) if is_checked else None
+        values = {name: value.clone() for name, value in self.graphs[shape](*batch).items()}
+        if expected is not None and not torch.allclose(values["loss"], expected, *LOSS_TOLERANCE, equal_nan=True):
+            self.give_up(
+                f"the loss of a recorded one is {values['loss']:.6g} and should be {expected:.6g}, since "
+                f"{type(self.model).__name__} computes it from a number that changes and is not a tensor on the GPU"
+            )
+        return values
+
+    @torch.no_grad()
+    def loss(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return the loss of the next step, without any effect on it."""
+        noise, restore = random_state(batch[0].device), snapshot(self.model.buffers(), [])
+        loss = self.model.loss(*batch)
+        restore()
+        set_random_state(batch[0].device, noise)
+        return loss
+
+    def give_up(self, reason: str) -> None:
+        """Take all further steps one kernel after the other."""
+        self.works = False
+        print(f"warning: steps are not replayed as a CUDA graph: {reason}.", file=sys.stderr)
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Return the state of the default generator of a device."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_random_state(device: torch.device, state: Tensor) -> None:
+    """Set the state of the default generator of a device."""
+    torch.cuda.set_rng_state(state, device) if device.type == "cuda" else torch.set_rng_state(state)

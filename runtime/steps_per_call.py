@@ -1,6 +1,6 @@
 """Choose how many optimizer steps the Trainer takes per training step.
 
-Each call of `training_step` costs one to two milliseconds in the Trainer, which is as long as a step of a small network.
+Each call of `training_step` costs one to two milliseconds in the Trainer, as long as a step of a small network.
 """
 
 import math
