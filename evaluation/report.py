@@ -12,7 +12,7 @@ from typing import Any
 from evaluation.label_counts import label_curves
 from evaluation.over_seeds import SeedMean, as_text
 from evaluation.schema import ComparedEvaluation, Difference
-from evaluation.tables import comparison_key, data_name, plus_minus, tables_by_key
+from evaluation.tables import Table, comparison_key, data_name, plus_minus, tables_by_key
 from figures import charts
 from runtime.atomic_write import atomic_write
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
@@ -51,13 +51,13 @@ def options_text(options: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def difference_tables(results: Sequence[ComparedEvaluation]) -> list[str]:
-    """Return the lines of the tables of paired NLL differences, one for each kind of result and K."""
+def difference_tables(results: Sequence[ComparedEvaluation]) -> list[Table]:
+    """Return the tables of paired NLL differences, one for each kind of result and K."""
 
     def kind(result: ComparedEvaluation) -> tuple:
         return comparison_key(result), result.num_samples
 
-    parts = []
+    found = []
     compared = sorted((result for result in results if result.versus), key=kind)
     for (key, K), same_kind in groupby(compared, key=kind):
         group = list(same_kind)
@@ -67,8 +67,8 @@ def difference_tables(results: Sequence[ComparedEvaluation]) -> list[str]:
         ]
         about = f"{data_name(group)}, protocol {key.protocol}: differences of the NLL of {key.num_images} test images"
         what = f"{key.about} in nats, row minus column, image by image"
-        parts += [f"**{about} with K = {K}; {what}**", "", *grid(["", *columns], lines), ""]
-    return parts
+        found.append(Table(f"{about} with K = {K}; {what}", ["", *columns], lines, []))
+    return found
 
 
 def signed(difference: Difference | None) -> str:
@@ -76,19 +76,18 @@ def signed(difference: Difference | None) -> str:
     return "" if difference is None else plus_minus(difference.nll, difference.se, "+z.2f")
 
 
+def provenance_table(results: Sequence[ComparedEvaluation]) -> Table:
+    """Return the table of how runs were made."""
+    lines = [provenance_cells(result) for result in results]
+    return Table("How the runs were made", list(PROVENANCE_COLUMNS), lines, [])
+
+
 def markdown(results: Sequence[ComparedEvaluation], means: Sequence[SeedMean]) -> str:
     """Return all tables as Markdown."""
     parts = []
-    for table in tables_by_key(results):
+    for table in [*tables_by_key(results), *difference_tables(results), provenance_table(results)]:
         parts += [f"**{table.title}**", "", *grid(table.columns, table.lines), ""]
         parts += [line for remark in table.remarks for line in (remark, "")]
-    parts += difference_tables(results)
-    parts += [
-        "**How the runs were made**",
-        "",
-        *grid(PROVENANCE_COLUMNS, [provenance_cells(result) for result in results]),
-        "",
-    ]
     if means:
         parts += ["```", as_text(means).rstrip(), "```", ""]
     return "\n".join(parts)
