@@ -1,4 +1,4 @@
-"""Write results of several checkpoints as files: JSON, CSV, Markdown and a figure."""
+"""Write results of several checkpoints as files: JSON, CSV, Markdown, figures and a page for the browser."""
 
 import csv
 import io
@@ -9,10 +9,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from evaluation.html_report import comparison_page
 from evaluation.label_counts import label_curves
-from evaluation.over_seeds import SeedMean, as_text
+from evaluation.over_seeds import SeedMean, as_text, mean_tables
 from evaluation.schema import ComparedEvaluation, Difference
-from evaluation.tables import Table, comparison_key, data_name, plus_minus, tables_by_key
+from evaluation.tables import Table, comparison_key, data_name, disentanglement_tables, plus_minus, tables_by_key
 from figures import charts
 from runtime.atomic_write import atomic_write
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
@@ -136,6 +137,7 @@ def write_report(
 
     If runs differ in the number of labels, the figure `error_over_labels` shows their test errors and published ones.
     Means over seeds, if there are any, are added to `results.md` and written to `over_seeds.json` and `.csv`.
+    `index.html` shows all tables and figures in a browser.
 
     Args:
         folder: Created if it is missing.
@@ -166,6 +168,25 @@ def write_report(
     for path in folder.iterdir():  # of an earlier report of other runs
         if path.name not in {*contents, *figures} and re.fullmatch(GENERATED_FILES, path.name):
             path.unlink()
+    with atomic_write(folder / "index.html") as file:
+        file.write(page(folder, results, means, figures).encode())
+
+
+def page(folder: Path, results: Sequence[ComparedEvaluation], means: Sequence[SeedMean], figures: Sequence[str]) -> str:
+    """Return all tables and figures as an HTML page.
+
+    Args:
+        folder: The folder of the report.
+        results: All results.
+        means: Means over seeds.
+        figures: Names of the figure files in the folder.
+    """
+    sections = {
+        "Results": [*tables_by_key(results), *disentanglement_tables(results)],
+        "Means over seeds": mean_tables(means),
+        "Paired differences": difference_tables(results),
+    }
+    return comparison_page(folder, results, sections, provenance_table(results), figures)
 
 
 def save_label_charts(folder: Path, results: Sequence[ComparedEvaluation], style: FigureStyle) -> list[str]:
