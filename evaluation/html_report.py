@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-from evaluation.result_files import result_file
+from evaluation.result_files import setting_file
 from evaluation.schema import ComparedEvaluation
 from evaluation.tables import Table, data_name
 from runtime.run_folder import run_folder, run_name
@@ -55,7 +55,7 @@ def comparison_page(
     parts = {heading: "".join(map(table_html, tables)) for heading, tables in sections.items()}
     parts["Figures"] = "".join(figure_html(folder / name) for name in figures)
     parts["Options"] = options_html(results)
-    links = [links_html(Path(result.checkpoint), folder) for result in results]
+    links = [links_html(result, folder) for result in results]
     parts["Runs"] = table_html(provenance, {"files": links})
     return document(
         page_title(folder, results), header_html(results), {name: html for name, html in parts.items() if html}
@@ -229,19 +229,20 @@ def quote(path: str) -> str:
     return quote_from_bytes(os.fsencode(path))
 
 
-def links_html(checkpoint: Path, folder: Path) -> str:
-    """Return links to a checkpoint, its run folder and the most important files in it, as far as they exist.
+def links_html(result: ComparedEvaluation, folder: Path) -> str:
+    """Return links to the run folder of a result and to its most important files, as far as they exist.
 
     Args:
-        checkpoint: Path of the checkpoint.
+        result: The result.
         folder: The folder of the report, which links are relative to.
     """
+    checkpoint = Path(result.checkpoint)
     run = run_folder(checkpoint)
     targets = {
         "folder": run,
         "checkpoint": checkpoint,
         "config": run / "config.yaml",
-        "evaluation": result_file(checkpoint),
+        "evaluation": setting_file(checkpoint, result),
         "figures": run / "figures",
     }
     return ", ".join(
