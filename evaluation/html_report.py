@@ -131,15 +131,16 @@ def table_html(table: Table, html_columns: Mapping[str, Sequence[str]] | None = 
 
     Args:
         table: The table.
-        html_columns: More columns: their cells as HTML by the name of the column.
+        html_columns: Columns to insert after the first one: their cells as HTML by the name of the column.
     """
+    names, *columns = zip(table.columns, zip(*table.lines, strict=True), strict=True)
     more = html_columns or {}
-    columns = list(zip(table.columns, zip(*table.lines, strict=True), strict=True))
-    headers = [header_cell(name, is_numeric(name, cells)) for name, cells in columns]
+    headers = [header_cell(names[0], is_number=False)]
     headers += [f'<th scope="col">{escape(name)}</th>' for name in more]
-    cells = [column_cells(name, cells) for name, cells in columns]
-    cells[0] = [row_header(line[0]) for line in table.lines]
+    headers += [header_cell(name, is_numeric(name, cells)) for name, cells in columns]
+    cells = [[row_header(name) for name in names[1]]]
     cells += [[f"<td>{html}</td>" for html in column] for column in more.values()]
+    cells += [column_cells(name, cells) for name, cells in columns]
     lines = "".join(f"<tr>{''.join(line)}</tr>\n" for line in zip(*cells, strict=True))
     remarks = "".join(f'<p class="remark">{escape(remark)}</p>\n' for remark in table.remarks)
     title = escape(table.title)
@@ -150,15 +151,15 @@ def table_html(table: Table, html_columns: Mapping[str, Sequence[str]] | None = 
     )
 
 
-def header_cell(name: str, numeric: bool) -> str:
+def header_cell(name: str, is_number: bool) -> str:
     """Return the header of a column, with a button that sorts the table."""
-    kind = ' class="number"' if numeric else ""
+    kind = ' class="number"' if is_number else ""
     return f'<th scope="col"{kind}><button type="button">{escape(name or "run")}</button></th>'
 
 
 def row_header(name: str) -> str:
     """Return the first cell of a line, which names a run or a group of runs."""
-    return f'<th scope="row">{breakable(name)}</th>'
+    return f'<th scope="row"><div class="name">{breakable(name)}</div></th>'
 
 
 def column_cells(name: str, cells: Sequence[str]) -> list[str]:
@@ -214,7 +215,8 @@ def figure_html(path: Path) -> str:
         return f"<figure>{caption}</figure>\n"
     data = base64.b64encode(path.read_bytes()).decode()
     image = f'<img alt="{escape(title)}" src="data:{MEDIA_TYPES[path.suffix]};base64,{data}">'
-    return f"<figure>{image}{caption}</figure>\n"
+    region = f'<div class="scroll" role="region" aria-label="{escape(title)}" tabindex="0">{image}</div>'
+    return f"<figure>{region}{caption}</figure>\n"
 
 
 def figure_title(stem: str) -> str:

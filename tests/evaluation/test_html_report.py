@@ -100,14 +100,14 @@ def written(results, means=(), **style):
 
 
 def tables_of(page):
-    """All tables of a page by their titles, each as lines of cells; without the links of the last table."""
+    """All tables of a page by their titles, each as lines of cells; without the links of the table of runs."""
     found = {}
     for table in page.all("table"):
         lines = [[cell.text for cell in row.children if isinstance(cell, Element)] for row in table.all("tr")]
         found[table.attributes["aria-label"]] = lines
     made = found["How the runs were made"]
-    assert made[0][-1] == "files"
-    return found | {"How the runs were made": [line[:-1] for line in made]}
+    assert made[0][1] == "files"
+    return found | {"How the runs were made": [[run, *cells] for run, _, *cells in made]}
 
 
 def test_the_page_has_all_tables_with_all_cells(results):
@@ -334,15 +334,23 @@ def test_the_page_works_in_a_browser(browser, tmp_path):
         page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 300)")
-    # At 390 pixels a wide table scrolls in its container, and its first column stays in place.
-    moved = page.evaluate("""(() => {
+    # At 390 pixels a wide table scrolls in its container; its first column stays in place, above the others.
+    scrolled, moved, covered = page.evaluate("""(() => {
         const container = document.querySelector(".scroll");
-        const place = () => container.querySelector("tbody th").getBoundingClientRect().left;
-        const before = place();
-        container.scrollLeft = 100;
-        return [container.scrollLeft, place() - before];
+        const [header, cell] = ["thead th", "tbody th"].map((selector) => container.querySelector(selector));
+        const before = cell.getBoundingClientRect().left;
+        const covered = [];
+        for (let scrolled = 10; scrolled <= 100; scrolled += 10) {
+            container.scrollLeft = scrolled;
+            for (const first of [header, cell]) {
+                const place = first.getBoundingClientRect();
+                const shown = document.elementFromPoint(place.right - 5, (place.top + place.bottom) / 2);
+                covered.push(!first.contains(shown));
+            }
+        }
+        return [container.scrollLeft, cell.getBoundingClientRect().left - before, covered];
     })()""")
-    assert moved == [100, 0]
+    assert (scrolled, moved, covered) == (100, 0, [False] * 20)
     assert page.problems() == []
     assert len(page.requests()) == 1
 
