@@ -21,10 +21,15 @@ from runtime.run_folder import run_folder, run_name
 
 STYLE = Path(__file__).with_name("html_report.css")
 SCRIPT = Path(__file__).with_name("html_report.js")
+# Figures of a report, in the order of the page: their titles by the beginning of their file names
+FIGURE_TITLES = {
+    "results": "Negative log-likelihoods",
+    "rate_distortion": "Rate and distortion",
+    "error_over_labels": "Test error over the number of labels",
+}
+FIGURE_FILE = re.compile(rf"({'|'.join(FIGURE_TITLES)})(?:_(\d+))?\.(png|pdf|svg)")
 # File formats that browsers show as images; other figures are linked
-MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
-# Titles of figures by the beginning of their file names; others are named by the file
-FIGURE_TITLES = {"results": "Negative log-likelihoods", "error_over_labels": "Test error over the number of labels"}
+MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
 # Sorted as text even if all cells begin with a number, because these hold names or sentences
 TEXT_COLUMNS = ("", "run", "model", "group", "commit", "machine", "beside the paper", "options")
 EMPTY_CELL = re.compile(r"(|-|None|- \[\d+\])")
@@ -41,19 +46,17 @@ def comparison_page(
     results: Sequence[ComparedEvaluation],
     sections: Mapping[str, Sequence[Table]],
     provenance: Table,
-    figures: Sequence[str],
 ) -> str:
     """Return the comparison page of a report as HTML.
 
     Args:
-        folder: The folder of the report, which links are relative to.
+        folder: The folder of the report. It holds the figures, and links are relative to it.
         results: All results.
         sections: Tables by the heading of their section. Sections without tables are left out.
         provenance: How the runs were made, with one line for each result.
-        figures: Names of the figure files in `folder`.
     """
     parts = {heading: "".join(map(table_html, tables)) for heading, tables in sections.items()}
-    parts["Figures"] = "".join(figure_html(folder / name) for name in figures)
+    parts["Figures"] = "".join(map(figure_html, figure_files(folder)))
     parts["Options"] = options_html(results)
     links = [links_html(result, folder) for result in results]
     parts["Runs"] = table_html(provenance, {"files": links})
@@ -206,24 +209,34 @@ def sort_value(cell: str) -> float | None:
     return float(found[1]) * MINUTES.get(found[2], 1) if found else None
 
 
+def figure_files(folder: Path) -> list[Path]:
+    """Return the figures of the report in a folder, which may also hold other figures."""
+    found = [(match, path) for path in folder.iterdir() if (match := FIGURE_FILE.fullmatch(path.name))]
+    order = list(FIGURE_TITLES)
+    return [
+        path for _, path in sorted(found, key=lambda pair: (order.index(pair[0][1]), int(pair[0][2] or 0), pair[1]))
+    ]
+
+
 def figure_html(path: Path) -> str:
     """Return a figure: embedded if browsers show its format, else a link to its file."""
-    title = figure_title(path.stem)
-    link = f'<a href="{quote(path.name)}">{escape(path.name)}</a>'
-    caption = f"<figcaption>{escape(title)} ({link})</figcaption>"
-    if path.suffix not in MEDIA_TYPES:
+    title = escape(figure_title(path.name))
+    suffix = path.suffix[1:]
+    caption = f'<figcaption>{title} (<a href="{quote(path.name)}">{escape(path.name)}</a>)</figcaption>'
+    if suffix not in MEDIA_TYPES:
         return f"<figure>{caption}</figure>\n"
     data = base64.b64encode(path.read_bytes()).decode()
-    image = f'<img alt="{escape(title)}" src="data:{MEDIA_TYPES[path.suffix]};base64,{data}">'
-    region = f'<div class="scroll" role="region" aria-label="{escape(title)}" tabindex="0">{image}</div>'
+    image = f'<img alt="{title}" src="data:{MEDIA_TYPES[suffix]};base64,{data}">'
+    region = f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{image}</div>'
     return f"<figure>{region}{caption}</figure>\n"
 
 
-def figure_title(stem: str) -> str:
-    """Return the title of a figure by the name of its file without suffix."""
-    name, number = re.fullmatch(r"(.*?)(?:_(\d+))?", stem).groups()  # type: ignore[union-attr]
-    title = FIGURE_TITLES.get(name, name.replace("_", " ").capitalize())
-    return f"{title} {number}" if number else title
+def figure_title(name: str) -> str:
+    """Return the title of a figure by the name of its file."""
+    match = FIGURE_FILE.fullmatch(name)
+    if match is None:
+        return name
+    return f"{FIGURE_TITLES[match[1]]} {match[2]}" if match[2] else FIGURE_TITLES[match[1]]
 
 
 def quote(path: str) -> str:

@@ -169,24 +169,17 @@ def write_report(
         if path.name not in {*contents, *figures} and re.fullmatch(GENERATED_FILES, path.name):
             path.unlink()
     with atomic_write(folder / "index.html") as file:
-        file.write(page(folder, results, means, figures).encode())
+        file.write(page(folder, results, means).encode())
 
 
-def page(folder: Path, results: Sequence[ComparedEvaluation], means: Sequence[SeedMean], figures: Sequence[str]) -> str:
-    """Return all tables and figures as an HTML page.
-
-    Args:
-        folder: The folder of the report.
-        results: All results.
-        means: Means over seeds.
-        figures: Names of the figure files in the folder.
-    """
+def page(folder: Path, results: Sequence[ComparedEvaluation], means: Sequence[SeedMean]) -> str:
+    """Return all tables, and the figures in the folder of the report, as an HTML page."""
     sections = {
         "Results": [*tables_by_key(results), *disentanglement_tables(results)],
         "Means over seeds": mean_tables(means),
         "Paired differences": difference_tables(results),
     }
-    return comparison_page(folder, results, sections, provenance_table(results), figures)
+    return comparison_page(folder, results, sections, provenance_table(results))
 
 
 def save_label_charts(folder: Path, results: Sequence[ComparedEvaluation], style: FigureStyle) -> list[str]:

@@ -209,6 +209,17 @@ def test_figures_are_in_the_page(results, name, kind):
         assert base64.b64decode(content) == file.read_bytes()
 
 
+def test_figures_that_others_have_written_for_the_report_are_in_the_page(results):
+    Path("r").mkdir()
+    for name in ("rate_distortion_10.svg", "rate_distortion_2.svg", "holiday.png", "results_of_mine.png"):
+        Path("r", name).write_text("<svg/>")
+    page = written(results)
+    titles = [image.attributes["alt"] for image in page.all("img")]
+    assert titles == [
+        "Negative log-likelihoods 1", "Negative log-likelihoods 2", "Rate and distortion 2", "Rate and distortion 10"
+    ]  # fmt: skip
+
+
 def test_pdf_figures_are_links(results):
     page = written(results, format="pdf")
     assert not page.all("img")
