@@ -65,7 +65,7 @@ def build_evaluation_parser() -> ArgumentParser:
         "--report",
         type=str | None,
         default=None,
-        help="Folder for the tables of all runs as JSON, CSV and Markdown, and a figure.",
+        help="Folder for the tables of all runs as JSON, CSV, Markdown and a page for the browser, and figures.",
     )
     add(
         "--wandb",

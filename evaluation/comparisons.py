@@ -47,6 +47,7 @@ def with_comparisons(
                 **result.to_dict(),
                 paper=published_reference(result, checkpoint),
                 options=non_default_options(checkpoint),
+                all_options=run_options(checkpoint),
                 versus=versus,
             )
         )

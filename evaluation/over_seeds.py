@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cli.terminal import FILE, Screen, lay_out, wrapped
 from evaluation.schema import Evaluation
-from evaluation.tables import comparison_key, data_name, plus_minus, rows
+from evaluation.tables import Table, comparison_key, data_name, plus_minus, rows
 from runtime.hparams import run_options
 from runtime.run_folder import run_name
 
@@ -205,26 +205,35 @@ def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]], o
     return means
 
 
-def as_text(means: Sequence[SeedMean], screen: Screen = FILE) -> str:
-    """Lay out means as text tables, one for each kind of result."""
+def mean_tables(means: Sequence[SeedMean]) -> list[Table]:
+    """Return the tables of means over seeds, one for each kind of result."""
 
     def kind(mean: SeedMean) -> tuple:
         return mean.about, mean.data, mean.protocol, mean.num_images
 
-    parts = []
+    tables = []
     for (about, data, protocol, n), same_kind in groupby(means, kind):
         group = list(same_kind)
         with_ais = any(mean.ais_nll is not None for mean in group)
-        columns = (*COLUMNS, "AIS NLL") if with_ais else COLUMNS
+        columns = [*COLUMNS, "AIS NLL"] if with_ais else [*COLUMNS]
         over = " or ".join(sorted({mean.over for mean in group}))
         title = f"{data}, protocol {protocol}: {about} of {n} test images, mean ± standard error over {over}"
-        lines = lay_out(columns, [cells(mean)[: len(columns)] for mean in group], screen, IMPORTANCE)
-        parts += [*wrapped(title, screen), *lines, ""]
+        lines = [[*cells(mean)[: len(columns)]] for mean in group]
+        tables.append(Table(title, columns, lines, [], IMPORTANCE))
+    return tables
+
+
+def as_text(means: Sequence[SeedMean], screen: Screen = FILE) -> str:
+    """Lay out means as text tables, one for each kind of result."""
+    parts = []
+    for table in mean_tables(means):
+        lines = lay_out(table.columns, table.lines, screen, table.importance)
+        parts += [*wrapped(table.title, screen), *lines, ""]
     return "\n".join(parts)
 
 
 def cells(mean: SeedMean) -> tuple[str, ...]:
-    """Return one line of `as_text`, with the NLL by AIS last."""
+    """Return one line of `mean_tables`, with the NLL by AIS last."""
     runs = len(mean.runs)
     n = str(runs) if runs == mean.n else f"{mean.n} draws of {runs} runs"
     nll = "-" if mean.nll is None else plus_minus(mean.nll, mean.nll_se, ".2f")

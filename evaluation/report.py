@@ -1,4 +1,4 @@
-"""Write results of several checkpoints as files: JSON, CSV, Markdown and a figure."""
+"""Write results of several checkpoints as files: JSON, CSV, Markdown, figures and a page for the browser."""
 
 import csv
 import io
@@ -9,10 +9,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from evaluation.html_report import comparison_page
 from evaluation.label_counts import label_curves
-from evaluation.over_seeds import SeedMean, as_text
+from evaluation.over_seeds import SeedMean, as_text, mean_tables
 from evaluation.schema import ComparedEvaluation, Difference
-from evaluation.tables import comparison_key, data_name, plus_minus, tables_by_key
+from evaluation.tables import Table, comparison_key, data_name, disentanglement_tables, plus_minus, tables_by_key
 from figures import charts
 from runtime.atomic_write import atomic_write
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
@@ -51,13 +52,13 @@ def options_text(options: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def difference_tables(results: Sequence[ComparedEvaluation]) -> list[str]:
-    """Return the lines of the tables of paired NLL differences, one for each kind of result and K."""
+def difference_tables(results: Sequence[ComparedEvaluation]) -> list[Table]:
+    """Return the tables of paired NLL differences, one for each kind of result and K."""
 
     def kind(result: ComparedEvaluation) -> tuple:
         return comparison_key(result), result.num_samples
 
-    parts = []
+    found = []
     compared = sorted((result for result in results if result.versus), key=kind)
     for (key, K), same_kind in groupby(compared, key=kind):
         group = list(same_kind)
@@ -67,8 +68,8 @@ def difference_tables(results: Sequence[ComparedEvaluation]) -> list[str]:
         ]
         about = f"{data_name(group)}, protocol {key.protocol}: differences of the NLL of {key.num_images} test images"
         what = f"{key.about} in nats, row minus column, image by image"
-        parts += [f"**{about} with K = {K}; {what}**", "", *grid(["", *columns], lines), ""]
-    return parts
+        found.append(Table(f"{about} with K = {K}; {what}", ["", *columns], lines, []))
+    return found
 
 
 def signed(difference: Difference | None) -> str:
@@ -76,19 +77,18 @@ def signed(difference: Difference | None) -> str:
     return "" if difference is None else plus_minus(difference.nll, difference.se, "+z.2f")
 
 
+def provenance_table(results: Sequence[ComparedEvaluation]) -> Table:
+    """Return the table of how runs were made."""
+    lines = [provenance_cells(result) for result in results]
+    return Table("How the runs were made", list(PROVENANCE_COLUMNS), lines, [])
+
+
 def markdown(results: Sequence[ComparedEvaluation], means: Sequence[SeedMean]) -> str:
     """Return all tables as Markdown."""
     parts = []
-    for table in tables_by_key(results):
+    for table in [*tables_by_key(results), *difference_tables(results), provenance_table(results)]:
         parts += [f"**{table.title}**", "", *grid(table.columns, table.lines), ""]
         parts += [line for remark in table.remarks for line in (remark, "")]
-    parts += difference_tables(results)
-    parts += [
-        "**How the runs were made**",
-        "",
-        *grid(PROVENANCE_COLUMNS, [provenance_cells(result) for result in results]),
-        "",
-    ]
     if means:
         parts += ["```", as_text(means).rstrip(), "```", ""]
     return "\n".join(parts)
@@ -137,6 +137,7 @@ def write_report(
 
     If runs differ in the number of labels, the figure `error_over_labels` shows their test errors and published ones.
     Means over seeds, if there are any, are added to `results.md` and written to `over_seeds.json` and `.csv`.
+    `index.html` shows all tables and figures in a browser.
 
     Args:
         folder: Created if it is missing.
@@ -167,6 +168,18 @@ def write_report(
     for path in folder.iterdir():  # of an earlier report of other runs
         if path.name not in {*contents, *figures} and re.fullmatch(GENERATED_FILES, path.name):
             path.unlink()
+    with atomic_write(folder / "index.html") as file:
+        file.write(page(folder, results, means).encode())
+
+
+def page(folder: Path, results: Sequence[ComparedEvaluation], means: Sequence[SeedMean]) -> str:
+    """Return all tables, and the figures in the folder of the report, as an HTML page."""
+    sections = {
+        "Results": [*tables_by_key(results), *disentanglement_tables(results)],
+        "Means over seeds": mean_tables(means),
+        "Paired differences": difference_tables(results),
+    }
+    return comparison_page(folder, results, sections, provenance_table(results))
 
 
 def save_label_charts(folder: Path, results: Sequence[ComparedEvaluation], style: FigureStyle) -> list[str]:

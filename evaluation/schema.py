@@ -314,11 +314,13 @@ class ComparedEvaluation(Evaluation):
     Args:
         paper: The nearest published number, if any is near enough to be mentioned.
         options: Training options that are not at their default.
+        all_options: All training options. They are in the comparison page of a report, but not in `results.json`.
         versus: Difference to the NLL of each earlier run with the same images and K, by the name of that run.
     """
 
     paper: PublishedReference | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    all_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     versus: dict[str, Difference] = dataclasses.field(default_factory=dict)
 
     @property

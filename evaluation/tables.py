@@ -453,12 +453,12 @@ def ais_finding(result: Evaluation, lowers_nll: float) -> str:
 def tables(results: Sequence[Evaluation], screen: Screen = FILE) -> str:
     """Return all results as text: the tables of each kind, followed by those of content and pose."""
     parts = []
-    for table in tables_by_key(results):
+    for table in [*tables_by_key(results), *disentanglement_tables(results)]:
         parts += wrapped(table.title, screen)
         parts += lay_out(table.columns, table.lines, screen, table.importance)
         parts += [line for remark in table.remarks for line in wrapped(remark, screen)]
         parts.append("")
-    return "\n".join([*parts, *disentanglement_tables(results, screen)])
+    return "\n".join(parts)
 
 
 # Column -> (key of `Evaluation.disentanglement`, format)
@@ -475,8 +475,8 @@ DISENTANGLEMENT_COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
-def disentanglement_tables(results: Sequence[Evaluation], screen: Screen = FILE) -> list[str]:
-    """Return the lines of the tables of content and pose, one table for each data set and its moves."""
+def disentanglement_tables(results: Sequence[Evaluation]) -> list[Table]:
+    """Return the tables of content and pose, one for each data set and its moves."""
 
     def heading(result: Evaluation) -> str:
         moved = "" if result.variant else f", {result.moved} for this"
@@ -489,9 +489,8 @@ def disentanglement_tables(results: Sequence[Evaluation], screen: Screen = FILE)
         return [run_name(result.checkpoint), result.model, *measures]
 
     measured = sorted((result for result in results if result.disentanglement), key=heading)
-    parts = []
-    for text, group in groupby(measured, key=heading):
-        lines = [cells(result) for result in group]
-        columns = ("run", "model", *DISENTANGLEMENT_COLUMNS)
-        parts += [*wrapped(text, screen), *lay_out(columns, lines, screen), ""]
-    return parts
+    columns = ["run", "model", *DISENTANGLEMENT_COLUMNS]
+    return [
+        Table(text, columns, [cells(result) for result in group], [], importance=())
+        for text, group in groupby(measured, key=heading)
+    ]

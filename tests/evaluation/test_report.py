@@ -334,7 +334,7 @@ def test_files_of_another_report_do_not_stay(several):
     report.write_report(Path("r"), several, MEANS)
     Path("r/results_of_mine.png").touch()
     report.write_report(Path("r"), beside(result("a")), [])
-    names = ["results.csv", "results.json", "results.md", "results.png", "results_of_mine.png"]
+    names = ["index.html", "results.csv", "results.json", "results.md", "results.png", "results_of_mine.png"]
     assert sorted(path.name for path in Path("r").iterdir()) == names
 
 
@@ -385,9 +385,9 @@ def test_grey_and_binary_images_share_no_table_and_no_figure(several, monkeypatc
 def test_one_kind_has_one_figure_and_none_has_none():
     report.write_report(Path("one"), beside(result("a"), result("b", HARD + 1)), [])
     names = sorted(path.name for path in Path("one").iterdir())
-    assert names == ["results.csv", "results.json", "results.md", "results.png"]
+    assert names == ["index.html", "results.csv", "results.json", "results.md", "results.png"]
     report.write_report(Path("none"), beside(autoencoder()), [])
-    assert sorted(path.name for path in Path("none").iterdir()) == names[:3]
+    assert sorted(path.name for path in Path("none").iterdir()) == names[:4]
 
 
 def test_labels_of_the_figure_tell_runs_apart(tmp_path):
