@@ -22,6 +22,7 @@ from callbacks.titles import class_names, subject
 from evaluation.schema import Evaluation
 from figures import charts
 from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
+from models.estimators.passes import samples_per_pass
 from runtime.collectives import map_across_ranks
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.processes import global_rank
@@ -45,7 +46,9 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
 
     `log_px`, `rate` and `distortion` are in nats.
     """
-    parts, chunk = -(-len(x) // IMAGES_PER_PASS), max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost)
+    parts, chunk = -(-len(x) // IMAGES_PER_PASS), samples_per_pass(model, x, labels_or_none(model, y), IMAGES_PER_PASS)
+    # the same number on a GPU, where K samples would cost as much as log p(x)
+    samples = min(K, max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost))
     hidden = None if global_rank() == 0 else True  # None hides the bar unless there is a terminal
 
     def compute(part: int) -> dict[str, Tensor]:
@@ -56,7 +59,7 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
         if model.can("rate_distortion"):
             with models.evaluating(model, seed=start):
                 values["rate"], values["distortion"] = model.rate_distortion(
-                    images, min(K, chunk), *model.condition_args(labels)
+                    images, samples, *model.condition_args(labels)
                 )
         bar.update(start + len(images) - bar.n)
         return values
