@@ -1,7 +1,8 @@
 """Measure a model on test images: likelihoods, active units, classification, figures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,16 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
 
     with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=hidden, leave=False) as bar:
         return {name: values.double().numpy() for name, values in map_across_ranks(compute, parts).items()}
+
+
+@contextmanager
+def compiled_log_weights(model: models.Model) -> Iterator[None]:
+    """Compile `model.log_weights` within the context. The noise is that of the method that is not compiled."""
+    model.log_weights = torch.compile(model.log_weights, options={"fallback_random": True})
+    try:
+        yield
+    finally:
+        del model.log_weights  # of the instance; that of the class remains
 
 
 def bias_of_bf16(model: models.Model, x: Tensor, y: Tensor, K: int, log_px: np.ndarray) -> dict[str, Any]:

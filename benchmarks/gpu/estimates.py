@@ -4,7 +4,7 @@ import io
 import json
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from benchmarks.gpu.session import Session
 from benchmarks.gpu.training import run_train
 from datamodules import MNIST
 from evaluation.ais import PILOT_IMAGES
-from evaluation.metrics import IMAGES_PER_PASS, likelihoods, standard_error
+from evaluation.metrics import IMAGES_PER_PASS, compiled_log_weights, likelihoods, standard_error
 from models.estimators.ais import Settings, anneal, tune
 
 K = 5000
@@ -51,17 +51,20 @@ def images(session: Session, split: str, number: int) -> tuple[Tensor, Tensor]:
     return data.images(split, number, session.device)
 
 
-def nll(precision: str, compiled: bool = False) -> Callable[[Session], dict[str, Any]]:
+def nll(precision: str, *, compiled: bool = False, tf32: bool = False) -> Callable[[Session], dict[str, Any]]:
     """Return a job that measures importance sampling on as many test images as its time allows.
 
-    In bf16 its bias is measured too: the mean difference to fp32 of the same images, with its standard error.
+    The bias of the others is measured too: the mean difference to fp32 of the same images, with its standard error.
 
     Args:
         precision: fp32 or bf16.
-        compiled: Compile the log weights.
+        compiled: Compile the log weights, as evaluate.py --compile does.
+        tf32: Compute products of float32 matrices in TF32.
     """
 
     def measure(session: Session) -> dict[str, Any]:
+        if tf32:
+            torch.set_float32_matmul_precision("high")
         samples = 50 if session.is_tiny else K
         model = trained_model(session)
         x, y = images(session, "test", 20 if session.is_tiny else TEST_IMAGES)
@@ -72,12 +75,11 @@ def nll(precision: str, compiled: bool = False) -> Callable[[Session], dict[str,
             values = likelihoods(model, x[:number], y[:number], samples, precision)["log_px"]
             return values, time.perf_counter() - start
 
-        first = time.perf_counter()
-        estimate(IMAGES_PER_PASS)  # allocates, and compiles
-        first = time.perf_counter() - first
-        _, seconds = estimate(2 * IMAGES_PER_PASS)
-        number = max(IMAGES_PER_PASS, min(len(x), int(2 * IMAGES_PER_PASS / seconds * NLL_SECONDS)))
-        log_px, seconds = estimate(number)
+        with compiled_log_weights(model) if compiled else nullcontext():
+            _, first = estimate(IMAGES_PER_PASS)  # allocates, and compiles
+            _, seconds = estimate(2 * IMAGES_PER_PASS)
+            number = int(2 * IMAGES_PER_PASS / seconds * NLL_SECONDS) // IMAGES_PER_PASS * IMAGES_PER_PASS
+            log_px, seconds = estimate(max(IMAGES_PER_PASS, min(len(x), number)))
         result: dict[str, Any] = {
             "images_per_s": round(len(log_px) / seconds, 1),
             "K": samples,
@@ -85,7 +87,7 @@ def nll(precision: str, compiled: bool = False) -> Callable[[Session], dict[str,
             "nll": -float(log_px.mean()),
             "first_s": round(first, 2),
         }
-        if precision == "fp32" and not compiled:
+        if precision == "fp32" and not tf32:
             session.shared["log_px"] = log_px
         elif "log_px" in session.shared:
             both = min(len(log_px), len(session.shared["log_px"]))
@@ -131,14 +133,13 @@ def ais(session: Session) -> dict[str, Any]:
     The rate is measured on few temperatures first. Step sizes are tuned on `PILOT_TEMPERATURES` and interpolated, to
     save the time of a pilot run at full length.
     """
-    settings = PAPER if not session.is_tiny else PAPER._replace(temperatures=MIN_TEMPERATURES)
+    settings = Settings(2, MIN_TEMPERATURES, 2) if session.is_tiny else PAPER
     available = (4,) if session.is_tiny else AIS_IMAGES
-    seconds_allowed = max(1.0, min(AIS_SECONDS, session.left() - 20))
+    seconds_allowed = max(1.0, min(AIS_SECONDS, session.left() - 10))
     model = trained_model(session)
     x, _ = images(session, "test", max(available))
     pilot, _ = images(session, "val", PILOT_IMAGES)
-    pilot_settings = settings._replace(temperatures=min(PILOT_TEMPERATURES, settings.temperatures))
-    steps = tune(model, pilot, pilot_settings)
+    steps = tune(model, pilot, settings._replace(temperatures=PILOT_TEMPERATURES))
 
     def seconds_per_temperature(number: int) -> float:
         short = settings._replace(temperatures=MIN_TEMPERATURES)

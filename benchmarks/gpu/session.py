@@ -47,11 +47,16 @@ class Session:
         self.rows: list[dict[str, Any]] = []
         self.shared: dict[str, Any] = {}  # what later jobs take from earlier ones
         self.folders = 0
+        self.reserved = 0.0  # seconds
         self.facts = machine_facts()
 
     def left(self) -> float:
-        """Return the seconds left."""
-        return self.end - time.monotonic()
+        """Return the seconds left for this job, without those that are reserved for later checks."""
+        return self.end - self.reserved - time.monotonic()
+
+    def limit(self, seconds: float) -> float:
+        """Return the seconds that a part of a job may take. A rehearsal, on a machine that may be busy, has all."""
+        return max(1.0, self.left() if self.is_tiny else min(seconds, self.left()))
 
     def new_folder(self, name: str) -> Path:
         """Return the path of a new run folder."""
@@ -63,16 +68,25 @@ class Session:
         if not self.is_tiny:
             torch.cuda.synchronize()
 
+    def run_all(self, jobs: Sequence["Job"]) -> None:
+        """Run jobs in their order. Measurements leave the time that later checks may take."""
+        for number, job in enumerate(jobs):
+            if self.is_tiny and not job.is_rehearsed:
+                continue
+            checks = [] if job.is_check or self.is_tiny else [later for later in jobs[number:] if later.is_check]
+            self.reserved = sum(check.seconds for check in checks)
+            self.run(job)
+
     def run(self, job: "Job") -> None:
         """Run a job and write its result, or the reason why there is none."""
         row: dict[str, Any] = {"group": job.group, "name": job.name}
-        if job.seconds > self.left():
-            row["skipped"] = f"may take {job.seconds:.0f} s, {max(0, self.left()):.0f} s were left"
+        if self.left() < (0 if self.is_tiny else job.seconds):
+            row["skipped"] = f"may take {job.seconds:.0f} s, and {max(0, self.left()):.0f} s were left for it"
         else:
             self.reset_memory()
             start = time.monotonic()
             try:
-                with time_limit(min(OVERRUN * job.seconds, max(1.0, self.left()))), same_state():
+                with time_limit(self.limit(OVERRUN * job.seconds)), same_state():
                     row |= job.measure(self)
             except Exception as error:  # no error of one job may prevent the others
                 traceback.print_exc(file=sys.stderr)
@@ -116,10 +130,13 @@ class Session:
 
     def call(self, command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
         """Run a command in the root of the project, with the environment that this run was started with."""
-        seconds = max(1.0, min(seconds, self.left()))
-        return subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
+        seconds = self.limit(seconds)
+        try:
+            return subprocess.run(
+                command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise OutOfTime(f"{' '.join(command[1:5])} ... did not end in {seconds:.0f} s") from error
 
 
 class Job(NamedTuple):
@@ -131,6 +148,7 @@ class Job(NamedTuple):
         seconds: What it may take on a GPU; it is skipped if less time is left.
         measure: Returns numbers and short texts by name; `passed` for a check.
         is_check: Whether the exit status tells if it failed.
+        is_rehearsed: Whether it also runs on a machine without a GPU.
     """
 
     group: str
@@ -138,6 +156,7 @@ class Job(NamedTuple):
     seconds: float
     measure: Callable[[Session], dict[str, Any]]
     is_check: bool = False
+    is_rehearsed: bool = True
 
 
 @contextmanager

@@ -7,9 +7,9 @@ HEADER = """# Measured by `python -m benchmarks.gpu`
 {machine}
 
 One run each, without repetitions. `images_per_s` is of the training steps, timed from the start of an epoch to its
-validation, with the GPU synchronised at both ends: the median over epochs without the first. `whole_epoch_images_per_s` is
-of everything from one epoch to the next, with validation and checkpoint. `peak_mib` is the memory that tensors of this
-process take at most, `reserved_mib` that of torch's allocator.
+validation, with the GPU synchronised at both ends: the median over epochs without the first.
+`whole_epoch_images_per_s` is of everything from one epoch to the next, with validation and checkpoint. `peak_mib` is
+the memory that tensors of this process take at most, `reserved_mib` that of torch's allocator.
 """
 LAST = ("options", "seconds", "peak_mib", "reserved_mib")  # columns on the right
 

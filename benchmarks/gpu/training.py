@@ -26,8 +26,8 @@ from runtime.cuda_graph import capture
 WARM_UP = 20  # steps of a raw loop that are not counted
 LOADER_STEPS = 200  # of Lightning with a DataLoader
 MNIST_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-# 640 training images and two batches for validation, for a rehearsal on a CPU
-TINY_DATA = ("--data.val_size", "59360", "--trainer.limit_val_batches", "2")
+# 640 training images, two batches for validation and small layers, for a rehearsal on a CPU
+TINY = ("--data.val_size", "59360", "--trainer.limit_val_batches", "2", "--model.hidden", "[16]")
 
 
 def without_graph(steps: int) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def with_callback(callback: pl.Callback) -> Iterator[None]:
 def mnist_options(session: Session) -> list[str]:
     """Return the options of train.py that all runs share."""
     options = ["--data", "MNIST", "--data.root", str(session.root), "--num_samples", "0", "--callbacks", "[]"]
-    return [*options, "--trainer.enable_progress_bar", "false", *(TINY_DATA if session.is_tiny else ())]
+    return [*options, "--trainer.enable_progress_bar", "false", *(TINY if session.is_tiny else ())]
 
 
 def run_train(session: Session, *options: str, folder: Path | None = None) -> Trained:
@@ -164,7 +164,7 @@ def raw_loop(batch: int, *, graph: bool, bf16: bool = False, tf32: bool = False)
         if graph and not session.is_tiny:
             step = capture(step, torch.arange(size, device=session.device), restore=lambda: None)
         indices = batch_indices(images, size, session.device)
-        for _ in range(WARM_UP):
+        for _ in range(2 if session.is_tiny else WARM_UP):
             step(next(indices))
         session.synchronize()
         start = time.perf_counter()
