@@ -16,6 +16,7 @@ from evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
 if __name__ == "__main__":
     gc.disable()  # imports allocate 500k long-lived objects; skipping garbage collection saves 0.5 s of start-up
 
+import torch
 from jsonargparse import Namespace
 from torch import distributed
 
@@ -37,6 +38,7 @@ from evaluation.side_by_side import save_comparison
 from evaluation.tables import tables
 from evaluation.wandb_table import mirror
 from models.estimators.ais import Settings
+from runtime.failures import check_compiler
 from runtime.figure_files import FigureStyle
 from runtime.processes import (
     configure_performance,
@@ -68,6 +70,7 @@ def config_from_args(args: Namespace) -> EvaluationConfig:
         overwrite=args.overwrite,
         style=FigureStyle(args.figure_format, args.figure_dpi),
         threads=args.threads,
+        compile=args.compile,
     )
 
 
@@ -183,6 +186,8 @@ def main(argv: list[str] | None = None) -> int:
         check_threads(args.threads)
         device = pick_device(args.device)
         ready = open_and_validate(args)
+        if args.compile:
+            check_compiler(torch.device(device).type)
         device = init_distributed(device, args.devices)
     except (ValueError, OSError, ArgumentError) as error:
         known = [key for key in build_evaluation_parser().get_defaults().keys(branches=False) if key != "checkpoints"]

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from callbacks.base import PowersOfTwoCallback
 from callbacks.record import record_metrics
-from models.estimators.importance import MAX_DECODER_ROWS, importance
+from models.estimators.importance import importance
+from models.estimators.passes import samples_per_pass
 from runtime.collectives import map_across_ranks
 
 IMAGES = 100  # per pass
@@ -32,7 +33,7 @@ class LogLikelihood(PowersOfTwoCallback):
     def act(self, trainer: Trainer, model: LightningModule) -> None:
         x, y = trainer.datamodule.images("val", self.num_images, model.device)
         parts = list(zip(x.split(IMAGES), y.split(IMAGES), strict=True))
-        chunk = max(1, MAX_DECODER_ROWS // IMAGES // model.decoder_cost)
+        chunk = samples_per_pass(model, x, *(model.condition_args(y) or (None,)), IMAGES)
 
         def estimate(part: int) -> dict[str, Tensor]:
             images, labels = parts[part]

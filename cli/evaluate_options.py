@@ -32,6 +32,13 @@ def build_evaluation_parser() -> ArgumentParser:
         help="bf16 computes likelihoods with 16-bit matrix products and measures the difference.",
     )
     add(
+        "--compile",
+        action=ActionYesNo,
+        default=False,
+        help="Compile the likelihood with torch.compile, which takes up to a minute per model; for a GPU, or for bf16 "
+        "with thousands of images.",
+    )
+    add(
         "--baselines",
         action=ActionYesNo,
         default=None,

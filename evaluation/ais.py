@@ -10,17 +10,33 @@ import models
 from evaluation.metrics import labels_or_none, standard_error
 from models.estimators.ais import Settings, anneal, bidirectional, tune
 from models.estimators.importance import MAX_DECODER_ROWS
+from models.estimators.passes import activation_bytes, free_memory, halved_to_fit
 from runtime.collectives import map_across_ranks, rank_indices
 from runtime.processes import global_rank
 
 PILOT_IMAGES = 10  # validation images for tuning the step sizes
 SIMULATED = 50  # images sampled from the model, for the gap between both bounds
-MAX_IMAGES_PER_PASS = 50
+MAX_IMAGES_PER_PASS = 50  # on a CPU
+GPU_ROWS = 2**14  # decoder rows per pass on a GPU: fewer take about as long, as launches of kernels take most of it
+KEPT_FOR_GRADIENT = 2  # times the memory of a forward pass
 
 
-def images_per_pass(model: models.Model, settings: Settings) -> int:
-    """Return the images per pass of AIS: their chains together need about `MAX_DECODER_ROWS` decoder rows."""
-    return max(1, min(MAX_IMAGES_PER_PASS, MAX_DECODER_ROWS // (settings.chains * model.decoder_cost)))
+def images_per_pass(model: models.Model, settings: Settings, x: Tensor, y: Tensor | None = None) -> int:
+    """Return the images per pass of AIS: their chains together need about `MAX_DECODER_ROWS` decoder rows.
+
+    On a GPU they need `GPU_ROWS`, or fewer if its memory is too small.
+
+    Args:
+        model: A model on any device.
+        settings: Chains and temperatures.
+        x: Images, one or more.
+        y: Their labels, for conditional models.
+    """
+    rows = settings.chains * model.decoder_cost
+    if x.device.type != "cuda":
+        return max(1, min(MAX_IMAGES_PER_PASS, MAX_DECODER_ROWS // rows))
+    bytes_per_row = activation_bytes(model, x[:1], None if y is None else y[:1]) * KEPT_FOR_GRADIENT
+    return halved_to_fit(GPU_ROWS // rows, settings.chains * bytes_per_row, free_memory(x.device))
 
 
 def run_ais(
@@ -39,7 +55,7 @@ def run_ais(
         `ais_log_px` (nats) and `ais_acceptance` per test image, `(N,)`; the bounds `ais_lower` and `ais_upper` on
         log p(x) (nats) per sampled image.
     """
-    size = images_per_pass(model, settings)
+    size = images_per_pass(model, settings, x, labels_or_none(model, y))
     hidden = None if global_rank() == 0 else True  # None hides the bar unless there is a terminal
     simulated = min(SIMULATED, len(x)) if model.can("ais_simulate") else 0
     parts, more = -(-len(x) // size), -(-simulated // size)

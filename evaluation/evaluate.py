@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from evaluation.disentanglement import disentanglement, is_measured, moves
 from evaluation.metrics import (
     bias_of_bf16,
     classification,
+    compiled_log_weights,
     independent_pixels,
     latent_usage,
     likelihood_summary,
@@ -66,6 +68,7 @@ class EvaluationConfig(NamedTuple):
         overwrite: Let the result replace a larger one in `evaluation.json`.
         style: Format and resolution of the figures.
         threads: CPU threads; by default OMP_NUM_THREADS, or chosen by the size of the model.
+        compile: Compile the log weights of importance sampling.
     """
 
     num_samples: int
@@ -80,6 +83,7 @@ class EvaluationConfig(NamedTuple):
     overwrite: bool = False
     style: FigureStyle = DEFAULT_STYLE
     threads: int | None = None
+    compile: bool = False
 
 
 class ValueCache(NamedTuple):
@@ -212,8 +216,15 @@ def measured_likelihoods(
     K = config.num_samples
     x, y = (part[: config.limit or model.default_limit] for part in test)
     images = tensor_hash(x, *model.condition_args(y))
-    options = {"K": K, "images": images, "precision": config.precision}
-    values = load("likelihoods", options, lambda: likelihoods(model, x, y, K, config.precision))
+    options: dict[str, Any] = {"K": K, "images": images, "precision": config.precision}
+    if config.compile:
+        options["compile"] = True  # last digits differ
+
+    def compute() -> dict[str, np.ndarray]:
+        with compiled_log_weights(model) if config.compile else nullcontext():
+            return likelihoods(model, x, y, K, config.precision)
+
+    values = load("likelihoods", options, compute)
     fields = {"num_samples": K, "precision": config.precision, "quantity": model.quantity, "images_hash": images}
     fields |= {"pixels_nll": independent_pixels(model, data, x), "px_scale": px_scale(model)}
     if config.precision == "bf16":

@@ -1,7 +1,8 @@
 """Measure a model on test images: likelihoods, active units, classification, figures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from callbacks.titles import class_names, subject
 from evaluation.schema import Evaluation
 from figures import charts
 from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
+from models.estimators.passes import samples_per_pass
 from runtime.collectives import map_across_ranks
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
 from runtime.processes import global_rank
@@ -45,7 +47,9 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
 
     `log_px`, `rate` and `distortion` are in nats.
     """
-    parts, chunk = -(-len(x) // IMAGES_PER_PASS), max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost)
+    parts, chunk = -(-len(x) // IMAGES_PER_PASS), samples_per_pass(model, x, labels_or_none(model, y), IMAGES_PER_PASS)
+    # the same number on a GPU, where K samples would cost as much as log p(x)
+    samples = min(K, max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost))
     hidden = None if global_rank() == 0 else True  # None hides the bar unless there is a terminal
 
     def compute(part: int) -> dict[str, Tensor]:
@@ -56,13 +60,23 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
         if model.can("rate_distortion"):
             with models.evaluating(model, seed=start):
                 values["rate"], values["distortion"] = model.rate_distortion(
-                    images, min(K, chunk), *model.condition_args(labels)
+                    images, samples, *model.condition_args(labels)
                 )
         bar.update(start + len(images) - bar.n)
         return values
 
     with tqdm(total=len(x), unit="image", desc=f"log p(x), K={K}", disable=hidden, leave=False) as bar:
         return {name: values.double().numpy() for name, values in map_across_ranks(compute, parts).items()}
+
+
+@contextmanager
+def compiled_log_weights(model: models.Model) -> Iterator[None]:
+    """Compile `model.log_weights` within the context. The noise is that of the method that is not compiled."""
+    model.log_weights = torch.compile(model.log_weights, options={"fallback_random": True})
+    try:
+        yield
+    finally:
+        del model.log_weights  # of the instance; that of the class remains
 
 
 def bias_of_bf16(model: models.Model, x: Tensor, y: Tensor, K: int, log_px: np.ndarray) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def map_across_ranks(compute: Callable[[int], dict[str, Tensor]], parts: int) ->
         compute: Returns the results of a part by name, each with the part's images as first dimension.
         parts: The number of parts, at least 1.
     """
-    own = {part: {name: values.cpu() for name, values in compute(part).items()} for part in rank_indices(parts)}
+    computed = {part: compute(part) for part in rank_indices(parts)}  # first, since copying waits for a GPU
+    own = {part: {name: values.cpu() for name, values in found.items()} for part, found in computed.items()}
     shares = [own]
     if distributed.is_available() and distributed.is_initialized():
         shares = [{} for _ in range(distributed.get_world_size())]

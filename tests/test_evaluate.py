@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.neural_network import MLPClassifier
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
@@ -195,6 +196,27 @@ def test_only_conditional_models_get_labels():
         expected = importance(model, x, 30, max(1, MAX_DECODER_ROWS // IMAGES_PER_PASS // model.decoder_cost), labels)
         np.testing.assert_array_equal(np.load(f"{run}/log_px.npy"), expected.log_px.numpy())
     assert read("cvae")["quantity"] == "log p(x|y)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_likelihoods_are_equal_up_to_rounding_and_cached_apart(precision):
+    options = [VAE, "--num_samples", "100", "--limit", "60", "--precision", precision, "--figures", "[]"]
+    assert overwrite(options) == 0
+    values, files = np.load("vae/log_px.npy"), set(Path("vae/per_image").iterdir())
+    assert overwrite([*options, "--compile"]) == 0
+    np.testing.assert_allclose(np.load("vae/log_px.npy"), values, atol=0.05 if precision == "bf16" else 1e-3)
+    assert len(set(Path("vae/per_image").iterdir()) - files) == 1
+    assert "log_weights" not in vars(models.load(VAE))
+
+
+def test_a_missing_compiler_is_an_error_before_the_evaluation(monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    assert evaluate.main([VAE, "--compile"]) == 2
+    assert "error: --compile has failed (no compiler): leave it out." in capsys.readouterr().err
 
 
 def test_the_elbo_is_minus_rate_minus_distortion():

@@ -42,11 +42,12 @@ def small(monkeypatch):
 
 
 def test_parts_have_as_many_images_as_their_chains_fill_rows(model, small, monkeypatch):
-    assert images_per_pass(model, SETTINGS) == 4
-    assert images_per_pass(model, SETTINGS._replace(chains=6)) == 2
-    assert images_per_pass(model, SETTINGS._replace(chains=100)) == 1
+    x = images(1)[0]
+    assert images_per_pass(model, SETTINGS, x) == 4
+    assert images_per_pass(model, SETTINGS._replace(chains=6), x) == 2
+    assert images_per_pass(model, SETTINGS._replace(chains=100), x) == 1
     monkeypatch.setattr(LinearGaussian, "decoder_cost", 2)
-    assert images_per_pass(model, SETTINGS) == 2
+    assert images_per_pass(model, SETTINGS, x) == 2
 
 
 def test_a_value_per_image_and_bounds_of_as_many_simulated_ones(model, pilot, monkeypatch, small):

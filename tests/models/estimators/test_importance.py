@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from models import MODELS
-from models.estimators.importance import active_units, importance, pareto_k, tail_size
+from models.estimators.importance import active_units, fit_tails, importance, pareto_k, tail_size
 from models.objectives import elbo, ess, iwae
 
 DENSITIES = [name for name, model in MODELS.items() if hasattr(model, "log_weights")]
@@ -251,6 +251,14 @@ def test_k_hat_of_light_tails_equal_weights_and_few_samples():
     assert torch.equal(pareto_k(tail(torch.zeros(5000, 2)), 5000), torch.zeros(2, dtype=torch.float64))
     assert pareto_k(tail(torch.randn(24, 2)), 24).isnan().all()
     assert pareto_k(tail(torch.randn(25, 2)), 25).isfinite().all()
+
+
+@pytest.mark.parametrize("K", [25, 225, 226, 1000, 5000])
+def test_k_hat_of_all_images_at_once_is_that_of_arviz(K):
+    """As on a GPU."""
+    noise = torch.randn(K, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(K))
+    log_w = noise * torch.tensor([0.1, 1, 3, 10, 30, 0]) - 700
+    torch.testing.assert_close(fit_tails(tail(log_w)), pareto_k(tail(log_w), K), atol=1e-9, rtol=1e-9)
 
 
 def test_k_hat_is_low_for_the_exact_and_high_for_a_narrow_posterior():

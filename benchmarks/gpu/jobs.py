@@ -1,0 +1,65 @@
+"""The jobs of `python -m benchmarks.gpu` in their order, the most important ones of each group first."""
+
+from benchmarks.gpu.checks import gpu_tests, resume, signalled, torchrun
+from benchmarks.gpu.estimates import ais, evaluation, nll
+from benchmarks.gpu.session import Job
+from benchmarks.gpu.training import rate, raw_loop, with_lightning, without_graph
+
+TESTS, VAE_TRAINING, OTHER_TRAINING = "Tests marked gpu", "Training, VAE on MNIST", "Training, other models"
+LIKELIHOODS, RESUMING, TORCHRUN = "Likelihoods", "Resuming", "torchrun"
+BF16 = ("--trainer.precision", "bf16-mixed")
+ONE, TEN = without_graph(1), without_graph(10)
+IWAE = ("--model", "IWAE", "--model.num_samples", "50")
+M2 = ("--model", "M2", "--data.num_labels", "100")
+
+
+def vae(name: str, seconds: float, measure) -> Job:
+    """Return a job of the group of VAE training."""
+    return Job(VAE_TRAINING, name, seconds, measure)
+
+
+def batch_of(size: int, epochs: int, slow_epochs: int) -> list[Job]:
+    """Return the jobs for one batch size. Without a GPU all have the same size, and one of them is enough.
+
+    Args:
+        size: Images per batch.
+        epochs: Epochs of the fast path.
+        slow_epochs: Epochs of the paths without a CUDA graph.
+    """
+    jobs = [
+        vae(f"train.py, batch {size}", 20, rate(batch=size, epochs=epochs)),
+        vae(f"raw loop, batch {size}, CUDA graph", 8, raw_loop(size, graph=True)),
+        vae(f"train.py, batch {size}, S=1", 20, rate(*ONE, batch=size, epochs=slow_epochs)),
+        vae(f"raw loop, batch {size}", 8, raw_loop(size, graph=False)),
+        vae(f"train.py, batch {size}, S=10, no graph", 15, rate(*TEN, batch=size, epochs=slow_epochs)),
+    ]
+    return [job._replace(is_rehearsed=size == 128) for job in jobs]
+
+
+JOBS = [
+    Job(TESTS, "tests", 60, gpu_tests, is_check=True),
+    *batch_of(128, 12, 3),
+    vae("Lightning + torchvision, batch 128", 15, with_lightning(128, workers=0)),
+    *batch_of(1024, 20, 5),
+    *batch_of(4096, 30, 10),
+    vae("train.py, batch 4096, bf16", 10, rate(*BF16, batch=4096, epochs=30)),
+    vae("raw loop, batch 4096, CUDA graph, bf16", 8, raw_loop(4096, graph=True, bf16=True)),
+    vae("train.py, batch 4096, TF32", 10, rate(batch=4096, epochs=30, tf32=True)),
+    vae("raw loop, batch 4096, CUDA graph, TF32", 8, raw_loop(4096, graph=True, tf32=True)),
+    vae("train.py, batch 128, bf16", 10, rate(*BF16, batch=128, epochs=12)),
+    vae("Lightning + torchvision, batch 128, 8 workers", 15, with_lightning(128, workers=8)),
+    vae("train.py, batch 1024, bf16, compiled", 60, rate(*BF16, "--compile", batch=1024, epochs=20)),
+    Job(OTHER_TRAINING, "train.py, IWAE K=50, batch 128", 20, rate(*IWAE, batch=128, epochs=4)),
+    Job(OTHER_TRAINING, "train.py, M2, 100 labels, batch 200", 20, rate(*M2, batch=200, epochs=4)),
+    Job(LIKELIHOODS, "NLL, fp32", 15, nll("fp32")),
+    Job(LIKELIHOODS, "NLL, bf16", 15, nll("bf16")),
+    Job(LIKELIHOODS, "evaluate.py, bf16, whole command", 20, evaluation("--precision", "bf16")),
+    Job(LIKELIHOODS, "NLL, bf16, compiled", 40, nll("bf16", compiled=True)),
+    Job(LIKELIHOODS, "NLL, fp32, TF32", 10, nll("fp32", tf32=True)),
+    Job(LIKELIHOODS, "AIS", 75, ais),
+    Job(RESUMING, "2 + 2 epochs = 4 epochs, S=1", 15, resume(*ONE), is_check=True),
+    Job(RESUMING, "2 + 2 epochs = 4 epochs, default", 15, resume(), is_check=True),
+    Job(RESUMING, "SIGUSR1 in mid-epoch, S=1", 40, signalled(*ONE, batch=128), is_check=True),
+    Job(TORCHRUN, "one process", 30, torchrun, is_check=True),
+    Job(RESUMING, "SIGUSR1 in mid-epoch, default", 40, signalled(batch=16), is_check=True),
+]
