@@ -27,7 +27,7 @@ def submit(name: str, runs: Sequence[Run], is_finished: Sequence[bool], folder: 
     Raises:
         ValueError: A job of this sweep is queued or running, or there is no SLURM here.
     """
-    script = Path(train.__file__).parent / SCRIPT
+    script = Path(train.__file__).resolve().parent / SCRIPT
     if not script.is_file():
         raise ValueError(f"There is no {script}: start from a clone of the repository.")
     job_name = f"sweep-{name}"

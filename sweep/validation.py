@@ -63,6 +63,7 @@ def check_run(run: Run, load_data: Callable[[Namespace], ImageData], for_this_ma
         args = expand_paths(parser.parse_args(flags))
         train.check_options(args)
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
+        config = {key: value for key, value in config.items() if key not in train.LAUNCH_ONLY_OPTIONS}
         resolve_run_dir(args)
         data = load_data(args)
         data.run_seed = args.seed
