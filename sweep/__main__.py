@@ -28,7 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="Sweep file, such as sweeps/objectives.yaml.")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", type=Path, help="Sweep file, such as sweeps/objectives.yaml."
+    )
     parser.add_argument("--local", metavar="N", type=int, help="Run on this machine, N runs at a time.")
     parser.add_argument("--slurm", action="store_true", help="Submit a SLURM job array with one task per run.")
     parser.add_argument(
@@ -50,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError if options contradict each other or are out of range."""
+    if args.file is None:
+        raise ValueError("Name a sweep file first, such as sweeps/objectives.yaml.")
     if (args.local is None) == (not args.slurm):
         raise ValueError("Give exactly one of --local N and --slurm.")
     if args.local is not None and args.local < 1:

@@ -83,7 +83,8 @@ def test_an_incomplete_run_is_not_finished(finished, change):
 
 
 def test_early_stopping_ends_a_run(finished, tmp_path):
-    options = ["--early_stopping=1", "--trainer.max_epochs=50", "--model.lr=0"]
+    options = ["--early_stopping=1", "--trainer.max_epochs=50", "--model.lr=1e-12"]
     folder = tmp_path / "stopped"
     assert train.main([*OPTIONS, *options, "--trainer.enable_progress_bar=false", "--run_dir", str(folder)]) == 0
+    assert len((folder / "metrics.csv").read_text().splitlines()) < 50  # it stopped before the last epoch
     assert check_runs([Run("run", folder, [*OPTIONS, *options])], for_this_machine=True) == [True]

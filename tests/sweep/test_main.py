@@ -77,4 +77,4 @@ def test_invalid_options_of_the_program_itself(sweep_file, started, capsys, argu
 
 def test_without_a_file(capsys):
     assert main(["--local", "2"]) == 2
-    assert capsys.readouterr().err.startswith("error: the following arguments are required: FILE")
+    assert capsys.readouterr().err.startswith("error: Name a sweep file first")
