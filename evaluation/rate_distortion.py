@@ -75,7 +75,8 @@ def chart_of(results: Sequence[ComparedEvaluation]) -> Chart | None:
     curves = defaultdict(list)
     for values, runs in points.items():
         other = tuple(f"{option} {text}" for option, text in zip(options, values, strict=True) if option != along)
-        rate, distortion = fmean(run.rate for run in runs), fmean(run.distortion for run in runs)
+        rate = fmean(run.rate for run in runs if run.rate is not None)  # they all have one: see the caller
+        distortion = fmean(run.distortion for run in runs if run.distortion is not None)
         value = option_value(runs[0], along) if along else None
         curves[other].append((value, RatePoint(rate, distortion, value_text(value) if along else "")))
     drawn = [
@@ -84,7 +85,9 @@ def chart_of(results: Sequence[ComparedEvaluation]) -> Chart | None:
     ]
     key = comparison_key(results[0])
     average = ", mean over seeds" if len(points) < len(results) else ""
-    title = f"{data_name(results)}, protocol {key.protocol}: {key.about} of {key.num_images} test images{average}"
+    title = (
+        f"{data_name(results)}, protocol {key.protocol}: rate and distortion of {key.num_images} test images{average}"
+    )
     return Chart(drawn, title, along)
 
 
