@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.charts import COLORS, draw_equal_elbo_lines
+from figures.charts import COLORS, draw_equal_elbo_lines, group_close_points
 from figures.grids import DPI, TITLE
 from figures.text import printable, shortened
 
@@ -62,7 +62,9 @@ def rate_distortion(curves: Sequence[RateCurve], title: str, label_name: str = "
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.set(xlabel="rate: KL(q(z|x) || p(z)), nats per image", ylabel="distortion: -E[log p(x|z)], nats per image")
     handles = [draw_curve(axes, curve, number) for number, curve in enumerate(curves)]
-    draw_equal_elbo_lines(axes, low, high, (points - low) / (high - low))
+    within = (points - low) / (high - low)
+    draw_labels(axes, points, within, [point.label for curve in curves for point in curve.points])
+    draw_equal_elbo_lines(axes, low, high, within)
     axes.spines[["top", "right"]].set_visible(False)
     note = f"numbers at points: {label_name}; grey: equal ELBO" if label_name else "grey: equal ELBO"
     axes.set_title(printable(note), fontsize=SMALL, loc="left", color="0.4", parse_math=False)
@@ -85,7 +87,7 @@ def limits(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_curve(axes: Axes, curve: RateCurve, number: int) -> Line2D:
-    """Draw a curve with the labels of its points, and return the handle of its legend entry.
+    """Draw a curve, and return the handle of its legend entry.
 
     Args:
         axes: The axes to draw in.
@@ -96,9 +98,20 @@ def draw_curve(axes: Axes, curve: RateCurve, number: int) -> Line2D:
     marker = CURVE_MARKERS[number // len(COLORS) % len(CURVE_MARKERS)]
     style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.2}
     axes.plot([point.rate for point in curve.points], [point.distortion for point in curve.points], **style)
-    for point in curve.points:
-        text = axes.annotate(
-            printable(point.label), point[:2], xytext=(5, 4), textcoords="offset points", fontsize=SMALL, color="0.2"
-        )
-        text.set_parse_math(False)
     return Line2D([], [], label=" ", **style)
+
+
+def draw_labels(axes: Axes, points: np.ndarray, within: np.ndarray, labels: Sequence[str]) -> None:
+    """Write the labels of points beside them; those of points that are too close are joined, each once.
+
+    Args:
+        axes: The axes to draw in.
+        points: Rates and distortions `(N, 2)`.
+        within: The same as fractions of the axes.
+        labels: The text of each point.
+    """
+    for group in group_close_points(within):
+        place = max(points[group], key=lambda point: point[0])
+        text = ", ".join(dict.fromkeys(labels[index] for index in group))
+        style: dict[str, Any] = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": SMALL, "color": "0.2"}
+        axes.annotate(printable(text), place, **style).set_parse_math(False)

@@ -28,6 +28,13 @@ def test_points_are_drawn_at_their_rate_and_distortion_with_their_labels():
     assert figure.axes[0].get_title(loc="left") == "numbers at points: beta; grey: equal ELBO"
 
 
+def test_labels_of_points_that_are_too_close_are_joined():
+    points = [RatePoint(3.0, 20.0, "0.5"), RatePoint(3.01, 20.0, "1"), RatePoint(9.0, 20.0, "2")]
+    figure = rate_distortion([RateCurve("a", points), RateCurve("b", [RatePoint(3.02, 20.0, "1")])], "title", "beta")
+    labels = [text.get_text() for text in figure.axes[0].texts if hasattr(text, "xy")]
+    assert labels == ["0.5, 1", "2"]
+
+
 def test_grey_lines_have_equal_elbo():
     figure = rate_distortion(CURVES, "title")
     lines = [line.get_xydata() for line in figure.axes[0].lines if line.get_color() not in COLORS]
