@@ -32,6 +32,7 @@ from evaluation import report
 from evaluation.comparisons import with_comparisons
 from evaluation.inputs import open_and_validate, open_checkpoint, pick_device
 from evaluation.over_seeds import SeedMean, as_text, over_seeds
+from evaluation.rate_distortion import save_rate_distortion_charts
 from evaluation.result_files import EvaluationFiles, suffix
 from evaluation.schema import ComparedEvaluation, Evaluation
 from evaluation.side_by_side import save_comparison
@@ -140,7 +141,7 @@ def write_all(
             lambda: save_comparison(args.checkpoints, ready, Path(args.side_by_side), device, style),
         )
     if args.report:
-        failed = write_or_explain("report", args, lambda: report.write_report(Path(args.report), results, means, style))
+        failed = write_or_explain("report", args, lambda: write_report(Path(args.report), results, means, style))
         status |= failed
         if not failed:
             print(f"Report: {args.report}")
@@ -158,6 +159,12 @@ def write_all(
             file=sys.stderr,
         )
     return status
+
+
+def write_report(folder: Path, results: list[ComparedEvaluation], means: list[SeedMean], style: FigureStyle) -> None:
+    """Write the tables and figures of all results."""
+    save_rate_distortion_charts(folder, results, style)
+    report.write_report(folder, results, means, style)
 
 
 def write_or_explain(option: str, args: Namespace, write: Callable[[], None]) -> int:

@@ -72,14 +72,17 @@ def check_options(args: Namespace) -> None:
     check_steps_per_call(args.steps_per_call)
 
 
-def build(args: Namespace) -> tuple[ImageData, Model]:
-    """Return the loaded data and a model for them."""
+def load_data(args: Namespace) -> ImageData:
+    """Return the data that the options describe, loaded."""
     data_options = args.data.as_dict()
     data = DATAMODULES[data_options.pop("name")](**data_options)
     data.prepare_data()
     data.setup()
-    data.run_seed = args.seed
+    return data
 
+
+def build_model(args: Namespace, data: ImageData) -> Model:
+    """Return a new model for these data."""
     model_options = args.model.as_dict()
     model_class = MODELS[model_options.pop("name")]
     device = "cuda" if torch.cuda.is_available() and args.trainer.accelerator != "cpu" else "cpu"
@@ -94,7 +97,14 @@ def build(args: Namespace) -> tuple[ImageData, Model]:
         check_compiler(device)
         # fallback_random uses the same noise as the eager loss, so that both can be compared.
         model.loss = torch.compile(model.loss, options={"fallback_random": True})
-    return data, model
+    return model
+
+
+def build(args: Namespace) -> tuple[ImageData, Model]:
+    """Return the loaded data and a model for them."""
+    data = load_data(args)
+    data.run_seed = args.seed
+    return data, build_model(args, data)
 
 
 def make_trainer(

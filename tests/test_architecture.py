@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 # The rooms, from the top: a package imports only from those below it. Packages on one level do not know each other.
 ROOMS = (
     ("results", "benchmarks"),
+    ("sweep",),
     ("train", "evaluate"),
     ("evaluation",),
     ("cli",),

@@ -9,6 +9,10 @@ import pytest
 
 from cli.evaluate_options import build_evaluation_parser
 from cli.train_options import build_parser, split_component_flags
+from sweep.__main__ import build_parser as build_sweep_parser
+from sweep.__main__ import check_arguments
+from sweep.grid import read_sweep
+from sweep.runs import make_runs
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,6 +27,7 @@ PROGRAMS = {
     r"torchrun .*?\btrain\.py": "train",
     r"sbatch .*?\bslurm/train\.sbatch": "train",
     r"python evaluate\.py": "evaluate",
+    r"python -m sweep": "sweep",
 }
 
 
@@ -51,6 +56,12 @@ def parse(program, arguments):
     """Parse the arguments as the program does. Raises an error if the program would refuse them."""
     if program == "evaluate":
         build_evaluation_parser().parse_args(arguments)
+        return
+    if program == "sweep":
+        args, more = build_sweep_parser().parse_known_args(arguments)
+        check_arguments(args)
+        for run in make_runs(read_sweep(ROOT / args.file), args.sweep_dir, more):
+            parse("train", run.options)
         return
     names, flags = split_component_flags(arguments)
     build_parser(names).parse_args(flags)
@@ -100,7 +111,7 @@ def test_the_readme_is_short():
 
 def test_there_are_commands_and_python_to_check():
     assert len(COMMANDS) >= 20
-    assert {parameters.values[0] for parameters in COMMANDS} == {"train", "evaluate"}
+    assert {parameters.values[0] for parameters in COMMANDS} == {"train", "evaluate", "sweep"}
     assert len(PYTHON) >= 2
 
 

@@ -1,6 +1,7 @@
 """slurm/train.sbatch after each exit status of train.py, with shell scripts in place of the SLURM commands."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ COMMANDS = {
 LAST = "runs/slurm/7/checkpoints"
 JOB = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "REQUEUES": "0"}
 ARRAY = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+SECOND_TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
@@ -119,6 +121,29 @@ def test_each_array_task_has_its_own_seed_folder_and_name(job):
     assert "--run_dir runs/slurm/7_0 " in job.calls("srun")
     assert job.calls("srun").endswith(" --config a.yaml --seed=0\n")
     assert job.calls("scontrol") == "requeue 7_0\n"
+
+
+def test_a_task_of_an_array_takes_its_options_from_its_line_of_a_file(job):
+    words = ["--model.hidden=[8, 4]", "--data.root=it's $HOME", "--seed=3", "--run_dir", "runs/a b"]
+    (job.folder / "runs.txt").write_text(f"--seed=7\n{shlex.join(words)}\n")
+    found = job("--options_file", "runs.txt", status=138, saves="runs/a b/checkpoints", **SECOND_TASK)
+    assert found.stderr == ""
+    calls = job.calls("srun")
+    assert "--run_dir runs/a b --resume auto" in calls
+    assert calls.endswith(f" {' '.join(words)}\n")  # the index is not the seed
+    assert job.calls("scontrol") == "requeue 7_2\n"
+
+
+@pytest.mark.parametrize(("variables", "message"), [
+    ({}, "--options_file is for array jobs"),
+    (SECOND_TASK, "runs.txt has no options in line 2"),
+])  # fmt: skip
+def test_an_array_without_a_line_for_its_task_is_refused(job, variables, message):
+    (job.folder / "runs.txt").write_text("--seed=7\n")
+    found = job("--options_file", "runs.txt", **variables)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert message in found.stderr
+    assert job.calls("srun") == ""
 
 
 @pytest.mark.parametrize("words", [["--run_dir", "runs/a b"], ["--run_dir=runs/a b"]])

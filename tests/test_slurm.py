@@ -1,6 +1,7 @@
 """slurm/train.sbatch on a real SLURM: jobs, arrays and several tasks; preempted runs are bit-identical to others."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +237,40 @@ def test_inconsistent_options_are_refused(slurm, sbatch, words, message):
     assert message in log(slurm, job)
     assert "Traceback" not in log(slurm, job)
     assert not run_dir(slurm, job).exists()
+
+
+def test_a_sweep_is_an_array_of_its_runs_and_a_preempted_one_resumes(slurm):
+    values = {"model": "VAE", "num_samples": 2, "limit": 20, "model.hidden": [8], "callbacks": [],
+              "trainer.max_epochs": 2, "trainer.accelerator": "cpu", "save_every_steps": 4}  # fmt: skip
+    parameters = {name: {"value": value} for name, value in values.items()} | {"model.z_dim": {"values": [2, 3]}}
+    (slurm.folder / "small.yaml").write_text(
+        yaml.safe_dump({"program": "train.py", "method": "grid", "parameters": parameters}, sort_keys=False)
+    )
+    folders = [slurm.folder / "runs" / "sweep" / "small" / f"z_dim={z_dim}" for z_dim in (2, 3)]
+    sbatch = "--sbatch=--partition=low --cpus-per-task=1 --time=10"
+    start = [sys.executable, "-m", "sweep", "small.yaml", "--slurm", sbatch, "--trainer.log_every_n_steps=1"]
+
+    text = slurm.run(*start, HOLD_AT="18", HOLD_UNTIL="killed")
+    array = re.search(r"Submitted job (\d+) with 2 tasks", text)[1]
+    again = subprocess.run(start, cwd=slurm.folder, env=slurm.env, capture_output=True, text=True)
+    assert (again.returncode, f"Job {array} of this sweep is queued or running" in again.stderr) == (2, True)
+    jobs = [f"{array}_{number}" for number in (1, 2)]
+    for job in jobs:
+        reached(slurm, job)
+    more_important = slurm.run("sbatch", "--parsable", *HIGH)
+    for job in jobs:
+        slurm.start_again(job)
+    assert slurm.end(more_important)["JobState"] == "COMPLETED"
+    for job, folder in zip(jobs, folders, strict=True):
+        found = slurm.end(job)
+        output = (folder.parent / f"slurm-{job}.out").read_text()
+        assert (found["JobState"], found["Restarts"]) == ("COMPLETED", "1"), output
+
+    for z_dim, folder in zip((2, 3), folders, strict=True):
+        options = [f"--{name}={value}" for name, value in values.items()]
+        options += ["--trainer.log_every_n_steps=1", f"--model.z_dim={z_dim}", "--run_dir", f"whole-z{z_dim}"]
+        subprocess.run([sys.executable, "train.py", *options], cwd=slurm.folder, env=slurm.env, check=True)
+        assert_same(folder, slurm.folder / f"whole-z{z_dim}")
+        assert (folder / "log_px.npy").read_bytes() == (slurm.folder / f"whole-z{z_dim}" / "log_px.npy").read_bytes()
+    assert "2 runs, 2 of them finished." in slurm.run(*start)  # and nothing is submitted
+    assert "Submitted job" in slurm.run(*start, "--num_samples=3")  # other options: to be evaluated again

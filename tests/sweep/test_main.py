@@ -1,0 +1,80 @@
+"""`python -m sweep`: options are checked before the first run starts."""
+
+import re
+
+import pytest
+
+from sweep import local, slurm
+from sweep.__main__ import main
+
+TINY = {"model.hidden": {"value": [8]}, "num_samples": {"value": 0}, "trainer.max_epochs": {"value": 1}}
+Z = {"model.z_dim": {"values": [2, 3]}}
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The names of all runs that were started or submitted."""
+    names = []
+    monkeypatch.setattr(local, "run_all", lambda runs, processes: names.extend(run.name for run in runs) or 0)
+    monkeypatch.setattr(slurm, "submit", lambda name, runs, *_: names.extend(run.name for run in runs) or 0)
+    return names
+
+
+def test_each_run_is_printed_and_started(sweep_file, tmp_path, started, capsys):
+    arguments = [str(sweep_file(TINY | Z)), "--local", "2", "--sweep_dir", str(tmp_path), "--trainer.max_epochs", "3"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"1/2 \S+/file/z_dim=2: .*--trainer.max_epochs 3 --model.z_dim=2", out[0])
+    assert out[-1] == "2 runs, 0 of them finished."
+    assert started == ["z_dim=2", "z_dim=3"]
+
+
+def test_a_dry_run_starts_nothing(sweep_file, tmp_path, started, capsys):
+    assert main([str(sweep_file(TINY | Z)), "--slurm", "--sweep_dir", str(tmp_path / "runs"), "--dry_run"]) == 0
+    assert "2/2 " in capsys.readouterr().out
+    assert started == []
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("parameters", "more", "message"), [
+    ({"model.zdim": {"values": [2]}}, [], r"zdim=2: Unknown option --model.zdim, did you mean --model.z_dim\?"),
+    ({"model.z_dim": {"values": [2, "two"]}}, [], "z_dim=two: --model.z_dim takes a whole number.*; got two"),
+    ({"model.z_dim": {"values": [2, -1]}}, [], "z_dim=-1: .*z_dim"),
+    ({"model.objective": {"values": ["elbo", "iwea"]}}, [], "objective=iwea: .*iwea"),
+    ({"model": {"values": ["VAE", "VEA"]}}, [], "model=VEA: .*VEA"),
+    ({"seed": {"values": [0, -1]}}, [], "seed=-1: --seed must be between"),
+    (Z, ["--trainer.max_epoch", "3"], "Unknown option --trainer.max_epoch, did you mean --trainer.max_epochs"),
+    (Z, ["--trainer.precision", "12"], "12"),
+    (Z, ["--callbacks", "[sample]"], "sample"),
+    (Z, ["typo"], "Unexpected argument typo"),
+    (Z, ["--data", "NPZ", "--data.root", "nowhere.npz"], "nowhere.npz"),
+])  # fmt: skip
+def test_a_mistake_ends_the_sweep_before_its_first_run(
+    sweep_file, tmp_path, started, capsys, parameters, more, message
+):
+    folder = tmp_path / "runs"
+    for mode in (["--local", "2"], ["--slurm"]):
+        assert main([str(sweep_file(TINY | parameters)), *mode, "--sweep_dir", str(folder), *more]) == 2
+        err = capsys.readouterr().err
+        assert re.match(f"error: .*{message}", err)
+        assert err.count("\n") == 1
+    assert started == []
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "exactly one of --local N and --slurm"),
+    (["--local", "1", "--slurm"], "exactly one of"),
+    (["--local", "0"], "--local must be at least 1"),
+    (["--local", "two"], "argument --local: invalid int value"),
+    (["--local", "1", "--sbatch=--partition=gpu"], "--sbatch has no effect without --slurm"),
+])  # fmt: skip
+def test_invalid_options_of_the_program_itself(sweep_file, started, capsys, arguments, message):
+    assert main([str(sweep_file(TINY | Z)), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert started == []
+
+
+def test_without_a_file(capsys):
+    assert main(["--local", "2"]) == 2
+    assert capsys.readouterr().err.startswith("error: Name a sweep file first")
