@@ -8,7 +8,8 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -137,26 +138,49 @@ class WandbRun(WandbLogger):
             refused = isinstance(error, AuthenticationError) or not isinstance(error, wandb.CommError)
             if refused or REFUSED.search(str(error)):
                 raise ValueError(f"W&B: {error} Use --wandb offline to write to the run folder alone.") from error
-            reason = str(error).splitlines()[-1].removeprefix("while retrying: ")
-            self._warn(f"W&B does not answer ({reason}): the run is written to disk.")
-            wandb.teardown()  # its service still holds the run id
-            self.settings.mode, self.settings.silent = "offline", True
-            self.experiment  # noqa: B018
+            self._open_offline(str(error).splitlines()[-1].removeprefix("while retrying: "))
+        except OSError as error:  # the service of W&B has ended
+            self._open_offline(str(error))
         # After opening: an id that W&B refuses must not replace the recorded one, and in a sweep W&B chooses the id.
         self.recorded.write(self.experiment.id, self.place)
-        for plotted_over_epochs in ("val/*", "figures/*"):
-            self.experiment.define_metric(plotted_over_epochs, step_metric="epoch")
+        with self._until_failure():
+            for plotted_over_epochs in ("val/*", "figures/*"):
+                self.experiment.define_metric(plotted_over_epochs, step_metric="epoch")
+
+    def _open_offline(self, reason: str) -> None:
+        """Open the run on disk, after W&B has failed to open it online."""
+        import wandb
+
+        self._warn(f"W&B does not answer ({reason}): the run is written to disk.")
+        with suppress(Exception):  # the service may have ended
+            wandb.teardown()  # the service still holds the run id
+        self.settings.mode, self.settings.silent = "offline", True
+        self.experiment  # noqa: B018
+
+    @contextmanager
+    def _until_failure(self) -> Iterator[None]:
+        """Context of a call of W&B. After an error, print a warning and send nothing more."""
+        try:
+            yield
+        except Exception as error:  # no error of W&B may stop training
+            self.works = False
+            self._warn(f"W&B has failed ({str(error) or type(error).__name__}): nothing more is sent to it.")
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Log the configuration, unless W&B has failed before."""
+        if not self.works:
+            return
+        with self._until_failure():
+            super().log_hyperparams(params, *args, **kwargs)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Log metrics and images, unless W&B has failed before."""
         if not self.works:
             return
-        try:
+        with self._until_failure():
             super().log_metrics(metrics, step)
-        except Exception as error:  # no error of W&B may stop training
-            self.works = False
-            self._warn(f"W&B has failed ({str(error) or type(error).__name__}): nothing more is sent to it.")
 
     @rank_zero_only
     def close(
