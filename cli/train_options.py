@@ -59,10 +59,12 @@ def load_options(text: str) -> Any:
     The parser also calls this for single values from the command line.
     """
     options = get_loader("yaml")(text)
-    if isinstance(options, dict) and isinstance(options.get("wandb"), str | bool):
-        mode = options["wandb"]
-        options["wandb"] = {"mode": "off" if mode is False else mode}  # in YAML, a plain off means false
-    return options
+    if not isinstance(options, dict) or "wandb" not in options:
+        return options
+    section = options["wandb"] if isinstance(options["wandb"], dict) else {"mode": options["wandb"]}
+    if section.get("mode") is False:  # in YAML, off without quotes means false
+        section["mode"] = "off"
+    return options | {"wandb": section}
 
 
 set_loader(OPTION_FILE, load_options, exceptions=(yaml.YAMLError,))

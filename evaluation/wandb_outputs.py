@@ -102,8 +102,10 @@ class RunOutputs(NamedTuple):
         sizes = {split: len(getattr(data, split).y) for split in ("train", "val", "test")}
         content = self.data_identity() | {"image_shape": list(data.image_shape), "images": sizes}
         artifact = wandb.Artifact(f"data-{type(data).__name__}", type="dataset", metadata=content)
-        with artifact.new_file("data.json") as file:
-            file.write(json.dumps(content, indent=2, sort_keys=True))
+        file = Path(run.settings.sync_dir, "data", "data.json")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, indent=2, sort_keys=True))
+        artifact.add_file(str(file), policy="immutable", skip_cache=True)
         # run.use_artifact does the same, but refuses offline runs, and waits for the server without a limit.
         run._log_artifact(artifact, aliases=["latest"], is_user_created=True, use_after_commit=True)
 
