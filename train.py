@@ -29,6 +29,7 @@ from cli.train_options import (
     build_parser,
     check_numbers,
     check_trainer,
+    check_wandb,
     expand_paths,
     option_names,
     split_component_flags,
@@ -38,6 +39,7 @@ from evaluation.comparisons import with_comparisons
 from evaluation.evaluate import EvaluationConfig, evaluate_checkpoint
 from evaluation.result_files import EvaluationFiles, existing_result
 from evaluation.tables import tables
+from evaluation.wandb_outputs import RunOutputs
 from models import MODELS, Model, read_checkpoint
 from runtime.atomic_write import atomic_write
 from runtime.failures import check_batch_norm, check_compiler, explain_failure
@@ -70,6 +72,7 @@ def check_options(args: Namespace) -> None:
     check_trainer(args.trainer)
     check_threads(args.threads)
     check_steps_per_call(args.steps_per_call)
+    check_wandb(args.wandb)
 
 
 def load_data(args: Namespace) -> ImageData:
@@ -202,6 +205,8 @@ def write_records(
     with atomic_write(folder / "config.yaml") as file:
         file.write(yaml.safe_dump(config, sort_keys=False).encode())
     facts = {"protocol": data.protocol, "labels_hash": data.labels_hash, "parameters": count_parameters(model)}
+    if wandb is not None:
+        facts["images_hash"] = data.images_hash
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
             logger.drop_rows_from(read_checkpoint(resume)["global_step"] if resume else 0)
@@ -250,7 +255,16 @@ def evaluate_trained(trainer: Trainer, args: Namespace, data: ImageData, start: 
     if result is not None:
         print(f"\n{tables(with_comparisons([result], [read_checkpoint(path)], files.log_px), terminal())}")
     summary = {} if result is None else result.to_dict()
-    close_wandb(trainer, {f"test/{key}": value for key, value in summary.items()})
+    outputs = RunOutputs(
+        best=Path(checkpoints.best_model_path or checkpoints.last_model_path),
+        evaluated=path,
+        folder=Path(trainer.default_root_dir),
+        data=data,
+        result=result,
+        limit=args.limit,
+        device=str(trainer.strategy.root_device),
+    )
+    close_wandb(trainer, {f"test/{key}": value for key, value in summary.items()}, outputs=outputs.writers())
     print(f"Run folder: {trainer.default_root_dir}")
     for error in files.unsaved.values():
         message = explain_option_error(error, {}, [])
@@ -337,7 +351,7 @@ def main(argv: list[str] | None = None) -> int:
         data, model = build(args)
         is_default = args.run_dir is None and resume is None
         with locked_run_dir(folder, is_default, lambda: training_has_begun(trainer)) as folder:
-            mode = wandb_mode(args.wandb)
+            mode = wandb_mode(args.wandb.mode)
             wandb = WandbRun(config, folder, offline=mode == "offline") if mode != "off" else None
             start = callbacks.RunStart(lambda trainer: write_records(trainer, data, model, config, resume, wandb))
             trainer = make_trainer(args, model, len(data.train.y) // data.batch_size, folder, start)

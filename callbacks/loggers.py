@@ -8,6 +8,8 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,24 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
-from callbacks.wandb_environment import WandbRunRecord, init_options, print_sync_command, refusal_message, settings
+from callbacks.wandb_environment import (
+    WandbRunRecord,
+    init_options,
+    print_sync_command,
+    refusal_message,
+    settings,
+    warn_about_overridden,
+)
 from runtime.atomic_write import atomic_write, with_filename
 
 # Options in which runs of one W&B group may differ: they do not change the experiment
 UNGROUPED_OPTIONS = {
     "seed",
-    "wandb",
+    "wandb/mode",
+    "wandb/project",
+    "wandb/entity",
+    "wandb/tags",
+    "wandb/notes",
     "callbacks",
     "num_samples",
     "limit",
@@ -66,14 +79,15 @@ class WandbRun(WandbLogger):
     variables (WANDB_PROJECT, WANDB_NAME, WANDB_RUN_ID, ...) take precedence.
 
     Args:
-        config: The options of the run, with sections `model` and `data` and a `seed`.
+        config: The options of the run, with sections `model` and `data` and a `seed`. Section `wandb` has the
+            project, entity, tags and notes of the W&B run, each of them None or missing if not given.
         folder: The run folder, where W&B also writes its files unless WANDB_DIR is set.
         offline: Write to disk only, for a later upload by `wandb sync`.
     """
 
     def __init__(self, config: dict, folder: Path, offline: bool):
-        options = sorted((key, value) for key, value in flatten(config).items() if key not in UNGROUPED_OPTIONS)
-        digest = hashlib.sha256(repr(options).encode()).hexdigest()[:6]
+        grouped = sorted((key, value) for key, value in flatten(config).items() if key not in UNGROUPED_OPTIONS)
+        digest = hashlib.sha256(repr(grouped).encode()).hexdigest()[:6]
         group = f"{config['data']['name']}-{config['model']['name']}-{digest}"
         self.recorded, self.folder = WandbRunRecord(folder), folder
         self.settings = settings(offline, INIT_SECONDS, FINISH_SECONDS)
@@ -82,8 +96,12 @@ class WandbRun(WandbLogger):
         # absolute: a W&B service that is already running has another working directory
         super().__init__(save_dir=folder.resolve(), id=run_id)
         # replaces Lightning's arguments: W&B reads an environment variable only if its argument is not given
+        self.options = {name: config["wandb"].get(name) for name in ("project", "entity", "tags", "notes")}
+        self.place = self.recorded.place_in_use(self.options["project"], self.options["entity"])
         self._wandb_init = init_options(
-            **self.recorded.place,
+            **self.place,
+            tags=self.options["tags"],
+            notes=self.options["notes"],
             group=group,
             name=f"{group}-seed{config['seed']}",
             dir=os.fspath(folder.resolve()),
@@ -108,6 +126,10 @@ class WandbRun(WandbLogger):
                 f"warning: This run was {recorded_id} in W&B, but WANDB_RUN_ID is {run_id}: it continues as {run_id}.",
                 file=sys.stderr,
             )
+        if recorded_id and self.place != self.recorded.place:
+            old, new = ("/".join(place[key] for key in sorted(place)) for place in (self.recorded.place, self.place))
+            print(f"warning: This run was in {old} of W&B: it continues in {new}.", file=sys.stderr)
+        warn_about_overridden(self.options)
         wait_for_new_second(Path(os.environ.get("WANDB_DIR") or self.folder))
         try:
             self.experiment  # noqa: B018  # the property opens the run
@@ -117,38 +139,81 @@ class WandbRun(WandbLogger):
             refused = isinstance(error, AuthenticationError) or not isinstance(error, wandb.CommError)
             if refused or REFUSED.search(str(error)):
                 raise ValueError(f"W&B: {error} Use --wandb offline to write to the run folder alone.") from error
-            reason = str(error).splitlines()[-1].removeprefix("while retrying: ")
-            self._warn(f"W&B does not answer ({reason}): the run is written to disk.")
-            wandb.teardown()  # its service still holds the run id
-            self.settings.mode, self.settings.silent = "offline", True
-            self.experiment  # noqa: B018
+            self._open_offline(str(error).splitlines()[-1].removeprefix("while retrying: "))
+        except OSError as error:  # the service of W&B has ended
+            self._open_offline(str(error))
         # After opening: an id that W&B refuses must not replace the recorded one, and in a sweep W&B chooses the id.
-        self.recorded.write(self.experiment.id)
-        # validation metrics are plotted over epochs
-        self.experiment.define_metric("val/*", step_metric="epoch")
+        self.recorded.write(self.experiment.id, self.place)
+        with self._until_failure():
+            for plotted_over_epochs in ("val/*", "figures/*"):
+                self.experiment.define_metric(plotted_over_epochs, step_metric="epoch")
+
+    def _open_offline(self, reason: str) -> None:
+        """Open the run on disk, after W&B has failed to open it online."""
+        import wandb
+
+        self._warn(f"W&B does not answer ({reason}): the run is written to disk.")
+        with suppress(Exception):  # the service may have ended
+            wandb.teardown()  # the service still holds the run id
+        self.settings.mode, self.settings.silent = "offline", True
+        self.experiment  # noqa: B018
+
+    @contextmanager
+    def _until_failure(self) -> Iterator[None]:
+        """Context of a call of W&B. After an error, print a warning and send nothing more."""
+        try:
+            yield
+        except Exception as error:  # no error of W&B may stop training
+            self.works = False
+            self._warn(f"W&B has failed ({str(error) or type(error).__name__}): nothing more is sent to it.")
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Log the configuration, unless W&B has failed before."""
+        if not self.works:
+            return
+        with self._until_failure():
+            super().log_hyperparams(params, *args, **kwargs)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Log metrics and images, unless W&B has failed before."""
         if not self.works:
             return
-        try:
+        with self._until_failure():
             super().log_metrics(metrics, step)
-        except Exception as error:  # no error of W&B may stop training
-            self.works = False
-            self._warn(f"W&B has failed ({str(error) or type(error).__name__}): nothing more is sent to it.")
 
     @rank_zero_only
-    def close(self, summary: dict[str, Any] | None = None, status: int = 0) -> None:
-        """Add final results and finish the W&B run if it is open; wait at most a minute for the network."""
+    def close(
+        self,
+        summary: dict[str, Any] | None = None,
+        status: int = 0,
+        outputs: Sequence[Callable[[Any], None]] = (),
+    ) -> None:
+        """Add final results and finish the W&B run if it is open; wait at most a minute for the network.
+
+        Args:
+            summary: Results by name.
+            status: Exit status of the run.
+            outputs: Functions that each add something to the W&B run, such as an artifact. After an error, the
+                following ones are not called: the network may have failed, which each of them would wait for.
+        """
         if self._experiment is None or not self.works:
             return
+        errors = []
         try:
             self.experiment.summary.update(summary or {})
+            for add_to in outputs:
+                add_to(self.experiment)
+        except Exception as error:  # no error of W&B may change how the run ends
+            errors.append(error)
+        try:
             self.experiment.finish(exit_code=status)
         except Exception as error:
-            self._warn(f"W&B has not received the whole run ({str(error) or type(error).__name__}).")
-            return
+            errors.append(error)
+        if errors:
+            reason = " ".join(str(errors[0]).split()) or type(errors[0]).__name__
+            self._warn(f"W&B has not received the whole run ({reason}).")
         if not self.has_warned:
             print_sync_command([self.experiment])
 
@@ -158,11 +223,16 @@ class WandbRun(WandbLogger):
         print(f"warning: {problem} Upload it later by: wandb sync --include-online {folder}", file=sys.stderr)
 
 
-def close_wandb(trainer: Trainer | None, summary: dict[str, Any] | None = None, status: int = 0) -> None:
-    """Finish the W&B run of a Trainer, if it has one, with final results and an exit status."""
+def close_wandb(
+    trainer: Trainer | None,
+    summary: dict[str, Any] | None = None,
+    status: int = 0,
+    outputs: Sequence[Callable[[Any], None]] = (),
+) -> None:
+    """Finish the W&B run of a Trainer, if it has one; the other arguments are those of `WandbRun.close`."""
     for logger in trainer.loggers if trainer is not None else ():
         if isinstance(logger, WandbRun):
-            logger.close(summary, status)
+            logger.close(summary, status, outputs)
 
 
 class MetricsCSV(Logger):

@@ -20,6 +20,8 @@ VARIABLES = {
     "name": "WANDB_NAME",
     "group": "WANDB_RUN_GROUP",
     "job_type": "WANDB_JOB_TYPE",
+    "tags": "WANDB_TAGS",
+    "notes": "WANDB_NOTES",
     "dir": "WANDB_DIR",
     "resume": "WANDB_RESUME",
 }
@@ -53,6 +55,20 @@ def mode(option: Mode) -> Mode:
         _print_stderr(f"warning: W&B writes to disk only because of WANDB_MODE={os.environ['WANDB_MODE']}.")
         return "offline"
     return option
+
+
+def warn_about_overridden(options: dict[str, Any]) -> None:
+    """Print a warning for options of the user that an environment variable overrides with another value.
+
+    Args:
+        options: Arguments of wandb.init that the user has given by options; None if not given.
+    """
+    for name, value in options.items():
+        if value is None or not is_set(VARIABLES[name]):
+            continue
+        used = os.environ[VARIABLES[name]].strip()
+        if used != (",".join(value) if isinstance(value, list) else value):
+            _print_stderr(f"warning: W&B uses {VARIABLES[name]}={used} instead of --wandb.{name}.")
 
 
 def disabled() -> str:
@@ -140,14 +156,27 @@ class WandbRunRecord:
         *entity, project = text.split("/")
         return {"project": project, **({"entity": entity[0]} if entity else {})}
 
-    def write(self, run_id: str) -> None:
-        """Record the id of the current run, with the project and entity in use."""
-        place = self.place
-        project = os.environ.get("WANDB_PROJECT", "").strip() or place["project"]
-        entity = os.environ.get("WANDB_ENTITY", "").strip() or place.get("entity", "")
+    def place_in_use(self, project: str | None = None, entity: str | None = None) -> dict[str, str]:
+        """Return the project and, if known, the entity of the next start of the run.
+
+        An environment variable of W&B takes precedence over an option, and an option over the recorded place.
+
+        Args:
+            project: The option --wandb.project.
+            entity: The option --wandb.entity.
+        """
+        recorded = self.place
+        chosen = {
+            "project": os.environ.get("WANDB_PROJECT", "").strip() or project or recorded["project"],
+            "entity": os.environ.get("WANDB_ENTITY", "").strip() or entity or recorded.get("entity"),
+        }
+        return {name: value for name, value in chosen.items() if value}
+
+    def write(self, run_id: str, place: dict[str, str]) -> None:
+        """Record the id of the current run, with its project and entity, from `place_in_use`."""
         if run_id != self.id:
             with atomic_write(self.id_file) as file:
                 file.write(run_id.encode())
-        if {"project": project, **({"entity": entity} if entity else {})} != place:
+        if place != self.place:
             with atomic_write(self.project_file) as file:
-                file.write("/".join(filter(None, (entity, project))).encode())
+                file.write("/".join(filter(None, (place.get("entity"), place["project"]))).encode())

@@ -7,6 +7,7 @@ from cli.suggestions import reason_for_missing_option, suggest
 
 # Errors that more disk space, other permissions or another folder resolve; not every platform defines all of them.
 STORAGE_ERRORS = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM")} - {None}
+SHORT_FORMS = {"wandb.mode": "wandb"}
 TYPE_DESCRIPTIONS = {
     "NoneType": "null",
     "Sequence": "a list such as [100,50] or [rotation,shift]",
@@ -74,9 +75,12 @@ def explain_invalid_value(option: str, text: str) -> str:
         for type_name, literal in expected
     ]
     value = re.findall(r"(?:Got|Given) value: (.*)", text)[-1]
+    option = SHORT_FORMS.get(option, option)
     message = f"--{option} takes {' or '.join(dict.fromkeys(allowed))}; got {value}."
     if option in ("callbacks", "figures"):
         message = message.replace("[400,400]", "[samples,traversals]")
+    if option == "wandb.tags":
+        message = message.replace("[400,400]", "[baseline,long]")
     return message
 
 

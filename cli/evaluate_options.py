@@ -13,8 +13,9 @@ MAX_VALUES = {"--ais_chains": 100_000, "--ais_temperatures": 10_000_000, "--ais_
 DESCRIPTION = (
     "Evaluate checkpoints on test images. A checkpoint stores its model, data set and protocol. Results of best.ckpt "
     "are written to the run folder as evaluation.json and log_px.npy (per-image values in test order), those of "
-    "last.ckpt as evaluation_last.json, and so on. Each result is also saved under its settings in evaluations/. "
-    "Tables of all runs are printed."
+    "last.ckpt as evaluation_last.json, and so on. A W&B artifact is downloaded to runs/wandb/ (or "
+    "WANDB_ARTIFACT_DIR), where its results are written too. Each result is also saved under its settings in "
+    "evaluations/. Tables of all runs are printed."
 )
 
 
@@ -22,7 +23,13 @@ def build_evaluation_parser() -> ArgumentParser:
     """Return the parser of evaluate.py."""
     parser = ArgumentParser(prog="evaluate.py", description=DESCRIPTION, exit_on_error=False, allow_abbrev=False)
     add = parser.add_argument
-    add("checkpoints", nargs="+", type=str, help="Paths of .ckpt files or run folders, or glob patterns.")
+    add(
+        "checkpoints",
+        nargs="+",
+        type=str,
+        help="Paths of .ckpt files or run folders, glob patterns, or W&B artifacts "
+        "(wandb:ENTITY/PROJECT/ARTIFACT:ALIAS).",
+    )
     add("--num_samples", type=int, default=1000, help="Importance samples K per image.")
     add_limit_option(parser)
     add(

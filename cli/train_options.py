@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace, get_loader, set_loader
 from pytorch_lightning import Trainer
 
 from callbacks import CALLBACKS
+from callbacks.wandb_environment import PROJECT
 from cli.suggestions import match_ignoring_case
 from datamodules import DATAMODULES
 from models import MODELS
@@ -47,6 +48,26 @@ NO_EFFECT = {
     "limit_predict_batches": (None, "train.py does not predict"),
     "inference_mode": (True, "validation never computes gradients"),
 }
+MAX_WANDB_NAME, MAX_WANDB_TAG = 128, 64  # characters that W&B permits
+WANDB_RESERVED = "/\\#?%:"  # characters that W&B does not permit in names of projects
+OPTION_FILE = "option_file"  # name of the loader below
+
+
+def load_options(text: str) -> Any:
+    """Return the content of a YAML file of options; `wandb: offline`, the short form, becomes `wandb: {mode: offline}`.
+
+    The parser also calls this for single values from the command line.
+    """
+    options = get_loader("yaml")(text)
+    if not isinstance(options, dict) or "wandb" not in options:
+        return options
+    section = options["wandb"] if isinstance(options["wandb"], dict) else {"mode": options["wandb"]}
+    if section.get("mode") is False:  # in YAML, off without quotes means false
+        section["mode"] = "off"
+    return options | {"wandb": section}
+
+
+set_loader(OPTION_FILE, load_options, exceptions=(yaml.YAMLError,))
 
 
 def expand_user(path: str) -> str:
@@ -98,15 +119,15 @@ def component_names_in_config(config: str) -> dict[str, str]:
     return {key: options[key]["name"] for key in REGISTRIES if "name" in options.get(key, {})}
 
 
-def component_name_from_flags(flags: argparse.Namespace, key: str) -> str | None:
-    """Return the name given by --model or --model.name (or --data, --data.name), or None.
+def value_of_either_form(flags: argparse.Namespace, key: str, long_key: str) -> str | None:
+    """Return the value of an option with a short and a long form, such as --model and --model.name, or None.
 
     Raises:
         ValueError: If both are given and differ.
     """
-    short, long = getattr(flags, key), getattr(flags, f"{key}_name")
+    short, long = getattr(flags, key), getattr(flags, f"{key}_{long_key}")
     if short is not None and long is not None and short != long:
-        raise ValueError(f"--{key} {short} and --{key}.name {long} disagree: give one of them.")
+        raise ValueError(f"--{key} {short} and --{key}.{long_key} {long} disagree: give one of them.")
     return long if short is None else short
 
 
@@ -145,6 +166,8 @@ def split_component_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     for key in REGISTRIES:
         first_parser.add_argument(f"--{key}")
         first_parser.add_argument(f"--{key}.name", dest=f"{key}_name")
+    first_parser.add_argument("--wandb")
+    first_parser.add_argument("--wandb.mode", dest="wandb_mode")
     first_parser.add_argument("--config", action="append", default=[])
     first_args, flags = first_parser.parse_known_args(argv)
     configs = [expand_user(config) for config in first_args.config]
@@ -152,7 +175,8 @@ def split_component_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     names = dict(DEFAULTS)
     for config in configs:
         names |= component_names_in_config(config)
-    names |= {key: name for key in REGISTRIES if (name := component_name_from_flags(first_args, key)) is not None}
+    given = {key: value_of_either_form(first_args, key, "name") for key in REGISTRIES}
+    names |= {key: name for key, name in given.items() if name is not None}
     for key, title in COMPONENT_TITLES.items():
         if names[key] not in REGISTRIES[key] and (match := match_ignoring_case(REGISTRIES[key], names[key])):
             raise ValueError(f"Unknown {title} '{names[key]}', did you mean {match}?")
@@ -162,7 +186,9 @@ def split_component_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 
     config_flags = [f"--config={config}" for config in configs]
     name_flags = [f"--{key}.name={name}" for key, name in names.items()]
-    return names, [*config_flags, *name_flags, *flags]
+    wandb_mode = value_of_either_form(first_args, "wandb", "mode")
+    wandb_flags = [] if wandb_mode is None else [f"--wandb.mode={wandb_mode}"]
+    return names, [*config_flags, *name_flags, *wandb_flags, *flags]
 
 
 def build_parser(names: dict[str, str]) -> ArgumentParser:
@@ -175,7 +201,12 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
     )
     usage = "python train.py [--model MODEL] [--data DATA] [--config FILE] [options]"
     parser = ArgumentParser(
-        prog="train.py", usage=usage, description=description, exit_on_error=False, allow_abbrev=False
+        prog="train.py",
+        usage=usage,
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        parser_mode=OPTION_FILE,
     )
     add_run_options(parser)
     for key, table in REGISTRIES.items():
@@ -207,7 +238,7 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
 def option_names(parser: ArgumentParser) -> list[str]:
     """Return all options of train.py that have an effect, without leading dashes."""
     no_effect = [f"trainer.{name}" for name in NO_EFFECT]
-    keys = parser.get_defaults().keys(branches=False)
+    keys = ["wandb" if key == "wandb.mode" else key for key in parser.get_defaults().keys(branches=False)]
     return [key for key in keys if not key.endswith(".name") and key not in no_effect]
 
 
@@ -271,7 +302,7 @@ def add_run_options(parser: ArgumentParser) -> None:
         default=False,
         help="Compile the loss, which takes up to half a minute and affects rounding. Measure whether it is faster.",
     )
-    add("--wandb", type=Literal["off", "offline", "online"], default="off", help="Mirror the run in W&B.")
+    add_wandb_options(parser)
     add(
         "--callbacks",
         type=list[str] | None,
@@ -287,6 +318,32 @@ def add_run_options(parser: ArgumentParser) -> None:
         help="Checkpoint of the final evaluation: that with the highest val/bound, or that of the last epoch.",
     )
     add_limit_option(parser)
+
+
+def add_wandb_options(parser: ArgumentParser) -> None:
+    """Add the options of W&B. `--wandb MODE` is short for `--wandb.mode MODE`."""
+    add = parser.add_argument
+    add(
+        "--wandb.mode",
+        type=Literal["off", "offline", "online"],
+        default="off",
+        help="Mirror the run in W&B; offline writes to the run folder only. --wandb MODE is the short form. "
+        "Environment variables of W&B take precedence over these options.",
+    )
+    add(
+        "--wandb.project",
+        type=str | None,
+        default=None,
+        help=f"W&B project; by default that of the resumed run, or {PROJECT}.",
+    )
+    add(
+        "--wandb.entity",
+        type=str | None,
+        default=None,
+        help="W&B user or team; by default that of the resumed run, or the default of the account.",
+    )
+    add("--wandb.tags", type=list[str] | None, default=None, help="Tags of the W&B run, such as [baseline,long].")
+    add("--wandb.notes", type=str | None, default=None, help="Notes on the W&B run.")
 
 
 def add_limit_option(parser: ArgumentParser) -> None:
@@ -327,6 +384,25 @@ def check_trainer(trainer: Namespace) -> None:
     for name in ("max_epochs", "max_steps"):
         if trainer[name] is not None and trainer[name] < -1:
             raise ValueError(f"--trainer.{name} must be -1 (no limit) or at least 0; got {trainer[name]}.")
+
+
+def check_wandb(options: Namespace) -> None:
+    """Raise ValueError if an option of W&B is invalid; print a warning if W&B is off and options have no effect."""
+    for name in ("project", "entity"):
+        value = options[name]
+        if value is None:
+            continue
+        if not value.strip() or len(value) > MAX_WANDB_NAME or any(mark in value for mark in WANDB_RESERVED):
+            raise ValueError(
+                f"--wandb.{name} must have 1 to {MAX_WANDB_NAME} characters, none of them {' '.join(WANDB_RESERVED)}; "
+                f"got {value!r}."
+            )
+    for tag in options.tags or ():
+        if not 1 <= len(tag) <= MAX_WANDB_TAG:
+            raise ValueError(f"--wandb.tags must each have 1 to {MAX_WANDB_TAG} characters; got {tag!r}.")
+    given = [f"--wandb.{name}" for name, value in options.items() if name != "mode" and value is not None]
+    if given and options.mode == "off" and global_rank() == 0:
+        print(f"warning: {', '.join(given)} has no effect: --wandb is off.", file=sys.stderr)
 
 
 def check_numbers(num_samples: int, limit: int | None, least: int = 1) -> None:

@@ -88,6 +88,13 @@ def weights_hash(checkpoint: dict) -> str:
     return hashlib.sha256(f"{list(weights)} {tensor_hash(*weights.values())}".encode()).hexdigest()[:12]
 
 
+def cache_key(checkpoint: dict, options: dict) -> str:
+    """Return the key of results: a text that names the model, its weights, the code and the options."""
+    weights = checkpoint["state_dict"]
+    model = [checkpoint["model"], checkpoint["hyper_parameters"], list(weights), tensor_hash(*weights.values())]
+    return json.dumps({"model": model, "code": source_hash(), **options}, sort_keys=True)
+
+
 def cached(
     path: Path,
     checkpoint: dict,
@@ -108,9 +115,7 @@ def cached(
         older: File that older versions used.
         attempt: Context in which the file is written; it handles errors.
     """
-    weights = checkpoint["state_dict"]
-    model = [checkpoint["model"], checkpoint["hyper_parameters"], list(weights), tensor_hash(*weights.values())]
-    about = json.dumps({"model": model, "code": source_hash(), **options}, sort_keys=True)
+    about = cache_key(checkpoint, options)
     arrays = broadcast_from_rank0(
         next((stored for file in (path, older) if file and (stored := load_if_current(file, about))), None)
     )

@@ -205,6 +205,11 @@ def provenance(checkpoint: dict, path: Path, data: ImageData) -> dict[str, Any]:
     }
 
 
+def likelihood_options(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str) -> dict[str, Any]:
+    """Return the options that cached likelihoods of the images `x` with labels `y` depend on."""
+    return {"K": K, "images": tensor_hash(x, *model.condition_args(y)), "precision": precision}
+
+
 def measured_likelihoods(
     model: models.Model,
     test: tuple[Tensor, Tensor],
@@ -215,8 +220,8 @@ def measured_likelihoods(
     """Return the fields of `Evaluation` from importance sampling and AIS. Per-image values are cached."""
     K = config.num_samples
     x, y = (part[: config.limit or model.default_limit] for part in test)
-    images = tensor_hash(x, *model.condition_args(y))
-    options: dict[str, Any] = {"K": K, "images": images, "precision": config.precision}
+    options = likelihood_options(model, x, y, K, config.precision)
+    images = options["images"]
     if config.compile:
         options["compile"] = True  # last digits differ
 

@@ -29,7 +29,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
     """Expand patterns such as runs/*/checkpoints/best.ckpt to paths of checkpoints, in order and each file once.
 
     An existing file or folder is never a pattern. A run folder stands for its best.ckpt. Two paths to the same file
-    count as one.
+    count as one. A W&B artifact is downloaded.
 
     Raises:
         ValueError: A pattern matches nothing, or the checkpoint of a folder is ambiguous.

@@ -84,10 +84,10 @@ def load(path: str | Path) -> Model:
     >>> images = model.sample(16)  # (16, C, H, W) in [0, 1]
 
     Args:
-        path: A .ckpt file, or a run folder.
+        path: A .ckpt file, a run folder, or a W&B artifact, wandb:ENTITY/PROJECT/ARTIFACT:ALIAS.
 
     Raises:
-        ValueError: If there is no such file, or it is no checkpoint of this project.
+        ValueError: If there is no such file or artifact, or it is no checkpoint of this project.
     """
     path = checkpoints.find(path)
     return from_checkpoint(read_checkpoint(path), path)

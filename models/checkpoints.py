@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from remote import wandb_artifacts
+
 # Types of the entries that Lightning and train.py write; each may be missing
 ENTRY_TYPES: dict[str, type] = {
     "state_dict": dict,
@@ -38,13 +40,17 @@ def find(path: str | Path) -> Path:
     """Return the checkpoint file for a path: the path itself if it is a file, and best.ckpt of a run folder.
 
     For a folder without best.ckpt (a run without validation), returns last.ckpt or the only .ckpt file, with a warning.
+    A W&B artifact is downloaded.
 
     Args:
-        path: A checkpoint, a run folder, or the folder `checkpoints` of a run.
+        path: A checkpoint, a run folder, the folder `checkpoints` of a run, or wandb:ENTITY/PROJECT/ARTIFACT:ALIAS.
 
     Raises:
-        ValueError: The folder has no checkpoint, or several without a best.ckpt or last.ckpt.
+        ValueError: The folder has no checkpoint, or several without a best.ckpt or last.ckpt; or an artifact cannot be
+            downloaded.
     """
+    if wandb_artifacts.is_reference(path):
+        path = wandb_artifacts.download(str(path))
     path = Path(path).expanduser()
     if not path.is_dir():
         return path
@@ -79,7 +85,7 @@ def read(path: str | Path) -> dict:
     Raises:
         ValueError: The file does not exist, is damaged, or contains more than tensors, numbers and text.
     """
-    path = find(Path(path).expanduser())
+    path = find(path)
     if not path.is_file():
         raise ValueError(
             f"There is no checkpoint {path}: give the path of a .ckpt file, such as RUN_FOLDER/checkpoints/best.ckpt, "

@@ -46,7 +46,7 @@ UNSUPPORTED = {
     "compile": False,
     "early_stopping": None,
     "resume": None,
-    "wandb": "off",
+    "wandb.mode": "off",
     "trainer.accumulate_grad_batches": 1,
     "trainer.gradient_clip_val": None,
     "trainer.max_steps": -1,

@@ -19,6 +19,7 @@ ROOMS = (
     ("callbacks",),
     ("runtime",),
     ("models", "figures", "datamodules"),
+    ("remote",),
 )
 LEVELS = {name: level for level, names in enumerate(ROOMS) for name in names}
 PACKAGES = [name for names in ROOMS for name in names if name not in ("train", "evaluate")]
@@ -112,6 +113,8 @@ def test_there_is_something_to_look_at():
 @pytest.mark.parametrize(("package", "source", "expected"), [
     ("models", "import torch\nfrom models.base import Model\nimport sklearn", []),
     ("models", "import wandb", ["imports wandb"]),
+    ("models", "from remote import wandb_artifacts", []),
+    ("remote", "import wandb\nimport models", ["imports models"]),
     ("models", "def f():\n    import matplotlib.pyplot as plt", ["imports matplotlib"]),
     ("models", "from callbacks.x import y\nimport datamodules", ["imports callbacks", "imports datamodules"]),
     ("callbacks", "import models\nimport wandb\nfrom datamodules import MNIST", []),

@@ -12,7 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(
-    {*ROOT.glob("*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("callbacks/*.py"), *ROOT.glob("datamodules/*.py")}
+    {
+        *ROOT.glob("*.py"),
+        *ROOT.glob("models/*.py"),
+        *ROOT.glob("callbacks/*.py"),
+        *ROOT.glob("datamodules/*.py"),
+        *ROOT.glob("remote/*.py"),
+    }
 )
 LATE = {"sklearn", "torchvision", "wandb"}  # which most commands can do without
 

@@ -1,6 +1,7 @@
 """train.py as its users run it: options, errors, run folders, determinism, resuming."""
 
 import csv
+import gc
 import inspect
 import json
 import math
@@ -151,6 +152,14 @@ MISTAKES = {
     "--data NPZ": "NPZ needs --data.root.",
     "--model M1M2": "M1M2 needs --model.m1.",
     "--wandb on": "--wandb takes one of off, offline, online; got on.",
+    "--wandb.mode on": "--wandb takes one of off, offline, online; got on.",
+    "--wandb offline --wandb.mode online": "--wandb offline and --wandb.mode online disagree: give one of them.",
+    "--wandb offline --wandb.project a/b": "--wandb.project must have 1 to 128 characters, none of them / \\ # ? % :",
+    "--wandb offline --wandb.entity a/b": "--wandb.entity must have 1 to 128 characters",
+    "--wandb offline --wandb.tags a,b": "--wandb.tags takes a list such as [baseline,long] or null; got a,b.",
+    "--wandb offline --wandb.tags ['']": "--wandb.tags must each have 1 to 64 characters; got ''.",
+    "--wandb offline --wandb.projekt p": "did you mean --wandb.project?",
+    "--wandb_project p": "did you mean --wandb.project?",
     "--num_samples -1": "--num_samples must be at least 0; got -1.",
     "--limit 0": "--limit must be at least 1; got 0.",
     "--callbacks [dreams]": "Unknown callback 'dreams'",
@@ -731,6 +740,96 @@ def test_default_wandb_project_and_one_line_with_the_run_path(variables, capfd):
     assert [line for line in out.splitlines() if "andb" in line or "W&B" in line] == [
         f"W&B, offline: upload it by: wandb sync {path}"
     ]
+
+
+SECTION = {"mode": "off", "project": None, "entity": None, "tags": None, "notes": None}
+
+
+@pytest.mark.parametrize(("flags", "text", "expected"), [
+    (["--wandb", "offline"], "", {"mode": "offline"}),
+    (["--wandb=online", "--wandb.project", "p"], "", {"mode": "online", "project": "p"}),
+    (["--wandb.tags", "[a,b]", "--wandb.mode", "offline"], "", {"mode": "offline", "tags": ["a", "b"]}),
+    ([], "wandb: offline", {"mode": "offline"}),
+    ([], "wandb: off", {}),
+    ([], "wandb: 'off'", {}),
+    ([], "wandb: {mode: off, project: p}", {"project": "p"}),
+    (["--wandb.project", "p"], "wandb: offline", {"mode": "offline", "project": "p"}),
+    (["--wandb", "online"], "wandb: {mode: offline, tags: [a]}", {"mode": "online", "tags": ["a"]}),
+    (["--wandb.entity", "e"], "wandb: {project: p, notes: a note}", {"project": "p", "entity": "e", "notes": "a note"}),
+])  # fmt: skip
+def test_both_forms_of_the_wandb_option(flags, text, expected):
+    Path("c.yaml").write_text(f"seed: 3\n{text}\n")
+    names, flags = train_options.split_component_flags([*flags, "--config", "c.yaml"])
+    parser = train_options.build_parser(names)
+    args = parser.parse_args(flags)
+    assert args.seed == 3
+    assert args.wandb.as_dict() == SECTION | expected
+    Path("stored.yaml").write_text(parser.dump(args, skip_unset=False))
+    names, flags = train_options.split_component_flags(["--config", "stored.yaml"])
+    assert parser.parse_args(flags).wandb.as_dict() == SECTION | expected
+
+
+def test_wandb_options_change_neither_the_group_nor_what_resumes(variables, capfd):
+    more = [*QUICK, *OFFLINE, "--run_dir", "a", "--resume", "auto", "--trainer.max_epochs"]
+    assert train.main([*more, "1"]) == 0
+    before = wandb_run("a")
+    assert train.main([*more, "1", "--wandb.tags", "[x]", "--wandb.notes", "again", "--wandb.project", "other"]) == 0
+    after = wandb_run("a")
+    assert (after.run_group, after.display_name, after.run_id) == (
+        before.run_group,
+        before.display_name,
+        before.run_id,
+    )
+    assert (after.project, list(after.tags), after.notes) == ("other", ["x"], "again")
+    assert "warning: This run was in elbo-room of W&B: it continues in other.\n" in capfd.readouterr().err
+    assert train.main([*more, "1"]) == 0  # without the option it stays there
+    assert wandb_run("a").project == "other"
+    assert "warning" not in capfd.readouterr().err
+
+
+def test_wandb_variables_take_precedence_over_options_with_a_warning(variables, capfd):
+    variables(WANDB_PROJECT="mine", WANDB_TAGS="a,b", WANDB_NOTES="same")
+    options = ["--wandb.project", "p", "--wandb.tags", "[c]", "--wandb.notes", "same", "--wandb.entity", "e"]
+    assert train.main([*QUICK, *OFFLINE, *options, "--run_dir", "a"]) == 0
+    run = wandb_run("a")
+    assert (run.project, run.entity, list(run.tags), run.notes) == ("mine", "e", ["a", "b"], "same")
+    assert Path("a/wandb_project").read_text() == "e/mine"
+    warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning")]
+    assert warnings == [
+        "warning: W&B uses WANDB_PROJECT=mine instead of --wandb.project.",
+        "warning: W&B uses WANDB_TAGS=a,b instead of --wandb.tags.",
+    ]
+
+
+def test_wandb_options_without_wandb_cost_a_warning(capsys):
+    assert train.main([*QUICK, "--callbacks", "[]", "--wandb.tags", "[a]", "--run_dir", "a"]) == 0
+    assert capsys.readouterr().err == "warning: --wandb.tags has no effect: --wandb is off.\n"
+
+
+# W&B leaves the file of the parameters open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_run_of_a_sweep_agent_keeps_its_id_and_takes_its_parameters_as_flags(variables, tmp_path, capfd):
+    """The variables, the file and the flags are those of `wandb agent`."""
+    (tmp_path / "files").mkdir()
+    parameters = {"model.z_dim": 3, "model.hidden": [4, 4], "model.batch_norm": True, "model.lr": 0.002}
+    file = tmp_path / "config-agent123.yaml"
+    file.write_text(yaml.safe_dump({"wandb_version": 1} | {key: {"value": value} for key, value in parameters.items()}))
+    variables(**OF_AGENT, WANDB_SWEEP_PARAM_PATH=file, WANDB_DIR=tmp_path / "files")
+    flags = [f"--{key}={value}" for key, value in parameters.items()]
+    quick = [*QUICK, *OFFLINE, "--wandb.tags", "[sweep]", "--run_dir", "a", "--resume", "auto"]
+    for epochs in ("1", "2"):
+        assert train.main([*quick, *flags, "--trainer.max_epochs", epochs]) == 0
+        run = wandb_run(tmp_path / "files")
+        assert (run.sweep_id, run.run_id, run.project, run.entity) == ("sweep1", "agent123", "mine", "us")
+        assert list(run.tags) == ["sweep"]
+    assert Path("a/wandb_id").read_text() == "agent123"
+    assert Path("a/wandb_project").read_text() == "us/mine"
+    stored = yaml.safe_load(Path("a/config.yaml").read_text())["model"]
+    assert {f"model.{key}": value for key, value in stored.items() if f"model.{key}" in parameters} == parameters
+    err = capfd.readouterr().err
+    assert "Ignoring" not in err
+    assert "warning" not in err.lower()
+    gc.collect()  # closes that file within this test
 
 
 @pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])

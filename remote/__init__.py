@@ -1,0 +1,1 @@
+"""Checkpoints that are stored elsewhere than on this machine."""
