@@ -374,7 +374,7 @@ class Model(LightningModule):
     def on_train_batch_start(self, batch: tuple, batch_idx: int) -> None:
         self.prepare_step()
 
-    def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if self.automatic_optimization:
             values = {"loss": self.loss(*batch)}
         else:

@@ -47,7 +47,8 @@ def take_steps(model, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Ten
 
 def rewind(trainer: Trainer, unused: int) -> None:
     """Return the last batches of a call, which `max_steps` has cut short, so that a longer run starts with these."""
-    loader, progress = trainer.train_dataloader, trainer.fit_loop.epoch_loop.batch_progress
+    loader: Any = trainer.train_dataloader
+    progress = trainer.fit_loop.epoch_loop.batch_progress
     # at the end of an epoch, the loader is at the start of the next one
     served = loader.steps if progress.is_last_batch else loader.position
     loader.load_state_dict({"epoch": trainer.current_epoch, "batch": served - unused})
@@ -95,14 +96,15 @@ def finish_epoch(trainer: Trainer) -> None:
 
 def set_calls_done(trainer: Trainer) -> None:
     """Set the number of calls in the epoch that a resumed run is in, which may have had other numbers of steps."""
-    loader = trainer.train_dataloader
+    loader: Any = trainer.train_dataloader
     epoch_loop = trainer.fit_loop.epoch_loop
     if not epoch_loop.restarting or not hasattr(loader, "position"):
         return
     progress = epoch_loop.batch_progress
-    calls = trainer.num_training_batches
+    calls = int(trainer.num_training_batches)
+    current: Any = progress.current
     if not progress.is_last_batch:
         calls -= math.ceil((loader.steps - loader.position) / loader.size)
-    unfinished = progress.current.ready - progress.current.completed
-    progress.current.ready = progress.current.started = progress.current.processed = calls
-    progress.current.completed = calls - unfinished
+    unfinished = current.ready - current.completed
+    current.ready = current.started = current.processed = calls
+    current.completed = calls - unfinished

@@ -71,7 +71,7 @@ def can_replay(device: str) -> bool:
 
 
 def configure_steps_per_call(
-    trainer: Trainer, data: Any, model: Model, steps: StepsPerCall, intervals: list[int], cuda_graph: bool
+    trainer: Any, data: Any, model: Model, steps: StepsPerCall, intervals: list[int], cuda_graph: bool
 ) -> int:
     """Set and return the number of optimizer steps per `training_step`.
 
