@@ -37,7 +37,7 @@ def batch_of(size: int, epochs: int, slow_epochs: int) -> list[Job]:
 
 
 JOBS = [
-    Job(TESTS, "tests", 60, gpu_tests, is_check=True),
+    Job(TESTS, "tests", 90, gpu_tests, is_check=True),
     *batch_of(128, 12, 3),
     vae("Lightning + torchvision, batch 128", 15, with_lightning(128, workers=0)),
     *batch_of(1024, 20, 5),
@@ -59,7 +59,7 @@ JOBS = [
     Job(LIKELIHOODS, "AIS", 75, ais),
     Job(RESUMING, "2 + 2 epochs = 4 epochs, S=1", 15, resume(*ONE), is_check=True),
     Job(RESUMING, "2 + 2 epochs = 4 epochs, default", 15, resume(), is_check=True),
-    Job(RESUMING, "SIGUSR1 in mid-epoch, S=1", 40, signalled(*ONE, batch=128), is_check=True),
+    Job(RESUMING, "SIGUSR1 in mid-epoch, S=1", 40, signalled(*ONE, batch=128, save_every=50), is_check=True),
     Job(TORCHRUN, "one process", 30, torchrun, is_check=True),
-    Job(RESUMING, "SIGUSR1 in mid-epoch, default", 40, signalled(batch=16), is_check=True),
+    Job(RESUMING, "SIGUSR1 in mid-epoch, default", 40, signalled(batch=16, save_every=500), is_check=True),
 ]

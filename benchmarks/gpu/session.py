@@ -184,7 +184,8 @@ def same_state() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
-        torch.compiler.reset()
+        if "torch._dynamo" in sys.modules:  # importing it takes seconds
+            torch.compiler.reset()
 
 
 def machine_facts() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from evaluation import metrics
 from models import MODELS, VAE, evaluating
 from models.estimators import passes
-from models.estimators.importance import MAX_DECODER_ROWS
+from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
 from models.estimators.passes import activation_bytes, halved_to_fit, samples_per_pass
 
 
@@ -74,3 +74,32 @@ def test_the_likelihood_does_not_depend_on_the_size_of_a_pass(vae, samples, monk
     for name, values in found.items():
         tolerance = 1e-3 if name in ("ess", "k_hat") else 1e-4
         torch.testing.assert_close(values, expected[name], atol=tolerance, rtol=1e-3, msg=name)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_passes_are_larger_and_results_agree_with_those_of_a_cpu(vae):
+    """The noise differs. The mean log weight over all images is known to a hundredth of a nat."""
+    x, y = binary_images(60), torch.zeros(60, dtype=torch.long)
+    expected = importance(vae, x, 1000)
+    vae.cuda()
+    assert MAX_DECODER_ROWS // 50 < samples_per_pass(vae, x.cuda(), None, 50) <= passes.GPU_ROWS // 50
+    found = importance(vae, x.cuda(), 1000, 500)
+    assert found.elbo.mean().item() == pytest.approx(expected.elbo.mean().item(), abs=0.2)
+    k_hat = pareto_k(found.largest, 1000)
+    torch.testing.assert_close(k_hat.cpu(), pareto_k(found.largest.cpu(), 1000), atol=1e-6, rtol=1e-6)
+    values = metrics.likelihoods(vae, x.cuda(), y.cuda(), 1000)
+    assert values["log_px"].shape == (60,)
+    assert all(torch.from_numpy(array).isfinite().all() for array in values.values())
+
+
+@pytest.mark.gpu
+def test_a_pass_on_a_gpu_takes_no_more_memory_than_is_counted(vae):
+    vae.cuda()
+    x, samples = binary_images(50).cuda(), 500
+    with evaluating(vae):
+        vae.log_weights(x, 1)  # allocates workspaces
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        vae.log_weights(x, samples)
+    used = torch.cuda.max_memory_allocated() - before
+    assert used < samples * len(x) * activation_bytes(vae, x[:1], None)
