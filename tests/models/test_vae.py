@@ -552,7 +552,7 @@ def test_the_warm_up_has_the_given_length(make, options, epochs, steps):
         max_epochs=epochs,
         max_steps=-1,
         global_step=0,
-        datamodule=None,
+        train_dataloader=None,
     )
     assert model.warmup_steps() == steps
     for step in (0, 1, 7, 20, 600):
