@@ -147,11 +147,10 @@ class GraphedStep:
             )
         return values
 
-    @torch.no_grad()
     def loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Return the loss of the next step, without any effect on it."""
         noise, restore = random_state(batch[0].device), snapshot(self.model.buffers(), [])
-        loss = self.model.loss(*batch)
+        loss = self.model.loss(*batch).detach()  # with gradients, for which a compiled loss is compiled already
         restore()
         set_random_state(batch[0].device, noise)
         return loss
