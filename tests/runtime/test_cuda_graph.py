@@ -43,7 +43,8 @@ def run(folder, *more, epochs=3):
     ["--trainer.precision", "bf16-mixed"], ["--model.batch_norm", "true"],
     ["--model.objective", "dreg", "--model.num_samples", "3"],
     ["--model", "HierarchicalVAE"], ["--model", "AffineVAE"],  # CVAE reads its labels, on a CPU only
-    ["--model", "M2", "--data.num_labels", "50"], ["--model", "ADGM", "--data.num_labels", "50"],
+    ["--model", "M2", "--data.num_labels", "50", "--model.hidden", "[16]"],
+    ["--model", "ADGM", "--data.num_labels", "50", "--model.hidden", "[16]"],
     ["--model", "GMMN"], ["--model", "GAN"], ["--model", "GAN", "--model.r1", "0.1"], ["--model", "AE"],
 ], ids=" ".join)  # fmt: skip
 def test_recorded_steps_are_the_eager_steps(tmp_path, capsys, more):
