@@ -3,6 +3,8 @@
 import errno
 import re
 
+import yaml
+
 from cli.suggestions import reason_for_missing_option, suggest
 
 # Errors that more disk space, other permissions or another folder resolve; not every platform defines all of them.
@@ -52,6 +54,15 @@ def explain_file_error(error: OSError) -> str:
     return text
 
 
+def explain_yaml_error(error: OSError | UnicodeDecodeError | yaml.YAMLError) -> str:
+    """Return why a YAML file cannot be read, on one line and without a full stop."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
 def explain_parser_error(text: str, names: dict[str, str], known: list[str]) -> str:
     """Return a clearer version of a message of jsonargparse, or the message itself if it is not recognised."""
     if positional := re.match(r"unrecognized arguments: ([^-\s]\S*)", text):
@@ -62,6 +73,8 @@ def explain_parser_error(text: str, names: dict[str, str], known: list[str]) -> 
     if required := re.match(r"the following arguments are required: (\S+)", text):
         option, section = required[1], required[1].partition(".")[0]
         return f"{names[section]} needs --{option}." if section in names else f"Give one {option.rstrip('s')} or more."
+    if switch := re.match(r"argument (--\w+)/(--no_\w+): ignored explicit argument", text):
+        return f"{switch[1]} takes no value: write {switch[1]} or {switch[2]}."
     if invalid := re.match(r'Parser key "([^"]+)":\s+(?:Expected|Does not validate)', text):
         return explain_invalid_value(invalid[1], text)
     return text

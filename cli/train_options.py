@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 
 from callbacks import CALLBACKS
 from callbacks.wandb_environment import PROJECT
+from cli.errors import explain_yaml_error
 from cli.suggestions import match_ignoring_case
 from datamodules import DATAMODULES
 from models import MODELS
@@ -107,8 +108,7 @@ def component_names_in_config(config: str) -> dict[str, str]:
     except FileNotFoundError as error:
         raise ValueError(f"--config {config} was not found.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{config} cannot be read as a YAML file of options: {reason}") from error
+        raise ValueError(f"{config} cannot be read as a YAML file of options: {explain_yaml_error(error)}.") from error
     if not isinstance(options, dict):
         raise ValueError(f"{config} is not a YAML file of options such as 'seed: 0'.")
     for key in REGISTRIES.keys() & options.keys():

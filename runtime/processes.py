@@ -217,4 +217,5 @@ def filter_warnings() -> None:
     # machines with SLURM may be used without it
     warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
     # the M1 of an M1M2 is always in evaluation mode
+    warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # first steps: no graph yet
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")

@@ -45,6 +45,7 @@ def need_single_steps(trainer: Trainer, model: Model) -> list[str]:
         "--trainer.precision 16-mixed": trainer.precision == "16-mixed",  # scales gradients
         "--trainer.limit_train_batches": trainer.limit_train_batches != 1.0,
         "--trainer.val_check_interval": trainer.val_check_interval != 1.0,
+        "--trainer.min_steps": trainer.min_steps is not None,  # early stopping may end training at this very step
     }
     kind = type(model)
     methods = [f"{kind.__name__}.{name}" for name in HOOKS if getattr(kind, name) is not getattr(Model, name)]

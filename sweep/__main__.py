@@ -5,7 +5,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from cli.errors import explain_error
 from cli.streams import prepare_streams
+from cli.train_options import expand_user
 from runtime.processes import configure_performance, filter_warnings
 from sweep import local, slurm
 from sweep.grid import read_sweep
@@ -60,6 +62,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--local must be at least 1; got {args.local}.")
     if args.sbatch and not args.slurm:
         raise ValueError("--sbatch has no effect without --slurm: leave it out.")
+    try:
+        shlex.split(args.sbatch)
+    except ValueError as error:
+        raise ValueError(f"--sbatch has an unclosed quote or a single backslash at its end: {args.sbatch}") from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         args, more = build_parser().parse_known_args(argv)
         check_arguments(args)
         sweep = read_sweep(args.file)
-        runs = make_runs(sweep, args.sweep_dir.expanduser(), more)
+        sweep_dir = Path(expand_user(str(args.sweep_dir)))
+        runs = make_runs(sweep, sweep_dir, more)
         finished = check_runs(runs, for_this_machine=not args.slurm)
         for number, (run, is_finished) in enumerate(zip(runs, finished, strict=True), 1):
             note = " (finished)" if is_finished else ""
@@ -81,14 +88,18 @@ def main(argv: list[str] | None = None) -> int:
         if args.dry_run or not left:
             return 0
         if args.slurm:
-            return slurm.submit(sweep.name, runs, finished, args.sweep_dir / sweep.name, shlex.split(args.sbatch))
+            return slurm.submit(sweep.name, runs, finished, sweep_dir / sweep.name, shlex.split(args.sbatch))
     except (argparse.ArgumentError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {explain_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Stopped before the first run.", file=sys.stderr)
         return 130
-    return local.run_all(left, args.local)
+    try:
+        return local.run_all(left, args.local)
+    except OSError as error:  # such as a full disk
+        print(f"error: {explain_error(error)} The same command resumes.", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from cli.errors import explain_yaml_error
+
+KEYS = ("program", "method", "parameters", "command", "name", "description", "metric", "project", "entity")
 MACROS = ("${env}", "${interpreter}", "${program}", "${args}")  # placeholders in `command` that W&B's agent replaces
 
 
@@ -51,11 +54,15 @@ def read_sweep(file: Path) -> Sweep:
         )
     if "early_terminate" in content:
         raise ValueError(f"{file}: early_terminate is only supported by W&B: remove it, or use 'wandb sweep'.")
+    if unknown := [key for key in content if key not in KEYS]:
+        raise ValueError(f"{file}: {unknown[0]} is not supported without W&B: remove it, or use 'wandb sweep'.")
     parameters = content.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
         raise ValueError(f"{file} needs a section 'parameters' that maps option names to 'value' or 'values'.")
     fixed, swept = {}, {}
     for name, parameter in parameters.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{file}: {name} is not the name of an option: write names such as model.z_dim.")
         if not isinstance(parameter, dict) or ("value" in parameter) == ("values" in parameter):
             raise ValueError(
                 f"{file}: parameter {name} must have either 'value' or 'values', such as 'values: [1, 2]'."
@@ -63,12 +70,15 @@ def read_sweep(file: Path) -> Sweep:
         if unknown := [key for key in parameter if key not in ("value", "values", "distribution")]:
             raise ValueError(f"{file}: parameter {name} has {unknown[0]}: without W&B, only 'value' and 'values' work.")
         if "value" in parameter:
-            fixed[name] = parameter["value"]
+            fixed[name] = check_value(file, name, parameter["value"])
         else:
             swept[name] = check_values(file, name, parameter["values"])
     if not swept:
         raise ValueError(f"{file}: no parameter has 'values': there is nothing to sweep.")
-    return Sweep(file, fixed, swept, command_options(file, content.get("command", list(MACROS))))
+    command = command_options(file, content.get("command", list(MACROS)))
+    if twice := [name for name in option_names(command) if name in option_names(option_words(fixed | swept))]:
+        raise ValueError(f"{file}: {twice[0]} is in both 'parameters' and 'command': remove one of them.")
+    return Sweep(file, fixed, swept, command)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -82,8 +92,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(f"There is no sweep file {file}: name a file such as sweeps/objectives.yaml first.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{file} cannot be read as a YAML file: {reason}") from error
+        raise ValueError(f"{file} cannot be read as a YAML file: {explain_yaml_error(error)}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} is not a sweep file: it needs 'program', 'method' and 'parameters'.")
     return content
@@ -97,10 +106,25 @@ def check_values(file: Path, name: str, values: Any) -> list[Any]:
     """
     if not isinstance(values, list) or not values:
         raise ValueError(f"{file}: the values of {name} must be a list with at least one entry; got {values}.")
-    texts = [option_text(value) for value in values]
+    texts = [option_text(check_value(file, name, value)) for value in values]
     if repeated := [text for text in texts if texts.count(text) > 1]:
         raise ValueError(f"{file}: {name} lists the value {repeated[0]} twice.")
     return values
+
+
+def check_value(file: Path, name: str, value: Any) -> Any:
+    """Return a value of a parameter.
+
+    Raises:
+        ValueError: It is of a type that only YAML has, such as a date.
+    """
+    try:
+        option_text(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file}: the value {value} of {name} is a {type(value).__name__}: write it in quotes."
+        ) from error
+    return value
 
 
 def command_options(file: Path, command: Any) -> list[str]:

@@ -30,8 +30,9 @@ def check_runs(runs: Sequence[Run], for_this_machine: bool) -> list[bool]:
         for_this_machine: Whether they will run here; otherwise accelerator and number of devices are not checked.
 
     Raises:
-        ValueError: An option does not exist or has an invalid value.
+        ValueError: An option does not exist or has an invalid value, or two runs have the same options.
     """
+    names: dict[str, str] = {}  # of the runs, by their options
 
     @lru_cache(CACHED_DATA_SETS)
     def load_cached(options: str) -> ImageData:
@@ -40,11 +41,20 @@ def check_runs(runs: Sequence[Run], for_this_machine: bool) -> list[bool]:
     def load_data(args: Namespace) -> ImageData:
         return load_cached(json.dumps(args.data.as_dict()))
 
-    return [check_run(run, load_data, for_this_machine) for run in runs]
+    finished = []
+    for run in runs:
+        config, is_run_finished = check_run(run, load_data, for_this_machine)
+        other = names.setdefault(json.dumps(config, sort_keys=True, default=str), run.name)
+        if other != run.name:
+            raise ValueError(f"{other} and {run.name} have the same options: remove one of these values.")
+        finished.append(is_run_finished)
+    return finished
 
 
-def check_run(run: Run, load_data: Callable[[Namespace], ImageData], for_this_machine: bool) -> bool:
-    """Check the options of a run and return whether it is finished.
+def check_run(
+    run: Run, load_data: Callable[[Namespace], ImageData], for_this_machine: bool
+) -> tuple[dict[str, Any], bool]:
+    """Check the options of a run, and return all of them and whether it is finished.
 
     Args:
         run: The run.
@@ -69,7 +79,7 @@ def check_run(run: Run, load_data: Callable[[Namespace], ImageData], for_this_ma
         data.run_seed = args.seed
         model = train.build_model(args, data)
         check_trainer(args, model, run, for_this_machine)
-        return is_finished(run.folder, args, config, data)
+        return config, is_finished(run.folder, args, config, data)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         raise ValueError(f"{run.name}: {explain_option_error(error, names, known)}") from error
 

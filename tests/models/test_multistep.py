@@ -104,6 +104,7 @@ def test_max_steps_ends_training_within_a_call():
 @pytest.mark.parametrize("options", [
     ["--trainer.accumulate_grad_batches", "2"], ["--trainer.gradient_clip_val", "1"],
     ["--trainer.limit_train_batches", "3"], ["--trainer.val_check_interval", "5"],
+    ["--trainer.min_steps", "17", "--early_stopping", "1", "--model.lr", "0.5"],
 ])  # fmt: skip
 def test_features_that_need_single_steps_disable_multistep_training(capsys, options):
     assert train.main(command("a", "VAE", *options)) == 0

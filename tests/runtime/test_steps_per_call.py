@@ -12,7 +12,7 @@ from runtime.steps_per_call import choose, need_single_steps
 
 def plain_trainer(**options):
     defaults = {"world_size": 1, "accumulate_grad_batches": 1, "gradient_clip_val": None, "precision": "32-true",
-                "limit_train_batches": 1.0, "val_check_interval": 1.0}  # fmt: skip
+                "limit_train_batches": 1.0, "val_check_interval": 1.0, "min_steps": None}  # fmt: skip
     return SimpleNamespace(**defaults | options)
 
 

@@ -1,5 +1,7 @@
 """Sweep files are read, expanded to all combinations, and refused in one sentence if they need W&B."""
 
+from datetime import date
+
 import pytest
 
 from sweep.grid import read_sweep
@@ -38,6 +40,9 @@ def test_only_grids_run_without_wandb(sweep_file, method):
     ({"seed": {"values": []}}, "must be a list with at least one entry"),
     ({"seed": {"values": 3}}, "must be a list with at least one entry"),
     ({"seed": {"values": [1, 2, 1]}}, "seed lists the value 1 twice"),
+    ({1: {"values": [1, 2]}}, "1 is not the name of an option"),
+    ({"seed": {"values": [date(2026, 1, 2), 1]}}, "the value 2026-01-02 of seed is a date: write it in quotes"),
+    ({**Z, "seed": {"value": date(2026, 1, 2)}}, "the value 2026-01-02 of seed is a date: write it in quotes"),
 ])  # fmt: skip
 def test_invalid_parameters_are_named(sweep_file, parameters, message):
     with pytest.raises(ValueError, match=message):
@@ -47,6 +52,8 @@ def test_invalid_parameters_are_named(sweep_file, parameters, message):
 @pytest.mark.parametrize(("keys", "message"), [
     ({"program": "evaluate.py"}, "program must be train.py"),
     ({"early_terminate": {"type": "hyperband"}}, "early_terminate is only supported by W&B"),
+    ({"run_cap": 1}, "run_cap is not supported without W&B"),
+    ({"command": ["${args}", "--model.z_dim=4"]}, "model.z_dim is in both 'parameters' and 'command'"),
     ({"command": ["${program}"]}, "must be a list that contains"),
     ({"command": ["${program}", "${args_json}", "${args}"]}, "contains .*args_json"),
 ])  # fmt: skip
@@ -57,7 +64,7 @@ def test_other_invalid_sections_are_named(sweep_file, keys, message):
 
 @pytest.mark.parametrize(("content", "message"), [
     (None, "There is no sweep file .*: name a file such as sweeps/objectives.yaml first"),
-    ("a: [", "cannot be read as a YAML file"),
+    ("a: [1\nb: }", "cannot be read as a YAML file: line 2: expected .*, but got ':'.$"),
     ("- a", "is not a sweep file"),
 ])  # fmt: skip
 def test_unreadable_files_are_named(tmp_path, content, message):

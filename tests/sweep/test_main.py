@@ -43,6 +43,8 @@ def test_a_dry_run_starts_nothing(sweep_file, tmp_path, started, capsys):
     ({"model.objective": {"values": ["elbo", "iwea"]}}, [], "objective=iwea: .*iwea"),
     ({"model": {"values": ["VAE", "VEA"]}}, [], "model=VEA: .*VEA"),
     ({"seed": {"values": [0, -1]}}, [], "seed=-1: --seed must be between"),
+    ({"model.lr": {"values": [0.001, "1e-3"]}}, [], "lr=0.001 and lr=1e-3 have the same options"),
+    ({**Z, "compile": {"value": True}}, [], "z_dim=2: --compile takes no value: write --compile or --no_compile."),
     (Z, ["--trainer.max_epoch", "3"], "Unknown option --trainer.max_epoch, did you mean --trainer.max_epochs"),
     (Z, ["--trainer.precision", "12"], "12"),
     (Z, ["--callbacks", "[sample]"], "sample"),
@@ -67,12 +69,28 @@ def test_a_mistake_ends_the_sweep_before_its_first_run(
     (["--local", "1", "--slurm"], "exactly one of"),
     (["--local", "0"], "--local must be at least 1"),
     (["--local", "two"], "argument --local: invalid int value"),
+    (["--slurm", "--sbatch", "'--partition=gpu"], "--sbatch has an unclosed quote"),
+    (["--local", "1", "--sweep_dir", "~nobody-of-this-name/runs"], "that user has no home folder"),
     (["--local", "1", "--sbatch=--partition=gpu"], "--sbatch has no effect without --slurm"),
 ])  # fmt: skip
 def test_invalid_options_of_the_program_itself(sweep_file, started, capsys, arguments, message):
     assert main([str(sweep_file(TINY | Z)), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert started == []
+
+
+def test_the_folder_of_all_sweeps_may_begin_with_a_tilde(sweep_file, tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(slurm, "submit", lambda name, runs, finished, folder, sbatch: folders.append(folder) or 0)
+    assert main([str(sweep_file(TINY | Z)), "--slurm", "--sweep_dir", "~/runs"]) == 0
+    assert folders == [tmp_path / "runs" / "file"]
+
+
+def test_a_folder_that_cannot_be_created_is_named(sweep_file, tmp_path, capsys):
+    (tmp_path / "runs").write_text("a file")
+    assert main([str(sweep_file(TINY | Z)), "--local", "1", "--sweep_dir", str(tmp_path / "runs")]) == 1
+    assert re.match(r"error: \S+ cannot be used: Not a directory\.", capsys.readouterr().err)
 
 
 def test_without_a_file(capsys):
