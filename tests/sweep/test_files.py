@@ -50,8 +50,8 @@ def test_the_agent_of_wandb_starts_the_same_runs(file, tmp_path):
     for point, run in zip(sweep.points(), make_runs(sweep, tmp_path), strict=True):
         words = agent_words(content, point)
         agent = parsed(words)
-        assert agent.wandb == "online"
-        agent.wandb = "off"
+        assert agent.wandb.mode == "online"
+        agent.wandb.mode = "off"
         assert agent == parsed(run.options)
 
 
