@@ -35,7 +35,7 @@ class StepRNG(Callback):
             self.generator = torch.cuda.default_generators[device.index]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.batch = getattr(batch, "first", batch_idx)  # of a group of batches (`--steps_per_call`)
+        self.batch = getattr(batch, "first", batch_idx)  # a Group of batches (`--steps_per_call`)
         self._seed(trainer)
 
     def on_next_step(self, trainer: Trainer) -> None:

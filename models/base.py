@@ -387,8 +387,8 @@ class Model(LightningModule):
         """Take one optimizer step without Lightning's hooks and return the values to log as `train/<name>`.
 
         A model with several optimizers overrides this method and sets `takes_own_steps`. `loss` must be among the
-        values. On a GPU the step may be recorded once and replayed: it must read all that changes from step to step
-        from tensors on the device.
+        values. On a GPU the step may be captured as a CUDA graph and replayed: whatever changes from step to step
+        must be a tensor on the device.
         """
         optimizer = self.all_optimizers()[0]
         loss = self.loss(x, y)

@@ -1,4 +1,4 @@
-"""Record a training step in a CUDA graph, which launches all its kernels at once."""
+"""Capture an optimizer step as a CUDA graph, whose replay launches all its kernels at once."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +17,8 @@ LOSS_TOLERANCE = (1e-4, 1e-4)  # relative and absolute, between a replay and the
 def capture(step: Callable[..., Any], *inputs: Tensor, restore: Callable[[], None]) -> Callable[..., Any]:
     """Return a function that replays `step` on new inputs of the same shapes.
 
-    The random numbers of a replay are those that the eager step draws with the same state of the generator. What is
-    returned is overwritten by the next replay.
+    A replay draws the same random numbers as the eager step with the same state of the generator. The next replay
+    overwrites the tensors that a replay returns.
 
     Args:
         step: Takes the inputs, runs forward, backward and the optimizer, and returns tensors.
@@ -26,7 +26,7 @@ def capture(step: Callable[..., Any], *inputs: Tensor, restore: Callable[[], Non
         restore: Undoes the effects of the steps that are taken before the capture.
 
     Raises:
-        RuntimeError: The step cannot be captured, for example since it waits for a value from the GPU.
+        RuntimeError: The step cannot be captured, for example because it waits for a value from the GPU.
     """
     buffers = [example.clone() for example in inputs]
     noise = random_state(buffers[0].device)
@@ -96,9 +96,10 @@ def prepare_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) ->
 class GraphedStep:
     """The optimizer step of a model, `take_step`, as a CUDA graph.
 
-    A shape of batches is captured when it occurs for the second time: the first step allocates and compiles. Steps run
-    one kernel after the other, with a warning, if they cannot be captured or if a replay no longer computes the loss of
-    the model: whatever changes from step to step outside of tensors on the GPU is fixed in the graph.
+    The step is captured when a shape of batches occurs for the second time, because the first step allocates and
+    compiles. If it cannot be captured, or if the loss of a replay differs from that of the model, a warning is printed
+    and all further steps are eager. The losses differ if the model reads a changing number that is not a tensor on the
+    GPU, because its value is fixed in the graph.
 
     Args:
         model: A model on a GPU, attached to a Trainer, with manual optimization.
@@ -135,20 +136,20 @@ class GraphedStep:
             self.give_up(f"they cannot be captured ({str(error).splitlines()[0]})")
 
     def replay(self, shape: tuple, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Take a recorded step and return copies of its values; check the loss of replays 1, 2, 4, 8, ..."""
+        """Replay the step and return copies of its values; check the loss of replays 1, 2, 4, 8, ..."""
         self.replays += 1
         is_checked = self.replays & (self.replays - 1) == 0 and not self.model.takes_own_steps
         expected = self.loss(batch) if is_checked else None
         values = {name: value.clone() for name, value in self.graphs[shape](*batch).items()}
         if expected is not None and not torch.allclose(values["loss"], expected, *LOSS_TOLERANCE, equal_nan=True):
             self.give_up(
-                f"the loss of a recorded one is {values['loss']:.6g} and should be {expected:.6g}, since "
-                f"{type(self.model).__name__} computes it from a number that changes and is not a tensor on the GPU"
+                f"a replay has a loss of {values['loss']:.6g} instead of {expected:.6g}, because "
+                f"{type(self.model).__name__} computes it from a changing number that is not a tensor on the GPU"
             )
         return values
 
     def loss(self, batch: tuple[Tensor, ...]) -> Tensor:
-        """Return the loss of the next step, without any effect on it."""
+        """Return the eager loss of the next step, and restore the generator and the buffers."""
         noise, restore = random_state(batch[0].device), snapshot(self.model.buffers(), [])
         loss = self.model.loss(*batch).detach()  # with gradients, for which a compiled loss is compiled already
         restore()
@@ -156,7 +157,7 @@ class GraphedStep:
         return loss
 
     def give_up(self, reason: str) -> None:
-        """Take all further steps one kernel after the other."""
+        """Print a warning; all further steps are eager."""
         self.works = False
         print(f"warning: steps are not replayed as a CUDA graph: {reason}.", file=sys.stderr)
 

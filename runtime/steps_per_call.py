@@ -13,10 +13,10 @@ from models import Model
 from runtime.cuda_graph import GraphedStep
 from runtime.threads import training_work
 
-# A call lasts about CALL_SECONDS, if MOST_STEPS permit: longer ones would not be faster, but delay signals.
+# A call lasts about CALL_SECONDS and has at most MOST_STEPS steps: longer calls are not faster and delay signals.
 CALL_SECONDS = {"cpu": 0.2, "cuda": 0.1}
 MOST_STEPS = {"cpu": 10, "cuda": 50}
-# Multiply-adds of forward passes per second, with backward pass and optimizer. One thread of a CPU makes 5 to 15e9;
+# Multiply-adds of the forward pass per second of a whole step. One thread of a CPU reaches 5 to 15e9;
 # a GPU is far from its peak with networks of this size.
 WORK_PER_SECOND = {"cpu": 1e10, "cuda": 1e12}
 
@@ -37,7 +37,7 @@ def check_steps_per_call(steps: StepsPerCall) -> None:
 
 
 def need_single_steps(trainer: Trainer, model: Model) -> list[str]:
-    """Return what requires that the Trainer sees each step: options and methods of the model."""
+    """Return the options and the methods of the model that require that the Trainer sees each step."""
     options = {
         "--trainer.devices": trainer.world_size > 1,
         "--trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
@@ -67,7 +67,7 @@ def choose(work: float, device: str, intervals: list[int]) -> int:
 
 
 def can_replay(device: str) -> bool:
-    """Return whether this type of device can record steps and replay them."""
+    """Return whether this type of device can capture and replay steps."""
     return device == "cuda"
 
 
@@ -84,7 +84,7 @@ def configure_steps_per_call(
         model: Its model, on the CPU.
         steps: `--steps_per_call`.
         intervals: Numbers of steps after which the user wants to see or save something.
-        cuda_graph: Whether a GPU may replay recorded steps.
+        cuda_graph: Whether a GPU may replay captured steps.
     """
     obstacles = need_single_steps(trainer, model)
     device = trainer.strategy.root_device.type
