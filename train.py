@@ -367,6 +367,7 @@ def main(argv: list[str] | None = None) -> int:
             config["threads"] = choose_threads(args, trainer, data, model, resume)
             print_summary(trainer, data, model, config)
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+            model.graphed_step = None  # frees the memory of its CUDA graphs for the evaluation
             return evaluate_trained(trainer, args, data, start)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         if training_has_begun(trainer):

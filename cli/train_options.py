@@ -63,7 +63,7 @@ def load_options(text: str) -> Any:
     if not isinstance(options, dict) or "wandb" not in options:
         return options
     section = options["wandb"] if isinstance(options["wandb"], dict) else {"mode": options["wandb"]}
-    if section.get("mode") is False:  # in YAML, off without quotes means false
+    if "mode" in section and not section["mode"]:  # in YAML, off without quotes means false; null is none
         section["mode"] = "off"
     return options | {"wandb": section}
 

@@ -58,12 +58,14 @@ def choose(work: float, device: str, intervals: list[int]) -> int:
     Args:
         work: Multiply-adds of the forward pass of one step.
         device: Type of the device, cpu or cuda.
-        intervals: Numbers of steps after which something must happen: multiples of the number that is returned.
+        intervals: Numbers of steps after which something is due: multiples of the number that is returned, if possible.
     """
     seconds = work / WORK_PER_SECOND[device]
     most = max(1, min(MOST_STEPS[device], int(CALL_SECONDS[device] / max(seconds, 1e-9))))
     interval = math.gcd(*intervals) if intervals else 0  # 0 is a multiple of every number
-    return max(steps for steps in range(1, most + 1) if interval % steps == 0)
+    steps = max(steps for steps in range(1, most + 1) if interval % steps == 0)
+    # an interval such as 53 has no divisor: what is due within a call then happens at its end
+    return most if 2 * steps < most <= min(intervals, default=0) else steps
 
 
 def can_replay(device: str) -> bool:

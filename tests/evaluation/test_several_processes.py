@@ -121,7 +121,11 @@ def test_all_of_them_in_one_report(computed, capsys):
     assert shown in out
     assert shown in Path("r/results.md").read_text()
     assert out.endswith("Report: r\n")
-    assert len(list(Path("r").glob("*.png"))) == 2
+    assert sorted(path.name for path in Path("r").glob("*.png")) == [
+        "rate_distortion.png",
+        "results_1.png",
+        "results_2.png",
+    ]
 
 
 def test_the_same_command_again_computes_nothing(computed, capsys):

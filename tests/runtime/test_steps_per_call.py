@@ -30,6 +30,8 @@ def test_a_call_ends_where_the_user_wants_to_see_or_save_something():
     assert choose(0, "cpu", [50, 6]) == 2
     assert choose(0, "cpu", [7]) == 7
     assert choose(0, "cpu", [1]) == 1
+    assert choose(0, "cpu", [25]) == 5
+    assert choose(0, "cpu", [53]) == 10  # 1 would be too slow
 
 
 class OwnHook(VAE):
@@ -60,6 +62,20 @@ def test_a_hook_of_a_users_model_is_called(tmp_path, monkeypatch, capsys):
     more = ["--model", "OwnHook", "--trainer.max_epochs", "1", "--steps_per_call", "5"]
     assert train.main(command(str(tmp_path / "b"), "VAE", *more)) == 0
     assert "--steps_per_call is set to 1, as OwnHook.on_before_optimizer_step requires" in capsys.readouterr().err
+
+
+class ReadsTrainer(VAE):
+    """Its loss reads a number of the Trainer, which is there only during training."""
+
+    def loss(self, x, y):
+        return super().loss(x, y) * (1 + self.trainer.current_epoch)
+
+
+def test_a_loss_that_reads_the_trainer_needs_no_option(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "ReadsTrainer", ReadsTrainer)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    more = ["--model", "ReadsTrainer", "--trainer.max_epochs", "1"]
+    assert train.main(command(str(tmp_path / "a"), "VAE", *more)) == 0
 
 
 @pytest.mark.parametrize("value", ["0", "many"])
