@@ -751,6 +751,7 @@ SECTION = {"mode": "off", "project": None, "entity": None, "tags": None, "notes"
     (["--wandb.tags", "[a,b]", "--wandb.mode", "offline"], "", {"mode": "offline", "tags": ["a", "b"]}),
     ([], "wandb: offline", {"mode": "offline"}),
     ([], "wandb: off", {}),
+    ([], "wandb: null", {}),
     ([], "wandb: 'off'", {}),
     ([], "wandb: {mode: off, project: p}", {"project": "p"}),
     (["--wandb.project", "p"], "wandb: offline", {"mode": "offline", "project": "p"}),
