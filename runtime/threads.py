@@ -16,9 +16,10 @@ from models import Model, evaluating
 from models.estimators.importance import MAX_DECODER_ROWS
 
 # Multiply-adds per forward pass and step from which one more thread pays off. Measured on two idle cores: the second
-# thread makes steps of 20 to 100 million (8x8 images; 28x28, batch 100) 1.2 times as fast, steps of 300 to 500 million
-# (IWAE, K = 5; batch 500) 1.6 times. With another process on the cores, it made all of them slower.
-WORK_PER_THREAD = 100e6
+# thread makes steps of 20 to 100 million (8x8 images; 28x28, batch 100) 1.2 times as fast, steps of 120 million (28x28,
+# batch 128) 1.3 times, and steps of 300 to 500 million (IWAE, K = 5; batch 500) 1.6 times. With another process on the
+# cores, it made all of them slower.
+WORK_OF_TWO_THREADS, WORK_PER_THREAD = 120e6, 100e6  # of the first two, and of each further one
 
 
 def cores() -> int:
@@ -88,7 +89,8 @@ def threads_for_work(work: float, processes: int = 1) -> int:
         work: Multiply-adds per step.
         processes: Number of processes of this run on this machine.
     """
-    return max(1, min(int(work / WORK_PER_THREAD), cores() // processes))
+    useful = 1 if work < WORK_OF_TWO_THREADS else 2 + int((work - WORK_OF_TWO_THREADS) / WORK_PER_THREAD)
+    return max(1, min(useful, cores() // processes))
 
 
 def is_set_by_environment() -> bool:
