@@ -140,7 +140,7 @@ class WandbRun(WandbLogger):
             if refused or REFUSED.search(str(error)):
                 raise ValueError(f"W&B: {error} Use --wandb offline to write to the run folder alone.") from error
             self._open_offline(str(error).splitlines()[-1].removeprefix("while retrying: "))
-        except OSError as error:  # the service of W&B has ended
+        except Exception as error:  # the service of W&B has ended, or that of WANDB_SERVICE
             self._open_offline(str(error))
         # After opening: an id that W&B refuses must not replace the recorded one, and in a sweep W&B chooses the id.
         self.recorded.write(self.experiment.id, self.place)
@@ -155,6 +155,7 @@ class WandbRun(WandbLogger):
         self._warn(f"W&B does not answer ({reason}): the run is written to disk.")
         with suppress(Exception):  # the service may have ended
             wandb.teardown()  # the service still holds the run id
+        os.environ.pop("WANDB_SERVICE", None)  # names a service that does not answer
         self.settings.mode, self.settings.silent = "offline", True
         self.experiment  # noqa: B018
 

@@ -36,10 +36,10 @@ def starts(tmp_path_factory):
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        wandb.teardown()  # first, since it unsets the variable that names its service
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
         patch.setenv("WANDB_DATA_DIR", str(folder / "staging"))
-        wandb.teardown()
         command = [*EVALUATED, *OPTIONS, "--run_dir", "a", "--resume", "auto"]
         for expected in (128 + signal.SIGTERM, 0, 0):
             with pytest.MonkeyPatch.context() as interrupted:
@@ -261,6 +261,17 @@ def test_values_that_were_not_cached_cost_no_more_than_their_table(tmp_path):
     outputs.log_per_image_values(run)
     outputs.log_reconstructions(run)
     assert set(run.logged) == {"test/reconstructions"}
+
+
+def test_a_variable_that_names_a_service_that_has_ended_costs_a_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_SERVICE", f"3-1-unix-{tmp_path}/socket")
+    command = [*QUICK, "--callbacks", "[]", "--num_samples", "0", "--run_dir", "a", "--wandb", "offline"]
+    assert train.main(command) == 0
+    wandb.teardown()
+    assert "warning: W&B does not answer (" in capsys.readouterr().err
+    assert list(Path("a").rglob("*.wandb"))
 
 
 @pytest.mark.parametrize("failing", ["log_artifact", "log"])
