@@ -1,6 +1,6 @@
 """Several optimizer steps per training step of the Trainer, whose overhead is as large as a small optimizer step.
 
-This is the only module that reads or writes the Trainer's counters. A run may change the number of steps per call
+This is the only module that changes the counters of the Trainer. A run may change the number of steps per call
 whenever it is resumed.
 """
 
