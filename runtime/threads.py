@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import Model, evaluating
+from models import Model
 from models.estimators.importance import MAX_DECODER_ROWS
+from models.layer_sums import sum_over_layers
 
 # Multiply-adds per forward pass and step from which one more thread pays off. Measured on two idle cores: the second
 # thread makes steps of 20 to 100 million (8x8 images; 28x28, batch 100) 1.2 times as fast, steps of 120 million (28x28,
@@ -45,19 +46,8 @@ def layer_work(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, inputs: Tensor
 
 def multiply_adds(model: Model, compute: Callable[[], Any]) -> int:
     """Return the multiply-adds of the layers of a model in `compute()`; model and random state stay unchanged."""
-    counts: list[int] = []
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
-    hooks = [
-        layer.register_forward_hook(lambda layer, inputs, out: counts.append(layer_work(layer, inputs[0], out)))
-        for layer in layers
-    ]
-    try:
-        with evaluating(model):
-            compute()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(counts)
+    return sum_over_layers(model, layers, lambda layer, inputs, out: layer_work(layer, inputs[0], out), compute)
 
 
 def training_work(model: Model, data: Any) -> float:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.base import evaluating
 from models.estimators.importance import MAX_DECODER_ROWS
+from models.layer_sums import sum_over_layers
 
 GPU_ROWS = 2**18  # 5000 samples of 50 images: the time of a pass is then that of its arithmetic, not of its launches
 MEMORY_SHARE = 0.5  # of the free memory of a GPU that a pass may take
@@ -73,18 +73,9 @@ def activation_bytes(model, x: Tensor, y: Tensor | None) -> int:
 
 def output_elements(model: nn.Module, compute: Callable[[], Any]) -> int:
     """Return the number of elements of the outputs of all layers in `compute()`; model and random state are kept."""
-    counts: list[int] = []
-
-    def count(layer: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            counts.append(output.numel())
-
     leaves = [module for module in model.modules() if not any(module.children())]
-    hooks = [leaf.register_forward_hook(count) for leaf in leaves]
-    try:
-        with evaluating(model):
-            compute()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(counts)
+
+    def elements(layer: nn.Module, inputs: Any, output: Any) -> int:
+        return output.numel() if isinstance(output, Tensor) else 0
+
+    return sum_over_layers(model, leaves, elements, compute)
