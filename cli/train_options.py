@@ -387,7 +387,7 @@ def check_trainer(trainer: Namespace) -> None:
 
 
 def check_wandb(options: Namespace) -> None:
-    """Raise ValueError if an option of W&B is invalid; print a warning if W&B is off and options have no effect."""
+    """Raise ValueError if an option of W&B is invalid. Print a warning if options are given although W&B is off."""
     for name in ("project", "entity"):
         value = options[name]
         if value is None:

@@ -200,8 +200,7 @@ def is_numeric(name: str, cells: Sequence[str]) -> bool:
 def sort_value(cell: str) -> float | None:
     """Return the number that a cell is sorted by; None if it does not begin with a number.
 
-    Percentages are not divided by 100, as all cells of their column have them. Durations are in minutes; numbers of
-    active units per layer are added up.
+    The value of 3.5% is 3.5, of 1.5 h it is 90 (minutes), and of 3+2 (active units per layer) it is 5.
     """
     if LAYERS.fullmatch(cell):
         return float(sum(map(int, cell.split("+"))))
@@ -299,7 +298,7 @@ def settings(result: ComparedEvaluation) -> dict[str, str]:
 
 
 def differs(name: str, options: Sequence[Mapping[str, str]], is_chosen: bool) -> bool:
-    """Return whether an option differs between runs.
+    """Return whether the runs have different values of an option.
 
     An option that some models do not have counts only if their values differ or a run does not have the default.
 

@@ -127,7 +127,7 @@ def curve_option(results: Sequence[ComparedEvaluation], options: Sequence[str]) 
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number, which a truth value is not."""
+    """Return whether a value is a number. True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -120,7 +120,7 @@ class Page:
 
 @contextmanager
 def open_page(profile: Path) -> Iterator[Page]:
-    """Start a browser and return a page of it. The browser is stopped at the end of the block.
+    """Context manager: start a browser, return an open page, and stop the browser at the end.
 
     Args:
         profile: An empty folder for the browser's own files.

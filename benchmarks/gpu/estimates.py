@@ -52,7 +52,7 @@ def images(session: Session, split: str, number: int) -> tuple[Tensor, Tensor]:
 
 
 def nll(precision: str, *, compiled: bool = False, tf32: bool = False) -> Callable[[Session], dict[str, Any]]:
-    """Return a job that measures importance sampling on as many test images as its time allows.
+    """Return a job that measures the rate of importance sampling, on as many test images as the time permits.
 
     The bias of the others is measured too: the mean difference to fp32 of the same images, with its standard error.
 
@@ -130,8 +130,8 @@ def evaluation(*options: str) -> Callable[[Session], dict[str, Any]]:
 def ais(session: Session) -> dict[str, Any]:
     """Run AIS at the papers' setting on as many images as a minute allows, or on fewer temperatures if none fits.
 
-    The rate is measured on few temperatures first. Step sizes are tuned on `PILOT_TEMPERATURES` and interpolated, to
-    save the time of a pilot run at full length.
+    A short run measures the rate first, to choose the number of images. Step sizes are tuned in a pilot run with
+    `PILOT_TEMPERATURES` temperatures and interpolated to all of them, which saves time.
     """
     settings = Settings(2, MIN_TEMPERATURES, 2) if session.is_tiny else PAPER
     available = (4,) if session.is_tiny else AIS_IMAGES

@@ -106,7 +106,7 @@ class Session:
             torch.cuda.reset_peak_memory_stats()
 
     def peak_memory(self) -> dict[str, int]:
-        """Return the peak of this process's memory on the GPU since the last reset, in MiB; nothing on a CPU."""
+        """Return the peak memory of this process on the GPU since the last reset, in MiB; empty on a CPU."""
         if self.is_tiny:
             return {}
         return {

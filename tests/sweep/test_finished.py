@@ -1,4 +1,4 @@
-"""Which runs of a sweep are skipped: those that are trained to their end and evaluated, with the same options."""
+"""A sweep skips the runs that have been trained to their end and evaluated with the same options."""
 
 import shutil
 

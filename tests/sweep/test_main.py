@@ -13,7 +13,7 @@ Z = {"model.z_dim": {"values": [2, 3]}}
 
 @pytest.fixture
 def started(monkeypatch):
-    """The names of all runs that were started or submitted."""
+    """Return the names of all runs that have been started or submitted."""
     names = []
     monkeypatch.setattr(local, "run_all", lambda runs, processes: names.extend(run.name for run in runs) or 0)
     monkeypatch.setattr(slurm, "submit", lambda name, runs, *_: names.extend(run.name for run in runs) or 0)
