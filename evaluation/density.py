@@ -21,11 +21,7 @@ SAMPLES_PER_PASS = 500
 def px_scale(model: models.Model) -> float | None:
     """Return sigma of p(x|z) of a model with Gaussian pixels; None for other models."""
     likelihood = model.pixel_likelihood
-    if likelihood is None or likelihood.is_of_binary_pixels:
-        return None
-    like = next(model.parameters())
-    with torch.no_grad():
-        return likelihood(like.new_zeros(model.hparams.image_shape)).stddev.mean().item()
+    return None if likelihood is None else likelihood.sigma
 
 
 def choose_px_scale(model: models.Model, x: Tensor) -> dict[str, np.ndarray]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.distributions import Independent, Normal
 from torchmetrics.functional.classification import multiclass_calibration_error
 from tqdm import tqdm
 
@@ -123,7 +122,7 @@ def likelihood_summary(values: dict[str, np.ndarray]) -> dict[str, Any]:
 def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:
     """Return the NLL of a model without latents: independent pixels, each at its mean over the training images.
 
-    It uses the likelihood of `model`; for a Gaussian one with a learned scale, the scale is fitted to training images.
+    It uses the likelihood of `model`; a learned scale is fitted to training images.
 
     Args:
         model: A model on any device.
@@ -137,12 +136,8 @@ def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:
     if likelihood is None:
         return None
     mean = data.train_mean().to(x.device).clamp(0.001, 0.999)
-    if likelihood.has_learned_scale:
-        train = data.images("train", 2000, x.device)[0]
-        density = Independent(Normal(mean, (train - mean).square().mean().sqrt().clamp(min=1e-3)), 3)
-    else:
-        density = likelihood(mean.logit())
     with torch.no_grad():
+        density = likelihood.without_latents(mean, data.images("train", 2000, x.device)[0])
         return -torch.cat([density.log_prob(part) for part in x.split(500)]).double().mean().item()
 
 

@@ -257,7 +257,8 @@ class Model(LightningModule):
     def start_at_mean(self, mean: Tensor) -> None:
         """Initialise the output of the decoder, if there is one, to the mean training image `(C, H, W)`."""
         if hasattr(self, "decoder"):
-            start_at_mean(self.decoder, mean)
+            likelihood = self.pixel_likelihood
+            start_at_mean(self.decoder, mean, torch.logit if likelihood is None else likelihood.link)
 
     def check_data(self, data) -> None:
         """Raise ValueError if the model cannot train on this data. The base class checks only the protocol."""
@@ -276,7 +277,7 @@ class Model(LightningModule):
 
     @property
     def pixel_likelihood(self) -> PixelLikelihood | None:
-        """p(x|z) of a model with independent Bernoulli or Gaussian pixels; None for other models."""
+        """p(x|z) of a model with independent pixels, one of `LIKELIHOODS`; None for other models."""
         return None
 
     @property
@@ -317,11 +318,6 @@ class Model(LightningModule):
         """Whether labels are predicted from images before binarization, unlike the likelihood."""
         return False
 
-    @property
-    def needs_binary(self) -> bool:
-        """Whether the likelihood is defined only for pixels that are 0 or 1."""
-        return False
-
     def as_images(self, x) -> Tensor:
         """Return images `(B, C, H, W)` in [0, 1] from floats, bytes or booleans, on the model's device."""
         like, shape = next(self.parameters()), tuple(self.hparams.image_shape)
@@ -336,12 +332,12 @@ class Model(LightningModule):
         return inputs.as_latents(z, self.latent_dim, next(self.parameters()))
 
     def as_evidence(self, x, y=None) -> tuple[Tensor, Tensor | None]:
-        """Return images and labels `(B,)` for the likelihood; Bernoulli pixels must be 0 or 1."""
+        """Return images and labels `(B,)` for the likelihood, which must be defined for these pixel values."""
         x = self.as_images(x)
         if not len(x):
             raise ValueError("A likelihood needs at least one image; got an empty batch.")
-        if self.needs_binary:
-            inputs.check_binary(x, type(self).__name__)
+        if self.takes_pixels and self.pixel_likelihood is not None:
+            self.pixel_likelihood.check_pixels(x, type(self).__name__)
         return x, self.as_labels(y, (len(x),))
 
     def check_form(self, x: Tensor) -> None:

@@ -185,10 +185,6 @@ class M1M2(MarginalLabel):
         return self.m2.loss(self.draw_features(x), y)
 
     @property
-    def needs_binary(self) -> bool:
-        return self.m1.needs_binary
-
-    @property
     def pixel_likelihood(self) -> PixelLikelihood:
         return self.m1.pixel_likelihood
 

@@ -1,6 +1,6 @@
 """The semi-supervised model M2."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from models.base import mean_where
 from models.distributions import at_least_float32, diagonal_normal, kl_per_dimension, standard_normal
 from models.encoder_decoder import EncoderDecoder
 from models.inputs import as_count, as_features, as_labels
-from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
+from models.likelihoods import DEFAULT_SCALE, LikelihoodName, PixelLikelihood, make_likelihood
 from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape
 
@@ -84,7 +84,7 @@ class M2(EncoderDecoder, MarginalLabel):
         hidden: list[int] | None = None,
         encoder: str = "mlp",
         batch_norm: bool = True,
-        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+        likelihood: LikelihoodName = "bernoulli",
         scale: float = DEFAULT_SCALE,
         learn_scale: bool = False,
         alpha: float = 5.0,
@@ -99,9 +99,11 @@ class M2(EncoderDecoder, MarginalLabel):
             raise ValueError(f"alpha must not be negative; got {alpha}.")
         self.make_inference_networks()
         if likelihood == "features":  # x is a vector, another model's latent: a mean and a scale for each dimension
-            self.likelihood, output = diagonal_normal, (2 * image_shape[0],)
+            self.likelihood = diagonal_normal
+            output: tuple[int, ...] = (2 * image_shape[0],)
         else:
-            self.likelihood, output = PixelLikelihood(likelihood, scale, learn_scale), image_shape
+            self.likelihood = make_likelihood(likelihood, image_shape, scale=scale, learn_scale=learn_scale)
+            output = (self.likelihood.output_channels, *image_shape[1:])
         self.make_generative_networks(output)
         self.register_buffer("labels", torch.eye(num_classes)[:, None], persistent=False)  # (C, 1, C), one-hot
         self.init_near_uniform()
@@ -147,10 +149,6 @@ class M2(EncoderDecoder, MarginalLabel):
     @property
     def pixel_likelihood(self) -> PixelLikelihood | None:
         return None if self.hparams.likelihood == "features" else self.likelihood
-
-    @property
-    def needs_binary(self) -> bool:
-        return self.hparams.likelihood != "features" and self.likelihood.is_of_binary_pixels
 
     def as_images(self, x) -> Tensor:
         """Return images, or latents of M1 `(B, d)` if those are the data."""

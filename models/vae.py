@@ -22,7 +22,7 @@ from models.encoder_decoder import EncoderDecoder
 from models.inputs import as_count
 from models.interpolation import interpolate_latents
 from models.latent_variable import LatentVariableModel
-from models.likelihoods import DEFAULT_SCALE, PixelLikelihood
+from models.likelihoods import DEFAULT_SCALE, LikelihoodName, PixelLikelihood, make_likelihood
 from models.networks import INITS
 from models.networks.layers import ImageShape, Network, lookup
 from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
@@ -72,7 +72,7 @@ class VAE(EncoderDecoder, LatentVariableModel):
         image_shape: ImageShape,
         *,
         init: Literal["default", "glorot"] = "default",
-        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+        likelihood: LikelihoodName = "bernoulli",
         scale: float = DEFAULT_SCALE,
         learn_scale: bool = False,
         objective: str = "elbo",
@@ -88,9 +88,11 @@ class VAE(EncoderDecoder, LatentVariableModel):
         check_objective(objective, num_samples, num_groups, ciwae_beta)
         check_beta(objective, beta, beta_warmup)
         lookup(dict.fromkeys(INITS), init, "init")
+        pixels = make_likelihood(likelihood, image_shape, scale=scale, learn_scale=learn_scale)
         self.encoder = self.new_encoder(2 * self.latent_dim, self.context_dim, init)
-        self.decoder = self.new_decoder(self.code_dim, self.context_dim, init)
-        self.likelihood = PixelLikelihood(likelihood, scale, learn_scale)
+        output_shape = (pixels.output_channels, *image_shape[1:])
+        self.decoder = self.new_decoder(self.code_dim, self.context_dim, init, output_shape)
+        self.likelihood = pixels  # registered last: optimizer states of checkpoints are in the order of the parameters
         if init == "default" and isinstance(self.encoder, Network):
             self.start_narrow()
         # a tensor, since a loss would be compiled again for each new number; no buffer, which DDP would broadcast
@@ -141,10 +143,6 @@ class VAE(EncoderDecoder, LatentVariableModel):
     @property
     def takes_pixels(self) -> bool:
         return type(self).px is type(self).px_of_pixels
-
-    @property
-    def needs_binary(self) -> bool:
-        return self.takes_pixels and self.likelihood.is_of_binary_pixels
 
     @property
     def pixel_likelihood(self) -> PixelLikelihood:

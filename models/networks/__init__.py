@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.networks.conv import ConvDecoder, ConvEncoder
 from models.networks.coordinate import CoordinateDecoder
 from models.networks.dcgan import DCGANDecoder, DCGANEncoder
-from models.networks.layers import ACTIVATIONS, ImageShape, Network, lookup
+from models.networks.layers import ACTIVATIONS, ImageShape, Link, Network, lookup
 from models.networks.mlp import MLPDecoder, MLPEncoder
 
 INITS = ("default", "glorot")
@@ -136,7 +136,13 @@ def make_decoder(
 
 
 @torch.no_grad()
-def start_at_mean(decoder: nn.Module, mean_image: Tensor) -> None:
-    """Set the output bias to logit(clip(`mean_image (C, H, W)`, 0.001, 0.999)), as in Burda et al. (2015)."""
+def start_at_mean(decoder: nn.Module, mean_image: Tensor, link: Link = torch.logit) -> None:
+    """Set the output bias to link(clip(`mean_image (C, H, W)`, 0.001, 0.999)), as in Burda et al. (2015).
+
+    Args:
+        decoder: A network; without the method `set_output_bias` it is not changed.
+        mean_image: The mean training image.
+        link: Returns the outputs of the decoder for which the images have this mean.
+    """
     if hasattr(decoder, "set_output_bias"):
-        decoder.set_output_bias(mean_image.clamp(0.001, 0.999))  # type: ignore[operator]  # a method
+        decoder.set_output_bias(mean_image.clamp(0.001, 0.999), link)  # type: ignore[operator]  # a method

@@ -5,9 +5,10 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from models.networks.layers import ACTIVATIONS, ImageShape, Network, glorot
+from models.networks.layers import ACTIVATIONS, ImageShape, Link, Network, glorot
 
 
 def halved(image_shape: ImageShape, times: int) -> list[tuple[int, int]]:
@@ -84,6 +85,6 @@ class ConvDecoder(Network):
         super().__init__(nn.Linear(in_dim, width), nn.Sequential(*layers), width, 1, context_dim)
         self.init_weights(nn.ModuleList([self.first, self.rest]))
 
-    def set_output_bias(self, mean: Tensor) -> None:
-        """Set the output bias to the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
-        self.output.bias.copy_(mean.mean((1, 2)).logit())
+    def set_output_bias(self, mean: Tensor, link: Link = torch.logit) -> None:
+        """Set the output bias to `link` of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
+        self.output.bias.copy_(link(mean.mean((1, 2))))

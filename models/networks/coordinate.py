@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.networks.layers import Context, ImageShape, Network, apply_rowwise, mlp
+from models.networks.layers import Context, ImageShape, Link, Network, apply_rowwise, mlp
 
 STEEPNESS = 3.0  # slope of the first layer at the start of training, per half image
 
@@ -84,6 +84,6 @@ class CoordinateDecoder(Network):
             first = torch.cat([grid, ones], 1) @ torch.cat([of_place, constant[..., None]], -1).mT  # (..., P, h)
         return apply_rowwise(self.rest, first).mT.unflatten(-1, (height, width))
 
-    def set_output_bias(self, mean: Tensor) -> None:
-        """Set the output bias to the logit of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
-        self.output.bias.copy_(mean.mean((1, 2)).logit())
+    def set_output_bias(self, mean: Tensor, link: Link = torch.logit) -> None:
+        """Set the output bias to `link` of the mean over pixels of `mean (C, H, W)`: one bias per channel."""
+        self.output.bias.copy_(link(mean.mean((1, 2))))

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 ImageShape = tuple[int, int, int]
 Context = Tensor | tuple[Tensor, ...]  # further input of a network, such as a one-hot label; or its parts
+Link = Callable[[Tensor], Tensor]  # mean of pixels (C, ...) -> outputs of a decoder (C_out, ...)
 LAYERS: tuple[Any, ...] = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

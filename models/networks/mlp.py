@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.networks.layers import ImageShape, Network, he, mlp
+from models.networks.layers import ImageShape, Link, Network, he, mlp
 
 SMALL_OUTPUT = 0.1  # factor of the output weights of a decoder: codes of an untrained model barely change the image
 
@@ -58,6 +58,6 @@ class MLPDecoder(Network):
         he(self, self.output, activation)
         self.output.weight.mul_(SMALL_OUTPUT)
 
-    def set_output_bias(self, mean: Tensor) -> None:
-        """Set the output bias to the logit of `mean (C, H, W)`."""
-        self.output.bias.copy_(mean.logit().flatten())
+    def set_output_bias(self, mean: Tensor, link: Link = torch.logit) -> None:
+        """Set the output bias to `link(mean)`, for the mean image `(C, H, W)`."""
+        self.output.bias.copy_(link(mean).flatten())
