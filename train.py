@@ -340,7 +340,7 @@ def main(argv: list[str] | None = None) -> int:
     names, known, trainer = DEFAULTS, [], None  # set in the `try` block, used in error messages
     try:
         names, flags = split_component_flags(argv)
-        parser = build_parser(names)
+        parser = build_parser(names, flags)
         known = option_names(parser)
         args = expand_paths(parser.parse_args(flags))
         check_options(args)

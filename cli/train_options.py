@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ from callbacks.wandb_environment import PROJECT
 from cli.errors import explain_yaml_error
 from cli.suggestions import match_ignoring_case
 from datamodules import DATAMODULES
-from models import MODELS
+from models import MODELS, Model
+from models.likelihoods import LIKELIHOODS
 from models.networks.layers import lookup
 from runtime.figure_files import FigureStyle
 from runtime.processes import global_rank, launcher_world
@@ -191,8 +193,41 @@ def split_component_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     return names, [*config_flags, *name_flags, *wandb_flags, *flags]
 
 
-def build_parser(names: dict[str, str]) -> ArgumentParser:
-    """Return the parser of train.py, with options from the signatures of the model, the data set and the Trainer."""
+def chosen_likelihood(flags: Sequence[str]) -> str | None:
+    """Return the value of --model.likelihood in the arguments or else in their --config files, or None.
+
+    Args:
+        flags: Arguments that `split_component_flags` returned, so that all files are readable.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--model.likelihood", dest="likelihood", nargs="?")
+    args, _ = parser.parse_known_args(flags)
+    found = None
+    for config in args.config:
+        found = yaml.safe_load(Path(config).read_text(encoding="utf-8")).get("model", {}).get("likelihood", found)
+    return args.likelihood or found
+
+
+def default_binarization(model: type[Model], flags: Sequence[str]) -> str | None:
+    """Return the default of --data.binarization for a model, or None for that of the data set.
+
+    For a model with a pixel likelihood it is the first protocol that its likelihood is defined for.
+    """
+    if model.default_binarization is not None:
+        return model.default_binarization
+    likelihood = LIKELIHOODS.get(str(chosen_likelihood(flags)))
+    return None if likelihood is None else likelihood.protocols[0]
+
+
+def build_parser(names: dict[str, str], flags: Sequence[str] = ()) -> ArgumentParser:
+    """Return the parser of train.py, with options from the signatures of the model, the data set and the Trainer.
+
+    Args:
+        names: Names of the model and the data set.
+        flags: The arguments, both as `split_component_flags` returns them. The default of --data.binarization depends
+            on the likelihood that they choose.
+    """
     description = (
         "Train a model and report its test likelihood. "
         f"--model MODEL: one of {', '.join(MODELS)}. --data DATA: one of {', '.join(DATAMODULES)}. "
@@ -226,7 +261,7 @@ def build_parser(names: dict[str, str]) -> ArgumentParser:
             "trainer.enable_model_summary": False,
         }
     )
-    binarization = MODELS[names["model"]].default_binarization
+    binarization = default_binarization(MODELS[names["model"]], flags)
     if binarization is not None and "data.binarization" in parser.get_defaults():
         parser.set_defaults({"data.binarization": binarization})
     for action in parser._actions:

@@ -14,7 +14,8 @@ from torch import Tensor
 from datamodules.batches import Batches, PixelSampler, Split, seed_of, to_unit_interval
 from datamodules.grouped import BatchGroups, Group
 
-PROTOCOLS = ("dynamic", "fixed", "threshold", "grey", "larochelle")
+PROTOCOLS = ("dynamic", "fixed", "threshold", "grey", "levels", "larochelle")
+GREY_PROTOCOLS = ("grey", "levels")  # whose pixels are not binarized
 
 
 def fixed_generator(name: str) -> torch.Generator:

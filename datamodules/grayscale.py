@@ -13,7 +13,7 @@ from datamodules.grouped import BatchGroups
 from datamodules.labels import list_names
 from datamodules.transforms import PoseLimits, apply_pose, draw_poses
 
-Binarization = Literal["dynamic", "fixed", "threshold", "grey"]
+Binarization = Literal["dynamic", "fixed", "threshold", "grey", "levels"]
 
 
 class GrayscaleData(ImageData):
@@ -22,8 +22,8 @@ class GrayscaleData(ImageData):
     Args:
         batch_size: Images per batch and device.
         binarization: dynamic (training pixels are sampled anew at each access, validation and test pixels once),
-            fixed (all pixels are sampled once), threshold (1 if at least 128) or grey (dequantised to [0, 1), not
-            binarized).
+            fixed (all pixels are sampled once), threshold (1 if at least 128), grey (dequantised to [0, 1), not
+            binarized) or levels (the 256 grey levels as they are, neither binarized nor dequantised).
         num_labels: Number of training labels to keep, the same for each class; all by default. The others become -1.
         labels_per_batch: Labelled images per training batch of partly labelled data; by default a tenth of the batch,
             or their share of the training images if that is larger.
@@ -160,6 +160,8 @@ class GrayscaleData(ImageData):
 
         Those of validation and test images are read again at the first call, and kept.
         """
+        if self.binarization == "levels":
+            return getattr(self, split).x
         if split == "train" and self.train_pixel_sampler:
             return self.train.x
         if split not in self._grey:
@@ -259,7 +261,13 @@ class GrayscaleData(ImageData):
         return kept
 
     def _binarize_once(self, x: Tensor, name: str) -> Tensor:
-        """Apply the protocol with the fixed random numbers of `name`: uint8 of 0 and 255, or float32 in [0, 1)."""
+        """Apply the protocol with the fixed random numbers of `name`.
+
+        Returns:
+            uint8 of 0 and 255, or for `grey` float32 in [0, 1), or for `levels` the images unchanged.
+        """
+        if self.binarization == "levels":
+            return x
         if self.binarization == "grey":
             return dequantise(x, fixed_generator(name))
         on = x >= 128 if self.binarization == "threshold" else bernoulli(x, fixed_generator(name))

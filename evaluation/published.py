@@ -55,7 +55,7 @@ NOT_COMPARED = {
     "classifier_samples",
     "lr", "lr_final", "lr_schedule", "adam_eps", "data.batch_size", "data.labels_per_batch",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.precision", "data.seed", "data.label_seed",
-    "scale", "learn_scale", "init",
+    "scale", "learn_scale", "logistic_scale", "logistic_components", "init",
     "objective", "num_samples", "data.binarization", "data.num_labels", "data.val_size",
 }  # fmt: skip
 

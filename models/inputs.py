@@ -134,6 +134,17 @@ def check_binary(x: Tensor, model: str) -> None:
     )
 
 
+def check_levels(x: Tensor, model: str) -> None:
+    """Raise ValueError unless all pixels are multiples of 1/255, as a likelihood of grey levels requires."""
+    levels = x * 255
+    if bool(((levels - levels.round()).abs() <= 255 * TOLERANCE).all()):
+        return
+    raise ValueError(
+        f"The likelihood of this {model} is only defined for the 256 grey levels 0, 1/255, ..., 1, but these images "
+        "have values in between: pass them as uint8, or round them."
+    )
+
+
 def as_features(x, dim: int, like: Tensor) -> Tensor:
     """Return feature vectors `(B, dim)`, the input of models that work on the latents of another model."""
     x = as_tensor(x, "Features")

@@ -8,15 +8,35 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from models.distributions import SCALE_LIMIT, bernoulli_image, inverse_soft_clip, normal_image, soft_clip
-from models.inputs import check_binary
+from models.continuous_bernoulli import AccurateContinuousBernoulli, logits_of
+from models.discretized_logistic import DiscretizedLogistic
+from models.distributions import (
+    SCALE_LIMIT,
+    at_least_float32,
+    bernoulli_image,
+    inverse_soft_clip,
+    normal_image,
+    soft_clip,
+)
+from models.inputs import check_binary, check_levels
 from models.networks.layers import lookup
 
 DEFAULT_SCALE = 0.5
 # Options of all likelihoods with their defaults; `PixelLikelihood.options` says which of them a likelihood has
-OPTION_DEFAULTS: dict[str, Any] = {"scale": DEFAULT_SCALE, "learn_scale": False}
+OPTION_DEFAULTS: dict[str, Any] = {
+    "scale": DEFAULT_SCALE,
+    "learn_scale": False,
+    "logistic_scale": None,
+    "logistic_components": None,
+}
+LogisticScale = Literal["per_image", "shared"] | float | None  # type of the option logistic_scale
+LOGISTIC_LIMIT = 8.0  # bounds the scale of a logistic to [e^-8, e^8]; e^-8 is a twelfth of a grey level
+INITIAL_LOGISTIC_SCALE = 0.05  # of scales that are learned
+DEFAULT_COMPONENTS = 5
+COMPONENT_SPREAD = 1.0  # initial logits of the means of a mixture lie within this distance of the mean image's
+FITTED_SCALES = 40  # scales that are tried for a model without latents, from 0.001 to 1
 
 
 class PixelLikelihood(nn.Module):
@@ -141,8 +161,142 @@ class GaussianLikelihood(PixelLikelihood):
         return Independent(Normal(mean, (x - mean).square().mean().sqrt().clamp(min=1e-3)), 3)
 
 
+class ContinuousBernoulliLikelihood(PixelLikelihood):
+    """Continuous Bernoulli pixels (Loaiza-Ganem & Cunningham 2019), with the outputs of the decoder as logits."""
+
+    name = "continuous_bernoulli"
+    protocols = ("grey",)
+
+    def forward(self, outputs: Tensor) -> Independent:
+        return Independent(AccurateContinuousBernoulli(logits=at_least_float32(outputs)), 3)
+
+    def link(self, mean: Tensor) -> Tensor:
+        return logits_of(mean)
+
+
+def fitted_log_scale(mean: Tensor, x: Tensor) -> Tensor:
+    """Return the log scale of independent discretized logistic pixels with this mean, fitted to images `(N, C, H, W)`.
+
+    It maximises the likelihood over a grid of scales.
+    """
+    candidates = torch.logspace(-3, 0, FITTED_SCALES, device=x.device).log()
+    log_px = [DiscretizedLogistic(mean, log_scale).log_prob(x).mean() for log_scale in candidates]
+    return candidates[torch.stack(log_px).argmax()]
+
+
+class DiscretizedLogisticLikelihood(PixelLikelihood):
+    """Grey levels from a discretized logistic distribution (Kingma et al. 2016).
+
+    The outputs of the decoder are the logits of the means. With one scale per image there is one more channel, whose
+    mean over the pixels is the logarithm of the scale before clipping.
+
+    Args:
+        channels: Channels of the images.
+        logistic_scale: per_image (the default) or shared, which are learned, or the scale in units of pixels.
+    """
+
+    name = "discretized_logistic"
+    protocols = ("levels",)
+    options = ("logistic_scale",)
+
+    raw_scale: Tensor  # only for a scale that all images share
+
+    def __init__(self, channels: int, logistic_scale: LogisticScale = None):
+        super().__init__(channels)
+        self.scale_is_per_image = logistic_scale in (None, "per_image")
+        self.scale_is_learned = isinstance(logistic_scale, str | None)
+        if isinstance(logistic_scale, str) and logistic_scale not in ("per_image", "shared"):
+            raise ValueError(f"logistic_scale must be per_image, shared or a number; got {logistic_scale}.")
+        scale = INITIAL_LOGISTIC_SCALE if self.scale_is_learned else float(logistic_scale)  # type: ignore[arg-type]
+        if not 0.001 <= scale <= 1000:
+            raise ValueError(f"logistic_scale must be between 0.001 (a quarter of a grey level) and 1000; got {scale}.")
+        if not self.scale_is_per_image:
+            raw_scale = torch.tensor(inverse_soft_clip(math.log(scale), LOGISTIC_LIMIT))
+            self.raw_scale = nn.Parameter(raw_scale) if self.scale_is_learned else nn.Buffer(raw_scale)
+
+    @property
+    def output_channels(self) -> int:
+        return self.channels + self.scale_is_per_image
+
+    def forward(self, outputs: Tensor) -> Independent:
+        outputs = at_least_float32(outputs)
+        logits = outputs[..., : self.channels, :, :]
+        if self.scale_is_per_image:
+            raw_scale = outputs[..., self.channels :, :, :].mean((-1, -2), keepdim=True)  # (..., 1, 1, 1)
+        else:
+            raw_scale = self.raw_scale
+        return Independent(DiscretizedLogistic(logits.sigmoid(), soft_clip(raw_scale, LOGISTIC_LIMIT)), 3)
+
+    def link(self, mean: Tensor) -> Tensor:
+        logits = mean.logit()
+        if not self.scale_is_per_image:
+            return logits
+        raw_scale = inverse_soft_clip(math.log(INITIAL_LOGISTIC_SCALE), LOGISTIC_LIMIT)
+        return torch.cat([logits, torch.full_like(logits[:1], raw_scale)])
+
+    def without_latents(self, mean: Tensor, x: Tensor) -> Independent:
+        if not self.scale_is_learned:
+            return super().without_latents(mean, x)
+        return Independent(DiscretizedLogistic(mean, fitted_log_scale(mean, x)), 3)
+
+    def check_pixels(self, x: Tensor, model: str) -> None:
+        check_levels(x, model)
+
+
+class DiscretizedLogisticMixture(PixelLikelihood):
+    """Grey levels from a mixture of discretized logistic distributions (Salimans et al. 2017), one for each pixel.
+
+    Channels are independent. The outputs of the decoder are, for each channel and component, the logit of the weight,
+    the logit of the mean, and the logarithm of the scale before clipping.
+
+    Args:
+        channels: Channels of the images.
+        logistic_components: Number of components, 5 by default.
+    """
+
+    name = "discretized_logistic_mixture"
+    protocols = ("levels",)
+    options = ("logistic_components",)
+
+    def __init__(self, channels: int, logistic_components: int | None = None):
+        super().__init__(channels)
+        self.components = DEFAULT_COMPONENTS if logistic_components is None else logistic_components
+        if self.components < 2:
+            raise ValueError(f"logistic_components must be at least 2; got {self.components}.")
+
+    @property
+    def output_channels(self) -> int:
+        return 3 * self.components * self.channels
+
+    def forward(self, outputs: Tensor) -> Independent:
+        parameters = at_least_float32(outputs).unflatten(-3, (3, self.components, self.channels))
+        weights, logits, raw_scale = parameters.movedim(-4, -1).unbind(-5)  # each (..., C, H, W, components)
+        components = DiscretizedLogistic(logits.sigmoid(), soft_clip(raw_scale, LOGISTIC_LIMIT))
+        return Independent(MixtureSameFamily(Categorical(logits=weights), components), 3)
+
+    def link(self, mean: Tensor) -> Tensor:
+        logits = mean.logit()  # (C, ...)
+        offsets = torch.linspace(-COMPONENT_SPREAD, COMPONENT_SPREAD, self.components).to(logits)
+        raw_scale = inverse_soft_clip(math.log(INITIAL_LOGISTIC_SCALE), LOGISTIC_LIMIT)
+        means = torch.cat([logits + offset for offset in offsets])
+        return torch.cat([torch.zeros_like(means), means, torch.full_like(means, raw_scale)])
+
+    def without_latents(self, mean: Tensor, x: Tensor) -> Independent:
+        return Independent(DiscretizedLogistic(mean, fitted_log_scale(mean, x)), 3)
+
+    def check_pixels(self, x: Tensor, model: str) -> None:
+        check_levels(x, model)
+
+
 LIKELIHOODS: dict[str, type[PixelLikelihood]] = {
-    likelihood.name: likelihood for likelihood in (BernoulliLikelihood, GaussianLikelihood)
+    likelihood.name: likelihood
+    for likelihood in (
+        BernoulliLikelihood,
+        GaussianLikelihood,
+        ContinuousBernoulliLikelihood,
+        DiscretizedLogisticLikelihood,
+        DiscretizedLogisticMixture,
+    )
 }
 # Type of the option --model.likelihood
 if TYPE_CHECKING:

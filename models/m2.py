@@ -12,7 +12,7 @@ from models.base import mean_where
 from models.distributions import at_least_float32, diagonal_normal, kl_per_dimension, standard_normal
 from models.encoder_decoder import EncoderDecoder
 from models.inputs import as_count, as_features, as_labels
-from models.likelihoods import DEFAULT_SCALE, LikelihoodName, PixelLikelihood, make_likelihood
+from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, PixelLikelihood, make_likelihood
 from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape
 
@@ -59,9 +59,14 @@ class M2(EncoderDecoder, MarginalLabel):
         hidden: Sizes of the hidden layers of encoder, decoder (mirrored) and classifier; each network's own by default.
         encoder: Encoder and classifier, by their name in the registry: mlp or conv.
         batch_norm: Batch norm before each activation.
-        likelihood: p(x|y,z): bernoulli for binarized pixels, gaussian for grey ones.
+        likelihood: p(x|y,z): bernoulli for binarized pixels, gaussian or continuous_bernoulli for dequantised grey
+            ones, discretized_logistic or discretized_logistic_mixture for grey levels. By default --data.binarization
+            follows from it.
         scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
         learn_scale: Learn the scale of a gaussian likelihood.
+        logistic_scale: Scale of a discretized_logistic likelihood: per_image (the default: learned, a function of the
+            latent), shared (learned, one for all images), or a number, in units of pixels.
+        logistic_components: Components of a discretized_logistic_mixture, 5 by default.
         alpha: Weight of the classifier's cross-entropy on labelled images. The paper has 0.1, a 50th of the default,
             and trains for thousands of epochs.
     """
@@ -87,6 +92,8 @@ class M2(EncoderDecoder, MarginalLabel):
         likelihood: LikelihoodName = "bernoulli",
         scale: float = DEFAULT_SCALE,
         learn_scale: bool = False,
+        logistic_scale: LogisticScale = None,
+        logistic_components: int | None = None,
         alpha: float = 5.0,
         **kwargs,
     ):
@@ -102,7 +109,14 @@ class M2(EncoderDecoder, MarginalLabel):
             self.likelihood = diagonal_normal
             output: tuple[int, ...] = (2 * image_shape[0],)
         else:
-            self.likelihood = make_likelihood(likelihood, image_shape, scale=scale, learn_scale=learn_scale)
+            self.likelihood = make_likelihood(
+                likelihood,
+                image_shape,
+                scale=scale,
+                learn_scale=learn_scale,
+                logistic_scale=logistic_scale,
+                logistic_components=logistic_components,
+            )
             output = (self.likelihood.output_channels, *image_shape[1:])
         self.make_generative_networks(output)
         self.register_buffer("labels", torch.eye(num_classes)[:, None], persistent=False)  # (C, 1, C), one-hot

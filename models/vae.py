@@ -22,7 +22,7 @@ from models.encoder_decoder import EncoderDecoder
 from models.inputs import as_count
 from models.interpolation import interpolate_latents
 from models.latent_variable import LatentVariableModel
-from models.likelihoods import DEFAULT_SCALE, LikelihoodName, PixelLikelihood, make_likelihood
+from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, PixelLikelihood, make_likelihood
 from models.networks import INITS
 from models.networks.layers import ImageShape, Network, lookup
 from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
@@ -51,9 +51,14 @@ class VAE(EncoderDecoder, LatentVariableModel):
         init: How training starts. default: a narrow posterior, with a scale of 0.1, and in an mlp weights as in He et
             al. (2015), those of the decoder's output a tenth of that. glorot: Glorot-uniform weights, as in Burda et
             al. (2015). Both with output biases at the mean training image.
-        likelihood: p(x|z): bernoulli for binarized pixels, gaussian for grey ones.
+        likelihood: p(x|z): bernoulli for binarized pixels, gaussian or continuous_bernoulli for dequantised grey ones,
+            discretized_logistic or discretized_logistic_mixture for grey levels. By default --data.binarization
+            follows from it.
         scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
         learn_scale: Learn the scale of a gaussian likelihood.
+        logistic_scale: Scale of a discretized_logistic likelihood: per_image (the default: learned, a function of the
+            latent), shared (learned, one for all images), or a number, in units of pixels.
+        logistic_components: Components of a discretized_logistic_mixture, 5 by default.
         objective: Bound to train on: elbo, iwae, miwae or ciwae; or a surrogate with a better gradient of the encoder:
             stl (of the ELBO), dreg or piwae (of IWAE).
         num_samples: K, the samples of z per image in training.
@@ -75,6 +80,8 @@ class VAE(EncoderDecoder, LatentVariableModel):
         likelihood: LikelihoodName = "bernoulli",
         scale: float = DEFAULT_SCALE,
         learn_scale: bool = False,
+        logistic_scale: LogisticScale = None,
+        logistic_components: int | None = None,
         objective: str = "elbo",
         num_samples: int = 1,
         num_groups: int | None = None,
@@ -88,7 +95,14 @@ class VAE(EncoderDecoder, LatentVariableModel):
         check_objective(objective, num_samples, num_groups, ciwae_beta)
         check_beta(objective, beta, beta_warmup)
         lookup(dict.fromkeys(INITS), init, "init")
-        pixels = make_likelihood(likelihood, image_shape, scale=scale, learn_scale=learn_scale)
+        pixels = make_likelihood(
+            likelihood,
+            image_shape,
+            scale=scale,
+            learn_scale=learn_scale,
+            logistic_scale=logistic_scale,
+            logistic_components=logistic_components,
+        )
         self.encoder = self.new_encoder(2 * self.latent_dim, self.context_dim, init)
         output_shape = (pixels.output_channels, *image_shape[1:])
         self.decoder = self.new_decoder(self.code_dim, self.context_dim, init, output_shape)

@@ -68,7 +68,7 @@ def check_run(
     known: list[str] = []
     try:
         names, flags = split_component_flags([*run.options, "--run_dir", str(run.folder), "--resume", "auto"])
-        parser = build_parser(names)
+        parser = build_parser(names, flags)
         known = option_names(parser)
         args = expand_paths(parser.parse_args(flags))
         train.check_options(args)

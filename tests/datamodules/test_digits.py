@@ -13,7 +13,7 @@ def ready(**options):
 
 
 def test_splits_and_batches():
-    assert PROTOCOLS == ("dynamic", "fixed", "threshold", "grey", "larochelle")
+    assert PROTOCOLS == ("dynamic", "fixed", "threshold", "grey", "levels", "larochelle")
     data = ready()
     assert isinstance(data.train, Split)
     assert isinstance(data.train_dataloader(), Batches)
