@@ -1,6 +1,6 @@
 """Data modules: each reads one data set, splits it and serves mini-batches."""
 
-from datamodules.base import PROTOCOLS, ImageData
+from datamodules.base import GREY_PROTOCOLS, PROTOCOLS, ImageData
 from datamodules.batches import Batches, Split
 from datamodules.binary_mnist import BinaryMNIST
 from datamodules.digits import Digits
@@ -16,4 +16,4 @@ DATAMODULES: dict[str, type[ImageData]] = {
     "NPZ": NPZ,
 }
 
-__all__ = ["DATAMODULES", "PROTOCOLS", "Batches", "ImageData", "Split"]
+__all__ = ["DATAMODULES", "GREY_PROTOCOLS", "PROTOCOLS", "Batches", "ImageData", "Split"]

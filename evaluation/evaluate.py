@@ -12,7 +12,7 @@ from torch import Tensor
 
 import models
 from cli.evaluate_options import AIS_IMAGES
-from datamodules import ImageData
+from datamodules import GREY_PROTOCOLS, ImageData
 from evaluation import ais
 from evaluation.baselines import baselines, wants_baselines
 from evaluation.cache import cache_path, cached, tensor_hash, weights_hash
@@ -28,6 +28,7 @@ from evaluation.density import (
 from evaluation.disentanglement import disentanglement, is_measured, moves
 from evaluation.metrics import (
     bias_of_bf16,
+    bits_per_dimension,
     classification,
     compiled_log_weights,
     independent_pixels,
@@ -153,7 +154,7 @@ def evaluate_checkpoint(
         measured |= mode_collapse(model, test[0])
     if model.can("classify"):
         measured |= classification(model, *data.images("test", device=device, grey=model.classifies_grey))
-        from_grey = model.classifies_grey or data.protocol == "grey"
+        from_grey = model.classifies_grey or data.protocol in GREY_PROTOCOLS
         measured["label_pixels"] = "grey" if from_grey else "binarized"
     train_labels = data.train.y
     if config.with_probes and can_be_probed(model, train_labels):
@@ -238,7 +239,9 @@ def measured_likelihoods(
     load.files.log_px[str(load.path)] = values["log_px"]
     if global_rank() == 0 and model.can("latent_statistics"):
         fields |= latent_usage(model, *test)
-    return fields | likelihood_summary(values)
+    summary = likelihood_summary(values)
+    fields |= bits_per_dimension(summary["nll"], summary["nll_se"], data)
+    return fields | summary
 
 
 def measured_without_weights(

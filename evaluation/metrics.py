@@ -32,6 +32,7 @@ DUPLICATE_IMAGES = 500  # test images, and as many samples, that are compared in
 MAX_RELIABLE_K_HAT = 0.7  # above this Pareto k-hat, an importance-sampled likelihood is unreliable
 CALIBRATION_BINS = 15
 BELOW_ONE = 1 - 2.0**-24  # the largest float32 below 1
+LOG2_LEVELS = {"levels": 0, "grey": 8}  # bits per dimension that are added to those of an NLL
 BF16_IMAGES = 100  # images whose likelihood is computed in both precisions
 
 
@@ -117,6 +118,24 @@ def likelihood_summary(values: dict[str, np.ndarray]) -> dict[str, Any]:
         # Not the mean log weight: M2 marginalizes the label in its weights, which gives another, tighter bound.
         result |= {"rate": rate, "distortion": distortion, "elbo": -rate - distortion}
     return result
+
+
+def bits_per_dimension(nll: float, se: float | None, data) -> dict[str, float | None]:
+    """Return the fields of `Evaluation` with an NLL in bits per dimension; none for binarized images.
+
+    The log of a density of dequantised pixels in [0, 1) is, up to log 256 per dimension, a lower bound on the log
+    probability of their grey levels (Theis et al. 2016, eq. 3).
+
+    Args:
+        nll: Mean NLL in nats per image.
+        se: Its standard error, or None.
+        data: The data module, set up.
+    """
+    if data.protocol not in LOG2_LEVELS:
+        return {}
+    nats = math.prod(data.image_shape) * math.log(2)
+    bits = nll / nats + LOG2_LEVELS[data.protocol]
+    return {"bits_per_dim": bits, "bits_per_dim_se": None if se is None else se / nats}
 
 
 def independent_pixels(model: models.Model, data, x: Tensor) -> float | None:

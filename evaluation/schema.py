@@ -40,7 +40,7 @@ class Evaluation:
     variant: Annotated[
         str, Doc("How the images differ from the published ones, such as a rotation; empty if they do not.")
     ] = ""
-    protocol: Annotated[str, Doc("How pixels are binarized, or `grey`.")] = ""
+    protocol: Annotated[str, Doc("How pixels are binarized, or `grey` or `levels`.")] = ""
     seed: Annotated[int | None, Doc("`--seed` of training.")] = None
     quantity: Annotated[
         str | None, Doc("What `nll` and `ais_nll` are the negative of, such as `log p(x)`; null without a likelihood.")
@@ -50,6 +50,17 @@ class Evaluation:
         Doc("Negative log-likelihood, importance-sampled; null for generators, which only have `ais_nll`.", NATS),
     ] = None
     nll_se: Annotated[float | None, Doc("Standard error of `nll` over images.", NATS)] = None
+    bits_per_dim: Annotated[
+        float | None,
+        Doc(
+            "`nll` per pixel and channel, for 8-bit grey levels: on protocol `levels` that of the levels, on `grey` an "
+            "upper bound on it from the density of dequantised pixels. Null for binarized pixels.",
+            "bits per dimension",
+        ),
+    ] = None
+    bits_per_dim_se: Annotated[
+        float | None, Doc("Standard error of `bits_per_dim` over images.", "bits per dimension")
+    ] = None
     pixels_nll: Annotated[
         float | None,
         Doc("NLL of a model without latents: independent pixels at the mean of the training images.", NATS),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.terminal import FILE, Screen, lay_out, number, wrapped
+from datamodules import GREY_PROTOCOLS
 from evaluation.schema import ComparedEvaluation, Evaluation
 from models.estimators.observation_scale import VARIANCES
 from models.implicit import COLLAPSED_SHARE
@@ -40,6 +41,11 @@ def nll(row: Evaluation) -> str | None:
     if row.quantity is None or row.num_samples is None:
         return None
     return "not finite" if row.nll is None else plus_minus(row.nll, row.nll_se, ".2f")
+
+
+def bits_per_dim(row: Evaluation) -> str | None:
+    """Return the cell of the NLL in bits per dimension, which only grey images have."""
+    return estimate(row.bits_per_dim, row.bits_per_dim_se, ".3f")
 
 
 def difference_to_first(row: Evaluation) -> str | None:
@@ -89,6 +95,7 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
         "run": lambda row: run_name(row.checkpoint),
         "model": lambda row: row.model,
         "NLL ± SE": nll,
+        "bits/dim ± SE": bits_per_dim,
         "bf16 - fp32": lambda row: estimate(row.bf16_bias, row.bf16_bias_se, ".4f"),
         "K": lambda row: formatted(row.num_samples, "d"),
         "to the first": difference_to_first,
@@ -115,8 +122,8 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
 
 
 # Order in which columns are kept if a table is too wide for the terminal
-IMPORTANCE = ("run", "NLL ± SE", "loss", "test error", "model", "K", "to the first", "paper", "paper's",
-              "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO", "k-hat > 0.7", "AIS - NLL", "5-NN", "linear",
+IMPORTANCE = ("run", "NLL ± SE", "bits/dim ± SE", "loss", "test error", "model", "K", "to the first", "paper",
+              "paper's", "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO", "k-hat > 0.7", "AIS - NLL", "5-NN", "linear",
               "ECE", "rate", "distortion", "ESS", "bf16 - fp32", "AIS gap", "sigma^2", "Parzen NLL ± SE")  # fmt: skip
 # The same for a table with generators, which have no importance weights: AIS is what the rows have in common
 GENERATOR_IMPORTANCE = ("run", "model", "AIS NLL ± SE (images)", "AIS gap", "sigma^2", "NLL ± SE", "Parzen NLL ± SE",
@@ -309,7 +316,7 @@ def label_remark(results: Sequence[Evaluation]) -> list[str]:
 
 def has_grey_labels(result: Evaluation) -> bool:
     """Return whether labels are predicted from grey pixels, and the likelihood is of binarized ones."""
-    return result.label_pixels == "grey" and result.protocol != "grey"
+    return result.label_pixels == "grey" and result.protocol not in GREY_PROTOCOLS
 
 
 def generator_remarks(results: Sequence[Evaluation]) -> list[str]:
@@ -383,7 +390,7 @@ def two_sample_tables(results: Sequence[Evaluation]) -> list[Table]:
 
 def two_sample_lines(result: Evaluation) -> list[list[str]]:
     """Return one line for the samples of a model, and a second one for samples with Gaussian pixel noise, if any."""
-    pixels = "means" if result.protocol == "grey" else "binary"
+    pixels = "means" if result.protocol in GREY_PROTOCOLS else "binary"
     start = [run_name(result.checkpoint), result.model]
     lines = [[*start, pixels, *two_sample_cells(result)]]
     if result.two_sample_noisy_mmd2 is not None:

@@ -2,7 +2,7 @@
 
 Samples and test images have the same kind of pixels. For binary protocols a sample is x ~ p(x|z), binary like the test
 images: a mean image is grey, and any test would tell it from them. For grey images a sample is the mean of p(x|z), as
-generators without pixel noise draw it; for models with Gaussian pixels the same is measured with their noise too.
+generators without pixel noise draw it; for models with a likelihood the same is measured with their pixel noise too.
 """
 
 import math
@@ -18,7 +18,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 import models
-from evaluation.density import px_scale
+from datamodules import GREY_PROTOCOLS
 from evaluation.digit_features import DigitClassifier, Features, from_arrays, predicted_classes, to_arrays
 from evaluation.digit_features import train_classifier as train_on
 from models.mmd import gaussian_kernel, squared_distances, widths_for
@@ -229,7 +229,7 @@ def two_sample(
         classifier: From `data_classifier`, if the training images have labels.
         device: Device of the model.
     """
-    n, is_grey = number_of_images(data), data.protocol == "grey"
+    n, is_grey = number_of_images(data), data.protocol in GREY_PROTOCOLS
     real, held_out = (random_images(data, split, n, device) for split in ("test", "val"))
     labels = data.train.y[data.train.y >= 0]
     labels = labels if len(labels) else torch.zeros(1, dtype=torch.int64)
@@ -238,7 +238,7 @@ def two_sample(
     samples = draw(model, n, labels, with_noise=not is_grey)
     found: dict[str, Any] = {"two_sample_images": n}
     measured = {"": comparison.measure(samples), "reference_": comparison.measure(held_out)}
-    if is_grey and px_scale(model) is not None:
+    if is_grey and model.pixel_likelihood is not None:
         measured["noisy_"] = comparison.measure(draw(model, n, labels, with_noise=True))
     for kind, values in measured.items():
         found |= {f"two_sample_{kind}{name}": value for name, value in values.items()}

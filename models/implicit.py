@@ -62,6 +62,11 @@ class ImplicitModel(Model):
     def check_protocol(self, protocol: str) -> None:
         if protocol == "grey":
             return
+        if protocol == "levels":
+            raise ValueError(
+                f"{type(self).__name__} generates continuous pixels, to which the density that evaluation gives it "
+                "applies: use --data.binarization grey."
+            )
         remedy = "choose data with grey values" if protocol == "larochelle" else "use --data.binarization grey"
         raise ValueError(f"{type(self).__name__} generates grey images and cannot match binarized ones: {remedy}.")
 

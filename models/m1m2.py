@@ -33,7 +33,7 @@ def check_features(features: str, data) -> None:
     """Raise ValueError if the data have no grey levels or, with `features` binarized, nothing is binarized."""
     if features == "grey" and not data.has_grey_levels:
         raise ValueError(f"{type(data).__name__} has no grey levels: add --model.features binarized.")
-    if features == "binarized" and data.protocol == "grey":
+    if features == "binarized" and data.protocol in ("grey", "levels"):
         raise ValueError("features binarized needs binarized images, but these are grey: leave it out.")
 
 
