@@ -20,9 +20,10 @@ def log_normaliser(logits: Tensor) -> Tensor:
     0 or 1 in float32 for logits beyond 16.
     """
     size = logits.abs()
-    small, large = size.clamp(max=SMALL), size.clamp(min=SMALL)
+    is_small = size < SMALL
+    small, large = torch.where(is_small, size, 0.0), torch.where(is_small, SMALL, size)
     ratio = torch.where(
-        size < SMALL,
+        is_small,
         small / 2 - log_sinhc(small / 2),
         large.log() - torch.log(-torch.expm1(-large)),
     )  # log(|l| / (1 - exp(-|l|)))
