@@ -129,7 +129,7 @@ def check_brightness(source: str, name: str, ranges: dict[str, Range], white: in
     low, high = ranges[name]
     level = white / 255
     if 0 < high < MIN_LARGEST_VALUE * level:
-        raise DataError(scale_message(source, name, ranges))
+        raise DataError(scale_message(source, name, ranges, white))
     if 0 < high < WARN_IF_LARGEST_BELOW * level:
         rounding = " and round" if white > 1 else ""
         return [
@@ -161,13 +161,14 @@ def negative_message(low: float, high: float, are_integers: bool) -> str:
     )
 
 
-def scale_message(source: str, name: str, ranges: dict[str, Range]) -> str:
+def scale_message(source: str, name: str, ranges: dict[str, Range], scale: int = 255) -> str:
     """Return the error message for an array that is on another scale.
 
     Args:
         source: The file.
         name: Name of the array.
         ranges: Ranges of all arrays, by name.
+        scale: The value of white of the other arrays.
     """
     high = ranges[name].high
     others = [f"{other} reaches {r.high:.6g}" for other, r in ranges.items() if other != name and r.high != high]
@@ -177,14 +178,16 @@ def scale_message(source: str, name: str, ranges: dict[str, Range]) -> str:
         white = 2 ** int(high).bit_length() - 1  # such as 4095 for images of 12 bits
     return (
         f"{source}: the largest value of {name} is {high:.6g}{contrast}, but white must be 1, 255 or, in 16-bit "
-        f"images, 65535. If {white:.9g} is white, {conversion_code(name, white)}."
+        f"images, 65535. If {white:.9g} is white, save {conversion_code(name, white, scale if others else 255)}."
     )
 
 
-def conversion_code(name: str, white: float) -> str:
-    """Return the instruction to save an array rescaled such that `white` becomes 255."""
-    factor = {1: " * 255", 255: ""}.get(white, f" * (255 / {white:.9g})")
-    return f"save numpy.round({name}{factor}).astype(numpy.uint8)"
+def conversion_code(name: str, white: float, scale: int) -> str:
+    """Return code that rescales an array such that `white` becomes `scale`: 1, 255 or 65535."""
+    if scale == 1:
+        return f"{name} / {white:.9g}"
+    factor = {1: f" * {scale}", scale: ""}.get(white, f" * ({scale} / {white:.9g})")
+    return f"numpy.round({name}{factor}).astype(numpy.{'uint8' if scale == 255 else 'uint16'})"
 
 
 def scale_to_bytes(x: np.ndarray, white: int) -> tuple[np.ndarray, float]:

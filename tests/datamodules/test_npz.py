@@ -424,7 +424,7 @@ def test_other_images_cause_no_warning(tmp_path, capfd, x):
         ({"x": X60 / 255, "x_test": X60}, r": the largest value of x is 1, while x_test reaches 255, .* \* 255\).*"),
         (
             {"x": X60.astype(np.uint16) * 257, "x_test": X60},
-            r": the largest value of x_test is 255, while x reaches 65535, .*round\(x_test\)\.astype.*",
+            r": the largest value of x_test is 255, while x reaches 65535, .*\(65535 / 255\)\)\.astype\(numpy.uint16\)\.",
         ),
     ],
 )
