@@ -91,7 +91,7 @@ def read_floats(source: str, name: str, y: np.ndarray) -> np.ndarray:
     Raises:
         DataError: If they are not whole numbers of at least -1.
     """
-    y = np.where(np.isnan(y), -1, y)
+    y = np.where(np.isnan(y), -1, y).astype(np.float64)
     wrong = y[(y != np.rint(y)) | (np.abs(y) > MAX_EXACT_FLOAT) | (y < -1)]
     if wrong.size:
         raise DataError(f"{source}: {name} must be 0, 1, ... or -1 or NaN for unknown, not {wrong[0]:.6g}.")

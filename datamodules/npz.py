@@ -143,7 +143,8 @@ class NPZ(GrayscaleData):
             x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
         if is_ambiguous or x.shape[1] not in COMMON_CHANNELS:
             _, channels, height, width = x.shape
-            self.note(f"{name} in {self.path} is read as images of {channels} channels and {height} x {width} pixels.")
+            count = "1 channel" if channels == 1 else f"{channels} channels"
+            self.note(f"{name} in {self.path} is read as images of {count} and {height} x {width} pixels.")
         return x
 
     def _read_classes(self, arrays: dict[str, np.ndarray], images: dict[str, Tensor]) -> dict[str, Tensor]:

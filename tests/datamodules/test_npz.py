@@ -52,6 +52,28 @@ def test_channels_first_is_preferred_if_ambiguous(tmp_path, shape):
     assert ready(save(tmp_path, x=pixels(50, *shape))).image_shape == shape
 
 
+@pytest.mark.parametrize(
+    ("shape", "remark"),
+    [
+        ((3, 9, 4), "3 channels and 9 x 4"),
+        ((4, 32, 4), "4 channels and 32 x 4"),
+        ((1, 7, 1), "1 channel and 7 x 1"),
+        ((2, 6, 7), "2 channels and 6 x 7"),
+        ((1, 1, 1), ""),
+        ((3, 9, 9), ""),
+        ((9, 9, 3), ""),
+        ((28, 28, 1), ""),
+        ((1, 28, 28), ""),
+    ],
+)
+def test_ambiguous_axes_are_reported(tmp_path, capfd, shape, remark):
+    for x in (pixels(50, *shape), pixels(50, *shape) / 255):
+        np.savez(path := tmp_path / "mine.npz", x=x)
+        ready(path)
+        remarks = [line for line in capfd.readouterr().err.splitlines() if " images of " in line]
+        assert remarks == ([f"x in {path} is read as images of {remark} pixels."] if remark else [])
+
+
 def test_an_unusual_number_of_channels_is_reported(tmp_path, capfd):
     ready(path := save(tmp_path, x=pixels(50, 2, 6, 7)))
     assert capfd.readouterr().err == f"x in {path} is read as images of 2 channels and 6 x 7 pixels.\n"
@@ -424,7 +446,7 @@ def test_other_images_cause_no_warning(tmp_path, capfd, x):
         ({"x": X60 / 255, "x_test": X60}, r": the largest value of x is 1, while x_test reaches 255, .* \* 255\).*"),
         (
             {"x": X60.astype(np.uint16) * 257, "x_test": X60},
-            r": the largest value of x_test is 255, while x reaches 65535, .*\(65535 / 255\)\)\.astype\(numpy.uint16\)\.",
+            r": the largest value of x_test is 255, while x reaches 65535, .*\(65535 / 255\)\)\.astype\(.*uint16\)\.",
         ),
     ],
 )
