@@ -39,8 +39,6 @@ class NPZ(GrayscaleData):
         val_size: Validation images, taken from the training images; a tenth of them by default.
     """
 
-    images_read_as = ""  # type and scale of the images in the file; empty for uint8 from 0 to 255
-
     def __init__(self, root: str, val_size: int | None = None, **kwargs):
         super().__init__(val_size=val_size, **kwargs)
         self.path = Path(root).expanduser()
