@@ -17,12 +17,27 @@ from datamodules.labels import as_classes, check_same_form, list_names, read_lab
 from datamodules.pixels import as_uint8
 
 COMMON_CHANNELS = (1, 3, 4)
+ARRAYS = ("x", "y", "x_test", "y_test")
+# Names of these four arrays in the files of other programs. The first row whose images are in the file is used.
+NAMES_IN_FILE = (
+    ARRAYS,
+    ("X", "y", "X_test", "y_test"),
+    ("x_train", "y_train", "x_test", "y_test"),  # Keras
+    ("X_train", "y_train", "X_test", "y_test"),  # scikit-learn
+    ("train_images", "train_labels", "test_images", "test_labels"),  # MedMNIST
+    ("images", "labels", "images_test", "labels_test"),
+)
+UNNAMED = "arr_0"  # numpy.savez's name of an array without a name
+VALIDATION_ARRAYS = ("x_val", "X_val", "val_images", "images_val")
 NPY_MAGIC = b"\x93NUMPY"  # first bytes of a .npy file
 EXPECTED_FILE = "save it with numpy.savez(path, x=images), and y=labels if there are any"
 
 
 class NPZ(GrayscaleData):
     """Your own images, in one .npz file of arrays named x and, if you have them, y, x_test, y_test.
+
+    The names x_train, y_train, x_test, y_test (Keras) and train_images, train_labels, test_images, test_labels
+    (MedMNIST) are known too; a single array needs no name.
 
     x and x_test have the shape (N, H, W), (N, C, H, W) or (N, H, W, C). In four dimensions, the channels are the second
     axis if its length is 1, 3 or 4, otherwise the last axis if its length is, otherwise the shorter of the two (the
@@ -98,9 +113,8 @@ class NPZ(GrayscaleData):
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as archive:
                     names_in_file = list(archive)
-                    for name in ("x", "y", "x_test", "y_test"):
-                        if name in archive:
-                            arrays[name] = archive[name]
+                    for array, name in self._find_names(names_in_file).items():
+                        arrays[array] = archive[name]
         except DataError:
             raise
         except (EOFError, TypeError, zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError) as error:
@@ -118,6 +132,23 @@ class NPZ(GrayscaleData):
             contents = f" but {list_names(names_in_file)}" if names_in_file else ""
             raise DataError(f"{self.path} has no array named x{contents}: name the images x when you save them.")
         return arrays
+
+    def _find_names(self, names_in_file: list[str]) -> dict[str, str]:
+        """Return the names in the file of those of the arrays x, y, x_test and y_test that it contains."""
+        if names_in_file == [UNNAMED]:
+            return {"x": UNNAMED}
+        rows = [row for row in NAMES_IN_FILE if row[0] in names_in_file]
+        found = {
+            array: name for array, name in zip(ARRAYS, (rows or [ARRAYS])[0], strict=True) if name in names_in_file
+        }
+        if renamed := [f"{name} is {array}" for array, name in found.items() if array != name]:
+            self.note(f"Arrays of {self.path}: {', '.join(renamed)}.")
+        if ignored := [name for name in VALIDATION_ARRAYS if name in names_in_file]:
+            self.note(
+                f"warning: {ignored[0]} in {self.path} is not used: the validation images are taken from the training "
+                "images."
+            )
+        return found
 
     def _read_images(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Return contiguous images (N, C, H, W), uint8 from 0 to 255, by name."""

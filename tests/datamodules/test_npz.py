@@ -126,6 +126,59 @@ def test_user_test_arrays_and_unlabelled_images(tmp_path):
     assert len(data.label_indices) == (data.train.y >= 0).sum()
 
 
+NAMES = {
+    "Keras": ("x_train", "y_train", "x_test", "y_test"),
+    "scikit-learn": ("X_train", "y_train", "X_test", "y_test"),
+    "MedMNIST": ("train_images", "train_labels", "test_images", "test_labels"),
+    "no test set": ("X", "y"),
+    "images": ("images", "labels"),
+}
+
+
+@pytest.mark.parametrize("program", NAMES)
+def test_names_of_other_programs(tmp_path, capfd, program):
+    x, y = pixels(60, 28, 28), np.arange(60) % 3
+    values = [x, y[:, None], x[:9], y[:9, None]]  # labels of MedMNIST are (N, 1)
+    with_test = len(NAMES[program]) == 4
+    np.savez(tmp_path / "expected.npz", x=x, y=y, **({"x_test": x[:9], "y_test": y[:9]} if with_test else {}))
+    expected = ready(tmp_path / "expected.npz")
+    path = save(tmp_path, **dict(zip(NAMES[program], values, strict=False)))
+    data = ready(path)
+    assert data.images_hash == expected.images_hash
+    assert data.fetch()[0].y.tolist() == expected.fetch()[0].y.tolist()
+    assert data.test.y.tolist() == expected.test.y.tolist()
+    pairs = zip(NAMES[program], ("x", "y", "x_test", "y_test"), strict=False)
+    renamed = ", ".join(f"{name} is {array}" for name, array in pairs if name != array)
+    assert capfd.readouterr().err == f"Arrays of {path}: {renamed}.\n"
+
+
+def test_x_comes_before_other_names_and_takes_its_own_labels_only(tmp_path, capfd):
+    x = pixels(60, 6, 6)
+    data = ready(save(tmp_path, x=x, images=255 - x, labels=np.arange(60) % 2))
+    assert (data.fetch()[0].x.numpy().reshape(-1, 1, 36) == x.reshape(1, -1, 36)).all(-1).any(1).all()
+    assert data.num_classes == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_single_array_needs_no_name(tmp_path):
+    x = pixels(60, 6, 6)
+    np.savez(tmp_path / "unnamed.npz", x)
+    assert ready(tmp_path / "unnamed.npz").images_hash == ready(save(tmp_path, x=x)).images_hash
+    np.savez(tmp_path / "unnamed.npz", x, np.arange(60))
+    with pytest.raises(DataError, match=r"has no array named x but arr_0, arr_1: name the images x when you save them"):
+        ready(tmp_path / "unnamed.npz")
+
+
+def test_validation_images_that_are_not_used_cause_a_warning(tmp_path, capfd):
+    x = pixels(60, 6, 6)
+    path = save(tmp_path, train_images=x, val_images=x[:9])
+    ready(path)
+    assert capfd.readouterr().err.splitlines() == [
+        f"Arrays of {path}: train_images is x.",
+        f"warning: val_images in {path} is not used: the validation images are taken from the training images.",
+    ]
+
+
 def test_hyper_parameters_are_the_constructors_arguments(tmp_path):
     assert dict(NPZ("mine.npz", val_size=3, seed=2).hparams) == {
         "root": "mine.npz",
