@@ -46,6 +46,7 @@ class ImageData(LightningDataModule):
     labels_hash: str | None = None
     has_grey_levels = False  # whether `grey_pixels` are available
     variant = ""  # description of any difference from the published images
+    images_read_as = ""  # type and scale of images in a file of the user, and the rounding error; empty for bytes
     label_indices: Tensor
     # (limits, draw) -> test images moved by random affine maps, and the maps; None for data that cannot be moved
     transformed_test_images: Callable[..., tuple[Tensor, Tensor]] | None = None

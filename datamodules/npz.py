@@ -13,10 +13,22 @@ from datamodules.base import fixed_generator
 from datamodules.batches import Split
 from datamodules.download import DataError
 from datamodules.grayscale import GrayscaleData
-from datamodules.labels import as_classes, list_names, read_labels
+from datamodules.labels import as_classes, check_same_form, list_names, read_labels
 from datamodules.pixels import as_uint8
 
 COMMON_CHANNELS = (1, 3, 4)
+ARRAYS = ("x", "y", "x_test", "y_test")
+# Names of these four arrays in the files of other programs. The first row whose images are in the file is used.
+NAMES_IN_FILE = (
+    ARRAYS,
+    ("X", "y", "X_test", "y_test"),
+    ("x_train", "y_train", "x_test", "y_test"),  # Keras
+    ("X_train", "y_train", "X_test", "y_test"),  # scikit-learn
+    ("train_images", "train_labels", "test_images", "test_labels"),  # MedMNIST
+    ("images", "labels", "images_test", "labels_test"),
+)
+UNNAMED = "arr_0"  # numpy.savez's name of an array without a name
+VALIDATION_ARRAYS = ("x_val", "X_val", "val_images", "images_val")
 NPY_MAGIC = b"\x93NUMPY"  # first bytes of a .npy file
 EXPECTED_FILE = "save it with numpy.savez(path, x=images), and y=labels if there are any"
 
@@ -24,16 +36,21 @@ EXPECTED_FILE = "save it with numpy.savez(path, x=images), and y=labels if there
 class NPZ(GrayscaleData):
     """Your own images, in one .npz file of arrays named x and, if you have them, y, x_test, y_test.
 
-    x and x_test are uint8 from 0 to 255, or boolean, of shape (N, H, W), (N, C, H, W) or (N, H, W, C). In four
-    dimensions, the channels are the second axis if its length is 1, 3 or 4, otherwise the last axis if its length is,
-    otherwise the shorter of the two (the second if they are equal). Images of 0 and 1 only are read as masks, 0 and
-    255; other small ranges are refused.
+    The names x_train, y_train, x_test, y_test (Keras) and train_images, train_labels, test_images, test_labels
+    (MedMNIST) are known too; a single array needs no name.
 
-    y and y_test are integers, with -1 for unlabelled images, or text, with '' for unlabelled images. The classes are
-    their distinct values in sorted order. Without x_test, a fixed random tenth of the images is the test set.
+    x and x_test have the shape (N, H, W), (N, C, H, W) or (N, H, W, C). In four dimensions, the channels are the second
+    axis if its length is 1, 3 or 4, otherwise the last axis if its length is, otherwise the shorter of the two (the
+    second if they are equal). Values are booleans, integers or floats. White is 255; 1 if no value is larger; or 65535
+    in 16-bit images, integers whose maximum is at least 32768. Other ranges are refused. Images are rounded to 256
+    levels.
+
+    y and y_test hold one label per image, or one-hot rows. Labels are whole numbers or text. Images with the label -1,
+    NaN, '' or a row of zeros are unlabelled. The classes are the distinct labels in sorted order. Without x_test, a
+    fixed random tenth of the images is the test set.
 
     Args:
-        root: The .npz file: images x (uint8) and, optionally, labels y, test images x_test and their labels y_test.
+        root: The .npz file: images x and, optionally, labels y, test images x_test and their labels y_test.
         val_size: Validation images, taken from the training images; a tenth of them by default.
     """
 
@@ -47,8 +64,12 @@ class NPZ(GrayscaleData):
         return str(self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint stores in addition to the options: the class names and a hash of the images."""
-        return {**super().state_dict(), "images_hash": self.images_hash}
+        """Return what a checkpoint stores in addition to the options.
+
+        The class names, a hash of the images, and `images_read_as` unless the file holds uint8 from 0 to 255.
+        """
+        read_as = {"images_read_as": self.images_read_as} if self.images_read_as else {}
+        return {**super().state_dict(), "images_hash": self.images_hash, **read_as}
 
     def fetch(self) -> tuple[Split, Split]:
         """Return the training and test images of the file.
@@ -59,8 +80,9 @@ class NPZ(GrayscaleData):
         arrays = self._read_arrays()
         if "y_test" in arrays and "x_test" not in arrays:
             raise DataError(f"{self.path} has y_test but no x_test: add x_test or leave y_test out.")
-        images = self._read_images({name: arrays[name] for name in ("x", "x_test") if name in arrays})
-        classes = self._read_classes(arrays)
+        # Images leave `arrays`, so that they are not kept in memory after conversion.
+        images = self._read_images({name: arrays.pop(name) for name in ("x", "x_test") if name in arrays})
+        classes = self._read_classes(arrays, images)
         train = Split(images["x"], classes["y"])
         size = len(train.y)
         if "x_test" in images:
@@ -91,9 +113,8 @@ class NPZ(GrayscaleData):
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as archive:
                     names_in_file = list(archive)
-                    for name in ("x", "y", "x_test", "y_test"):
-                        if name in archive:
-                            arrays[name] = archive[name]
+                    for array, name in self._find_names(names_in_file).items():
+                        arrays[array] = archive[name]
         except DataError:
             raise
         except (EOFError, TypeError, zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError) as error:
@@ -112,47 +133,69 @@ class NPZ(GrayscaleData):
             raise DataError(f"{self.path} has no array named x{contents}: name the images x when you save them.")
         return arrays
 
+    def _find_names(self, names_in_file: list[str]) -> dict[str, str]:
+        """Return the names in the file of those of the arrays x, y, x_test and y_test that it contains."""
+        if names_in_file == [UNNAMED]:
+            return {"x": UNNAMED}
+        rows = [row for row in NAMES_IN_FILE if row[0] in names_in_file]
+        found = {
+            array: name for array, name in zip(ARRAYS, (rows or [ARRAYS])[0], strict=True) if name in names_in_file
+        }
+        if renamed := [f"{name} is {array}" for array, name in found.items() if array != name]:
+            self.note(f"Arrays of {self.path}: {', '.join(renamed)}.")
+        if ignored := [name for name in VALIDATION_ARRAYS if name in names_in_file]:
+            self.note(
+                f"warning: {ignored[0]} in {self.path} is not used: the validation images are taken from the training "
+                "images."
+            )
+        return found
+
     def _read_images(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Return contiguous images (N, C, H, W), uint8 from 0 to 255, by name."""
         for name, x in arrays.items():
             if x.ndim not in (3, 4) or 0 in x.shape:
                 shapes = "(N, H, W), (N, C, H, W) or (N, H, W, C)"
                 raise DataError(f"{self.path}: {name} must hold images, {shapes}, not an array {x.shape}.")
-        arrays, messages = as_uint8(str(self.path), arrays)
-        for message in messages:
+        images = as_uint8(str(self.path), arrays)
+        self.images_read_as = images.read_as
+        for message in images.messages:
             self.note(message)
-        return {name: torch.from_numpy(self._to_channels_first(name, x)) for name, x in arrays.items()}
+        return {name: torch.from_numpy(self._to_channels_first(name, x)) for name, x in images.arrays.items()}
 
     def _to_channels_first(self, name: str, x: np.ndarray) -> np.ndarray:
         """Return images of shape (N, H, W), (N, C, H, W) or (N, H, W, C) as (N, C, H, W)."""
         if x.ndim == 3:
             return x[:, None]
         second, last = x.shape[1], x.shape[3]
+        is_ambiguous = {second, last} <= set(COMMON_CHANNELS) and x.shape[1:] != (1, 1, 1)
         if second not in COMMON_CHANNELS and (last in COMMON_CHANNELS or last < second):
             x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-        if x.shape[1] not in COMMON_CHANNELS:
+        if is_ambiguous or x.shape[1] not in COMMON_CHANNELS:
             _, channels, height, width = x.shape
-            self.note(f"{name} in {self.path} is read as images of {channels} channels and {height} x {width} pixels.")
+            count = "1 channel" if channels == 1 else f"{channels} channels"
+            self.note(f"{name} in {self.path} is read as images of {count} and {height} x {width} pixels.")
         return x
 
-    def _read_classes(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    def _read_classes(self, arrays: dict[str, np.ndarray], images: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the classes of y and y_test, -1 for unlabelled images, and set `class_names`."""
-        sizes = {name: len(arrays[images]) for name, images in (("y", "x"), ("y_test", "x_test")) if images in arrays}
+        source = str(self.path)
+        sizes = {name: len(images[of]) for name, of in (("y", "x"), ("y_test", "x_test")) if of in images}
         unlabelled = {name: torch.full((size,), -1) for name, size in sizes.items()}
-        labels = {
-            name: read_labels(str(self.path), name, arrays[name], size)
-            for name, size in sizes.items()
-            if name in arrays
-        }
-        if not labels:
+        found = {name: arrays[name] for name in sizes if name in arrays}
+        if not found:
             return unlabelled
-        classes, names = as_classes(str(self.path), *labels.values())
+        read = {name: read_labels(source, name, y, sizes[name]) for name, y in found.items()}
+        check_same_form(source, found)
+        classes, names = as_classes(source, *(labels for labels, _ in read.values()))
         self.class_names = names or None
+        for (name, (_, marker)), y in zip(read.items(), classes, strict=True):
+            if missing := int((y < 0).sum()):
+                self.note(f"{name} in {source}: {missing} of {len(y)} images are unlabelled ({marker}).")
         if names != [str(index) for index in range(len(names))]:
             count = "1 class" if len(names) == 1 else f"{len(names)} classes"
-            self.note(f"Labels in {self.path}: {count}, {list_names(names)}.")
+            self.note(f"Labels in {source}: {count}, {list_names(names)}.")
         if names == ["1"] and any((y < 0).any() for y in classes):
             self.note(
-                f"warning: labels in {self.path} are -1 and 1, but -1 means unlabelled: save 0 and 1 for two classes."
+                f"warning: labels in {source} are -1 and 1, but -1 means unlabelled: save 0 and 1 for two classes."
             )
-        return unlabelled | dict(zip(labels, classes, strict=True))
+        return unlabelled | dict(zip(found, classes, strict=True))

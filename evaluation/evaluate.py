@@ -199,6 +199,7 @@ def provenance(checkpoint: dict, path: Path, data: ImageData) -> dict[str, Any]:
     return {key: value for key, value in recorded.items() if key in KEYS} | {
         "model": checkpoint["model"],
         "variant": data.variant,
+        "images_read_as": data.images_read_as or None,
         "data_root": data.hparams.get("root"),
         "epochs": checkpoint["epoch"] + 1,
         "step": checkpoint["global_step"],

@@ -235,6 +235,10 @@ class Evaluation:
     processes: Annotated[int | None, Doc("Processes that trained the model.")] = None
     labels_hash: Annotated[str | None, Doc("Hash of the labels given in training, if only some were.")] = None
     images_hash: Annotated[str | None, Doc("Hash of the evaluated test images.")] = None
+    images_read_as: Annotated[
+        str | None,
+        Doc("Type and scale of the images in a user's file, and the error of rounding them; null for bytes."),
+    ] = None
     weights_hash: Annotated[str | None, Doc("Hash of the evaluated weights.")] = None
     data_root: Annotated[str | None, Doc("Path of the data. Reports leave it out.")] = None
     commit: Annotated[list[str] | None, Doc("Commits that trained the model; `+` marks local changes.")] = None

@@ -1,5 +1,6 @@
 """Checks of the labels that models of classes (CVAE, M2, M1M2, ADGM, SDGM) are trained on."""
 
+MAX_NAMES = 20  # classes that a message names
 MAX_CLASSES = 1000  # more values are identifiers or measurements, and one-hot inputs become too large
 
 
@@ -26,7 +27,7 @@ def check_training_images(model: str, data) -> None:
             "classes, or use --model VAE."
         )
     if missing := data.classes_without_training_images:
-        some = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        some = ", ".join(missing[:MAX_NAMES]) + (", ..." if len(missing) > MAX_NAMES else "")
         which = f"class {some} has none" if len(missing) == 1 else f"classes {some} have none"
         raise ValueError(
             f"{model} needs labelled training images of every class, but {which}: add images, remove the "

@@ -52,6 +52,28 @@ def test_channels_first_is_preferred_if_ambiguous(tmp_path, shape):
     assert ready(save(tmp_path, x=pixels(50, *shape))).image_shape == shape
 
 
+@pytest.mark.parametrize(
+    ("shape", "remark"),
+    [
+        ((3, 9, 4), "3 channels and 9 x 4"),
+        ((4, 32, 4), "4 channels and 32 x 4"),
+        ((1, 7, 1), "1 channel and 7 x 1"),
+        ((2, 6, 7), "2 channels and 6 x 7"),
+        ((1, 1, 1), ""),
+        ((3, 9, 9), ""),
+        ((9, 9, 3), ""),
+        ((28, 28, 1), ""),
+        ((1, 28, 28), ""),
+    ],
+)
+def test_ambiguous_axes_are_reported(tmp_path, capfd, shape, remark):
+    for x in (pixels(50, *shape), pixels(50, *shape) / 255):
+        np.savez(path := tmp_path / "mine.npz", x=x)
+        ready(path)
+        remarks = [line for line in capfd.readouterr().err.splitlines() if " images of " in line]
+        assert remarks == ([f"x in {path} is read as images of {remark} pixels."] if remark else [])
+
+
 def test_an_unusual_number_of_channels_is_reported(tmp_path, capfd):
     ready(path := save(tmp_path, x=pixels(50, 2, 6, 7)))
     assert capfd.readouterr().err == f"x in {path} is read as images of 2 channels and 6 x 7 pixels.\n"
@@ -104,6 +126,59 @@ def test_user_test_arrays_and_unlabelled_images(tmp_path):
     assert len(data.label_indices) == (data.train.y >= 0).sum()
 
 
+NAMES = {
+    "Keras": ("x_train", "y_train", "x_test", "y_test"),
+    "scikit-learn": ("X_train", "y_train", "X_test", "y_test"),
+    "MedMNIST": ("train_images", "train_labels", "test_images", "test_labels"),
+    "no test set": ("X", "y"),
+    "images": ("images", "labels"),
+}
+
+
+@pytest.mark.parametrize("program", NAMES)
+def test_names_of_other_programs(tmp_path, capfd, program):
+    x, y = pixels(60, 28, 28), np.arange(60) % 3
+    values = [x, y[:, None], x[:9], y[:9, None]]  # labels of MedMNIST are (N, 1)
+    with_test = len(NAMES[program]) == 4
+    np.savez(tmp_path / "expected.npz", x=x, y=y, **({"x_test": x[:9], "y_test": y[:9]} if with_test else {}))
+    expected = ready(tmp_path / "expected.npz")
+    path = save(tmp_path, **dict(zip(NAMES[program], values, strict=False)))
+    data = ready(path)
+    assert data.images_hash == expected.images_hash
+    assert data.fetch()[0].y.tolist() == expected.fetch()[0].y.tolist()
+    assert data.test.y.tolist() == expected.test.y.tolist()
+    pairs = zip(NAMES[program], ("x", "y", "x_test", "y_test"), strict=False)
+    renamed = ", ".join(f"{name} is {array}" for name, array in pairs if name != array)
+    assert capfd.readouterr().err == f"Arrays of {path}: {renamed}.\n"
+
+
+def test_x_comes_before_other_names_and_takes_its_own_labels_only(tmp_path, capfd):
+    x = pixels(60, 6, 6)
+    data = ready(save(tmp_path, x=x, images=255 - x, labels=np.arange(60) % 2))
+    assert (data.fetch()[0].x.numpy().reshape(-1, 1, 36) == x.reshape(1, -1, 36)).all(-1).any(1).all()
+    assert data.num_classes == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_single_array_needs_no_name(tmp_path):
+    x = pixels(60, 6, 6)
+    np.savez(tmp_path / "unnamed.npz", x)
+    assert ready(tmp_path / "unnamed.npz").images_hash == ready(save(tmp_path, x=x)).images_hash
+    np.savez(tmp_path / "unnamed.npz", x, np.arange(60))
+    with pytest.raises(DataError, match=r"has no array named x but arr_0, arr_1: name the images x when you save them"):
+        ready(tmp_path / "unnamed.npz")
+
+
+def test_validation_images_that_are_not_used_cause_a_warning(tmp_path, capfd):
+    x = pixels(60, 6, 6)
+    path = save(tmp_path, train_images=x, val_images=x[:9])
+    ready(path)
+    assert capfd.readouterr().err.splitlines() == [
+        f"Arrays of {path}: train_images is x.",
+        f"warning: val_images in {path} is not used: the validation images are taken from the training images.",
+    ]
+
+
 def test_hyper_parameters_are_the_constructors_arguments(tmp_path):
     assert dict(NPZ("mine.npz", val_size=3, seed=2).hparams) == {
         "root": "mine.npz",
@@ -133,12 +208,25 @@ DARK = pixels(10, 6, 6) // 16
         ({"x": pixels(10, 1, 1, 6, 6)}, r": x must hold images, .*, not an array \(10, 1, 1, 6, 6\)\."),
         ({"x": pixels(10, 0, 6, 6)}, r": x must hold images, .*, not an array \(10, 0, 6, 6\)\."),
         ({"x_test": pixels(0, 6, 6)}, r": x_test must hold images, .*, not an array \(0, 6, 6\)\."),
-        ({"y": np.arange(9)}, r": y must be 10 labels, one per image, not an array \(9,\)\."),
-        ({"y": np.arange(11)}, r": y must be 10 labels, one per image, not an array \(11,\)\."),
-        ({"y": np.arange(10) / 2}, r": y must be integers or text, not float64: save y\.astype\(int\) if .*\."),
-        ({"y": np.array(["2020-01-01"] * 10, "M8")}, r": y must be integers or text, not datetime64.*\."),
-        ({"y_test": np.eye(4, dtype=int)}, r": y_test must be one label per image, .*: save y_test\.argmax.*\."),
-        ({"y": np.arange(10)[:, None]}, r": y must be 10 labels in one axis, .*: save y\.reshape\(-1\)\."),
+        ({"y": np.arange(9)}, r": y must be 10 labels, one per image, or one-hot rows, not an array \(9,\)\."),
+        ({"y": np.arange(11)}, r": y must be 10 labels, one per image, or one-hot rows, not an array \(11,\)\."),
+        ({"y": np.eye(9)}, r": y must be 10 labels, one per image, or one-hot rows, not an array \(9, 9\)\."),
+        ({"y": np.eye(10).astype(str)}, r": y must be 10 labels, .*, not an array \(10, 10\)\."),
+        ({"y": np.arange(10) / 2}, r": y must be 0, 1, ... or -1 or NaN for unknown, not 0\.5\."),
+        ({"y": np.arange(10) - 2.0}, r": y must be 0, 1, ... or -1 or NaN for unknown, not -2\."),
+        ({"y": np.full(10, np.inf)}, r": y must be 0, 1, ... or -1 or NaN for unknown, not inf\."),
+        ({"y": np.full(10, 2.0**60)}, r": y must be 0, 1, ... or -1 or NaN for unknown, not 1\.15292e\+18\."),
+        ({"y": np.array(["2020-01-01"] * 10, "M8")}, r": y must be numbers or text, not datetime64.*\."),
+        ({"y": np.ones(10, complex)}, r": y must be numbers or text, not complex128\."),
+        ({"y": np.eye(10) + np.eye(10, k=1)}, r": the rows of y \(10, 10\) must be one-hot, .*: save .* y\.argmax.*\."),
+        ({"y": np.eye(10) * 0.9 + 0.01}, r": the rows of y \(10, 10\) must be one-hot, .*\."),
+        ({"y": np.eye(10) * 2 - 1}, r": the rows of y \(10, 10\) must be one-hot, .*\."),
+        ({"y": np.full((10, 2), np.nan)}, r": the rows of y \(10, 2\) must be one-hot, .*\."),
+        ({"y_test": np.eye(4, 10)}, r": y \(10,\) and y_test \(4, 10\) must both be one label per image, or both .*\."),
+        (
+            {"y": np.eye(10), "y_test": np.eye(4)},
+            r": y \(10, 10\) and y_test \(4, 4\) must both .* one-hot with the same columns\.",
+        ),
         ({"y": np.arange(10) - 3}, r": y must be 0, 1, ... or -1 for unknown, not -3\."),
         ({"y_test": np.arange(4) - 2}, r": y_test must be 0, 1, ... or -1 for unknown, not -2\."),
         ({"y": np.array(list("abcdefghij"))}, r": y and y_test must both be integers or both be text\."),
@@ -310,6 +398,7 @@ X60 = pixels(60, 6, 6)
         (
             {"y": np.where(np.arange(60) % 2, 1, -1)},
             [
+                "y in {path}: 30 of 60 images are unlabelled (-1).",
                 "Labels in {path}: 1 class, 1.",
                 "warning: labels in {path} are -1 and 1, but -1 means unlabelled: save 0 and 1 for two classes.",
             ],
@@ -384,17 +473,34 @@ def test_other_images_cause_no_warning(tmp_path, capfd, x):
         ({"x": pixels(10, 6, 6), "x_test": DARK}, r": the largest value of x_test is 15, while x reaches 255, .*"),
         ({"x": DARK // 15, "x_test": pixels(4, 6, 6)}, r": the largest value of x is 1, while x_test .* \* 255\).*"),
         ({"x": DARK // 15, "x_test": DARK}, r": the largest value of x is 1, while x_test reaches 15, .*"),
-        ({"x": X60 / 255}, r": x must be uint8 .*, not float64: its values range from 0 to 1; .*round\(x \* 255\).*"),
-        ({"x": X60.astype(">f4")}, r": x must be .*float32.* from 0 to 255; if 255 is white, save numpy\.round\(x\).*"),
-        ({"x": X60 / 127.5 - 1}, r": x must be .* range from -1 to 1; map them to 0..255 and save them as uint8\."),
         (
-            {"x": np.where(X60, X60, np.nan)},
-            r": x must be .* holds NaN or infinite values; replace them first\.",
+            {"x": X60 / 127.5 - 1},
+            r": the images hold values from -1 to 1, .* negative: if -1 is .*, save \(x \+ 1\) / 2\.",
         ),
-        ({"x": X60.astype(int)}, r": x must be .*, not int64: .* if 255 is white, .*"),
-        ({"x": DARK.astype(int)}, r": x must be .*, not int64: .* if 15 is white, .*"),
-        ({"x": X60.astype(np.uint16) * 257}, r": x must be .*, not uint16: .* if 65535 is white, .*"),
-        ({"x": X60.astype(str)}, r": x must be uint8 from 0 to 255, not <U3: save numbers\."),
+        ({"x": X60 / 130 - 1}, r": the images hold values from -1 to 0\.961538, .*: if -1 is black and 1 is white, .*"),
+        ({"x": X60 / 255 - 0.5}, r": .* from -0\.5 to 0\.5, .* if -0\.5 is black .*, save \(x \+ 0\.5\) / 1\."),
+        ({"x": X60.astype(int) - 128}, r": .* from -128 to 127, .*, save \(x\.astype\(float\) \+ 128\) / 255\."),
+        ({"x": X60 / 255, "x_test": X60 / 255 - 0.5}, r": the images hold values from -0\.5 to 1, .* negative: .*"),
+        ({"x": np.where(X60, X60, np.nan)}, r": x holds NaN or infinite values; replace them first\."),
+        ({"x": np.where(X60, X60, np.inf)}, r": x holds NaN or infinite values; replace them first\."),
+        ({"x": X60 / 255, "x_test": np.full((2, 6, 6), -np.inf)}, r": x_test holds NaN or infinite values; .*"),
+        ({"x": X60.astype(str)}, r": x must be numbers, not <U3\."),
+        ({"x": X60.astype(complex)}, r": x must be numbers, not complex128\."),
+        ({"x": DARK.astype(int)}, r": the largest value of x is 15, .* If 15 is white, .*"),
+        ({"x": DARK / 255}, r": the largest value of x is 0\.0588235, .*round\(x \* \(255 / 0\.0588235.*"),
+        ({"x": DARK.astype("f4")}, r": the largest value of x is 15, .* If 15 is white, .*"),
+        ({"x": X60 / 255 * 1.5}, r": the largest value of x is 1\.5, .* If 1\.5 is white, .*"),
+        ({"x": X60.astype(np.uint16) * 16}, r": the largest value of x is 4080, .* in 16-bit .* If 4095 is white, .*"),
+        ({"x": X60.astype(int) * 4}, r": the largest value of x is 1020, .* If 1023 is white, .*"),
+        ({"x": X60.astype(np.int16) * 128}, r": the largest value of x is 32640, .* If 32767 is white, .*"),
+        ({"x": X60.astype(int) * 258}, r": the largest value of x is 65790, .* If 65790 is white, .*"),
+        ({"x": X60.astype("f4") * 257}, r": the largest value of x is 65535, .* If 65535 is white, .*"),
+        ({"x": X60, "x_test": X60 / 255}, r": the largest value of x_test is 1, while x reaches 255, .* \* 255\).*"),
+        ({"x": X60 / 255, "x_test": X60}, r": the largest value of x is 1, while x_test reaches 255, .* \* 255\).*"),
+        (
+            {"x": X60.astype(np.uint16) * 257, "x_test": X60},
+            r": the largest value of x_test is 255, while x reaches 65535, .*\(65535 / 255\)\)\.astype\(.*uint16\)\.",
+        ),
     ],
 )
 def test_other_values_are_refused(tmp_path, arrays, message):

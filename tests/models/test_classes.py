@@ -7,7 +7,7 @@ from datamodules import DATAMODULES
 from models import MODELS
 from models.classes import MAX_CLASSES
 
-LEARNING = {"CVAE": {}, "M2": {}, "AffineVAE": {"decoder_hidden": [4], "label_weight": 1.0}}
+LEARNING = {"CVAE": {}, "M2": {}, "ADGM": {}, "SDGM": {}, "AffineVAE": {"decoder_hidden": [4], "label_weight": 1.0}}
 
 
 def data_with(tmp_path, y, y_test=None):
@@ -55,7 +55,8 @@ def test_labels_with_too_many_values_are_refused(tmp_path, name, values):
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_too_many_classes_are_refused_before_networks_are_built(name):
-    options = {"hidden": [4], **LEARNING[name]} | ({"labelled_fraction": 1.0} if name == "M2" else {})
+    fraction = {"labelled_fraction": 1.0} if "labelled_fraction" in MODELS[name].data_args else {}
+    options = {"hidden": [4], **LEARNING[name]} | fraction
     MODELS[name]((1, 6, 6), num_classes=MAX_CLASSES, **options)
     with pytest.raises(ValueError, match=f"^{name} .*takes at most {MAX_CLASSES} classes"):
         MODELS[name]((1, 6, 6), num_classes=10**9, **options)
@@ -66,3 +67,18 @@ def test_other_models_take_any_labels(tmp_path, name):
     data = data_with(tmp_path, np.arange(100) * 10**7, y_test=np.arange(20) + 10**12)
     made(name, data)
     assert data.num_classes == 120
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_test_set_of_other_classes_is_refused(tmp_path, name):
+    """As in OMNIGLOT, where the alphabets of the test images never occur in training."""
+    data = data_with(tmp_path, np.arange(100) % 10, y_test=np.arange(20) + 30)
+    names = ", ".join(map(str, range(30, 50)))
+    with pytest.raises(ValueError, match=rf"^{name} .*, but classes {names} have none: add images, remove the classes"):
+        made(name, data)
+
+
+@pytest.mark.parametrize("name", ["VAE", "IWAE", "HierarchicalVAE", "AffineVAE", "AE"])
+def test_other_models_take_a_test_set_of_other_classes(tmp_path, name):
+    data = data_with(tmp_path, np.arange(100) % 10, y_test=np.arange(20) + 30)
+    assert MODELS[name].for_data(data)

@@ -377,6 +377,16 @@ def test_an_m1_of_another_file_is_refused(trained, tmp_path):
         open_m1(path, npz("b.npz"))
 
 
+def test_a_test_set_of_other_classes_is_refused_by_m1m2_but_not_by_its_m1(trained, tmp_path):
+    digit_data = digits(num_labels=None)
+    x, y = (part.numpy() for part in (digit_data.train.x, digit_data.train.y))
+    np.savez(tmp_path / "a.npz", x=x, y=y, x_test=x[:20], y_test=y[:20] + 10)
+    data = DATAMODULES["NPZ"](root=str(tmp_path / "a.npz"))
+    data.setup()
+    with pytest.raises(ValueError, match=r"^M1M2 needs labelled training images of every class, but classes 10, 11, "):
+        MODELS["M1M2"].for_data(data, m1=trained(data=data))
+
+
 @pytest.mark.parametrize(("name", "options"), [("AE", {}), ("HierarchicalVAE", {"z_dim": [3, 2]}), ("CVAE", {})])
 def test_an_m1_that_is_not_a_vae_is_refused(trained, name, options):
     path = trained(name, **options)
