@@ -3,6 +3,7 @@
 import math
 import shutil
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -59,7 +60,7 @@ class BinaryMNIST(ImageData):
 
     def _read(self, name: str) -> Split:
         path = self.folder / f"{name}.npz"
-        bits, was_written = load_or_cache(path, self.md5[name], lambda: self._parse(name))
+        bits, was_written = load_or_cache(path, self.md5[name], lambda: self._parse(name), pack_bits, unpack_bits)
         if was_written:
             self.note(f"Wrote {path}, a copy of {name} that loads faster.")
         bits = bits[torch.randperm(len(bits), generator=fixed_generator(f"order of {name}")).numpy()]
@@ -89,3 +90,14 @@ def parse_amat(path: Path, content: bytes) -> np.ndarray:
     if bits.max() > 1:
         raise DataError(f"{path} holds pixels other than 0 and 1: {DAMAGED}")
     return bits
+
+
+def pack_bits(bits: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the arrays that store an array of 0 and 1 with one bit per pixel."""
+    return {"bits": np.packbits(bits), "shape": np.array(bits.shape)}
+
+
+def unpack_bits(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the array that `pack_bits` packed."""
+    shape = arrays["shape"]
+    return np.unpackbits(arrays["bits"], count=shape.prod()).reshape(shape)
