@@ -44,6 +44,7 @@ class ImageData(LightningDataModule):
     class_names: list[str] | None = None
     labels_hash: str | None = None
     has_grey_levels = False  # whether `grey_pixels` are available
+    edition = ""  # which of several published versions of the images these are, for titles of tables
     variant = ""  # description of any difference from the published images
     label_indices: Tensor
     # (limits, draw) -> test images moved by random affine maps, and the maps; None for data that cannot be moved
