@@ -6,6 +6,7 @@ from datamodules.binary_mnist import BinaryMNIST
 from datamodules.digits import Digits
 from datamodules.mnist import KMNIST, MNIST, FashionMNIST
 from datamodules.npz import NPZ
+from datamodules.omniglot import OMNIGLOT, Omniglot28
 
 DATAMODULES: dict[str, type[ImageData]] = {
     "Digits": Digits,
@@ -13,6 +14,8 @@ DATAMODULES: dict[str, type[ImageData]] = {
     "FashionMNIST": FashionMNIST,
     "KMNIST": KMNIST,
     "BinaryMNIST": BinaryMNIST,
+    "OMNIGLOT": OMNIGLOT,
+    "Omniglot28": Omniglot28,
     "NPZ": NPZ,
 }
 

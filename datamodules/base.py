@@ -45,6 +45,7 @@ class ImageData(LightningDataModule):
     class_names: list[str] | None = None
     labels_hash: str | None = None
     has_grey_levels = False  # whether `grey_pixels` are available
+    edition = ""  # which of several published versions of the images these are, for titles of tables
     variant = ""  # description of any difference from the published images
     images_read_as = ""  # type and scale of images in a file of the user, and the rounding error; empty for bytes
     label_indices: Tensor

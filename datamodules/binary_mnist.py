@@ -1,14 +1,10 @@
 """MNIST with the fixed binarization published by Larochelle."""
 
 import math
-import os
 import shutil
 import urllib.request
-import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +12,7 @@ import torch
 
 from datamodules.base import ImageData, fixed_generator
 from datamodules.batches import Split
+from datamodules.cache import load_or_cache
 from datamodules.download import DAMAGED, DataError, check_md5, download_missing, read_file
 
 ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
@@ -63,7 +60,7 @@ class BinaryMNIST(ImageData):
 
     def _read(self, name: str) -> Split:
         path = self.folder / f"{name}.npz"
-        bits, was_written = load_or_cache(path, self.md5[name], lambda: self._parse(name))
+        bits, was_written = load_or_cache(path, self.md5[name], lambda: self._parse(name), pack_bits, unpack_bits)
         if was_written:
             self.note(f"Wrote {path}, a copy of {name} that loads faster.")
         bits = bits[torch.randperm(len(bits), generator=fixed_generator(f"order of {name}")).numpy()]
@@ -95,28 +92,12 @@ def parse_amat(path: Path, content: bytes) -> np.ndarray:
     return bits
 
 
-def load_or_cache(path: Path, md5: str, parse: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
-    """Load a binary array from the cache file `path`, or parse the source and write the cache file.
+def pack_bits(bits: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the arrays that store an array of 0 and 1 with one bit per pixel."""
+    return {"bits": np.packbits(bits), "shape": np.array(bits.shape)}
 
-    Args:
-        path: The cache file.
-        md5: Checksum of the source; a cache file of another source is replaced.
-        parse: Return the array from the source.
 
-    Returns:
-        The array, and whether the cache file was written by this call.
-    """
-    # Any failure is a cache miss. Reading also verifies the checksums of the zip file.
-    with suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile), open(path, "rb") as file:
-        cache = np.load(file)
-        if str(cache["md5"]) == md5:
-            shape = cache["shape"]
-            return np.unpackbits(cache["bits"], count=shape.prod()).reshape(shape), False
-    bits = parse()
-    # The mode is checked explicitly because root can write to read-only folders.
-    if path.parent.stat().st_mode & 0o222:
-        with suppress(OSError), TemporaryDirectory(dir=path.parent, prefix=".cache-") as temporary:
-            np.savez(Path(temporary, path.name), bits=np.packbits(bits), shape=bits.shape, md5=md5)
-            os.replace(Path(temporary, path.name), path)
-            return bits, True
-    return bits, False
+def unpack_bits(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the array that `pack_bits` packed."""
+    shape = arrays["shape"]
+    return np.unpackbits(arrays["bits"], count=shape.prod()).reshape(shape)

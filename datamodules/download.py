@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.error import HTTPError
 
 from filelock import FileLock
 from pytorch_lightning.utilities import rank_zero_info
@@ -35,9 +36,10 @@ def missing_files(folder: Path, names: Sequence[str]) -> list[str]:
     return [name for name in names if find_file(folder, name) is None]
 
 
-def install_instruction(folder: Path, names: Sequence[str]) -> str:
-    """Return the end of an error message: which files to put into which folder."""
-    return f"put {', '.join(names)} into {folder}, plain or as .gz."
+def install_instruction(folder: Path, names: Sequence[str], origin: str = "") -> str:
+    """Return the end of an error message: which files (of which address) to put into which folder."""
+    source = f" from {origin}" if origin else ""
+    return f"put {', '.join(names)}{source} into {folder}, plain or as .gz."
 
 
 def read_file(folder: Path, name: str) -> tuple[Path, bytes]:
@@ -73,7 +75,7 @@ def check_md5(path: Path, content: bytes, md5: str) -> None:
         raise DataError(f"{path} does not have the published content (md5 {actual}, published {md5}): {DAMAGED}")
 
 
-def download_missing(folder: Path, names: Sequence[str], fetch: Callable[[Path], None]) -> None:
+def download_missing(folder: Path, names: Sequence[str], fetch: Callable[[Path], None], origin: str = "") -> None:
     """Download the files that are missing from `folder`.
 
     A file lock serialises processes that share the file system, and files are moved into place atomically.
@@ -82,6 +84,7 @@ def download_missing(folder: Path, names: Sequence[str], fetch: Callable[[Path],
         folder: Target folder.
         names: Names of the files.
         fetch: Download the files into the empty folder that it is given.
+        origin: Where the files are published, for messages.
 
     Raises:
         DataError: If the download fails. New files and folders are removed.
@@ -101,13 +104,15 @@ def download_missing(folder: Path, names: Sequence[str], fetch: Callable[[Path],
                     for name in (*compressed, *names):
                         os.replace(Path(temporary, name), folder / name)
     except (OSError, RuntimeError, HTTPException, DataError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         with suppress(OSError):  # leave no empty folders
             lock.unlink(missing_ok=True)
             for path in new_folders:
                 path.rmdir()
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise DataError(
-            f"{folder} lacks files and the download failed ({reason}): {install_instruction(folder, names)}"
+            f"{folder} lacks files and the download failed ({reason}): {install_instruction(folder, names, origin)}"
         ) from error
 
 

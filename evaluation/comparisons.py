@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluation.cache import cache_path
 from evaluation.metrics import standard_error
-from evaluation.published import TEST_IMAGES, Reported, reported
+from evaluation.published import DATA_SETS, Reported, reported
 from evaluation.schema import ComparedEvaluation, Difference, Evaluation, PublishedReference
 from evaluation.tables import comparison_key, plus_minus
 from runtime.hparams import non_default_options, run_options
@@ -137,7 +137,7 @@ def conditions(result: Evaluation, checkpoint: dict, paper: Reported) -> str:
         return f"{text}; one draw of labels"
     if paper.K not in (None, result.num_samples):
         text += f"; K = {result.num_samples}, not {paper.K}"
-    if (result.num_images or 0) < TEST_IMAGES:
+    if (result.num_images or 0) < DATA_SETS[checkpoint["run"]["data"]].test_images:
         text += f"; on {result.num_images} images"
     return text
 

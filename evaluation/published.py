@@ -61,9 +61,28 @@ NOT_COMPARED = {
 
 CLASSIFIERS = ("M2", "M1M2", "ADGM", "SDGM")
 MODELS = ("VAE", "IWAE", "HierarchicalVAE", *CLASSIFIERS)
-TRAINING_IMAGES = 60_000  # of MNIST, including validation images
-LAROCHELLE_TRAINING_IMAGES = 50_000
-TEST_IMAGES = 10_000
+
+
+class DataSet(NamedTuple):
+    """A data set that numbers are published of.
+
+    Args:
+        name: Its name in `published.yaml`.
+        training_images: Number of training images, including validation images that are split off.
+        test_images: Number of test images.
+    """
+
+    name: str
+    training_images: int
+    test_images: int
+
+
+# By their names in this program. Omniglot28 and files with images of OMNIGLOT are other images than the published ones.
+DATA_SETS = {
+    "MNIST": DataSet("MNIST", 60_000, 10_000),
+    "BinaryMNIST": DataSet("MNIST", 50_000, 10_000),
+    "OMNIGLOT": DataSet("OMNIGLOT", 24_345, 8_070),
+}
 
 # Key of an experiment in the YAML file -> type of its value
 REQUIRED_KEYS: dict[str, Any] = {
@@ -187,13 +206,13 @@ def run_settings(checkpoint: dict) -> dict[str, Any]:
     `training_images` and, depending on the model, `labels`, or `objective` and `K`.
 
     Args:
-        checkpoint: Checkpoint of one of `MODELS` on MNIST or BinaryMNIST.
+        checkpoint: Checkpoint of one of `MODELS` on one of `DATA_SETS`.
     """
     settings, run, model = run_options(checkpoint), checkpoint["run"], checkpoint["model"]
-    binary = run["data"] == "BinaryMNIST"
+    data = DATA_SETS[run["data"]]
     settings |= {
-        "images": f"MNIST, {run['protocol']}",
-        "training_images": LAROCHELLE_TRAINING_IMAGES if binary else TRAINING_IMAGES - settings["data.val_size"],
+        "images": f"{data.name}, {run['protocol']}",
+        "training_images": data.training_images - settings.get("data.val_size", 0),  # BinaryMNIST has none to split off
     }
     if model in CLASSIFIERS:
         return settings | {"model": model, "quantity": "test_error", "labels": settings["data.num_labels"]}
@@ -216,7 +235,7 @@ def reported(checkpoint: dict) -> dict[str, Reported]:
         The number by its quantity, `nll` or `test_error`; empty if every experiment has another quantity, model family,
         data set, protocol, objective, K or hidden layers.
     """
-    if checkpoint["model"] not in MODELS or checkpoint["run"]["data"] not in ("MNIST", "BinaryMNIST"):
+    if checkpoint["model"] not in MODELS or checkpoint["run"]["data"] not in DATA_SETS:
         return {}
     run = run_settings(checkpoint)
     moved = [name for name in run if name.startswith("data.max_") and run[name]]

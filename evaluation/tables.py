@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.terminal import FILE, Screen, lay_out, number, wrapped
-from datamodules import GREY_PROTOCOLS
+from datamodules import DATAMODULES, GREY_PROTOCOLS
 from evaluation.schema import ComparedEvaluation, Evaluation
 from models.estimators.observation_scale import VARIANCES
 from models.implicit import COLLAPSED_SHARE
@@ -166,14 +166,15 @@ def about_loss(result: Evaluation) -> str:
 
 
 def data_name(results: Sequence[Evaluation]) -> str:
-    """Return the name of the data of results of one kind; of NPZ data, with the names of the files.
+    """Return the name of the data of results of one kind, with its edition; of NPZ data, with the names of the files.
 
     Folders are never printed: paths are private.
     """
     first = results[0]
+    edition = DATAMODULES[first.data].edition if first.data in DATAMODULES else ""
     roots = [Path(result.data_root).name for result in results if result.data_root]
     files = ", ".join(dict.fromkeys(roots)) if first.data == "NPZ" else ""
-    return " ".join(filter(None, [first.data, files, first.variant]))
+    return " ".join(filter(None, [first.data, edition and f"({edition})", files, first.variant]))
 
 
 def rows(result: Evaluation) -> list[Evaluation]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import omniglot_files
 import pytest
 
 from datamodules.binary_mnist import BinaryMNIST
 from datamodules.mnist import FILES
+from datamodules.omniglot import FILE
 
 # Both find that the files are missing before either is given any; prints what the data are
 PROCESS = """
@@ -24,12 +26,18 @@ import hashlib, json, os, sys
 from pathlib import Path
 import torchvision.datasets
 from torchvision.datasets import utils
-from datamodules import DATAMODULES, binary_mnist, download
+from datamodules import DATAMODULES, binary_mnist, download, omniglot
 name, address, packed, plain = json.loads(sys.argv[1])
 utils.USER_AGENT = str(os.getpid())
 if name == "BinaryMNIST":
     binary_mnist.ADDRESS = address
     binary_mnist.BinaryMNIST.md5 = plain
+elif name == "OMNIGLOT":
+    omniglot.ADDRESS, (omniglot.OMNIGLOT.md5,) = address + omniglot.FILE, plain.values()
+    omniglot.ARRAYS = {"data": (60, "target"), "testdata": (20, "testtarget")}
+elif name == "Omniglot28":
+    torchvision.datasets.Omniglot.download_url_prefix = address.rstrip("/")
+    torchvision.datasets.Omniglot.zips_md5 = {file.removesuffix(".zip"): md5 for file, md5 in plain.items()}
 else:
     published = getattr(torchvision.datasets, name)
     published.mirrors, published.resources = [address], list(packed.items())
@@ -53,6 +61,9 @@ def idx(array):
 
 def published(name):
     """Little files as a mirror has them, and unpacked."""
+    if name in ("OMNIGLOT", "Omniglot28"):
+        plain = {FILE: omniglot_files.chardata()} if name == "OMNIGLOT" else omniglot_files.archives()
+        return plain, plain
     random = np.random.default_rng(0)
     if name == "BinaryMNIST":
         plain = {
@@ -117,16 +128,16 @@ def fetched(tmp_path, mirror, name, processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["MNIST", "KMNIST", "BinaryMNIST"])
+@pytest.mark.parametrize("name", ["MNIST", "KMNIST", "BinaryMNIST", "OMNIGLOT", "Omniglot28"])
 def test_two_processes_download_each_file_once(tmp_path, mirror, name):
     data, requests = fetched(tmp_path, mirror, name, processes=2)
     assert len(data) == 2
     assert data[0] == data[1] != ""
     # torchvision asks for each file twice: where it is, and for its content
-    times = 1 if name == "BinaryMNIST" else 2
+    times = 1 if name in ("BinaryMNIST", "OMNIGLOT") else 2
     packed, plain = published(name)
     assert Counter(file for file, _ in requests) == dict.fromkeys(packed, times)
     assert len({process for _, process in requests}) == 1
-    folder = next((tmp_path / "data").glob("*/raw" if name != "BinaryMNIST" else "*"))
+    folder = next((tmp_path / "data").glob("*/raw" if name in ("MNIST", "KMNIST") else "*"))
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in plain} == plain
     assert not [path for path in folder.iterdir() if path.name.startswith((".download-", ".cache-"))]

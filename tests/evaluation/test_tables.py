@@ -4,7 +4,7 @@ import pytest
 
 from evaluation.over_seeds import as_text, over_seeds
 from evaluation.schema import ComparedEvaluation, Evaluation
-from evaluation.tables import tables
+from evaluation.tables import comparison_key, tables, tables_by_key
 
 RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
           "nll_se": 0.1, "elbo": -25.0, "rate": 5.0, "distortion": 20.0, "active_units_per_layer": [3],
@@ -158,6 +158,18 @@ def test_images_that_are_moved_have_a_table_of_their_own():
     text = tables([result("a"), result("b", variant=MOVED)])
     assert "Digits, protocol dynamic: log p(x)" in text
     assert f"Digits {MOVED}, protocol dynamic: log p(x)" in text
+
+
+def test_versions_of_omniglot_have_tables_of_their_own_that_name_them():
+    """Their numbers are of other images, and never in one comparison."""
+    results = [result(data, data=data) for data in ("OMNIGLOT", "Omniglot28", "NPZ", "MNIST")]
+    assert len({comparison_key(one) for one in results}) == 4
+    titles = [table.title for table in tables_by_key(results)]
+    assert [title.partition(", protocol")[0] for title in titles] == [
+        "MNIST", "NPZ", "OMNIGLOT (Burda et al. 2015)", "Omniglot28 (resized from 105x105)",
+    ]  # fmt: skip
+    moved = tables([result("OMNIGLOT", data="OMNIGLOT", variant=MOVED)])
+    assert moved.startswith(f"OMNIGLOT (Burda et al. 2015) {MOVED}, protocol ")
 
 
 def test_content_and_pose_have_tables_of_their_own():
