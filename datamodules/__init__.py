@@ -4,6 +4,7 @@ from datamodules.base import PROTOCOLS, ImageData
 from datamodules.batches import Batches, Split
 from datamodules.binary_mnist import BinaryMNIST
 from datamodules.digits import Digits
+from datamodules.image_folder import ImageFolder
 from datamodules.mnist import KMNIST, MNIST, FashionMNIST
 from datamodules.npz import NPZ
 
@@ -14,6 +15,7 @@ DATAMODULES: dict[str, type[ImageData]] = {
     "KMNIST": KMNIST,
     "BinaryMNIST": BinaryMNIST,
     "NPZ": NPZ,
+    "ImageFolder": ImageFolder,
 }
 
 __all__ = ["DATAMODULES", "PROTOCOLS", "Batches", "ImageData", "Split"]
