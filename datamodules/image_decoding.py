@@ -1,6 +1,8 @@
 """Decode image files to uint8 arrays."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,7 +16,7 @@ COLOUR_MODES = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 GREY_16_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 ORIENTATION_TAG = 0x0112  # of EXIF and TIFF
-PHOTOMETRIC_TAG, BITS_TAG = 262, 258  # of TIFF
+BITS_TAG, PHOTOMETRIC_TAG, PLANAR_TAG = 258, 262, 284  # of TIFF
 
 Background = Literal["white", "black"]
 # What was done to an image, for messages
@@ -47,7 +49,7 @@ def read_header(path: Path) -> Header:
     Raises:
         Exception: Of any type, if the file is not an image that can be decoded.
     """
-    with Image.open(path, formats=PIL_FORMATS) as image:
+    with open_image(path) as image:
         check_mode(image)
         width, height = image.size
         if image.format != "TIFF" and orientation(image) >= 5:  # the size of a TIFF image is that after turning it
@@ -63,22 +65,17 @@ def decode(path: Path, decoding: Decoding) -> tuple[np.ndarray, set[str]]:
         Exception: Of any type, if the file is not an image that can be decoded.
     """
     done = set()
-    with Image.open(path, formats=PIL_FORMATS) as image:
+    with open_image(path) as image:
         check_mode(image)
         if getattr(image, "is_animated", False):
             done.add(FIRST_FRAME)
             image.seek(0)
-        turn = orientation(image)
-        is_tiff = image.format == "TIFF"
         if image.mode == "CMYK":
             done.add(CONVERTED)
+        stored_turn = orientation(image)
         pixels, alpha = read_pixels(path, image)
-        if is_tiff:
-            if turn != 1:
-                done.add(TURNED)  # Pillow has turned it
-            turn = 1
-        elif "exif" in image.info:  # also if it follows the pixels in a PNG file
-            turn = orientation(image)
+        # Read again: a PNG file may have it after the pixels, and a TIFF image is upright once Pillow has decoded it.
+        turn = orientation(image)
     if pixels.dtype == np.uint16:
         done.add(SCALED)
     white = np.iinfo(pixels.dtype).max
@@ -87,13 +84,21 @@ def decode(path: Path, decoding: Decoding) -> tuple[np.ndarray, set[str]]:
         pixels = composite(pixels, alpha, white if decoding.background == "white" else 0)
     if pixels.dtype == np.uint16:
         pixels = scale_to_8_bits(pixels)
-    if turn != 1:
+    if turn != 1 or stored_turn != 1:
         done.add(TURNED)
         pixels = apply_orientation(pixels, turn)
     pixels = convert_channels(pixels, decoding.channels)
     if decoding.size is not None:
         pixels = resize_and_crop(pixels, decoding.size)
     return np.ascontiguousarray(pixels), done
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file without decoding it."""
+    # Given a path, Pillow 13 maps uncompressed TIFF files into memory, and then turns them wrongly.
+    with open(path, "rb") as file, Image.open(file, formats=PIL_FORMATS) as image:
+        yield image
 
 
 def check_mode(image: Image.Image) -> None:
@@ -105,11 +110,13 @@ def check_mode(image: Image.Image) -> None:
             "8 or 16 bits"
         )
     if image.format == "TIFF":
-        bits = image.tag_v2.get(BITS_TAG, (1,))
-        if image.mode in GREY_16_BIT_MODES and bits[0] != 16:
-            raise UnsupportedPixels(f"its pixels have {bits[0]} bits; allowed are 8 and 16")
-        if raw_mode(image).startswith("RGBa;16"):
-            raise UnsupportedPixels("its 16-bit colours are multiplied by alpha; save it without")
+        bits = image.tag_v2.get(BITS_TAG, (1,))[0]
+        if bits > 8 and image.mode in GREY_16_BIT_MODES and bits != 16:
+            raise UnsupportedPixels(f"its pixels have {bits} bits; allowed are 8 and 16")
+        # of other 16-bit images, Pillow returns 8 bits or wrong values
+        is_planar = image.tag_v2.get(PLANAR_TAG, 1) != 1
+        if bits > 8 and image.mode not in GREY_16_BIT_MODES and (is_planar or not can_read_16_bit_tiff(image)):
+            raise UnsupportedPixels("its 16-bit pixels are stored in an unusual way; save it as 16-bit RGB or as PNG")
 
 
 def orientation(image: Image.Image) -> int:
@@ -146,7 +153,7 @@ def read_pixels(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray 
         return (65535 - grey if inverted else grey), alpha
     if ";16" in mode and image.format == "PNG":
         return read_16_bit_png(path, image)
-    if ";16" in mode and image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
+    if image.format == "TIFF" and can_read_16_bit_tiff(image):
         return read_16_bit_tiff(path, image)
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))
@@ -180,17 +187,19 @@ def read_16_bit_tiff(path: Path, image: Image.Image) -> tuple[np.ndarray, np.nda
     """
     other_order = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
     high = np.asarray(image).astype(np.uint16)
-    with Image.open(path, formats=("TIFF",)) as again:
-        tiles = []
-        for tile in again.tile:
-            name = raw_mode(again)
-            swapped = name[:-1] + other_order[name[-1]]
-            tiles.append(tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped))
-        again.tile = tiles
+    with open_image(path) as again:
+        name = raw_mode(again)
+        swapped = name[:-1] + other_order[name[-1]]
+        again.tile = [tile._replace(args=(swapped, *tile.args[1:])) for tile in again.tile]
         pixels = high << 8 | np.asarray(again)
     if pixels.shape[2] == 4:
         return drop_equal_channels(pixels[..., :3]), pixels[..., 3]
     return drop_equal_channels(pixels), None
+
+
+def can_read_16_bit_tiff(image: Image.Image) -> bool:
+    """Return whether an open TIFF file has 16-bit colours in an order that `read_16_bit_tiff` can read."""
+    return raw_mode(image)[:-1] in ("RGB;16", "RGBX;16", "RGBA;16")
 
 
 def drop_equal_channels(pixels: np.ndarray) -> np.ndarray:
