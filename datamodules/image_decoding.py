@@ -115,7 +115,7 @@ def check_mode(image: Image.Image) -> None:
             raise UnsupportedPixels(f"its pixels have {bits} bits; allowed are 8 and 16")
         # of other 16-bit images, Pillow returns 8 bits or wrong values
         is_planar = image.tag_v2.get(PLANAR_TAG, 1) != 1
-        if bits > 8 and image.mode not in GREY_16_BIT_MODES and (is_planar or not can_read_16_bit_tiff(image)):
+        if bits > 8 and image.mode not in GREY_16_BIT_MODES and (is_planar or not has_16_bit_colours(image)):
             raise UnsupportedPixels("its 16-bit pixels are stored in an unusual way; save it as 16-bit RGB or as PNG")
 
 
@@ -144,17 +144,14 @@ def raw_mode(image: Image.Image) -> str:
 
 def read_pixels(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the pixels of an open image, (H, W) or (H, W, 3), and alpha (H, W) or None, all uint8 or all uint16."""
-    mode = raw_mode(image)
     if image.mode in GREY_16_BIT_MODES:
         inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_TAG) == 0  # 0 is white; Pillow ignores it
         key = image.info.get("transparency")
         grey = np.asarray(image).astype(np.uint16)
         alpha = None if key is None else np.where(grey == key, 0, 65535).astype(np.uint16)
         return (65535 - grey if inverted else grey), alpha
-    if ";16" in mode and image.format == "PNG":
-        return read_16_bit_png(path, image)
-    if image.format == "TIFF" and can_read_16_bit_tiff(image):
-        return read_16_bit_tiff(path, image)
+    if has_16_bit_colours(image):
+        return read_16_bit_colours(path, image)
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))
         return drop_equal_channels(rgba[..., :3]), rgba[..., 3]
@@ -163,15 +160,24 @@ def read_pixels(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray 
     return drop_equal_channels(np.asarray(image if image.mode == "RGB" else image.convert("RGB"))), None
 
 
-def read_16_bit_png(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return colours and alpha of a PNG file of 16-bit colours, of which Pillow would return 8 bits."""
-    from torchvision.io import ImageReadMode, decode_image
+def read_16_bit_colours(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return colours and alpha of an open file with 16 bits per channel as uint16.
 
-    image.load()  # raises an error for a damaged file
-    pixels = decode_image(str(path), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    key = image.info.get("transparency")
+    Pillow returns only the high byte of each value. Reading the file a second time in the other byte order gives the
+    low bytes.
+    """
+    mode, key = raw_mode(image), image.info.get("transparency")
+    if mode == "LA;16B":  # Pillow knows no other byte order for it, but 4 bytes per pixel are read as they are
+        set_raw_mode(image, "RGBA")
+        pairs = np.asarray(image).astype(np.uint16)  # (H, W, 4): high and low byte of the grey level, and of alpha
+        pixels = pairs[..., ::2] << 8 | pairs[..., 1::2]
+    else:
+        other_order = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+        with open_image(path) as again:
+            set_raw_mode(again, mode[:-1] + other_order[mode[-1]])
+            pixels = np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
     if pixels.shape[2] in (2, 4):
-        alpha, pixels = pixels[..., -1], pixels[..., :-1]
+        pixels, alpha = pixels[..., :-1], pixels[..., -1]
     elif key is not None:
         alpha = np.where((pixels == np.asarray(key, np.uint16)).all(-1), 0, 65535).astype(np.uint16)
     else:
@@ -179,27 +185,16 @@ def read_16_bit_png(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndar
     return drop_equal_channels(pixels), alpha
 
 
-def read_16_bit_tiff(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return colours and alpha of a TIFF file of 16-bit colours.
-
-    Pillow returns only the high byte of each value. Reading the file a second time with the other byte order gives the
-    low bytes.
-    """
-    other_order = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
-    high = np.asarray(image).astype(np.uint16)
-    with open_image(path) as again:
-        name = raw_mode(again)
-        swapped = name[:-1] + other_order[name[-1]]
-        again.tile = [tile._replace(args=(swapped, *tile.args[1:])) for tile in again.tile]
-        pixels = high << 8 | np.asarray(again)
-    if pixels.shape[2] == 4:
-        return drop_equal_channels(pixels[..., :3]), pixels[..., 3]
-    return drop_equal_channels(pixels), None
+def has_16_bit_colours(image: Image.Image) -> bool:
+    """Return whether an open image has colours of 16 bits that `read_16_bit_colours` can read."""
+    return raw_mode(image)[:-1] in ("LA;16", "RGB;16", "RGBX;16", "RGBA;16")
 
 
-def can_read_16_bit_tiff(image: Image.Image) -> bool:
-    """Return whether an open TIFF file has 16-bit colours in an order that `read_16_bit_tiff` can read."""
-    return raw_mode(image)[:-1] in ("RGB;16", "RGBX;16", "RGBA;16")
+def set_raw_mode(image: Image.Image, mode: str) -> None:
+    """Change how an open image is decoded, in Pillow's terms."""
+    image.tile = [
+        tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode) for tile in image.tile
+    ]
 
 
 def drop_equal_channels(pixels: np.ndarray) -> np.ndarray:
