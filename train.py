@@ -218,8 +218,9 @@ def print_summary(trainer: Trainer, data: ImageData, model: Model, config: dict)
     if not trainer.is_global_zero:
         return
     labels = f", labels {data.labels_hash}" if data.labels_hash else ""
+    data_name = " ".join(filter(None, [config["data"]["name"], data.variant]))
     print(
-        f"{config['model']['name']} on {config['data']['name']}, protocol {data.protocol}{labels}: "
+        f"{config['model']['name']} on {data_name}, protocol {data.protocol}{labels}: "
         f"{count_parameters(model):,} parameters, {len(data.train.y):,} training images, "
         f"{thread_count_text(config['threads'])}, run folder {trainer.default_root_dir}",
         flush=True,

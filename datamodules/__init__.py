@@ -4,6 +4,7 @@ from datamodules.base import GREY_PROTOCOLS, PROTOCOLS, ImageData
 from datamodules.batches import Batches, Split
 from datamodules.binary_mnist import BinaryMNIST
 from datamodules.digits import Digits
+from datamodules.image_folder import ImageFolder
 from datamodules.mnist import KMNIST, MNIST, FashionMNIST
 from datamodules.npz import NPZ
 from datamodules.omniglot import OMNIGLOT, Omniglot28
@@ -17,6 +18,7 @@ DATAMODULES: dict[str, type[ImageData]] = {
     "OMNIGLOT": OMNIGLOT,
     "Omniglot28": Omniglot28,
     "NPZ": NPZ,
+    "ImageFolder": ImageFolder,
 }
 
 __all__ = ["DATAMODULES", "GREY_PROTOCOLS", "PROTOCOLS", "Batches", "ImageData", "Split"]

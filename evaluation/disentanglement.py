@@ -18,7 +18,7 @@ def is_measured(model: Model, data) -> bool:
     plain = isinstance(model, AE | VAE) and not model.is_conditional
     if data.transformed_test_images is None or len(data.test.y) < LEAST:
         return False
-    return model.can("pose") or (plain and bool(data.variant))
+    return model.can("pose") or (plain and any(data.limits))
 
 
 def moves(data):

@@ -94,7 +94,7 @@ def pick_device(name: str) -> str:
 
 def data_key(data: ImageData) -> str:
     """Return a key that is equal for data modules that read the same files with the same options."""
-    options = dict(data.hparams)
+    options = {name: value for name, value in data.hparams.items() if name != "cache"}
     if options.get("root"):
         options["root"] = Path(options["root"]).expanduser().resolve()
     return f"{type(data).__name__} {options}"

@@ -18,6 +18,7 @@ SHORT_TRAINING = 1000
 FAR_ABOVE = 10  # a healthy model starts at less than this many times the NLL of the mean image
 HIGH_K_HAT_SHARE = 0.1  # share of images with a high k-hat above which a remark is printed
 SAMPLE_CRITERION = "MMD^2"  # criterion of generators, between their samples and test images
+USER_DATA = ("NPZ", "ImageFolder")  # data sets that differ by their path
 MISSING_CLASS = 0.1  # share of a class in the samples over the mean share, below which the class is missing
 
 
@@ -152,7 +153,7 @@ class ComparisonKey(NamedTuple):
 def comparison_key(result: Evaluation) -> ComparisonKey:
     """Return the kind of a result."""
     # Older versions stored no hash for models without a likelihood.
-    images = result.images_hash or (str(result.data_root) if result.data == "NPZ" else "")
+    images = result.images_hash or (str(result.data_root) if result.data in USER_DATA else "")
     data = " ".join(filter(None, [result.data, result.variant]))
     about = result.quantity or about_loss(result)
     return ComparisonKey(about, data, result.protocol, result.num_images or 0, images)
@@ -166,14 +167,14 @@ def about_loss(result: Evaluation) -> str:
 
 
 def data_name(results: Sequence[Evaluation]) -> str:
-    """Return the name of the data of results of one kind, with its edition; of NPZ data, with the names of the files.
+    """Return the name of the data of results of one kind, with its edition, or the names of the user's files or folders.
 
     Folders are never printed: paths are private.
     """
     first = results[0]
     edition = DATAMODULES[first.data].edition if first.data in DATAMODULES else ""
     roots = [Path(result.data_root).name for result in results if result.data_root]
-    files = ", ".join(dict.fromkeys(roots)) if first.data == "NPZ" else ""
+    files = ", ".join(dict.fromkeys(roots)) if first.data in USER_DATA else ""
     return " ".join(filter(None, [first.data, edition and f"({edition})", files, first.variant]))
 
 
@@ -488,7 +489,7 @@ def disentanglement_tables(results: Sequence[Evaluation]) -> list[Table]:
     """Return the tables of content and pose, one for each data set and its moves."""
 
     def heading(result: Evaluation) -> str:
-        moved = "" if result.variant else f", {result.moved} for this"
+        moved = "" if result.moved and result.moved in result.variant else f", {result.moved} for this"
         return f"{data_name([result])}, protocol {result.protocol}: content and pose of all test images{moved}"
 
     def cells(result: Evaluation) -> list[str]:

@@ -21,7 +21,7 @@ ALWAYS_SHOWN = ("alpha",)
 # Values of options that did not exist yet when older checkpoints were written
 OLDER_DEFAULTS = {"init": "glorot", "beta_warmup": 0}
 # Paths, and what comes from the checkpoint of the model that this one builds on
-PATH_OPTIONS = ("root", "m1", "m1_options", "kept", "ae", "ae_options")
+PATH_OPTIONS = ("root", "cache", "m1", "m1_options", "kept", "ae", "ae_options")
 PARTS: dict[str, type[Model]] = {
     "m1": VAE,
     "ae": AE,

@@ -38,7 +38,7 @@ def changed_options(
     ):
         # an option may be newer than the checkpoint
         old = defaults(type(built)) | getattr(built, "older_defaults", {}) | old
-        then |= {f"--{section}.{key}": value for key, value in old.items() if key != "root"}
+        then |= {f"--{section}.{key}": value for key, value in old.items() if key not in ("root", "cache")}
         now |= {f"--{section}.{key}": value for key, value in new.items()}
     # compared as JSON, in which lists and tuples are equal
     return {key: (old, now.get(key)) for key, old in then.items() if json.dumps(old) != json.dumps(now.get(key))}
