@@ -152,7 +152,7 @@ def test_spectral_norm_bounds_each_layer(network, fit, binary):
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"r1": -1.0}, "r1 must be at least 0"), ({"beta1": 1.0}, "below 1"), ({"discriminator_lr": 0.0}, "positive"),
-    ({"z_dim": 0}, "z_dim must be at least 1"), ({"encoder": "resnet"}, "Unknown encoder"),
+    ({"z_dim": 0}, "z_dim must be at least 1"), ({"encoder": "transformer"}, "Unknown encoder"),
 ])  # fmt: skip
 def test_invalid_options_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
