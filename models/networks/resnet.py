@@ -14,6 +14,7 @@ from models.networks.layers import ACTIVATIONS, LAYERS, SATURATING, ImageShape, 
 
 CHANNELS_PER_GROUP = 8  # of group norm, at least; a group of one channel would lose the mean of that channel
 SMALL_BRANCH = 0.1  # factor of the weights of the last convolution of each block: blocks start close to the identity
+VALUES_PER_ROW = 512  # of the largest stage: that many cost about as much as a row of a fully connected network
 SMALL_OUTPUT = 0.1  # factor of the output weights of a decoder: codes of an untrained model barely change the image
 
 
@@ -222,6 +223,8 @@ class ResNetDecoder(ResidualNetwork):
             1,
             context_dim,
         )
+        values = max(channels * prod(size) for channels, size in zip(hidden, sizes, strict=True))
+        self.rows_per_image = max(1, values // VALUES_PER_ROW)
         glorot(nn.ModuleList([self.first, self.rest]))
         self.shrink_branches()
 

@@ -252,7 +252,8 @@ def test_a_gaussian_likelihood_renders_its_mean(make, binary):
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"batch_norm": True}, {"encoder": "conv"}, {"transforms": ["rotation", "shift"]}, {"transforms": ["scale"]},
+    {}, {"batch_norm": True}, {"encoder": "conv"}, {"encoder": "resnet"},
+    {"transforms": ["rotation", "shift"]}, {"transforms": ["scale"]},
     {"transform_scale": 0.5}, {"label_weight": 1.0},
 ], ids=str)  # fmt: skip
 def test_p_of_all_binary_images_sums_to_1(make, squares, options):

@@ -141,7 +141,7 @@ def test_the_discriminator_has_no_batch_norm_with_spectral_norm_or_r1(option):
     assert not any(isinstance(layer, norms) for layer in model.discriminator.modules())
 
 
-@pytest.mark.parametrize("network", ["mlp", "conv", "dcgan"])
+@pytest.mark.parametrize("network", ["mlp", "conv", "dcgan", "resnet"])
 def test_spectral_norm_bounds_each_layer(network, fit, binary):
     model = GAN((1, 8, 8), hidden=[16, 12], encoder=network, spectral_norm=True)
     fit(model, [binary(8)], max_epochs=10)
