@@ -56,7 +56,7 @@ class ResidualBlock(nn.Module):
         activation: Name of the activation, a key of `ACTIVATIONS`.
         batch_norm: Whether batch norm replaces group norm.
         down: Halve height and width, rounding up, by averaging 2x2 pixels before the first convolution.
-        up_to: Height and width of the output, to which pixels are repeated before the first convolution.
+        up_to: Height and width of the output, to which pixels are repeated before the second convolution.
     """
 
     def __init__(
@@ -69,23 +69,21 @@ class ResidualBlock(nn.Module):
         up_to: tuple[int, int] | None = None,
     ):
         super().__init__()
-        resample: list[nn.Module] = []
-        if down:
-            resample.append(nn.AvgPool2d(2, ceil_mode=True))
-        if up_to is not None:
-            resample.append(nn.Upsample(up_to))
+        # what can run at the lower resolution does so: it is cheaper there
+        pool = [nn.AvgPool2d(2, ceil_mode=True)] if down else []
+        repeat = [] if up_to is None else [nn.Upsample(up_to)]
         self.branch = nn.Sequential(
             norm_layer(n_in, batch_norm),
             ACTIVATIONS[activation](),
-            *resample,
+            *pool,
             nn.Conv2d(n_in, n_out, 3, padding=1),
             norm_layer(n_out, batch_norm),
             ACTIVATIONS[activation](),
+            *repeat,
             nn.Conv2d(n_out, n_out, 3, padding=1),
         )
         project = [] if n_in == n_out else [nn.Conv2d(n_in, n_out, 1)]
-        # at the lower resolution the 1x1 convolution is cheaper, and the result is the same
-        self.shortcut = nn.Sequential(*([*project, *resample] if up_to is not None else [*resample, *project]))
+        self.shortcut = nn.Sequential(*pool, *project, *repeat)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.branch(x)

@@ -58,21 +58,22 @@ def test_a_block_against_its_formula(n_in, n_out, resample):
     block = shaken(ResidualBlock(n_in, n_out, "elu", False, **size))
     x = torch.randn(3, n_in, 5, 6)
 
-    def resize(h):
-        if resample == "up":
-            return h.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    def down(h):
         return avg_pool2d(h, 2, ceil_mode=True) if resample == "down" else h
 
+    def up(h):
+        return h.repeat_interleave(2, -1).repeat_interleave(2, -2) if resample == "up" else h
+
     norm1, first, norm2, second = (layer for layer in block.branch if list(layer.parameters()))
-    h = resize(elu(group_norm(x, 2, norm1.weight, norm1.bias)))
+    h = down(elu(group_norm(x, 2, norm1.weight, norm1.bias)))
     h = conv2d(h, first.weight, first.bias, padding=1)
-    h = elu(group_norm(h, n_out // 8, norm2.weight, norm2.bias))
+    h = up(elu(group_norm(h, n_out // 8, norm2.weight, norm2.bias)))
     h = conv2d(h, second.weight, second.bias, padding=1)
-    shortcut = resize(x)
+    shortcut = down(x)
     if n_in != n_out:
         (project,) = (layer for layer in block.shortcut if isinstance(layer, nn.Conv2d))
         shortcut = conv2d(shortcut, project.weight, project.bias)
-    torch.testing.assert_close(block(x), shortcut + h, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(block(x), up(shortcut) + h, rtol=1e-4, atol=1e-4)
 
 
 def test_blocks_start_close_to_their_shortcuts():
