@@ -37,7 +37,7 @@ class GMMN(ImplicitModel):
             widths of an mlp, by default [1024, 256, 256, 64], or channels of a conv, dcgan or resnet network.
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu or
             leaky_relu_0.2.
-        decoder: Generator, by its name in the registry: mlp, conv, coordinate, dcgan or resnet. With an autoencoder it is
+        decoder: Generator, by its name in the registry: mlp, conv, coordinate, dcgan or resnet. With an autoencoder,
             an mlp.
         batch_norm: Batch norm before each activation of the generator.
         estimator: Loss: sqrt (of the biased estimate of MMD^2, as in the paper), biased or unbiased (MMD^2 itself).
