@@ -33,7 +33,7 @@ MODELS = {
     "M2": [],
     "AffineVAE": [],
 }
-NETWORKS = ("mlp", "conv")
+NETWORKS = ("mlp", "conv", "resnet")
 NEEDS_LABELS = ("CVAE", "M2")
 NO_BETA_WARMUP = ("IWAE",)  # models without --model.beta_warmup
 NO_INIT = ("M2",)  # models without --model.init and --model.beta_warmup: all starts are the same

@@ -21,12 +21,13 @@ class EncoderDecoder(Model):
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of the latent.
         hidden: Sizes of the hidden layers from image to latent, mirrored by the decoder: widths of an mlp, by default
-            [400, 400], or channels of a conv, by default [32, 64], or of a dcgan, by default [64, 128].
+            [400, 400], or channels of a conv, by default [32, 64], of a dcgan, by default [64, 128], or of the stages
+            of a resnet, by default [16, 32, 64].
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu or
             leaky_relu_0.2.
-        encoder: Encoder, by its name in the registry: mlp, conv or dcgan.
-        decoder: Decoder, by its name in the registry: mlp, conv, coordinate or dcgan.
-        batch_norm: Batch norm before each activation.
+        encoder: Encoder, by its name in the registry: mlp, conv, dcgan or resnet.
+        decoder: Decoder, by its name in the registry: mlp, conv, coordinate, dcgan or resnet.
+        batch_norm: Batch norm before each activation; in a resnet, instead of group norm.
     """
 
     encoder: Any  # nn.Module

@@ -16,6 +16,7 @@ from models.networks.coordinate import CoordinateDecoder
 from models.networks.dcgan import DCGANDecoder, DCGANEncoder
 from models.networks.layers import ACTIVATIONS, ImageShape, Link, Network, lookup
 from models.networks.mlp import MLPDecoder, MLPEncoder
+from models.networks.resnet import ResNetDecoder, ResNetEncoder
 
 INITS = ("default", "glorot")
 
@@ -74,12 +75,14 @@ ENCODERS: dict[str, EncoderClass] = {
     "mlp": MLPEncoder,
     "conv": ConvEncoder,
     "dcgan": DCGANEncoder,
+    "resnet": ResNetEncoder,
 }
 DECODERS: dict[str, DecoderClass] = {
     "mlp": MLPDecoder,
     "conv": ConvDecoder,
     "coordinate": CoordinateDecoder,
     "dcgan": DCGANDecoder,
+    "resnet": ResNetDecoder,
 }
 
 

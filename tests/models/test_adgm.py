@@ -15,8 +15,9 @@ C = 3
 A, Z = 3, 4  # dimensions of a and z, other than each other
 MIXED = torch.tensor([0, -1, 2, -1, -1, 1, -1])
 names = pytest.mark.parametrize("name", ["ADGM", "SDGM"])
-NETWORKS = [{}, {"encoder": "conv", "decoder": "conv"}, {"hidden": []}, {"batch_norm": True}]
-networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "linear", "batch_norm"])
+CONV, RESNET = ({"encoder": name, "decoder": name} for name in ("conv", "resnet"))
+NETWORKS = [{}, CONV, RESNET, {"hidden": []}, {"batch_norm": True}]
+networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet", "linear", "batch_norm"])
 
 
 def same_noise(seed, K, B):
@@ -182,7 +183,7 @@ def test_rate_and_distortion_add_up_to_the_unlabelled_bound(make, binary, name):
 
 
 @names
-@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("network", ["mlp", "conv", "resnet"])
 def test_the_first_layers_run_once_per_image_and_classes_share_them(make, binary, name, network):
     model, (x, _) = make(name, encoder=network), binary(7)
     seen = {}
@@ -283,7 +284,7 @@ def test_it_learns_to_classify_from_few_labels(trainer, name):
 @names
 def test_classes_are_nearly_identical_at_initialization(make, binary, name):
     x, _ = binary(64)
-    for options in ({}, {"encoder": "conv", "decoder": "conv"}):
+    for options in ({}, CONV, RESNET):
         model = make(name, **options)
         with torch.no_grad():
             a = model.qa(x).mean

@@ -58,8 +58,8 @@ def test_every_option_changes_the_loss(make, binary, knob, value):
     ({"z_dim": 0}, "z_dim must be at least 1; got 0"),
     ({"z_dim": -3}, "z_dim must be at least 1; got -3"),
     ({"hidden": [0]}, "hidden must hold positive sizes"),
-    ({"encoder": "resnet"}, "Unknown encoder 'resnet': choose one of mlp, conv"),
-    ({"decoder": "resnet"}, "Unknown decoder 'resnet': choose one of mlp, conv"),
+    ({"encoder": "transformer"}, "Unknown encoder 'transformer': choose one of mlp, conv"),
+    ({"decoder": "transformer"}, "Unknown decoder 'transformer': choose one of mlp, conv"),
     ({"activation": "rleu"}, "Unknown activation 'rleu': choose one of relu"),
     ({"criterion": "BCE"}, "BCE.*choose"),
 ])  # fmt: skip

@@ -141,7 +141,7 @@ def test_the_discriminator_has_no_batch_norm_with_spectral_norm_or_r1(option):
     assert not any(isinstance(layer, norms) for layer in model.discriminator.modules())
 
 
-@pytest.mark.parametrize("network", ["mlp", "conv", "dcgan"])
+@pytest.mark.parametrize("network", ["mlp", "conv", "dcgan", "resnet"])
 def test_spectral_norm_bounds_each_layer(network, fit, binary):
     model = GAN((1, 8, 8), hidden=[16, 12], encoder=network, spectral_norm=True)
     fit(model, [binary(8)], max_epochs=10)
@@ -152,7 +152,7 @@ def test_spectral_norm_bounds_each_layer(network, fit, binary):
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"r1": -1.0}, "r1 must be at least 0"), ({"beta1": 1.0}, "below 1"), ({"discriminator_lr": 0.0}, "positive"),
-    ({"z_dim": 0}, "z_dim must be at least 1"), ({"encoder": "resnet"}, "Unknown encoder"),
+    ({"z_dim": 0}, "z_dim must be at least 1"), ({"encoder": "transformer"}, "Unknown encoder"),
 ])  # fmt: skip
 def test_invalid_options_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):

@@ -134,7 +134,7 @@ def test_defaults_are_those_of_burda_et_al():
     ({"inner_hidden": [-1]}, "inner_hidden must hold positive sizes"),
     ({"objective": "iwae", "beta": 2.0}, "belong to objective elbo"),
     ({"objective": "dreg"}, "Unknown objective of HierarchicalVAE 'dreg': choose one of elbo, iwae, miwae, ciwae"),
-    ({"encoder": "resnet"}, "choose one of mlp, conv"),
+    ({"encoder": "transformer"}, "choose one of mlp, conv"),
 ])  # fmt: skip
 def test_invalid_options_are_refused(make, options, sentence):
     with pytest.raises(ValueError, match=sentence):

@@ -34,12 +34,14 @@ class Bomb:
 VARIANTS = [(name, {}) for name in MODELS] + [
     ("VAE", {"likelihood": "gaussian", "scale": 0.1, "learn_scale": True}),
     ("VAE", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),
+    ("VAE", {"encoder": "resnet", "decoder": "resnet", "hidden": None}),
     ("HierarchicalVAE", {"z_dim": (4, 3, 2), "batch_norm": True}),
     ("AffineVAE", {"label_weight": 0.1, "batch_norm": True}),
     ("AffineVAE", {"transforms": ["shift", "rotation"], "transform_scale": 0.3, "encoder": "conv", "hidden": None}),
     ("CVAE", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),
     ("M2", {"likelihood": "gaussian", "scale": 0.1, "learn_scale": True}),
     ("M2", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),
+    ("M2", {"encoder": "resnet", "decoder": "resnet", "batch_norm": True}),
     ("M1M2", {"batch_norm": True, "m1_options": {"batch_norm": True, "encoder": "conv", "decoder": "conv"}}),
     ("AE", {"criterion": "mse", "lr_final": 1e-5, "lr_schedule": "stages"}),
 ]

@@ -28,8 +28,9 @@ def naive(model, x, noise):
     return torch.stack(L), U + q_y.entropy(), q_y
 
 
-NETWORKS = [{}, {"encoder": "conv", "decoder": "conv"}, {"hidden": []}, {"batch_norm": True}]
-networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "linear", "batch_norm"])
+CONV, RESNET = ({"encoder": name, "decoder": name} for name in ("conv", "resnet"))
+NETWORKS = [{}, CONV, RESNET, {"hidden": []}, {"batch_norm": True}]
+networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet", "linear", "batch_norm"])
 
 
 @networks
@@ -149,7 +150,7 @@ def test_rate_and_distortion_add_up_to_the_unlabelled_bound(make, binary):
     assert (under(3, model.validation_metrics, x, -torch.ones_like(y))["bound"] == measured["bound"]).all()
 
 
-@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("network", ["mlp", "conv", "resnet"])
 def test_the_first_layer_runs_once_per_image_and_classes_share_it(make, binary, network):
     model, (x, _) = make("M2", encoder=network), binary(7)
     first, decoded = [], []
@@ -216,7 +217,7 @@ def test_features_are_standard_normal_at_initialization(make):
 
 def test_classes_are_nearly_identical_at_initialization(make, binary):
     x, _ = binary(64)
-    for options in ({}, {"encoder": "conv", "decoder": "conv"}, {"hidden": []}):
+    for options in ({}, CONV, RESNET, {"hidden": []}):
         model = make("M2", **options)
         noise = torch.randn(1, 64, 4).expand(C, 64, 4)  # the same for every class
         with torch.no_grad():

@@ -21,9 +21,10 @@ def batches(name):
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("name", ["M2", "M1M2"])
-def test_losses_and_gradients_are_those_of_each_model_alone(make, name, batch_norm):
-    models, (x, y) = models_of(make, name, batch_norm=batch_norm), batches(name)
+@pytest.mark.parametrize(("name", "network"), [("M2", "mlp"), ("M2", "conv"), ("M2", "resnet"), ("M1M2", "mlp")])
+def test_losses_and_gradients_are_those_of_each_model_alone(make, name, network, batch_norm):
+    networks = {} if network == "mlp" else {"encoder": network, "decoder": network}
+    models, (x, y) = models_of(make, name, batch_norm=batch_norm, **networks), batches(name)
     stacked = StackedModels(models)
     torch.manual_seed(5)
     losses = stacked.loss(x, y)

@@ -221,8 +221,8 @@ def test_an_unfinished_warm_up_is_reported(fit, binary, limits, after, last):
     ({"z_dim": 0}, "z_dim must be at least 1; got 0"),
     ({"z_dim": -3}, "z_dim must be at least 1; got -3"),
     ({"hidden": [0]}, "hidden must hold positive sizes"),
-    ({"encoder": "resnet"}, "Unknown encoder 'resnet': choose one of mlp, conv"),
-    ({"decoder": "resnet"}, "Unknown decoder 'resnet': choose one of mlp, conv"),
+    ({"encoder": "transformer"}, "Unknown encoder 'transformer': choose one of mlp, conv"),
+    ({"decoder": "transformer"}, "Unknown decoder 'transformer': choose one of mlp, conv"),
     ({"activation": "rleu"}, "Unknown activation 'rleu': choose one of relu"),
     ({"likelihood": "normal"}, "Unknown likelihood 'normal': choose one of bernoulli, gaussian"),
     ({"objective": "drag"}, "Unknown objective of VAE 'drag': choose one of elbo, iwae, miwae, ciwae, stl"),
@@ -275,6 +275,7 @@ NETWORKS = [
     {"batch_norm": True},
     {"encoder": "conv", "decoder": "conv"},
     {"encoder": "conv", "decoder": "conv", "batch_norm": True},
+    {"encoder": "resnet", "decoder": "resnet"},
     {"decoder": "coordinate"},
 ]
 # AffineVAE, CVAE, M1M2, ADGM and SDGM have their own tests of this
@@ -466,7 +467,7 @@ def fresh(init, **options):
 
 def test_the_posterior_is_narrow_at_initialization(binary):
     x, _ = binary(20, (1, 16, 16))
-    for options in ({}, {"encoder": "conv"}, {"activation": "tanh"}):
+    for options in ({}, {"encoder": "conv"}, {"encoder": "resnet"}, {"activation": "tanh"}):
         narrow, wide = (fresh(init, **options) for init in ("default", "glorot"))
         assert narrow.posterior(x).stddev.log().mean().item() == pytest.approx(math.log(0.1), abs=0.5)
         assert wide.posterior(x).stddev.log().mean().item() == pytest.approx(0, abs=0.5)

@@ -41,6 +41,7 @@ def run(folder, *more, epochs=3):
     ["--model.beta_warmup", "2"], ["--model.lr_final", "1e-5"],
     ["--trainer.max_steps", "30", "--model.lr_final", "1e-5"],
     ["--trainer.precision", "bf16-mixed"], ["--model.batch_norm", "true"],
+    ["--model.encoder", "resnet", "--model.decoder", "resnet", "--model.hidden", "[8,8]"],
     ["--model.objective", "dreg", "--model.num_samples", "3"],
     ["--model", "HierarchicalVAE"], ["--model", "AffineVAE"],  # CVAE reads its labels, on a CPU only
     ["--model", "M2", "--data.num_labels", "50", "--model.hidden", "[16]"],

@@ -8,8 +8,9 @@ from models import VAE
 from models.networks import DECODERS, ENCODERS, make_decoder, make_encoder, start_at_mean
 from models.networks.layers import ACTIVATIONS, apply_rowwise, mlp
 from models.networks.mlp import MLPDecoder
+from models.networks.resnet import SMALL_BRANCH, ResidualBlock, ResNetDecoder
 
-SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 20, 31), (2, 3, 5), (1, 1, 1)]
+SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (1, 20, 31), (2, 3, 5), (1, 1, 1)]
 HIDDEN = [6, 5]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 encoders = pytest.mark.parametrize("encoder", ENCODERS)
@@ -116,7 +117,8 @@ def test_batch_norm_is_before_each_activation_and_nowhere_else(encoder, decoder)
         kinds = [type(layer) for layer in network.modules() if not list(layer.children())]
         norms = [i for i, kind in enumerate(kinds) if kind in (nn.BatchNorm1d, nn.BatchNorm2d)]
         activations = [i for i, kind in enumerate(kinds) if kind is nn.ReLU]
-        assert len(activations) == len(HIDDEN)
+        of_blocks = sum(2 for layer in network.modules() if isinstance(layer, ResidualBlock))
+        assert len(activations) == (of_blocks + 1 if of_blocks else len(HIDDEN))
         without = int(name == "encoder" and encoder == "dcgan")  # not on the input of a discriminator
         assert [i + 1 for i in norms] == activations[without:]
 
@@ -130,6 +132,7 @@ def test_weights_are_glorot_uniform_and_biases_zero(encoder, decoder):
             make_decoder(decoder, 20, (1, 8, 8), [60, 50], "relu", False),
         ]
     )
+    ends = {id(block.branch[-1]) for block in networks.modules() if isinstance(block, ResidualBlock)}
     for name, layer in networks.named_modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) or name.endswith("place"):
             continue
@@ -138,7 +141,8 @@ def test_weights_are_glorot_uniform_and_biases_zero(encoder, decoder):
             assert not layer.bias.any()
             continue
         taps = layer.weight[0, 0].numel()
-        bound = math.sqrt(6 / (sum(layer.weight.shape[:2]) * taps))
+        factor = SMALL_BRANCH if id(layer) in ends else 1  # a residual block starts close to its shortcut
+        bound = factor * math.sqrt(6 / (sum(layer.weight.shape[:2]) * taps))
         assert layer.weight.abs().max() <= bound
         assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
         assert not layer.bias.any() or (decoder == "coordinate" and layer is networks[1].first)
@@ -151,7 +155,7 @@ def test_the_output_starts_at_the_training_mean(shape, decoder):
     network = zeroed(make_decoder(decoder, 4, shape, HIDDEN, "relu", False))
     start_at_mean(network, mean)
     start = network(torch.randn(2, 4)).sigmoid()
-    per_pixel = isinstance(network, MLPDecoder)
+    per_pixel = isinstance(network, MLPDecoder | ResNetDecoder)
     if not per_pixel:  # one bias per channel: it cannot do more than the channel's mean
         torch.testing.assert_close(start.mean((0, 2, 3)), mean.mean((1, 2)))
     else:
@@ -168,8 +172,8 @@ def test_pixels_that_are_always_0_or_1_start_at_the_clipped_mean(decoder):
 
 
 @pytest.mark.parametrize(("call", "known"), [
-    (lambda: make_encoder("resnet", (1, 8, 8), 4, None, "relu", False), ENCODERS),
-    (lambda: make_decoder("resnet", 4, (1, 8, 8), None, "relu", False), DECODERS),
+    (lambda: make_encoder("transformer", (1, 8, 8), 4, None, "relu", False), ENCODERS),
+    (lambda: make_decoder("transformer", 4, (1, 8, 8), None, "relu", False), DECODERS),
     (lambda: make_encoder("mlp", (1, 8, 8), 4, None, "rleu", False), ACTIVATIONS),
     (lambda: make_decoder("mlp", 4, (1, 8, 8), None, "rleu", False), ACTIVATIONS),
 ])  # fmt: skip
@@ -186,7 +190,7 @@ def test_sizes_that_are_not_positive_are_refused(hidden):
         make_decoder("mlp", 4, (1, 8, 8), hidden, "relu", False)
 
 
-@pytest.mark.parametrize("decoder", ["conv", "coordinate", "dcgan"])
+@pytest.mark.parametrize("decoder", ["conv", "coordinate", "dcgan", "resnet"])
 def test_a_decoder_that_needs_a_hidden_layer_refuses_none(decoder):
     with pytest.raises(ValueError, match=f"^The {decoder} decoder needs at least one entry in hidden, for example"):
         make_decoder(decoder, 4, (1, 8, 8), [], "relu", False)
