@@ -89,7 +89,7 @@ def data_sets(root: Path, scratch: Path) -> dict[str, DataSet]:
     with np.load(root / "omniglot28.npz") as file:  # without the test split: its classes have no training images
         np.savez(scratch / "omniglot28.npz", x=file["x"], y=file["y"])
     return {
-        "Digits": DataSet([], True, 100),
+        "Digits": DataSet(["--data", "Digits"], True, 100),
         "MNIST": DataSet(["--data", "MNIST", "--data.root", str(root)], True, 100),
         "BinaryMNIST": DataSet(["--data", "BinaryMNIST", "--data.root", str(root)], False),
         "omniglot28": DataSet(["--data", "NPZ", "--data.root", str(scratch / "omniglot28.npz")], True),

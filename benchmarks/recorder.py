@@ -61,7 +61,8 @@ def command(model: str, options: list[str], steps_per_call: int, m1: Path, folde
         m1: Run folder of the VAE that M1M2 builds on.
         folder: Run folder.
     """
-    argv = ["--model", model, "--steps_per_call", str(steps_per_call), "--run_dir", str(folder), "--seed", "0"]
+    argv = ["--model", model, "--data", "Digits", "--seed", "0", "--run_dir", str(folder)]
+    argv += ["--steps_per_call", str(steps_per_call)]
     argv += ["--trainer.max_epochs", "5", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
     argv += ["--trainer.log_every_n_steps", "1", "--num_samples", "20", "--limit", "100"]
     for option in options:

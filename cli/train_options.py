@@ -25,7 +25,7 @@ from runtime.processes import global_rank, launcher_world
 
 MAX_SAMPLES = 10_000_000  # per image; takes minutes for one image and weeks for all of MNIST
 PROFILERS = ("simple", "advanced", "pytorch")  # names in Lightning
-DEFAULTS = {"model": "VAE", "data": "Digits"}
+DEFAULTS = {"model": "VAE", "data": "MNISTSubset"}
 COMPONENT_TITLES = {"model": "model", "data": "data set"}
 REGISTRIES: dict[str, dict[str, Any]] = {"model": MODELS, "data": DATAMODULES}
 # Arguments of the Trainer that train.py sets itself, or that have no effect with our batch iterator

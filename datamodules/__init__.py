@@ -6,10 +6,12 @@ from datamodules.binary_mnist import BinaryMNIST
 from datamodules.digits import Digits
 from datamodules.image_folder import ImageFolder
 from datamodules.mnist import KMNIST, MNIST, FashionMNIST
+from datamodules.mnist_subset import MNISTSubset
 from datamodules.npz import NPZ
 from datamodules.omniglot import OMNIGLOT, Omniglot28
 
 DATAMODULES: dict[str, type[ImageData]] = {
+    "MNISTSubset": MNISTSubset,
     "Digits": Digits,
     "MNIST": MNIST,
     "FashionMNIST": FashionMNIST,

@@ -226,8 +226,12 @@ class GrayscaleData(ImageData):
         val_size = self.val_size or max(1, size // 10)
         if val_size >= size:
             raise ValueError(f"val_size must be less than the {size} training images, not {val_size}.")
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))
+        order = self._split_order(size)
         return order[val_size:], order[:val_size]
+
+    def _split_order(self, size: int) -> Tensor:
+        """Return a permutation of the training images by `seed`, whose first ones become the validation images."""
+        return torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))
 
     def _choose_labelled(self, y: Tensor, train_index: Tensor) -> Tensor:
         """Return the sorted indices into `y` of the training images that keep their labels, and set `labels_hash`.

@@ -15,7 +15,8 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 EPOCHS = 3
-COMMAND = ["--model.hidden", "[8]", "--trainer.max_epochs", str(EPOCHS), "--num_samples", "0", "--callbacks", "[]",
+COMMAND = ["--data", "Digits", "--model.hidden", "[8]", "--trainer.max_epochs", str(EPOCHS), "--num_samples", "0",
+           "--callbacks", "[]",
            "--trainer.enable_progress_bar", "false", "--save_every_steps", "4",
            "--trainer.log_every_n_steps", "1"]  # fmt: skip
 OF_MODEL = {"VAE": [], "M2": ["--model", "M2", "--data.num_labels", "50"]}

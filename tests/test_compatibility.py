@@ -132,9 +132,10 @@ def test_a_run_folder_resumes_to_what_an_uninterrupted_run_has(name):
 def test_options_on_the_command_line_resume_a_run_folder():
     """Without its config.yaml, an old run needs `--model.beta_warmup 0`, as CHANGELOG.md says."""
     folder = copy_of_run("vae")
-    argv = ["--model.hidden", "[16]", "--model.z_dim", "4", "--model.beta", "0.2", "--model.lr", "0.003",
-            "--model.beta_warmup", "0", "--num_samples", "0", "--callbacks", "[]", "--trainer.log_every_n_steps", "1",
-            "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "4"]  # fmt: skip
+    argv = ["--data", "Digits", "--model.hidden", "[16]", "--model.z_dim", "4", "--model.beta", "0.2",
+            "--model.lr", "0.003", "--model.beta_warmup", "0", "--num_samples", "0", "--callbacks", "[]",
+            "--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false",
+            "--trainer.max_epochs", "4"]  # fmt: skip
     assert train.main([*argv, "--run_dir", str(folder), "--resume", "auto"]) == 0
     assert_same_metrics(folder, read_metrics(RECORDED / "4_epochs" / "vae"), "vae")
 

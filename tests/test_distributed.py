@@ -21,6 +21,8 @@ from runtime.collectives import map_across_ranks
 
 ROOT = Path(train.__file__).parent
 QUIET = [
+    "--data",
+    "Digits",
     "--model.hidden",
     "[8]",
     "--trainer.max_epochs",
@@ -57,8 +59,8 @@ OF_MODEL = {"M2": few, "ADGM": few, "SDGM": few,
 norm = {"M2", "M1M2", "ADGM", "SDGM", "GAN"}  # with batch norm by default, which several processes on CPUs cannot have
 for name in [name for name in MODELS if name != "M1M2"] + ["M1M2"]:
     drawn = "[log_likelihood]" if MODELS[name].can("log_weights") else "[]"
-    argv = ["--model", name, "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "3", "--callbacks",
-            drawn, "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
+    argv = ["--data", "Digits", "--model", name, "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples",
+            "3", "--callbacks", drawn, "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
     assert train.main(argv + (["--model.batch_norm", "false"] if name in norm else [])) == 0, name
     weights = torch.cat([parameter.detach().flatten() for parameter in seen["model"].parameters()])
     everywhere = [torch.empty_like(weights) for _ in range(2)]

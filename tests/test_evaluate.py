@@ -24,6 +24,8 @@ from evaluation.metrics import IMAGES_PER_PASS
 from models.estimators.importance import MAX_DECODER_ROWS, importance
 
 QUICK = [
+    "--data",
+    "Digits",
     "--model.hidden",
     "[8]",
     "--trainer.max_epochs",

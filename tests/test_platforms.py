@@ -64,8 +64,8 @@ import train, evaluate
 for script in (train, evaluate):
     with contextlib.suppress(SystemExit):
         script.main(["--help"])
-status = train.main(["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "3", "--limit", "9",
-                     "--callbacks", "[samples]", "--trainer.accelerator", "cpu", "--run_dir", "a"])
+status = train.main(["--data", "Digits", "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "3",
+                     "--limit", "9", "--callbacks", "[samples]", "--trainer.accelerator", "cpu", "--run_dir", "a"])
 status = status or evaluate.main(["a/checkpoints/best.ckpt", "--num_samples", "3", "--limit", "9",
                                    "--figures", "[samples]"])
 print(f"{len(imported)} modules, status {status}")

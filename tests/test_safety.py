@@ -15,6 +15,8 @@ import train
 from models.checkpoints import read
 
 QUICK = [
+    "--data",
+    "Digits",
     "--model.hidden",
     "[8]",
     "--trainer.max_epochs",

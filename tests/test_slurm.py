@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missi
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [
+    "--data",
+    "Digits",
     "--model.hidden",
     "[8]",
     "--trainer.max_epochs",
@@ -240,7 +242,7 @@ def test_inconsistent_options_are_refused(slurm, sbatch, words, message):
 
 
 def test_a_sweep_is_an_array_of_its_runs_and_a_preempted_one_resumes(slurm):
-    values = {"model": "VAE", "num_samples": 2, "limit": 20, "model.hidden": [8], "callbacks": [],
+    values = {"model": "VAE", "data": "Digits", "num_samples": 2, "limit": 20, "model.hidden": [8], "callbacks": [],
               "trainer.max_epochs": 2, "trainer.accelerator": "cpu", "save_every_steps": 4}  # fmt: skip
     parameters = {name: {"value": value} for name, value in values.items()} | {"model.z_dim": {"values": [2, 3]}}
     (slurm.folder / "small.yaml").write_text(

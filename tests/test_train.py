@@ -28,6 +28,8 @@ from runtime import run_folder
 
 # Drawing the figures takes eight times as long as the two epochs
 WITH_FIGURES = [
+    "--data",
+    "Digits",
     "--model.hidden",
     "[8]",
     "--trainer.max_epochs",
@@ -100,7 +102,7 @@ def test_later_config_wins():
 
 MISTAKES = {
     "--model VEA": "Unknown model 'VEA': choose one of AE, VAE",
-    "--data MNITS": "Unknown data set 'MNITS': choose one of Digits, MNIST",
+    "--data MNITS": "Unknown data set 'MNITS': choose one of MNISTSubset, Digits",
     "--model.z_dims 3": "Unknown option --model.z_dims, did you mean --model.z_dim?",
     "--model AE --model.beta 2": "Unknown option --model.beta",
     "--trainer.max_epoch 3": "did you mean --trainer.max_epochs?",

@@ -23,8 +23,8 @@ from evaluation.schema import Evaluation
 from evaluation.tables import SAMPLE_CRITERION, two_sample_tables
 from models.estimators.ais import Settings, anneal, tune
 
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]",
-         "--trainer.enable_progress_bar", "false"]  # fmt: skip
+QUICK = ["--data", "Digits", "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0",
+         "--callbacks", "[]", "--trainer.enable_progress_bar", "false"]  # fmt: skip
 GREY = ["--data.binarization", "grey", "--model.z_dim", "2"]
 OF_RUN = {"gmmn": ["--model", "GMMN", *GREY], "gmmn-1": ["--model", "GMMN", "--seed", "1", *GREY],
           "vae": ["--model.likelihood", "gaussian", "--model.scale", "0.3", *GREY], "binary": [],

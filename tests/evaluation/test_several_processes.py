@@ -19,6 +19,8 @@ from evaluation import evaluate as evaluate_module
 
 pytestmark = pytest.mark.slow
 QUICK = [
+    "--data",
+    "Digits",
     "--model.hidden",
     "[8]",
     "--trainer.max_epochs",

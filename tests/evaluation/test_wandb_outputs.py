@@ -22,7 +22,8 @@ from evaluation.schema import Evaluation
 from evaluation.wandb_outputs import RunOutputs
 from models import VAE
 
-QUICK = ["--model.hidden", "[4]", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
+QUICK = ["--data", "Digits", "--model.hidden", "[4]", "--trainer.max_epochs", "2",
+         "--trainer.enable_progress_bar", "false"]  # fmt: skip
 EVALUATED = [*QUICK, "--num_samples", "5", "--limit", "30", "--callbacks", "[samples]"]
 OPTIONS = ["--wandb", "offline", "--wandb.project", "p", "--wandb.entity", "e", "--wandb.tags", "[a,b c]",
            "--wandb.notes", "first try"]  # fmt: skip

@@ -15,8 +15,8 @@ from models import GMMN, MODELS
 from models.mmd import mmd2, widths_for
 
 MODES = 8
-QUICK = ["--model", "GMMN", "--model.hidden", "[16]", "--num_samples", "0", "--callbacks", "[]", "--trainer.max_epochs",
-         "2", "--trainer.enable_progress_bar", "false"]  # fmt: skip
+QUICK = ["--model", "GMMN", "--data", "Digits", "--model.hidden", "[16]", "--num_samples", "0", "--callbacks", "[]",
+         "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]  # fmt: skip
 
 
 def digits(**options):

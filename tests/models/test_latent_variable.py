@@ -106,7 +106,7 @@ def test_it_trains_resumes_draws_and_evaluates(monkeypatch, tmp_path, capsys, ki
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(MODELS, kind.__name__, kind)
     options = ["--model.z_dim", "2", "--model.hidden", "[8]"] if kind is Vamp else []
-    command = ["--model", kind.__name__, *options, "--num_samples", "3", "--run_dir", "run"]
+    command = ["--model", kind.__name__, "--data", "Digits", *options, "--num_samples", "3", "--run_dir", "run"]
     assert train.main([*command, "--trainer.max_epochs", "1", "--callbacks", "[]"]) == 0
     assert train.main([*command, "--trainer.max_epochs", "2", "--resume", "auto"]) == 0
     ais = ["--ais", "--ais_chains", "2", "--ais_temperatures", "3", "--ais_leapfrogs", "1", "--ais_images", "4"]

@@ -71,8 +71,8 @@ def serve(monkeypatch):
 def trained(tmp_path):
     """A run folder outside of the current folder."""
     run = tmp_path / "elsewhere" / "run"
-    command = ["--model.hidden", "[4]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]"]
-    assert train.main([*command, "--run_dir", str(run)]) == 0
+    command = ["--data", "Digits", "--model.hidden", "[4]", "--trainer.max_epochs", "1", "--num_samples", "0"]
+    assert train.main([*command, "--callbacks", "[]", "--run_dir", str(run)]) == 0
     return run
 
 

@@ -133,7 +133,8 @@ def test_in_a_shell_of_a_job_train_py_starts_its_processes_itself(variables, she
 @pytest.mark.parametrize("shell", SHELLS)
 def test_train_py_runs_in_a_shell_of_a_job(variables, tmp_path, shell):
     variables(SHELLS[shell])
-    options = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0", "--callbacks", "[]"]
+    options = ["--data", "Digits", "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "0"]
+    options += ["--callbacks", "[]"]
     assert train.main([*options, "--trainer.accelerator", "cpu", "--run_dir", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 

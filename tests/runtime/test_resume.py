@@ -164,6 +164,8 @@ def test_an_m1_may_be_given_by_its_run_folder():
         "M1M2",
         "--data.num_labels",
         "50",
+        "--data",
+        "Digits",
         "--model.m1",
         "m1",
         "--model.hidden",

@@ -9,7 +9,7 @@ from sweep.runs import make_runs
 
 
 def test_all_runs_of_a_sweep_are_compared(sweep_file, tmp_path, capsys):
-    fixed = {"model.hidden": [8], "trainer.max_epochs": 1, "num_samples": 0, "callbacks": [],
+    fixed = {"data": "Digits", "model.hidden": [8], "trainer.max_epochs": 1, "num_samples": 0, "callbacks": [],
              "trainer.accelerator": "cpu", "trainer.enable_progress_bar": False}  # fmt: skip
     parameters = {name: {"value": value} for name, value in fixed.items()}
     parameters |= {"model.beta": {"values": [0.5, 1.0]}, "seed": {"values": [0, 1]}}

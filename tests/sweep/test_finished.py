@@ -9,8 +9,8 @@ import train
 from sweep.runs import Run
 from sweep.validation import check_runs
 
-OPTIONS = ["--model.hidden=[8]", "--trainer.max_epochs=2", "--num_samples=2", "--callbacks=[]", "--limit=20",
-           "--trainer.accelerator=cpu"]  # fmt: skip
+OPTIONS = ["--data=Digits", "--model.hidden=[8]", "--trainer.max_epochs=2", "--num_samples=2", "--callbacks=[]",
+           "--limit=20", "--trainer.accelerator=cpu"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

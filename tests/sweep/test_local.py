@@ -134,8 +134,8 @@ def test_a_second_signal_kills_runs_that_do_not_stop(pool, interrupt):
 
 @pytest.mark.slow
 def test_an_interrupted_sweep_resumes_to_the_same_bits(sweep_file, tmp_path, interrupt, capsys, monkeypatch):
-    fixed = {"model.hidden": [8], "num_samples": 2, "limit": 20, "callbacks": [], "trainer.max_epochs": 60,
-             "trainer.accelerator": "cpu", "save_every_steps": 4}  # fmt: skip
+    fixed = {"data": "Digits", "model.hidden": [8], "num_samples": 2, "limit": 20, "callbacks": [],
+             "trainer.max_epochs": 60, "trainer.accelerator": "cpu", "save_every_steps": 4}  # fmt: skip
     file = sweep_file({**{name: {"value": value} for name, value in fixed.items()}, "seed": {"values": [0, 1]}})
     command = [str(file), "--local", "2", "--sweep_dir", str(tmp_path / "sweep")]
     folders = [tmp_path / "sweep" / "file" / f"seed={seed}" for seed in (0, 1)]

@@ -7,7 +7,8 @@ import pytest
 from sweep import local, slurm
 from sweep.__main__ import main
 
-TINY = {"model.hidden": {"value": [8]}, "num_samples": {"value": 0}, "trainer.max_epochs": {"value": 1}}
+TINY = {"data": {"value": "Digits"}, "model.hidden": {"value": [8]}, "num_samples": {"value": 0},
+        "trainer.max_epochs": {"value": 1}}  # fmt: skip
 Z = {"model.z_dim": {"values": [2, 3]}}
 
 
