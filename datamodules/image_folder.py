@@ -59,6 +59,8 @@ class ImageFolder(GrayscaleData):
             a sub-folder val.
     """
 
+    reads_user_files = True
+
     def __init__(
         self,
         root: str,

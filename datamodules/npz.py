@@ -54,6 +54,8 @@ class NPZ(GrayscaleData):
         val_size: Validation images, taken from the training images; a tenth of them by default.
     """
 
+    reads_user_files = True
+
     def __init__(self, root: str, val_size: int | None = None, **kwargs):
         super().__init__(val_size=val_size, **kwargs)
         self.path = Path(root).expanduser()

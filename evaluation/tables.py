@@ -18,7 +18,6 @@ SHORT_TRAINING = 1000
 FAR_ABOVE = 10  # a healthy model starts at less than this many times the NLL of the mean image
 HIGH_K_HAT_SHARE = 0.1  # share of images with a high k-hat above which a remark is printed
 SAMPLE_CRITERION = "MMD^2"  # criterion of generators, between their samples and test images
-USER_DATA = ("NPZ", "ImageFolder")  # data sets that differ by their path
 MISSING_CLASS = 0.1  # share of a class in the samples over the mean share, below which the class is missing
 
 
@@ -153,7 +152,7 @@ class ComparisonKey(NamedTuple):
 def comparison_key(result: Evaluation) -> ComparisonKey:
     """Return the kind of a result."""
     # Older versions stored no hash for models without a likelihood.
-    images = result.images_hash or (str(result.data_root) if result.data in USER_DATA else "")
+    images = result.images_hash or (str(result.data_root) if reads_user_files(result) else "")
     data = " ".join(filter(None, [result.data, result.variant]))
     about = result.quantity or about_loss(result)
     return ComparisonKey(about, data, result.protocol, result.num_images or 0, images)
@@ -166,15 +165,20 @@ def about_loss(result: Evaluation) -> str:
     return f"{result.criterion}, summed over pixels,"
 
 
-def data_name(results: Sequence[Evaluation]) -> str:
-    """Return the name of the data of results of one kind, with its edition, or the names of the user's files or folders.
+def reads_user_files(result: Evaluation) -> bool:
+    """Return whether the images of a result come from a file or folder of the user."""
+    return result.data in DATAMODULES and DATAMODULES[result.data].reads_user_files
 
-    Folders are never printed: paths are private.
+
+def data_name(results: Sequence[Evaluation]) -> str:
+    """Return the name of the data of results of one kind, with its edition or the names of the user's files.
+
+    Only the last part of a path is printed: paths are private.
     """
     first = results[0]
     edition = DATAMODULES[first.data].edition if first.data in DATAMODULES else ""
     roots = [Path(result.data_root).name for result in results if result.data_root]
-    files = ", ".join(dict.fromkeys(roots)) if first.data in USER_DATA else ""
+    files = ", ".join(dict.fromkeys(roots)) if reads_user_files(first) else ""
     return " ".join(filter(None, [first.data, edition and f"({edition})", files, first.variant]))
 
 

@@ -30,7 +30,7 @@ def check_same_data(checkpoint: dict, path: str | Path, title: str, data) -> Non
     # with another split, the part would have been trained on validation images of this run
     for key in ("seed", "val_size", "max_rotation", "max_shift", "max_scaling"):
         then[f"data.{key}"], now[f"data.{key}"] = options.get(key, 0), data.hparams.get(key, 0)
-    if now["data"] in ("NPZ", "ImageFolder"):
+    if data.reads_user_files:
         then_hash = checkpoint.get(now["data"], {}).get("images_hash")
         if then_hash:
             then["images"], now["images"] = then_hash, data.images_hash
