@@ -44,7 +44,7 @@ class ImageData(LightningDataModule):
     num_classes = 0
     class_names: list[str] | None = None
     labels_hash: str | None = None
-    reads_user_files = False  # whether `root` is a file or folder of the user, so that the class does not tell the images
+    reads_user_files = False  # whether the images are those in files of the user, at `root`
     has_grey_levels = False  # whether `grey_pixels` are available
     edition = ""  # which of several published versions of the images these are, for titles of tables
     variant = ""  # description of any difference from the published images
