@@ -13,7 +13,7 @@ WARN_IF_LARGEST_BELOW = 128  # the images may be on another scale, or just dark
 WARN_IF_SMALLEST_FROM = 192  # the images are nearly white, such as masks of 254 and 255
 MIN_LARGEST_OF_16_BITS = 2**15  # a smaller maximum indicates fewer bits, such as 12 bits (0..4095)
 TOLERANCE = 1e-4  # floats may leave their range by this share of it, because of interpolation and rounding
-CHUNK_VALUES = 2**20  # values that are converted at once
+CHUNK_VALUES = 2**15  # values that are converted at once: they fit the cache of a CPU
 
 
 class Range(NamedTuple):
