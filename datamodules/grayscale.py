@@ -248,10 +248,11 @@ class GrayscaleData(ImageData):
         by_class = [order[y[order] == label] for label in range(self.num_classes)]
         smallest_class = min(map(len, by_class))
         if not smallest_class:
-            empty = next(name for name, index in zip(self.class_names, by_class, strict=True) if not len(index))
+            empty = [name for name, index in zip(self.class_names, by_class, strict=True) if not len(index)]
+            subject = f"class {empty[0]} has" if len(empty) == 1 else f"classes {list_names(empty, limit=20)} have"
             raise ValueError(
-                f"num_labels requires training images of every class, but class {empty} has none: add some, or remove "
-                "the class from the data."
+                f"num_labels requires training images of every class, but {subject} none: add some, or remove "
+                f"{'the class' if len(empty) == 1 else 'these classes'} from the data."
             )
         labels_per_class, remainder = divmod(self.num_labels, self.num_classes)
         if remainder or labels_per_class > smallest_class:

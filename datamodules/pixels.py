@@ -13,7 +13,7 @@ WARN_IF_LARGEST_BELOW = 128  # the images may be on another scale, or just dark
 WARN_IF_SMALLEST_FROM = 192  # the images are nearly white, such as masks of 254 and 255
 MIN_LARGEST_OF_16_BITS = 2**15  # a smaller maximum indicates fewer bits, such as 12 bits (0..4095)
 TOLERANCE = 1e-4  # floats may leave their range by this share of it, because of interpolation and rounding
-CHUNK_VALUES = 2**20  # values that are converted at once
+CHUNK_VALUES = 2**15  # values that are converted at once: they fit the cache of a CPU
 
 
 class Range(NamedTuple):
@@ -107,7 +107,7 @@ def choose_white(source: str, ranges: dict[str, Range], are_integers: bool) -> i
     low, high = min(r.low for r in ranges.values()), max(r.high for r in ranges.values())
     # Images that are black throughout fit every scale.
     white = next((white for white in (1, 255) if 0 < high <= white * (1 + TOLERANCE)), 65535) if high else 255
-    if low < -TOLERANCE * white:
+    if low < -TOLERANCE * min(white, 255):
         raise DataError(f"{source}: {negative_message(low, high, are_integers)}")
     if white == 65535 and (not are_integers or not MIN_LARGEST_OF_16_BITS <= high <= 65535):
         raise DataError(scale_message(source, max(ranges, key=lambda name: ranges[name].high), ranges))

@@ -479,6 +479,7 @@ def test_other_images_cause_no_warning(tmp_path, capfd, x):
         ),
         ({"x": X60 / 130 - 1}, r": the images hold values from -1 to 0\.961538, .*: if -1 is black and 1 is white, .*"),
         ({"x": X60 / 255 - 0.5}, r": .* from -0\.5 to 0\.5, .* if -0\.5 is black .*, save \(x \+ 0\.5\) / 1\."),
+        ({"x": X60 / 255 - 3}, r": the images hold values from -3 to -2, .*, save \(x \+ 3\) / 1\."),
         ({"x": X60.astype(int) - 128}, r": .* from -128 to 127, .*, save \(x\.astype\(float\) \+ 128\) / 255\."),
         ({"x": X60 / 255, "x_test": X60 / 255 - 0.5}, r": the images hold values from -0\.5 to 1, .* negative: .*"),
         ({"x": np.where(X60, X60, np.nan)}, r": x holds NaN or infinite values; replace them first\."),

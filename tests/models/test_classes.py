@@ -82,3 +82,13 @@ def test_a_test_set_of_other_classes_is_refused(tmp_path, name):
 def test_other_models_take_a_test_set_of_other_classes(tmp_path, name):
     data = data_with(tmp_path, np.arange(100) % 10, y_test=np.arange(20) + 30)
     assert MODELS[name].for_data(data)
+
+
+@pytest.mark.parametrize(
+    ("count", "names"), [(1, "class 30 has none: .* the class"), (2, "classes 30, 31 have none: .*")]
+)
+def test_num_labels_names_all_classes_without_training_images(tmp_path, count, names):
+    data = data_with(tmp_path, np.arange(100) % 10, y_test=np.arange(20) % count + 30)
+    data = DATAMODULES["NPZ"](data.source, num_labels=20)
+    with pytest.raises(ValueError, match=f"^num_labels requires training images of every class, but {names} from the"):
+        data.setup()
