@@ -260,7 +260,11 @@ def test_data_without_labels():
             0,
             r"^label_seed has no effect without num_labels: set num_labels, or leave label_seed out\.$",
         ),
-        ("binarization", "otsu", r'^binarization must be one of dynamic, fixed, threshold, grey, not "otsu"\.$'),
+        (
+            "binarization",
+            "otsu",
+            r'^binarization must be one of dynamic, fixed, threshold, grey, levels, not "otsu"\.$',
+        ),
     ],
 )
 def test_bad_options_are_refused_before_reading(option, value, message):
