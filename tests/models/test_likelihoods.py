@@ -158,9 +158,7 @@ def test_training_starts_at_the_mean_image(make, name, options, decoder):
     mean = torch.linspace(0.2, 0.8, 3).view(3, 1, 1).expand(3, 8, 8)
     model.start_at_mean(mean)
     with torch.no_grad():
-        for parameter in model.decoder.parameters():
-            if parameter is not model.decoder.output.bias:
-                parameter.zero_()
+        model.decoder.output.weight.zero_()
     torch.testing.assert_close(model.decode(torch.zeros(1, 20))[0], mean, rtol=0, atol=0.03)
 
 
@@ -246,6 +244,7 @@ def test_a_model_without_latents_is_fitted_to_the_training_images(name, options)
         assert log_p.item() == pytest.approx(best, abs=4)
 
 
+@pytest.mark.slow
 @every_variant
 def test_the_compiled_loss_is_the_loss(make, name, options):
     model, x, y = make("VAE", likelihood=name, **options), images_for(name, 5), torch.zeros(5, dtype=torch.int64)
