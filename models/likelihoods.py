@@ -35,7 +35,7 @@ LogisticScale = Literal["per_image", "shared"] | float | None  # type of the opt
 LOGISTIC_LIMIT = 8.0  # bounds the scale of a logistic to [e^-8, e^8]; e^-8 is a twelfth of a grey level
 INITIAL_LOGISTIC_SCALE = 0.05  # of scales that are learned
 DEFAULT_COMPONENTS = 5
-COMPONENT_SPREAD = 1.0  # initial logits of the means of a mixture lie within this distance of the mean image's
+COMPONENT_SPREAD = 0.5  # initial logits of the means of a mixture lie within this distance of the mean image's
 FITTED_SCALES = 40  # scales that are tried for a model without latents, from 0.001 to 1
 
 

@@ -260,7 +260,11 @@ def test_data_without_labels():
             0,
             r"^label_seed has no effect without num_labels: set num_labels, or leave label_seed out\.$",
         ),
-        ("binarization", "otsu", r'^binarization must be one of dynamic, fixed, threshold, grey, not "otsu"\.$'),
+        (
+            "binarization",
+            "otsu",
+            r'^binarization must be one of dynamic, fixed, threshold, grey, levels, not "otsu"\.$',
+        ),
     ],
 )
 def test_bad_options_are_refused_before_reading(option, value, message):
@@ -369,3 +373,18 @@ def test_ranks_share_the_images():
         data.trainer = Rank(rank)
         seen += [image.numpy().tobytes() for x, _ in data.test_dataloader() for image in x]
     assert sorted(seen) == sorted(image.numpy().tobytes() for image in data.images("test")[0])
+
+
+def test_levels_are_the_stored_bytes():
+    data = DATAMODULES["Digits"](binarization="levels")
+    data.setup()
+    train, test = data.fetch()
+    assert torch.equal(data.test.x, test.x)
+    assert data.train_pixel_sampler is None
+    stored = {image.numpy().tobytes() for image in train.x}
+    for split in ("train", "val"):
+        assert {image.numpy().tobytes() for image in getattr(data, split).x} <= stored
+        assert torch.equal(data.grey_pixels(split), getattr(data, split).x)
+    x, _ = next(iter(data.train_batches(None, "cpu")))
+    assert torch.equal(x * 255, (x * 255).round())
+    assert torch.equal(data.images("test")[0], test.x.float() / 255)

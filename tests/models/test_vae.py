@@ -23,6 +23,8 @@ densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name 
 # models that need only images
 unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE"])
 GAUSSIAN = {"likelihood": "gaussian"}
+LOGISTIC = {"likelihood": "discretized_logistic"}
+MIXTURE = {"likelihood": "discretized_logistic_mixture"}
 GROUPS = {"objective": "miwae", "num_samples": 4}
 CIWAE = {"objective": "ciwae", "num_samples": 4}
 
@@ -106,6 +108,8 @@ KNOBS = {
     "init": ({}, {"init": "glorot"}),
     "likelihood": ({}, GAUSSIAN),
     "scale": (GAUSSIAN, {"scale": 0.3, **GAUSSIAN}),
+    "logistic_scale": (LOGISTIC, {"logistic_scale": 0.3, **LOGISTIC}),
+    "logistic_components": (MIXTURE, {"logistic_components": 3, **MIXTURE}),
     "objective": ({"objective": "elbo", "num_samples": 3}, {"objective": "iwae", "num_samples": 3}),
     "num_samples": ({}, {"num_samples": 3}),
     "labelled_weight": ({}, {"labelled_weight": 1.0}),
