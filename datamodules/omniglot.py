@@ -165,8 +165,8 @@ class Omniglot28(GrayscaleData):
     19,280 background images of 30 alphabets train and validate, 13,180 evaluation images of 20 other alphabets test.
     The originals have 105x105 pixels, black on white. They are inverted and resized by bilinear interpolation with
     antialiasing. The alphabets are the classes. Training and test images are those of torchvision's `Omniglot`,
-    downloaded if missing. The first start writes the resized images to omniglot28.npz in the folder of the files, which
-    later starts read. No such file is written to a read-only folder.
+    downloaded if missing. The first start writes the resized images to images_28x28.npz next to the files, and later
+    starts read it. It is not written to a read-only folder.
 
     Args:
         root: Folder that contains `omniglot-py` with images_background.zip and images_evaluation.zip.
@@ -195,7 +195,7 @@ class Omniglot28(GrayscaleData):
         Raises:
             DataError: If a file is missing or is not the published one.
         """
-        path = self.folder / f"omniglot{SIDE}.npz"
+        path = self.folder / f"images_{SIDE}x{SIDE}.npz"
         key = " ".join((*zip_files().values(), "bilinear"))
         arrays, was_written = load_or_cache(path, key, self._resize_all, pack=dict, unpack=dict)
         if was_written:

@@ -184,7 +184,7 @@ def test_original_images_are_inverted_and_resized(tmp_path, capfd):
     folder = write_zips(tmp_path)
     data = ready("Omniglot28", tmp_path)
     stderr = capfd.readouterr().err
-    assert f"Wrote {folder}/omniglot28.npz, the resized images, for faster starts." in stderr
+    assert f"Wrote {folder}/images_28x28.npz, the resized images, for faster starts." in stderr
     assert "warning: classes Angelic, Tibetan occur only in the test images" in stderr
     assert [len(split.y) for split in (data.train, data.val, data.test)] == [10, 10, 12]
     assert data.image_shape == (1, SIDE, SIDE)
@@ -237,7 +237,7 @@ def test_it_agrees_with_torchvision(tmp_path):
 def test_the_second_start_reads_the_cache(tmp_path, monkeypatch, capfd):
     folder = write_zips(tmp_path)
     first = ready("Omniglot28", tmp_path)
-    assert {path.name for path in folder.iterdir()} == {*ZIPS, "omniglot28.npz"}
+    assert {path.name for path in folder.iterdir()} == {*ZIPS, "images_28x28.npz"}
     capfd.readouterr()
 
     def decode(*args):
