@@ -120,12 +120,10 @@ def read_chardata(path: Path, content: bytes) -> list[tuple[Split, float]]:
     for images, (size, labels) in ARRAYS.items():
         check_array(path, images, arrays[images], (SIDE * SIDE, size))
         check_array(path, labels, arrays[labels], (NUM_ALPHABETS, size))
-        target = arrays[labels]
-        if not (np.isin(target, (0, 1)).all() and (target.sum(0) == 1).all()):
-            raise DataError(f"{path}: {labels} does not hold one alphabet per image: {DAMAGED}")
         levels, rounding_error = to_levels(arrays[images])
         x = levels.reshape(size, SIDE, SIDE).swapaxes(1, 2)  # stored column by column
-        split = Split(torch.from_numpy(np.ascontiguousarray(x[:, None])), torch.from_numpy(target.argmax(0)))
+        alphabets = from_one_hot(arrays[labels])
+        split = Split(torch.from_numpy(np.ascontiguousarray(x[:, None])), torch.from_numpy(alphabets))
         parts.append((split, rounding_error))
     return parts
 
@@ -138,6 +136,12 @@ def check_array(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...]
         raise DataError(f"{path}: {name} is an array {array.shape}, the published one is {shape}: {DAMAGED}")
     if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
         raise DataError(f"{path}: {name} holds values outside 0 to 1: {DAMAGED}")
+
+
+def from_one_hot(target: np.ndarray) -> np.ndarray:
+    """Return the row of the single 1 in each column (classes, N), int64 (N,); -1 for a column that is not one-hot."""
+    is_one_hot = ((target == 1).sum(0) == 1) & ((target != 0).sum(0) == 1)
+    return np.where(is_one_hot, target.argmax(0), -1)
 
 
 def to_levels(x: np.ndarray) -> tuple[np.ndarray, float]:
