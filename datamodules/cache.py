@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -42,7 +42,8 @@ def load_or_cache(
     # The mode is checked explicitly because root can write to read-only folders.
     if path.parent.stat().st_mode & 0o222:
         with suppress(OSError), TemporaryDirectory(dir=path.parent, prefix=".cache-") as temporary:
-            np.savez(Path(temporary, path.name), md5=key, **pack(content))
+            arrays: dict[str, Any] = {"md5": key, **pack(content)}
+            np.savez(Path(temporary, path.name), **arrays)
             os.replace(Path(temporary, path.name), path)
             return content, True
     return content, False

@@ -85,9 +85,9 @@ class OMNIGLOT(GrayscaleData):
 
     def _split(self, size: int) -> tuple[Tensor, Tensor]:
         """Return the indices of the training and the validation images, as the code of Burda et al. chooses them."""
-        super()._split(size)  # validates val_size
+        _, val = super()._split(size)  # validates val_size
         order = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(size))
-        return order[: -self.val_size], order[-self.val_size :]
+        return order[: -len(val)], order[-len(val) :]
 
 
 def read_chardata(path: Path, content: bytes) -> list[tuple[Split, float]]:
@@ -116,17 +116,15 @@ def read_chardata(path: Path, content: bytes) -> list[tuple[Split, float]]:
         raise DataError(f"{path} is not a MATLAB file: {DAMAGED}") from error
     if missing := [name for name in names if name not in arrays]:
         raise DataError(f"{path} lacks the arrays {', '.join(missing)}: {DAMAGED}")
-    parts = []
+    parts: list[tuple[Split, float]] = []
     for images, (size, labels) in ARRAYS.items():
         check_array(path, images, arrays[images], (SIDE * SIDE, size))
         check_array(path, labels, arrays[labels], (NUM_ALPHABETS, size))
-        target = arrays[labels]
-        if not (np.isin(target, (0, 1)).all() and (target.sum(0) == 1).all()):
-            raise DataError(f"{path}: {labels} does not hold one alphabet per image: {DAMAGED}")
-        levels, error = to_levels(arrays[images])
+        levels, rounding_error = to_levels(arrays[images])
         x = levels.reshape(size, SIDE, SIDE).swapaxes(1, 2)  # stored column by column
-        split = Split(torch.from_numpy(np.ascontiguousarray(x[:, None])), torch.from_numpy(target.argmax(0)))
-        parts.append((split, error))
+        alphabets = from_one_hot(arrays[labels])
+        split = Split(torch.from_numpy(np.ascontiguousarray(x[:, None])), torch.from_numpy(alphabets))
+        parts.append((split, rounding_error))
     return parts
 
 
@@ -138,6 +136,12 @@ def check_array(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...]
         raise DataError(f"{path}: {name} is an array {array.shape}, the published one is {shape}: {DAMAGED}")
     if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
         raise DataError(f"{path}: {name} holds values outside 0 to 1: {DAMAGED}")
+
+
+def from_one_hot(target: np.ndarray) -> np.ndarray:
+    """Return the row of the single 1 in each column (classes, N), int64 (N,); -1 for a column that is not one-hot."""
+    is_one_hot = ((target == 1).sum(0) == 1) & ((target != 0).sum(0) == 1)
+    return np.where(is_one_hot, target.argmax(0), -1)
 
 
 def to_levels(x: np.ndarray) -> tuple[np.ndarray, float]:
@@ -165,8 +169,8 @@ class Omniglot28(GrayscaleData):
     19,280 background images of 30 alphabets train and validate, 13,180 evaluation images of 20 other alphabets test.
     The originals have 105x105 pixels, black on white. They are inverted and resized by bilinear interpolation with
     antialiasing. The alphabets are the classes. Training and test images are those of torchvision's `Omniglot`,
-    downloaded if missing. The first start writes the resized images to omniglot28.npz in the folder of the files, which
-    later starts read. No such file is written to a read-only folder.
+    downloaded if missing. The first start writes the resized images to images_28x28.npz next to the files, and later
+    starts read it. It is not written to a read-only folder.
 
     Args:
         root: Folder that contains `omniglot-py` with images_background.zip and images_evaluation.zip.
@@ -195,9 +199,9 @@ class Omniglot28(GrayscaleData):
         Raises:
             DataError: If a file is missing or is not the published one.
         """
-        path = self.folder / f"omniglot{SIDE}.npz"
+        path = self.folder / f"images_{SIDE}x{SIDE}.npz"
         key = " ".join((*zip_files().values(), "bilinear"))
-        arrays, was_written = load_or_cache(path, key, self._resize_all, pack=dict, unpack=dict)
+        arrays, was_written = load_or_cache(path, key, self._resize_all, pack=as_dict, unpack=as_dict)
         if was_written:
             self.note(f"Wrote {path}, the resized images, for faster starts.")
         self.class_names = arrays["alphabets"].tolist()
@@ -216,7 +220,7 @@ class Omniglot28(GrayscaleData):
             for name, md5 in zip_files().items():
                 download_url(f"{Omniglot.download_url_prefix}/{name}", folder, name, md5)
 
-    def _resize_all(self) -> Mapping[str, np.ndarray]:
+    def _resize_all(self) -> dict[str, np.ndarray]:
         """Return the resized images `x_background` and `x_evaluation`, their labels `y_...`, and `alphabets`."""
         arrays: dict[str, np.ndarray] = {}
         alphabets: list[str] = []
@@ -233,6 +237,11 @@ class Omniglot28(GrayscaleData):
             arrays[f"x_{part}"] = x
             arrays[f"y_{part}"] = np.array([alphabets.index(label) for label in labels])
         return arrays | {"alphabets": np.array(alphabets)}
+
+
+def as_dict(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays in a dictionary; those of an .npz file are read."""
+    return dict(arrays)
 
 
 def zip_files() -> dict[str, str]:
