@@ -1,11 +1,11 @@
 """ImageFolder: files of all kinds, splits and classes, broken files, the cache."""
 
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
+import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -774,49 +774,43 @@ def test_a_full_disk_costs_a_message(tmp_path, decodings, capfd, monkeypatch):
     assert not list((tmp_path / CACHE).glob(".writing*"))
 
 
-START = """
-import sys, time
-from pathlib import Path
-from datamodules import DATAMODULES, image_folder
-root, log = map(Path, sys.argv[1:])
-decode = image_folder.decode_files
-def slow(*args):
-    with open(log, "a") as file:
-        file.write("decoded\\n")
-    time.sleep(2)  # longer than the other process takes to arrive
-    return decode(*args)
-image_folder.decode_files = slow
-print("imported", flush=True)
-sys.stdin.readline()
-data = DATAMODULES["ImageFolder"](str(root))
-data.setup()
-print(data.images_hash)
-"""
+def start(root, log, barrier, results):
+    """Load a folder as one of several processes that start at the same time."""
+    decode = image_folder.decode_files
+
+    def slow(*args):
+        with open(log, "a") as file:
+            file.write("decoded\n")
+        time.sleep(1)  # longer than the other process takes to arrive
+        return decode(*args)
+
+    image_folder.decode_files = slow
+    notes = []
+    data = ImageFolder(str(root))
+    data.note = notes.append
+    barrier.wait()
+    data.setup()
+    results.put((data.images_hash, [note for note in notes if note.startswith("Waiting for another process")]))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, so that the processes need not import everything again")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_two_processes_decode_once(tmp_path):
     fill(tmp_path / "mine", names_in("a", 10))
-    command = [sys.executable, "-c", START, str(tmp_path / "mine"), str(tmp_path / "log")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(image_folder.__file__).parent.parent)}
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(2), context.SimpleQueue()
     processes = [
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        for _ in range(2)
+        context.Process(target=start, args=(tmp_path / "mine", tmp_path / "log", barrier, results)) for _ in range(2)
     ]
     for process in processes:
-        assert process.stdout.readline() == "imported\n"
-    outputs = []
+        process.start()
     for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        outputs.append(process.communicate(timeout=60))
-        assert process.returncode == 0, outputs[-1]
-    assert (tmp_path / "log").read_text() == "decoded\n"
-    (first, _), (second, _) = outputs
+        process.join(60)
+        assert process.exitcode == 0
+    (first, one_waited), (second, other_waited) = results.get(), results.get()
     assert first == second
-    assert sum("Waiting for another process" in said for _, said in outputs) == 1
+    assert (tmp_path / "log").read_text() == "decoded\n"
+    assert len(one_waited) + len(other_waited) == 1
 
 
 def test_many_images_are_read_in_order(tmp_path):
