@@ -48,9 +48,9 @@ class VAE(EncoderDecoder, LatentVariableModel):
 
     Args:
         image_shape: Channels, height and width; from the data.
-        init: How training starts. default: a narrow posterior, with a scale of 0.1, and in an mlp weights as in He et
-            al. (2015), those of the decoder's output a tenth of that. glorot: Glorot-uniform weights, as in Burda et
-            al. (2015). Both with output biases at the mean training image.
+        init: How training starts. default: a narrow posterior, with a scale of 0.1, and in an mlp or a resnet weights
+            as in He et al. (2015), those of the decoder's output a tenth of that. glorot: Glorot-uniform weights, as in
+            Burda et al. (2015). Both with output biases at the mean training image.
         likelihood: p(x|z): bernoulli for binarized pixels, gaussian for grey ones.
         scale: Standard deviation of a gaussian likelihood, one for all pixels: where it starts if it is learned.
         learn_scale: Learn the scale of a gaussian likelihood.
