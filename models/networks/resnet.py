@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.conv import halved
-from models.networks.layers import ACTIVATIONS, LAYERS, SATURATING, ImageShape, Network, glorot
+from models.networks.layers import ACTIVATIONS, LAYERS, SATURATING, ImageShape, Link, Network, glorot
 
 CHANNELS_PER_GROUP = 8  # of group norm, at least; a group of one channel would lose the mean of that channel
 SMALL_BRANCH = 0.1  # factor of the weights of the last convolution of each block: blocks start close to the identity
@@ -231,8 +231,8 @@ class ResNetDecoder(ResidualNetwork):
         super().initialise(activation)
         self.output.weight.mul_(SMALL_OUTPUT)
 
-    def set_output_bias(self, mean: Tensor) -> None:
-        """Set the output bias to the logit of `mean (C, H, W)`."""
+    def set_output_bias(self, mean: Tensor, link: Link = torch.logit) -> None:
+        """Set the output bias to `link(mean)`, for the mean image `(C, H, W)`."""
         bias: Any = self.rest[-1].bias  # type: ignore[index]  # nn.Sequential
-        bias.copy_(mean.logit())
+        bias.copy_(link(mean))
         self.output.bias.zero_()
