@@ -1,4 +1,4 @@
-"""Train a model and report its test likelihood: `python train.py --model VAE --data Digits`."""
+"""Train a model and report its test likelihood: `python train.py --model VAE --data MNISTSubset`."""
 
 import gc
 import shlex

@@ -321,8 +321,8 @@ class Pixels(Model):
 
 def test_a_new_model_needs_no_more_than_the_readme_says(monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "Pixels", Pixels)
-    command = ["--model", "Pixels", "--trainer.max_epochs", "2", "--num_samples", "3", "--run_dir", "a"]
-    assert train.main(command) == 0
+    command = ["--model", "Pixels", "--data", "Digits", "--trainer.max_epochs", "2", "--num_samples", "3"]
+    assert train.main([*command, "--run_dir", "a"]) == 0
     result = json.loads(Path("a/evaluation.json").read_text())
     assert 20 < result["nll"] < 64 * math.log(2)
     assert result["ess_median"] == pytest.approx(3)
@@ -376,7 +376,8 @@ def test_ctrl_c_before_the_first_step(monkeypatch, capsys):
 
 def test_another_model_is_not_resumed(capsys):
     assert train.main([*QUICK, "--run_dir", "a"]) == 0
-    again = ["--run_dir", "a", "--resume", "auto", "--trainer.max_epochs", "3", "--num_samples", "0"]
+    again = ["--data", "Digits", "--run_dir", "a", "--resume", "auto", "--trainer.max_epochs", "3"]
+    again += ["--num_samples", "0"]
     for change, words in {
         "--model.hidden [9]": "its --model.hidden is [8], not [9]",
         "--model IWAE --model.hidden [8]": "its model is VAE, not IWAE",
@@ -580,7 +581,8 @@ def steps(folder: str) -> int:
 
 
 def test_trainer_options_take_effect(capsys, monkeypatch):
-    quick = ["--model.hidden", "[4]", "--num_samples", "0", "--callbacks", "[]", "--trainer.max_epochs", "2"]
+    quick = ["--data", "Digits", "--model.hidden", "[4]", "--num_samples", "0", "--callbacks", "[]"]
+    quick += ["--trainer.max_epochs", "2"]
     printing = ["--trainer.profiler", "simple", "--trainer.enable_model_summary", "true"]
     assert train.main([*quick, "--run_dir", "plain", "--trainer.enable_progress_bar", "false"]) == 0
     assert capsys.readouterr().err == ""
@@ -611,7 +613,7 @@ def test_trainer_options_take_effect(capsys, monkeypatch):
 
 def test_config_of_an_earlier_run_may_contain_options_without_effect():
     Path("c.yaml").write_text("trainer: {limit_test_batches: null, inference_mode: true, max_epochs: 1}\n")
-    assert train.main([*QUICK[:2], "--num_samples", "0", "--callbacks", "[]", "--config", "c.yaml"]) == 0
+    assert train.main([*QUICK[:4], "--num_samples", "0", "--callbacks", "[]", "--config", "c.yaml"]) == 0
 
 
 def test_beta_does_not_decrease_when_a_run_is_extended():
