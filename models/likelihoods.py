@@ -36,6 +36,7 @@ LOGISTIC_LIMIT = 8.0  # bounds the scale of a logistic to [e^-8, e^8]; e^-8 is a
 INITIAL_LOGISTIC_SCALE = 0.05  # of scales that are learned
 DEFAULT_COMPONENTS = 5
 COMPONENT_SPREAD = 0.5  # initial logits of the means of a mixture lie within this distance of the mean image's
+PIXEL_TENSORS = 6  # see `PixelLikelihood.pixel_tensors`
 FITTED_SCALES = 40  # scales that are tried for a model without latents, from 0.001 to 1
 
 
@@ -61,6 +62,11 @@ class PixelLikelihood(nn.Module):
     def output_channels(self) -> int:
         """Number of channels of the decoder's output."""
         return self.channels
+
+    @property
+    def pixel_tensors(self) -> int:
+        """Number of tensors of the size of the images that `log_prob` keeps at the same time, at most."""
+        return PIXEL_TENSORS
 
     def forward(self, outputs: Tensor) -> Independent:
         """Return p(x|z), batch shape `(...)`, from the outputs `(..., output_channels, H, W)` of a decoder."""
@@ -218,6 +224,10 @@ class DiscretizedLogisticLikelihood(PixelLikelihood):
     def output_channels(self) -> int:
         return self.channels + self.scale_is_per_image
 
+    @property
+    def pixel_tensors(self) -> int:
+        return 2 * PIXEL_TENSORS
+
     def forward(self, outputs: Tensor) -> Independent:
         outputs = at_least_float32(outputs)
         logits = outputs[..., : self.channels, :, :]
@@ -267,6 +277,10 @@ class DiscretizedLogisticMixture(PixelLikelihood):
     @property
     def output_channels(self) -> int:
         return 3 * self.components * self.channels
+
+    @property
+    def pixel_tensors(self) -> int:
+        return 2 * PIXEL_TENSORS * self.components
 
     def forward(self, outputs: Tensor) -> Independent:
         parameters = at_least_float32(outputs).unflatten(-3, (3, self.components, self.channels))

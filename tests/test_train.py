@@ -143,8 +143,10 @@ MISTAKES = {
     "--model.hidden [4,0]": "hidden must hold positive sizes",
     "--model.hidden 4,4": "--model.hidden takes a list such as [400,400] or null; got 4,4.",
     "--callbacks none": "--callbacks takes a list such as [samples,traversals] or null; got none.",
-    "--model.likelihood poisson": "--model.likelihood takes one of bernoulli, gaussian; got poisson.",
-    "--model.likelihood gaussian": "A gaussian likelihood is not defined for dynamic images: use --data.binarization",
+    "--model.likelihood poisson": "--model.likelihood takes one of bernoulli, gaussian, continuous_bernoulli, "
+    "discretized_logistic, discretized_logistic_mixture; got poisson.",
+    "--model.likelihood gaussian --data.binarization dynamic": "A gaussian likelihood is not defined for dynamic "
+    "images: use --data.binarization",
     "--data.binarization grey": "A bernoulli likelihood is not defined for grey images",
     "--data.batch_size 0": "batch_size must be at least 1",
     "--data.label_seed 1": "label_seed has no effect without num_labels",

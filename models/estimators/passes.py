@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from models.estimators.importance import MAX_DECODER_ROWS
 from models.layer_sums import sum_over_layers
+from models.likelihoods import PIXEL_TENSORS
 
 GPU_ROWS = 2**18  # 5000 samples of 50 images: the time of a pass is then that of its arithmetic, not of its launches
 MEMORY_SHARE = 0.5  # of the free memory of a GPU that a pass may take
-PIXEL_TENSORS = 6  # tensors of the size of the images that the density p(x|z) keeps at the same time
 BYTES_PER_FLOAT = 4
 
 
@@ -67,7 +67,9 @@ def activation_bytes(model, x: Tensor, y: Tensor | None) -> int:
             return model.log_weights(x, samples, y)
         return model.ais_log_px(x, model.ais_prior().sample((samples, 1)), y)
 
-    pixels = PIXEL_TENSORS * x[0].numel() * model.decoder_cost
+    likelihood = model.pixel_likelihood
+    tensors = PIXEL_TENSORS if likelihood is None else likelihood.pixel_tensors
+    pixels = tensors * x[0].numel() * model.decoder_cost
     return BYTES_PER_FLOAT * (output_elements(model, compute) // samples + pixels)
 
 

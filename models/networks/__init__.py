@@ -51,8 +51,12 @@ class EncoderClass(Protocol):
 class DecoderClass(Protocol):
     """What the registry of decoders holds: a class of networks.
 
+    Its method `set_output_bias(mean, link)`, if it has one, sets the bias of the output to `link(mean)`, for the mean
+    image `(C, H, W)`, or the mean of each channel `(C,)`.
+
     Args of the constructor:
         in_dim: Size of the codes.
+        image_shape: Channels of the output, whose number depends on the likelihood, and height and width.
 
     The others are those of `EncoderClass`.
     """
