@@ -470,7 +470,7 @@ def test_missing_test_images_are_split_off_the_training_images(tmp_path):
         (["train/a.png", "val/b.png"], {}, r"/train must hold at least 2 images \(to train and test\), not 1\."),
         (["train/a.png", "val/b.txt"], {}, r"/val holds no images \(.*\): add some, or remove the folder\."),
         (["test/a.png", "val/b.png"], {}, " has val/, test/ but no train/: put the training images into train/, .*"),
-        (["train/a.png", "valid/b.png"], {}, " has train/ and also valid/: with train/, only val/ and test/ may .*"),
+        (["train/a.png", "valid/b.png"], {}, " has train/ and also valid/: next to train/, only val/ and test/ may .*"),
         (["train/a.png", "b.png"], {}, " has train/ and also images outside of them, such as b.png: move .*"),
         (["train/a.png", "val/b.png"], {"val_size": 2}, " has val/, .* validation images: leave val_size out.*"),
     ],
@@ -843,6 +843,10 @@ def test_evaluation_finds_the_images_again(tmp_path, monkeypatch, capfd):
     now = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (now["nll"], now["images_hash"]) == (then["nll"], then["images_hash"])
     assert now["num_samples"] == 7
+    assert "warning" not in capfd.readouterr().err
+    fill(tmp_path / "moved", ["a/new.png"], (6, 9))
+    assert evaluate.main(["run", "--num_samples", "7", "--data.root", "moved"]) == 0
+    assert "warning: the images in moved are not those that VAE was trained on: test" in capfd.readouterr().err
 
 
 def test_help_and_a_missing_root(capfd):
