@@ -680,10 +680,15 @@ def test_other_options_have_caches_of_their_own(tmp_path, decodings):
     assert decodings == [10] * 4
 
 
+def rename_class(folder):
+    (folder / "a").rename(folder / "b")
+
+
 def change_content(folder):
     path = folder / "a" / "00.png"
     before = path.stat()
-    path.write_bytes(png(255 - pixels(4, 5), "grey"))
+    path.write_bytes(path.read_bytes().replace(b"!", b"?"))
+    assert path.stat().st_size == before.st_size
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # a nanosecond later
 
 
@@ -694,18 +699,20 @@ def change_content(folder):
         lambda folder: (folder / "a" / "00.png").rename(folder / "a" / "99.png"),
         lambda folder: (folder / "a" / "00.png").unlink(),
         lambda folder: fill(folder, ["a/new.png"]),
-        lambda folder: (folder / "a").rename(folder / "b"),
+        rename_class,
     ],
 )
 def test_changed_files_are_decoded_again(tmp_path, decodings, change):
     fill(tmp_path, names_in("a", 10))
-    ready(tmp_path)
+    save(tmp_path / "a" / "00.png", bmp(np.full((4, 5), ord("!"), np.uint8)))
+    first = ready(tmp_path).images_hash
     change(tmp_path)
     data = ready(tmp_path)
     assert len(decodings) == 2
     found = {x.numpy().tobytes() for part in data.fetch() for x in part.x}
     names = [file.path for file in scan(tmp_path).files]
     assert found == {x.tobytes() for x in decode_files(tmp_path, names, Decoding()).x}
+    assert first != data.images_hash or change is rename_class
     ready(tmp_path)
     assert len(decodings) == 2
     assert len(list((tmp_path / CACHE).glob("*.npz"))) == 1, "the cache of the earlier files is replaced"
