@@ -62,28 +62,29 @@ def scan(root: Path) -> Scan:
         for name in found.splits:
             scan_split(root, name, name, found)
         count_other_files(files.values(), found)
-    found.files.sort()
+    found.files.sort(key=lambda file: (readable(file.path), file.path))  # the same order on all operating systems
     return found
 
 
 def check_split_folders(root: Path, splits: list[str], folders: dict, files: dict) -> None:
     """Raise DataError if a folder with splits has no training images, or images that belong to no split."""
+    present = list_names([f"{name}/" for name in splits])
     if "train" not in splits:
         raise DataError(
-            f"{root} has {list_names([f'{name}/' for name in splits])} but no train/: put the training images into "
-            "train/, or rename the folders if they are classes."
+            f"{root} has {present} but no train/: put the training images into train/, or rename the folders if they "
+            "are classes."
         )
-    others = sorted(set(folders) - set(splits))
+    others = [f"{name}/" for name in sorted(set(folders) - set(splits))]
     if others:
         raise DataError(
-            f"{root} has {list_names([f'{name}/' for name in splits])} and also {list_names([f'{n}/' for n in others])}"
-            ": with train/, only val/ and test/ may hold further images. Move the others away, or rename them."
+            f"{root} has {present} and also {list_names(others)}: next to train/, only val/ and test/ may hold images. "
+            "Move the others away, or rename train/ if it is a class."
         )
     images = [name for name in sorted(files) if is_image(name)]
     if images:
         raise DataError(
-            f"{root} has {list_names([f'{name}/' for name in splits])} and also images outside of them, such as "
-            f"{images[0]}: move them into one of these folders."
+            f"{root} has {present} and also images outside of them, such as {images[0]}: move them into one of these "
+            "folders."
         )
 
 

@@ -103,6 +103,9 @@ def data_key(data: ImageData) -> str:
 def load_data(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageData]]:
     """Load the data of all checkpoints, once for those that share it, and check that it fits the models.
 
+    Images of users that have changed since training cost a warning: test images may have been training images then,
+    since the split depends on all images.
+
     Raises:
         ValueError: Images or classes are not those of training.
     """
@@ -117,7 +120,14 @@ def load_data(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageDat
             raise ValueError(f"{checkpoint['model']} takes images {expected}, and the data have {data.image_shape}.")
         if (classes := options.get("num_classes", data.num_classes)) != data.num_classes:
             raise ValueError(f"{checkpoint['model']} knows {classes} classes, and the data have {data.num_classes}.")
-        names = checkpoint.get(type(data).__name__, {}).get("class_names")  # older checkpoints have none
+        stored = checkpoint.get(type(data).__name__, {})
+        images = stored.get("images_hash")  # only of data sets that users change
+        if images and images != data.images_hash:
+            data.note(
+                f"warning: the images in {data.hparams.get('root')} are not those that {checkpoint['model']} was "
+                "trained on: test images may be among its training images."
+            )
+        names = stored.get("class_names")  # older checkpoints have none
         if "num_classes" in options and names and names != data.class_names:
             raise ValueError(
                 f"{checkpoint['model']} knows classes {list_names(names)}, and the data have classes "

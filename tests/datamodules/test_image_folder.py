@@ -470,7 +470,7 @@ def test_missing_test_images_are_split_off_the_training_images(tmp_path):
         (["train/a.png", "val/b.png"], {}, r"/train must hold at least 2 images \(to train and test\), not 1\."),
         (["train/a.png", "val/b.txt"], {}, r"/val holds no images \(.*\): add some, or remove the folder\."),
         (["test/a.png", "val/b.png"], {}, " has val/, test/ but no train/: put the training images into train/, .*"),
-        (["train/a.png", "valid/b.png"], {}, " has train/ and also valid/: with train/, only val/ and test/ may .*"),
+        (["train/a.png", "valid/b.png"], {}, " has train/ and also valid/: next to train/, only val/ and test/ may .*"),
         (["train/a.png", "b.png"], {}, " has train/ and also images outside of them, such as b.png: move .*"),
         (["train/a.png", "val/b.png"], {"val_size": 2}, " has val/, .* validation images: leave val_size out.*"),
     ],
@@ -680,10 +680,15 @@ def test_other_options_have_caches_of_their_own(tmp_path, decodings):
     assert decodings == [10] * 4
 
 
+def rename_class(folder):
+    (folder / "a").rename(folder / "b")
+
+
 def change_content(folder):
     path = folder / "a" / "00.png"
     before = path.stat()
-    path.write_bytes(png(255 - pixels(4, 5), "grey"))
+    path.write_bytes(path.read_bytes().replace(b"!", b"?"))
+    assert path.stat().st_size == before.st_size
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # a nanosecond later
 
 
@@ -694,18 +699,20 @@ def change_content(folder):
         lambda folder: (folder / "a" / "00.png").rename(folder / "a" / "99.png"),
         lambda folder: (folder / "a" / "00.png").unlink(),
         lambda folder: fill(folder, ["a/new.png"]),
-        lambda folder: (folder / "a").rename(folder / "b"),
+        rename_class,
     ],
 )
 def test_changed_files_are_decoded_again(tmp_path, decodings, change):
     fill(tmp_path, names_in("a", 10))
-    ready(tmp_path)
+    save(tmp_path / "a" / "00.png", bmp(np.full((4, 5), ord("!"), np.uint8)))
+    first = ready(tmp_path).images_hash
     change(tmp_path)
     data = ready(tmp_path)
     assert len(decodings) == 2
     found = {x.numpy().tobytes() for part in data.fetch() for x in part.x}
     names = [file.path for file in scan(tmp_path).files]
     assert found == {x.tobytes() for x in decode_files(tmp_path, names, Decoding()).x}
+    assert first != data.images_hash or change is rename_class
     ready(tmp_path)
     assert len(decodings) == 2
     assert len(list((tmp_path / CACHE).glob("*.npz"))) == 1, "the cache of the earlier files is replaced"
@@ -843,6 +850,10 @@ def test_evaluation_finds_the_images_again(tmp_path, monkeypatch, capfd):
     now = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (now["nll"], now["images_hash"]) == (then["nll"], then["images_hash"])
     assert now["num_samples"] == 7
+    assert "warning" not in capfd.readouterr().err
+    fill(tmp_path / "moved", ["a/new.png"], (6, 9))
+    assert evaluate.main(["run", "--num_samples", "7", "--data.root", "moved"]) == 0
+    assert "warning: the images in moved are not those that VAE was trained on: test" in capfd.readouterr().err
 
 
 def test_help_and_a_missing_root(capfd):
