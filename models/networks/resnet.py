@@ -32,8 +32,8 @@ def norm_layer(channels: int, batch_norm: bool) -> nn.Module:
 def final_norm(channels: int, batch_norm: bool) -> list[nn.Module]:
     """Return the norm after the last block: batch norm if it is used, otherwise none.
 
-    Group norm maps x and 2 x to the same values. At the start, when biases are zero, the encoder would lose the contrast
-    of an image and the decoder the length of a code. Without it, the shortcuts keep both.
+    Group norm maps x and 2 x to the same values. At the start, when biases are zero, the encoder would lose the
+    contrast of an image and the decoder the length of a code. Without it, the shortcuts keep both.
     """
     return [nn.BatchNorm2d(channels)] if batch_norm else []
 
