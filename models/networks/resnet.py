@@ -29,6 +29,15 @@ def norm_layer(channels: int, batch_norm: bool) -> nn.Module:
     return nn.BatchNorm2d(channels) if batch_norm else nn.GroupNorm(num_groups(channels), channels)
 
 
+def final_norm(channels: int, batch_norm: bool) -> list[nn.Module]:
+    """Return the norm after the last block: batch norm if it is used, otherwise none.
+
+    Group norm maps x and 2 x to the same values. At the start, when biases are zero, the encoder would lose the
+    contrast of an image and the decoder the length of a code. Without it, the shortcuts keep both.
+    """
+    return [nn.BatchNorm2d(channels)] if batch_norm else []
+
+
 def check_hidden(name: str, hidden: Sequence[int], batch_norm: bool) -> None:
     """Raise ValueError if there is no stage, or one with too few channels for group norm.
 
@@ -169,7 +178,7 @@ class ResNetEncoder(ResidualNetwork):
             nn.Sequential(
                 ChannelsLast(),
                 *blocks,
-                norm_layer(hidden[-1], batch_norm),
+                *final_norm(hidden[-1], batch_norm),
                 ACTIVATIONS[activation](),
                 nn.Flatten(),
                 nn.Linear(hidden[-1] * prod(sizes[-1]), out_dim),
@@ -212,7 +221,7 @@ class ResNetDecoder(ResidualNetwork):
                 nn.Unflatten(1, (hidden[0], *sizes[0])),
                 ChannelsLast(),
                 *blocks,
-                norm_layer(hidden[-1], batch_norm),
+                *final_norm(hidden[-1], batch_norm),
                 ACTIVATIONS[activation](),
                 nn.Conv2d(hidden[-1], image_shape[0], 3, padding=1),
                 PixelBias(image_shape),
