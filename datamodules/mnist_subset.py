@@ -27,12 +27,10 @@ class MNISTSubset(GrayscaleData):
 
     They are the first 500 images of each class in the training set. None is a test image of MNIST, so that MNIST's test
     images are new to a model that was trained on this data set. The 500 test images of this data set are the same in
-    every run, but a model that was trained on MNIST has seen them. Every split has the same number of images of each
-    class.
+    every run, but a model that was trained on MNIST has seen them. Every split has equally many images of each class.
 
     Args:
-        val_size: Validation images, taken from the 4,500 training images. The numbers of images of the classes differ
-            by at most one.
+        val_size: Validation images, taken from the 4,500 training images; equally many of each class, up to one.
     """
 
     default_epochs = 80  # half a minute on one core; the validation bound hardly rises after that
@@ -43,9 +41,8 @@ class MNISTSubset(GrayscaleData):
     def fetch(self) -> tuple[Split, Split]:
         """Return 4,500 training and 500 test images. Their labels are 0, 1, ..., 9, 0, 1, ..."""
         images = parse_csv(read_csv())
-        # The classes alternate, so that the first images of a split, which figures show, have all classes.
+        # Classes alternate, since figures show the first images of a split. The file is sorted by class.
         order = alternate_classes(IMAGES_PER_CLASS, fixed_generator("test images of MNISTSubset"))
-        # The file has the classes one after another.
         order = order % NUM_CLASSES * IMAGES_PER_CLASS + order // NUM_CLASSES
         test_size = NUM_CLASSES * TEST_IMAGES_PER_CLASS
         return images.subset(order[test_size:]), images.subset(order[:test_size])
@@ -56,14 +53,14 @@ class MNISTSubset(GrayscaleData):
 
 
 def alternate_classes(images_per_class: int, generator: torch.Generator) -> Tensor:
-    """Return a random permutation of images whose classes alternate, in which they alternate too.
+    """Return a random order of images of the classes 0, 1, ..., 9, 0, 1, ..., in which the classes alternate likewise.
 
     Args:
         images_per_class: Number of images of each class.
-        generator: Source of the order within the classes.
+        generator: Source of the random order within each class.
 
     Returns:
-        Indices (10 * images_per_class,); image i has the class i % 10, before and after the permutation.
+        Indices (10 * images_per_class,). Index i is of class i % 10, as is the index at position i.
     """
     orders = [torch.randperm(images_per_class, generator=generator) for _ in range(NUM_CLASSES)]
     return (torch.stack(orders, dim=1) * NUM_CLASSES + torch.arange(NUM_CLASSES)).flatten()
