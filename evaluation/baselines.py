@@ -72,13 +72,15 @@ def baselines(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Te
     Args:
         model: An M1, a model that contains one, or any other model, which only gets the classifier on pixels.
         train: All training images and their labels, -1 if unknown.
-        test: Test images and their labels, -1 if unknown.
+        test: Test images and their labels, -1 if unknown. Images of classes that no labelled training image has are
+            left out: no classifier could predict them.
 
     Returns:
         Errors by the name of the classifier. There are none on latents if M1 uses no latent, and none at all if fewer
-        than two classes are labelled or no test label is known.
+        than two classes are labelled or no test image is left.
     """
-    (x, y), (x_test, y_test) = ([part[labels >= 0] for part in (images, labels)] for images, labels in (train, test))
+    x, y = (part[train[1] >= 0] for part in train)
+    x_test, y_test = (part[torch.isin(test[1], y)] for part in test)
     if len(y.unique()) < 2 or not len(y_test):
         return {}
     tasks: list[tuple[dict[str, Any], Tensor, Tensor]] = [(on_pixels(), x.flatten(1), x_test.flatten(1))]

@@ -33,17 +33,18 @@ def probes(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tenso
     Args:
         model: A model with `can_be_probed`.
         train: All training images and their labels.
-        test: Test images and their labels, -1 if unknown.
+        test: Test images and their labels, -1 if unknown. Images of classes that no training image has are left out:
+            no classifier could predict them.
 
     Returns:
-        Fields of `Evaluation`; none if codes are not finite or no test label is known.
+        Fields of `Evaluation`; none if codes are not finite or no test image is left.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    known = test[1] >= 0
+    known = torch.isin(test[1], train[1])
     z, z_test = codes(model, *train), codes(model, test[0][known], test[1][known])
     if not len(z_test) or not z.isfinite().all() or not z_test.isfinite().all():
         return {}

@@ -52,6 +52,13 @@ def test_unknown_test_labels_do_not_count(m1):
     assert baselines(m1, classes(60), (x, y.where(y == 0, -1))) == baselines(m1, classes(60), (x[::2], y[::2]))
 
 
+def test_images_of_classes_without_labelled_training_images_do_not_count(m1):
+    x, y = classes(100)
+    train = (classes(60)[0], classes(60)[1].where(torch.arange(60) < 50, -1))
+    assert baselines(m1, train, (x, y.where(y == 0, 5))) == baselines(m1, train, (x[::2], y[::2]))
+    assert baselines(m1, train, (x, torch.full_like(y, 5))) == {}
+
+
 def test_nothing_to_say(m1):
     x, y = classes(20)
     assert baselines(m1, (x, torch.full_like(y, -1)), (x, y)) == {}

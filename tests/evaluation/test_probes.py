@@ -73,6 +73,16 @@ def test_unknown_test_labels_do_not_count(model):
     assert found["knn_error"] > 0
 
 
+def test_images_of_classes_that_never_occur_in_training_do_not_count(model):
+    x, y = clusters(60, 1, scale=1.0)
+    in_training = y != 0
+    renamed = torch.where(in_training, y, 7)  # class 0 becomes a class without training images
+    found = probes(model, clusters(90, 0), (x, renamed))
+    assert found == probes(model, clusters(90, 0), (x[in_training], y[in_training]))
+    assert found["knn_error"] > 0
+    assert probes(model, clusters(90, 0), (x, torch.full_like(y, 7))) == {}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_codes_that_are_no_numbers_are_not_probed(model, value):
     train, test = clusters(30, 0), clusters(30, 1)
