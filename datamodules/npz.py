@@ -100,7 +100,10 @@ class NPZ(GrayscaleData):
     def _read_arrays(self) -> dict[str, np.ndarray]:
         """Return those of the arrays x, y, x_test and y_test that the file contains."""
         if self.path.is_dir():
-            raise DataError(f"{self.path} is a folder, but NPZ reads one .npz file: {EXPECTED_FILE}.")
+            raise DataError(
+                f"{self.path} is a folder, but NPZ reads one .npz file: {EXPECTED_FILE}. For a folder of image files, "
+                "use --data ImageFolder."
+            )
         if not self.path.is_file():
             raise DataError(f"{self.path} was not found: root must be the .npz file that holds your images.")
         arrays = {}
