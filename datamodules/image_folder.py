@@ -119,7 +119,9 @@ class ImageFolder(GrayscaleData):
         files = [file for file, kept in zip(self._scan.files, images.is_decoded, strict=True) if kept]
         everything = Split(torch.from_numpy(images.x), self._read_classes(files))
         index = {name: [i for i, file in enumerate(files) if file.split == name] for name in self._scan.splits}
-        return self._split_off_test(everything, {name: torch.tensor(part) for name, part in index.items()})
+        return self._split_off_test(
+            everything, {name: torch.tensor(part, dtype=torch.int64) for name, part in index.items()}
+        )
 
     def _find_files(self) -> Scan:
         """Return the files of the folder, and print what is unusual about them."""
@@ -172,9 +174,7 @@ class ImageFolder(GrayscaleData):
         """
         if images.broken:
             count = len(images.broken)
-            subject = (
-                f"1 of {len(images.is_decoded)} files" if count == 1 else f"{count} of {len(images.is_decoded)} files"
-            )
+            subject = f"{count:,} of {len(images.is_decoded):,} files"
             listed = "; ".join(f"{name} ({reason})" for name, reason in images.broken[:MAX_LISTED])
             more = f"; and {count - MAX_LISTED} more" if count > MAX_LISTED else ""
             if not self.skip_broken:
@@ -226,6 +226,7 @@ class ImageFolder(GrayscaleData):
         Raises:
             DataError: If there are too few images.
         """
+        self._check_counts(folders, len(images.y))
         train = shuffled(folders.get("train", torch.arange(len(images.y))), "training images")
         val = shuffled(folders.get("val", torch.tensor([], dtype=torch.int64)), "validation images")
         if "test" in folders:
@@ -233,22 +234,25 @@ class ImageFolder(GrayscaleData):
         else:
             test_size = max(1, len(train) // 10)
             train, test = train[test_size:], train[:test_size]
-        self._check_sizes(folders, len(train), len(val), len(test))
         self._num_train = len(train) if "val" in folders else None
         return images.subset(torch.cat([train, val])), images.subset(test)
 
-    def _check_sizes(self, folders: dict[str, Tensor], num_train: int, num_val: int, num_test: int) -> None:
-        """Raise DataError if a split has no images."""
-        for name in folders:
-            if not len(folders[name]):
+    def _check_counts(self, folders: dict[str, Tensor], num_images: int) -> None:
+        """Raise DataError if there are too few images to fill all splits.
+
+        Args:
+            folders: Indices of the images in each of the folders train, val and test that exist.
+            num_images: Number of all images.
+        """
+        for name, index in folders.items():
+            if not len(index):
                 raise DataError(f"{self.path / name} holds no images ({FORMATS}): add some, or remove the folder.")
+        folder, size = (self.path / "train", len(folders["train"])) if folders else (self.path, num_images)
         purposes = ["train"] + ["validate"] * ("val" not in folders) + ["test"] * ("test" not in folders)
-        size = num_train + (num_test if "test" not in folders else 0)
         if size < len(purposes):
-            where = self.path / "train" if folders else self.path
             *others, last = purposes
-            uses = f"{', '.join(others)} and {last}" if others else last
-            raise DataError(f"{where} must hold at least {len(purposes)} images (to {uses}), not {size}.")
+            uses = f"{', '.join(others)} and {last}"
+            raise DataError(f"{folder} must hold at least {len(purposes)} images (to {uses}), not {size}.")
 
     def _split(self, size: int) -> tuple[Tensor, Tensor]:
         """Return the indices of the training and the validation images: those of the folder val if there is one."""
