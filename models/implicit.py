@@ -64,8 +64,8 @@ class ImplicitModel(Model):
             return
         if protocol == "levels":
             raise ValueError(
-                f"{type(self).__name__} generates continuous pixels, to which the density that evaluation gives it "
-                "applies: use --data.binarization grey."
+                f"{type(self).__name__} generates continuous pixels and has no probability of grey levels: use "
+                "--data.binarization grey."
             )
         remedy = "choose data with grey values" if protocol == "larochelle" else "use --data.binarization grey"
         raise ValueError(f"{type(self).__name__} generates grey images and cannot match binarized ones: {remedy}.")

@@ -182,6 +182,8 @@ def test_data_that_are_too_few_or_binarized_are_refused():
             ValueError, match=r"^Linear generates grey images .* binarized .*: use --data.binarization g"
         ):
             model.check_protocol(protocol)
+    with pytest.raises(ValueError, match=r"^Linear generates continuous pixels .*: use --data\.binarization grey\.$"):
+        model.check_protocol("levels")
     with pytest.raises(ValueError, match=r"^Linear generates grey images .*: choose data with grey values\.$"):
         model.check_protocol("larochelle")
 
