@@ -15,7 +15,8 @@ C = 3
 A, Z = 3, 4  # dimensions of a and z, other than each other
 MIXED = torch.tensor([0, -1, 2, -1, -1, 1, -1])
 names = pytest.mark.parametrize("name", ["ADGM", "SDGM"])
-CONV, RESNET = ({"encoder": name, "decoder": name} for name in ("conv", "resnet"))
+CONV = {"encoder": "conv", "decoder": "conv"}
+RESNET = {"encoder": "resnet", "decoder": "resnet", "hidden": [4]}
 NETWORKS = [{}, CONV, RESNET, {"hidden": []}, {"batch_norm": True}]
 networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet", "linear", "batch_norm"])
 

@@ -28,7 +28,8 @@ def naive(model, x, noise):
     return torch.stack(L), U + q_y.entropy(), q_y
 
 
-CONV, RESNET = ({"encoder": name, "decoder": name} for name in ("conv", "resnet"))
+CONV = {"encoder": "conv", "decoder": "conv"}
+RESNET = {"encoder": "resnet", "decoder": "resnet", "hidden": [4]}
 NETWORKS = [{}, CONV, RESNET, {"hidden": []}, {"batch_norm": True}]
 networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet", "linear", "batch_norm"])
 
