@@ -36,7 +36,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-DATA_LIBRARIES = {"torch", "numpy", "torchvision", "sklearn", "pytorch_lightning", "filelock"}
+DATA_LIBRARIES = {"torch", "numpy", "torchvision", "sklearn", "mlxtend", "pytorch_lightning", "filelock"}
 
 files = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
