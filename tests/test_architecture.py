@@ -36,7 +36,18 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-DATA_LIBRARIES = {"torch", "numpy", "torchvision", "sklearn", "scipy", "PIL", "pytorch_lightning", "filelock", "tqdm"}
+DATA_LIBRARIES = {
+    "torch",
+    "numpy",
+    "torchvision",
+    "sklearn",
+    "scipy",
+    "mlxtend",
+    "PIL",
+    "pytorch_lightning",
+    "filelock",
+    "tqdm",
+}
 
 files = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 

