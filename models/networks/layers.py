@@ -6,6 +6,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -114,6 +115,12 @@ class Network(nn.Module):
         """The last layer with weights."""
         return [m for part in (self.first, self.rest) for m in part.modules() if isinstance(m, LAYERS)][-1]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights, from the first layer: `next(self.parameters())` takes 1 % of a small step."""
+        first: Any = self.first[-1] if isinstance(self.first, nn.Sequential) else self.first
+        return first.weight.dtype
+
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Return the output for `x (..., in)` and a context `(..., context_dim)`, whose leading dimensions broadcast.
 
@@ -121,7 +128,7 @@ class Network(nn.Module):
             x: Images or codes.
             context: A tensor, or a tuple of its parts, `(..., d_i)` with the sum of all d_i equal to context_dim.
         """
-        h = self.first(x.to(next(self.parameters()).dtype))
+        h = self.first(x.to(self.dtype))
         for shift in self.shifts(context):
             h = h + shift.reshape(*shift.shape, *[1] * (self.dims - 1))
         return apply_rowwise(self.rest, h, self.dims)

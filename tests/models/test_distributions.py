@@ -166,3 +166,14 @@ def test_kl_to_the_standard_normal_is_that_of_torch():
     expected = kl_divergence(q.base_dist, p.base_dist).sum(-1)
     torch.testing.assert_close(kl_divergence(q, p), expected)
     assert kl_divergence(q, p).shape == (2, 5)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 1, 4, 6), (2, 3, 8, 8), (1, 2, 2)])
+def test_small_bernoulli_images_have_the_bits_of_torchs_distribution(shape):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(shape, generator=generator) * 10).requires_grad_()
+    x = (torch.rand(shape[-4:], generator=generator) < 0.5).float()
+    log_p, expected = bernoulli_image(logits).log_prob(x), Independent(Bernoulli(logits=logits), 3).log_prob(x)
+    assert torch.equal(log_p, expected)
+    gradients = [torch.autograd.grad(each.sum(), logits)[0] for each in (log_p, expected)]
+    assert torch.equal(*gradients)
