@@ -1,7 +1,5 @@
 """User images from one .npz file."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +118,13 @@ class NPZ(GrayscaleData):
                     names_in_file = list(archive)
                     for array, name in self._find_names(names_in_file).items():
                         arrays[array] = archive[name]
+                        if not isinstance(arrays[array], np.ndarray):  # numpy returns other members as bytes
+                            raise DataError(f"{self.path}: {name} is not an array: {EXPECTED_FILE}.")
         except DataError:
             raise
-        except (EOFError, TypeError, zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError) as error:
+        except MemoryError as error:
+            raise DataError(f"{self.path}: {name or 'the file'} does not fit into memory, or is damaged.") from error
+        except Exception as error:  # zipfile, its decompressors and numpy raise many types for damaged files
             if isinstance(error, OSError) and error.errno:
                 raise DataError(f"{self.path} cannot be read: {error.strerror}.") from error
             if isinstance(error, ValueError) and "allow_pickle" in str(error) and name:
@@ -152,6 +154,12 @@ class NPZ(GrayscaleData):
             self.note(
                 f"warning: {ignored[0]} in {self.path} is not used: the validation images are taken from the training "
                 "images."
+            )
+        others = [name for name in names_in_file if name not in (*found.values(), *ignored)]
+        if found and others and "y" not in found:
+            self.note(
+                f"warning: the images in {self.path} are read without labels. Not used: {list_names(others)}. Labels "
+                f"of {found['x']} must be named {(rows or [ARRAYS])[0][1]}."
             )
         return found
 

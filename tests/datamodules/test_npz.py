@@ -1,5 +1,7 @@
 import contextlib
+import io
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -157,7 +159,7 @@ def test_x_comes_before_other_names_and_takes_its_own_labels_only(tmp_path, capf
     data = ready(save(tmp_path, x=x, images=255 - x, labels=np.arange(60) % 2))
     assert (data.fetch()[0].x.numpy().reshape(-1, 1, 36) == x.reshape(1, -1, 36)).all(-1).any(1).all()
     assert data.num_classes == 0
-    assert capfd.readouterr().err == ""
+    assert "read without labels. Not used: images, labels. Labels of x must be named y." in capfd.readouterr().err
 
 
 def test_a_single_array_needs_no_name(tmp_path):
@@ -288,8 +290,52 @@ def flip(path):
     path.write_bytes(content)
 
 
+def archive_of(name, content, **options):
+    """Return a function that writes a zip file with one member."""
+
+    def write(path):
+        with zipfile.ZipFile(path, "w", **options) as archive:
+            archive.writestr(name, content)
+
+    return write
+
+
+def header(shape):
+    """Return the beginning of an array in NumPy's format."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def damaged_lzma(path):
+    content = io.BytesIO()
+    np.save(content, pixels(50, 9, 9))
+    archive_of("x.npy", content.getvalue(), compression=zipfile.ZIP_LZMA)(path)
+    stored = bytearray(path.read_bytes())
+    stored[60:90] = b"\xff" * 30
+    path.write_bytes(stored)
+
+
+def encrypted(path):
+    np.savez(path, x=pixels(50, 9, 9))
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.rfind(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
-    "damage", [cut, flip, lambda path: path.write_text("hello"), lambda path: path.write_bytes(b"")]
+    "damage",
+    [
+        cut,
+        flip,
+        damaged_lzma,
+        encrypted,
+        archive_of("x.npy", b"\x93NUMPY\x01\x00\x10\x00(((((((((((((((("),
+        archive_of("x.npy", header("(9999999999999999999999999, 28, 28)")),
+        archive_of("x.npy", header("(-5, 28, 28)")),
+        lambda path: path.write_text("hello"),
+        lambda path: path.write_bytes(b""),
+    ],
 )
 def test_files_of_another_format_are_refused_by_name(tmp_path, damage):
     path = tmp_path / "mine.npz"
@@ -297,6 +343,20 @@ def test_files_of_another_format_are_refused_by_name(tmp_path, damage):
     with pytest.raises(
         DataError, match=rf"^{path} is not a complete \.npz file of plain arrays; numpy\.savez makes one\.$"
     ):
+        ready(path)
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path):
+    path = tmp_path / "mine.npz"
+    archive_of("x", b"hello")(path)
+    with pytest.raises(DataError, match=rf"^{path}: x is not an array: save it with numpy\.savez"):
+        ready(path)
+
+
+def test_an_array_that_is_larger_than_the_memory_is_refused(tmp_path):
+    path = tmp_path / "mine.npz"
+    archive_of("x.npy", header("(1000000000000, 28, 28)"))(path)
+    with pytest.raises(DataError, match=rf"^{path}: x does not fit into memory, or is damaged\.$"):
         ready(path)
 
 
