@@ -125,8 +125,8 @@ def write_cache(path: Path, fingerprint: str, images: DecodedImages) -> str:
 
 def why_not_writable(folder: Path) -> str:
     """Create a folder. Return why no file can be written to it, or an empty text."""
-    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     try:
+        existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
         # The mode is checked explicitly because root can write to read-only folders.
         if not existing.stat().st_mode & 0o222 or not os.access(existing, os.W_OK):
             return "the folder is read-only"

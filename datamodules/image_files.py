@@ -50,9 +50,13 @@ def scan(root: Path) -> Scan:
     Raises:
         DataError: If the folder is missing, unreadable, or mixes splits and classes.
     """
-    if root.is_file():
+    try:
+        is_file, is_folder = root.is_file(), root.is_dir()
+    except OSError as error:  # such as a folder without permission above it
+        raise DataError(f"{root} cannot be read: {error.strerror}.") from error
+    if is_file:
         raise DataError(f"{root} is a file, but ImageFolder reads a folder of images; --data NPZ reads .npz files.")
-    if not root.is_dir():
+    if not is_folder:
         raise DataError(f"{root} was not found: root must be the folder that holds your images.")
     found = Scan()
     folders, files = list_folder(root)

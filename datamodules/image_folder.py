@@ -219,7 +219,7 @@ class ImageFolder(GrayscaleData):
             if not len(images.x):
                 raise DataError(f"None of the {count} images in {self.path} can be decoded: {listed}{more}.")
             self.note(f"warning: left out {subject} in {self.path} that cannot be decoded: {listed}{more}.")
-            read_as.append(f"{subject} left out, which cannot be decoded")
+            read_as.append(f"left out {subject} that cannot be decoded")
         for kind, text in NOTES.items():
             if number := images.done.get(kind):
                 text = text.format(background=self.decoding.background)

@@ -97,12 +97,16 @@ class NPZ(GrayscaleData):
 
     def _read_arrays(self) -> dict[str, np.ndarray]:
         """Return those of the arrays x, y, x_test and y_test that the file contains."""
-        if self.path.is_dir():
+        try:
+            is_file, is_folder = self.path.is_file(), self.path.is_dir()
+        except OSError as error:  # such as a folder without permission above it
+            raise DataError(f"{self.path} cannot be read: {error.strerror}.") from error
+        if is_folder:
             raise DataError(
                 f"{self.path} is a folder, but NPZ reads one .npz file: {EXPECTED_FILE}. For a folder of image files, "
                 "use --data ImageFolder."
             )
-        if not self.path.is_file():
+        if not is_file:
             raise DataError(f"{self.path} was not found: root must be the .npz file that holds your images.")
         arrays = {}
         name = None

@@ -1,11 +1,13 @@
 """ImageFolder: files of all kinds, splits and classes, broken files, the cache."""
 
+import errno
 import json
 import multiprocessing
 import os
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -492,6 +494,11 @@ def test_the_smallest_folders(tmp_path):
     assert [len(split.y) for split in (data.train, data.val, data.test)] == [1, 1, 1]
 
 
+def test_a_name_that_is_too_long_for_the_file_system(tmp_path):
+    with pytest.raises(DataError, match=r"(cannot be read: File name too long\.|was not found: .*)$"):
+        ready(tmp_path / ("x" * 1000))
+
+
 def test_missing_folders_and_files(tmp_path):
     with pytest.raises(DataError, match="was not found: root must be the folder that holds your images"):
         ready(tmp_path / "none")
@@ -715,7 +722,7 @@ def test_results_say_how_images_were_read(tmp_path):
     save(tmp_path / "a" / "broken.png", b"hello")
     for _ in range(2):  # without and with a cache
         assert ready(tmp_path, skip_broken=True).images_read_as == (
-            "1 of 7 files left out, which cannot be decoded; 1 of 6 images have 16 bits per channel: scaled to 8 bits "
+            "left out 1 of 7 files that cannot be decoded; 1 of 6 images have 16 bits per channel: scaled to 8 bits "
             "(divided by 257 and rounded)"
         )
 
@@ -859,6 +866,18 @@ def test_no_cache_is_written_to_a_read_only_folder(tmp_path, decodings, capfd):
         assert ready(tmp_path, cache=str(tmp_path / "a" / "cache")).images_hash == data.images_hash
     finally:
         tmp_path.chmod(0o755)
+
+
+def test_a_cache_folder_without_permission_costs_a_message(tmp_path, decodings, capfd, monkeypatch):
+    fill(tmp_path / "images", names_in("a", 10))
+    monkeypatch.setattr(Path, "exists", denied)  # as in a folder of another user, also for root
+    ready(tmp_path / "images", cache=str(tmp_path / "private" / "cache"))
+    assert decodings == [10]
+    assert "(Permission denied): free space or change --data.cache." in capfd.readouterr().err
+
+
+def denied(path):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def test_a_full_disk_costs_a_message(tmp_path, decodings, capfd, monkeypatch):

@@ -377,6 +377,11 @@ def test_a_missing_file_is_named(tmp_path):
         ready(path)
 
 
+def test_a_name_that_is_too_long_for_the_file_system(tmp_path):
+    with pytest.raises(DataError, match=r"(cannot be read: File name too long\.|was not found: .*)$"):
+        ready(tmp_path / ("x" * 1000))
+
+
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match=rf"^{tmp_path} is a folder, but NPZ reads one \.npz file: save it with "):
         ready(tmp_path)
