@@ -556,6 +556,7 @@ def test_other_images_cause_no_warning(tmp_path, capfd, x):
         ({"x": DARK / 255}, r": the largest value of x is 0\.0588235, .*round\(x \* \(255 / 0\.0588235.*"),
         ({"x": DARK.astype("f4")}, r": the largest value of x is 15, .* If 15 is white, .*"),
         ({"x": X60 / 255 * 1.5}, r": the largest value of x is 1\.5, .* If 1\.5 is white, .*"),
+        ({"x": X60 * 257.0}, r": the largest value of x is 65535, .* in 16-bit integers, 65535\. If 65535 .*"),
         ({"x": X60.astype(np.uint16) * 16}, r": the largest value of x is 4080, .* in 16-bit .* If 4095 is white, .*"),
         ({"x": X60.astype(int) * 4}, r": the largest value of x is 1020, .* If 1023 is white, .*"),
         ({"x": X60.astype(np.int16) * 128}, r": the largest value of x is 32640, .* If 32767 is white, .*"),
