@@ -48,7 +48,7 @@ class ImageData(LightningDataModule):
     has_grey_levels = False  # whether `grey_pixels` are available
     edition = ""  # which of several published versions of the images these are, for titles of tables
     variant = ""  # description of any difference from the published images
-    images_read_as = ""  # type and scale of images in a file of the user, and the rounding error; empty for bytes
+    images_read_as = ""  # how images of the user were read: type, scale and rounding error, or conversions
     label_indices: Tensor
     # (limits, draw) -> test images moved by random affine maps, and the maps; None for data that cannot be moved
     transformed_test_images: Callable[..., tuple[Tensor, Tensor]] | None = None

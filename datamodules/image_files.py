@@ -14,6 +14,8 @@ from datamodules.labels import list_names
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = "PNG, JPEG, BMP, GIF, WebP or TIFF"
 SPLITS = ("train", "val", "test")
+# Names in lower case that people give to folders of splits. The classes of a data set are not called like this.
+NAMES_OF_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 # Files and folders that operating systems create; hidden ones are ignored anyway
 SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "icon\r", "__macosx", "$recycle.bin"}
 
@@ -48,14 +50,19 @@ def scan(root: Path) -> Scan:
     Raises:
         DataError: If the folder is missing, unreadable, or mixes splits and classes.
     """
-    if root.is_file():
+    try:
+        is_file, is_folder = root.is_file(), root.is_dir()
+    except OSError as error:  # such as a folder without permission above it
+        raise DataError(f"{root} cannot be read: {error.strerror}.") from error
+    if is_file:
         raise DataError(f"{root} is a file, but ImageFolder reads a folder of images; --data NPZ reads .npz files.")
-    if not root.is_dir():
+    if not is_folder:
         raise DataError(f"{root} was not found: root must be the folder that holds your images.")
     found = Scan()
     folders, files = list_folder(root)
     found.splits = [name for name in SPLITS if name in folders]
     if not found.splits:
+        check_class_folders(root, sorted(folders))
         scan_split(root, "", None, found)
     else:
         check_split_folders(root, found.splits, folders, files)
@@ -64,6 +71,16 @@ def scan(root: Path) -> Scan:
         count_other_files(files.values(), found)
     found.files.sort(key=lambda file: (readable(file.path), file.path))  # the same order on all operating systems
     return found
+
+
+def check_class_folders(root: Path, folders: list[str]) -> None:
+    """Raise DataError if the class folders have names of splits, such as Train and Test, or training and testing."""
+    if folders and all(name.lower() in NAMES_OF_SPLITS for name in folders):
+        present = list_names([f"{name}/" for name in folders])
+        raise DataError(
+            f"{root} has {present}: rename them to train/, val/ and test/ if they are splits. Give them other names if "
+            "they are classes."
+        )
 
 
 def check_split_folders(root: Path, splits: list[str], folders: dict, files: dict) -> None:
@@ -135,9 +152,11 @@ def list_folder(path: Path) -> tuple[dict[str, os.DirEntry], dict[str, os.DirEnt
             for entry in entries:
                 if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
                     continue
-                if entry.is_dir():
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    files[entry.name] = entry  # the target is missing, or the link itself: reported as a broken file
+                elif entry.is_dir():
                     folders[entry.name] = entry
-                elif entry.is_file() or entry.is_symlink():  # a link whose target is missing is reported as broken
+                elif entry.is_file():
                     files[entry.name] = entry
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
@@ -173,6 +192,7 @@ def count_other_files(entries, found: Scan) -> None:
 def readable(name: str) -> str:
     """Return a file name as text that can be stored and printed, the same on all operating systems.
 
-    Bytes that are not UTF-8 are replaced. macOS stores letters and their accents separately; here, each is one letter.
+    Bytes that are not UTF-8 are written as \\xNN, so that different names remain different. macOS stores letters and
+    their accents separately; here, each is one letter.
     """
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))

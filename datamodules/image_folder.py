@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from datamodules.grayscale import GrayscaleData
 from datamodules.image_cache import load_or_decode
 from datamodules.image_decoding import Background, Decoding
 from datamodules.image_files import FORMATS, ImageFile, Scan, scan
-from datamodules.image_reading import DecodedImages, decode_files
+from datamodules.image_reading import DecodedImages, check_memory, decode_files
 from datamodules.labels import list_names, sort_labels
 
 CACHE_FOLDER = ".elbo-room-cache"  # within the folder of the images; hidden, so that it is not read as a class
@@ -104,8 +104,12 @@ class ImageFolder(GrayscaleData):
         return ", ".join(filter(None, parts))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint stores in addition to the options: the class names and a hash of the images."""
-        return {**super().state_dict(), "images_hash": self.images_hash}
+        """Return what a checkpoint stores in addition to the options.
+
+        The class names, a hash of the images, and `images_read_as` if images were converted or left out.
+        """
+        read_as = {"images_read_as": self.images_read_as} if self.images_read_as else {}
+        return {**super().state_dict(), "images_hash": self.images_hash, **read_as}
 
     def fetch(self) -> tuple[Split, Split]:
         """Return the training images, followed by those of val/ if there is one, and the test images.
@@ -114,7 +118,11 @@ class ImageFolder(GrayscaleData):
             DataError: If the folder or a file cannot be used.
         """
         if self._scan is None:
-            self._scan = self._find_files()
+            found = self._find_files()
+            self._check_counts(
+                {name: [file for file in found.files if file.split == name] for name in found.splits}, len(found.files)
+            )
+            self._scan = found
         images = self._uncached or self._load()
         files = [file for file, kept in zip(self._scan.files, images.is_decoded, strict=True) if kept]
         everything = Split(torch.from_numpy(images.x), self._read_classes(files))
@@ -128,8 +136,8 @@ class ImageFolder(GrayscaleData):
         found = scan(self.path)
         others = [f"{suffix} ({count})" for suffix, count in sorted(found.other_files.items())]
         if not found.files:
-            contents = f"only other files: {list_names(others)}" if others else "it is empty"
-            raise DataError(f"{self.path} holds no images ({FORMATS}), {contents}.")
+            contents = f"only other files, {list_names(others)}" if others else "no files except hidden ones"
+            raise DataError(f"{self.path} holds no images ({FORMATS}): {contents}.")
         if self.val_size is not None and "val" in found.splits:
             raise DataError(f"{self.path} has val/, which holds the validation images: leave val_size out.")
         if others:
@@ -143,7 +151,26 @@ class ImageFolder(GrayscaleData):
                 f"warning: links in {self.path} lead to a folder that was read already, and are ignored: "
                 f"{list_names(found.loops)}."
             )
+        self._warn_of_unusual_classes(found)
         return found
+
+    def _warn_of_unusual_classes(self, found: Scan) -> None:
+        """Print warnings about classes that may be other folders than the user means."""
+        spellings: dict[str, set[str]] = {}
+        for file in found.files:
+            if file.class_name is not None:
+                spellings.setdefault(file.class_name.casefold(), set()).add(file.class_name)
+        if similar := [" and ".join(sorted(names)) for names in spellings.values() if len(names) > 1]:
+            self.note(f"warning: classes in {self.path} differ only in upper and lower case: {list_names(similar)}.")
+        # Without splits, the path of an image that is directly in a class folder has two parts.
+        parts = [file.path.split("/") for file in found.files]
+        inner = sorted({path[1] for path in parts if len(path) > 2})
+        if not found.splits and len(spellings) == 1 and len(inner) > 1 and all(len(path) > 2 for path in parts):
+            folder = self.path / parts[0][0]
+            self.note(
+                f"warning: all images in {self.path} are in one class, {parts[0][0]}, whose sub-folders are "
+                f"{list_names(inner)}: if these are the classes, use --data.root {folder}."
+            )
 
     def _load(self) -> DecodedImages:
         """Return the decoded images, from the cache if it is current.
@@ -154,7 +181,13 @@ class ImageFolder(GrayscaleData):
         folder = Path(self.cache).expanduser() if self.cache else self.path / CACHE_FOLDER
         path = folder / self._cache_name()
         waiting = f"Waiting for another process that decodes the images of {self.path}."
-        result = load_or_decode(path, self._fingerprint(), self._decode, lambda: self.note(waiting))
+        result = load_or_decode(
+            path,
+            self._fingerprint(),
+            self._decode,
+            on_wait=lambda: self.note(waiting),
+            check_size=lambda count, shape: check_memory(self.path, count, shape),
+        )
         images = result.images
         self._report(images)
         if result.problem:
@@ -167,11 +200,12 @@ class ImageFolder(GrayscaleData):
         return images
 
     def _report(self, images: DecodedImages) -> None:
-        """Print what was done to the images, and which files are broken.
+        """Print what was done to the images and which files are broken, and set `images_read_as`.
 
         Raises:
             DataError: If files are broken and may not be left out.
         """
+        read_as = []
         if images.broken:
             count = len(images.broken)
             subject = f"{count:,} of {len(images.is_decoded):,} files"
@@ -185,10 +219,13 @@ class ImageFolder(GrayscaleData):
             if not len(images.x):
                 raise DataError(f"None of the {count} images in {self.path} can be decoded: {listed}{more}.")
             self.note(f"warning: left out {subject} in {self.path} that cannot be decoded: {listed}{more}.")
+            read_as.append(f"left out {subject} that cannot be decoded")
         for kind, text in NOTES.items():
             if number := images.done.get(kind):
                 text = text.format(background=self.decoding.background)
                 self.note(f"{number:,} of {len(images.x):,} images in {self.path} {text}.")
+                read_as.append(f"{number:,} of {len(images.x):,} images {text}")
+        self.images_read_as = "; ".join(read_as)
 
     def _cache_name(self) -> str:
         """Return the name of the cache file: one per choice of options and, in a common folder, per root."""
@@ -237,11 +274,11 @@ class ImageFolder(GrayscaleData):
         self._num_train = len(train) if "val" in folders else None
         return images.subset(torch.cat([train, val])), images.subset(test)
 
-    def _check_counts(self, folders: dict[str, Tensor], num_images: int) -> None:
+    def _check_counts(self, folders: Mapping[str, Sized], num_images: int) -> None:
         """Raise DataError if there are too few images to fill all splits.
 
         Args:
-            folders: Indices of the images in each of the folders train, val and test that exist.
+            folders: The images in each of the folders train, val and test that exist.
             num_images: Number of all images.
         """
         for name, index in folders.items():

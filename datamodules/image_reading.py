@@ -167,7 +167,7 @@ def size_text(size: Sequence[int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def check_memory(root: Path, count: int, shape: tuple[int, int, int]) -> None:
+def check_memory(root: Path, count: int, shape: Sequence[int]) -> None:
     """Raise DataError if decoded images would take more than half of the free memory.
 
     Args:

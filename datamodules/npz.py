@@ -1,7 +1,5 @@
 """User images from one .npz file."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +97,16 @@ class NPZ(GrayscaleData):
 
     def _read_arrays(self) -> dict[str, np.ndarray]:
         """Return those of the arrays x, y, x_test and y_test that the file contains."""
-        if self.path.is_dir():
+        try:
+            is_file, is_folder = self.path.is_file(), self.path.is_dir()
+        except OSError as error:  # such as a folder without permission above it
+            raise DataError(f"{self.path} cannot be read: {error.strerror}.") from error
+        if is_folder:
             raise DataError(
                 f"{self.path} is a folder, but NPZ reads one .npz file: {EXPECTED_FILE}. For a folder of image files, "
                 "use --data ImageFolder."
             )
-        if not self.path.is_file():
+        if not is_file:
             raise DataError(f"{self.path} was not found: root must be the .npz file that holds your images.")
         arrays = {}
         name = None
@@ -120,9 +122,13 @@ class NPZ(GrayscaleData):
                     names_in_file = list(archive)
                     for array, name in self._find_names(names_in_file).items():
                         arrays[array] = archive[name]
+                        if not isinstance(arrays[array], np.ndarray):  # numpy returns other members as bytes
+                            raise DataError(f"{self.path}: {name} is not an array: {EXPECTED_FILE}.")
         except DataError:
             raise
-        except (EOFError, TypeError, zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError) as error:
+        except MemoryError as error:
+            raise DataError(f"{self.path}: {name or 'the file'} does not fit into memory, or is damaged.") from error
+        except Exception as error:  # zipfile, its decompressors and numpy raise many types for damaged files
             if isinstance(error, OSError) and error.errno:
                 raise DataError(f"{self.path} cannot be read: {error.strerror}.") from error
             if isinstance(error, ValueError) and "allow_pickle" in str(error) and name:
@@ -152,6 +158,12 @@ class NPZ(GrayscaleData):
             self.note(
                 f"warning: {ignored[0]} in {self.path} is not used: the validation images are taken from the training "
                 "images."
+            )
+        others = [name for name in names_in_file if name not in (*found.values(), *ignored)]
+        if found and others and "y" not in found:
+            self.note(
+                f"warning: the images in {self.path} are read without labels. Not used: {list_names(others)}. Labels "
+                f"of {found['x']} must be named {(rows or [ARRAYS])[0][1]}."
             )
         return found
 

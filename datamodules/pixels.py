@@ -178,7 +178,7 @@ def scale_message(source: str, name: str, ranges: dict[str, Range], scale: int =
         white = 2 ** int(high).bit_length() - 1  # such as 4095 for images of 12 bits
     return (
         f"{source}: the largest value of {name} is {high:.6g}{contrast}, but white must be 1, 255 or, in 16-bit "
-        f"images, 65535. If {white:.9g} is white, save {conversion_code(name, white, scale if others else 255)}."
+        f"integers, 65535. If {white:.9g} is white, save {conversion_code(name, white, scale if others else 255)}."
     )
 
 

@@ -237,7 +237,7 @@ class Evaluation:
     images_hash: Annotated[str | None, Doc("Hash of the evaluated test images.")] = None
     images_read_as: Annotated[
         str | None,
-        Doc("Type and scale of the images in a user's file, and the error of rounding them; null for bytes."),
+        Doc("How images of the user were read: type, scale, rounding error, conversions; null if unchanged."),
     ] = None
     weights_hash: Annotated[str | None, Doc("Hash of the evaluated weights.")] = None
     data_root: Annotated[str | None, Doc("Path of the data. Reports leave it out.")] = None

@@ -3,11 +3,13 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 
 from datamodules import ImageData
+from datamodules.labels import list_names
 from models import Model, from_checkpoint, read_checkpoint
 from runtime.hparams import defaults, stored_training_options, training_options
 
@@ -17,9 +19,14 @@ BATCH_OPTIONS = (
     "seed",
     "labels_hash",
     "processes",
+    "images_hash",
+    "class_names",
     "--trainer.accumulate_grad_batches",
 )
-OPTION_DESCRIPTIONS = {"processes": "number of processes", "labels_hash": "choice of labels"}
+OPTION_DESCRIPTIONS = {
+    "processes": "number of processes",
+    "labels_hash": "choice of labels",
+}
 
 
 def changed_options(
@@ -29,6 +36,10 @@ def changed_options(
     then = {"model": checkpoint["model"], "processes": trainer.world_size, **checkpoint.get("run", {})}
     now = {"model": args.model.name, "data": args.data.name, "protocol": data.protocol, "seed": args.seed}
     now |= {"labels_hash": data.labels_hash, "processes": trainer.world_size}
+    if data.reads_user_files:  # files of the user may have changed; an older checkpoint holds no hash
+        stored, current = checkpoint.get(args.data.name, {}), data.state_dict()
+        then |= {key: stored[key] for key in ("images_hash", "class_names") if key in stored}
+        now |= {key: current.get(key) for key in ("images_hash", "class_names")}
     if checkpoint.get("training"):
         then |= {f"--{key}": value for key, value in stored_training_options(checkpoint).items()}
     now |= {f"--{key}": value for key, value in training_options(trainer).items()}
@@ -84,6 +95,21 @@ def check_limits(resume: Path, epochs: int, steps: int, trainer: Trainer) -> Non
             )
 
 
+def difference(key: str, then: Any, now: Any) -> str:
+    """Return what differs between a checkpoint and this run, for messages.
+
+    Args:
+        key: An option, or what else is compared.
+        then: Its value in the checkpoint.
+        now: Its value in this run.
+    """
+    if key == "images_hash":
+        return f"the images have changed since (hash {then}, now {now})"
+    if key == "class_names":
+        return f"the classes have changed since ({list_names(then)}; now {list_names(now or ['none'])})"
+    return f"its {OPTION_DESCRIPTIONS.get(key, key)} is {then}, not {now}"
+
+
 def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, trainer: Trainer) -> None:
     """Compare a checkpoint with the options of this run; print the differences if --allow_changes permits them.
 
@@ -102,9 +128,7 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
     changes = changed_options(checkpoint, args, data, model, trainer)
     if not changes:
         return
-    differences = "; ".join(
-        f"its {OPTION_DESCRIPTIONS.get(key, key)} is {then}, not {now}" for key, (then, now) in changes.items()
-    )
+    differences = "; ".join(difference(key, then, now) for key, (then, now) in changes.items())
     if {"model", "data"} & changes.keys() or not weights_match(checkpoint, model):
         raise ValueError(f"{resume} cannot be resumed: {differences}. Its weights are those of another model.")
     changes_batches = any(key in BATCH_OPTIONS or key.startswith("--data.") for key in changes)
@@ -114,6 +138,7 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
             "change: choose a checkpoint from the end of an epoch, such as best.ckpt."
         )
     if not args.allow_changes:
-        raise ValueError(f"{resume} cannot be resumed: {differences}. Give the same options, or add --allow_changes.")
+        same = "options and images" if {"images_hash", "class_names"} & changes.keys() else "options"
+        raise ValueError(f"{resume} cannot be resumed: {differences}. Give the same {same}, or add --allow_changes.")
     if trainer.is_global_zero:
         print(f"warning: {resume} is of another run: {differences}.", file=sys.stderr)

@@ -1,11 +1,13 @@
 """ImageFolder: files of all kinds, splits and classes, broken files, the cache."""
 
+import errno
 import json
 import multiprocessing
 import os
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -461,9 +463,9 @@ def test_missing_test_images_are_split_off_the_training_images(tmp_path):
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        ([], {}, r" holds no images \(PNG, .*\), it is empty\."),
-        (["a.txt", "b/c.csv", ".DS_Store"], {}, r" holds no images .*, only other files: \.csv \(1\), \.txt \(1\)\."),
-        ([".a.png", "Thumbs.db"], {}, " holds no images .*, it is empty.*"),
+        ([], {}, r" holds no images \(PNG, .*\): no files except hidden ones\."),
+        (["a.txt", "b/c.csv", ".DS_Store"], {}, r" holds no images .*: only other files, \.csv \(1\), \.txt \(1\)\."),
+        ([".a.png", "Thumbs.db"], {}, " holds no images .*: no files except hidden ones.*"),
         (["a.png"], {}, r" must hold at least 3 images \(to train, validate and test\), not 1\."),
         (["a.png", "b.png"], {}, r" must hold at least 3 images \(to train, validate and test\), not 2\."),
         (["train/a.png", "test/b.png"], {}, r"/train must hold at least 2 images \(to train and validate\), not 1\."),
@@ -490,6 +492,11 @@ def test_the_smallest_folders(tmp_path):
     fill(tmp_path / "splits", ["train/a.png", "val/b.png", "test/c.png"])
     data = ready(tmp_path / "splits")
     assert [len(split.y) for split in (data.train, data.val, data.test)] == [1, 1, 1]
+
+
+def test_a_name_that_is_too_long_for_the_file_system(tmp_path):
+    with pytest.raises(DataError, match=r"(cannot be read: File name too long\.|was not found: .*)$"):
+        ready(tmp_path / ("x" * 1000))
 
 
 def test_missing_folders_and_files(tmp_path):
@@ -523,17 +530,68 @@ def test_names_with_spaces_and_umlauts(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems take Unicode only")
-def test_names_that_are_not_utf8(tmp_path):
+def test_names_that_are_not_utf8_remain_different_classes(tmp_path):
     fill(tmp_path, names_in("a", 5))
-    folder = os.fsencode(tmp_path / "a") + b"\xff"
-    os.mkdir(folder)
-    for i in range(5):
-        with open(folder + b"/\xe4%d.png" % i, "wb") as file:
-            file.write(png(pixels(4, 5, seed=i), "grey"))
+    for byte in (b"\xfe", b"\xff"):
+        folder = os.fsencode(tmp_path / "a") + byte
+        os.mkdir(folder)
+        for i in range(5):
+            with open(folder + b"/\xe4%d.png" % i, "wb") as file:
+                file.write(png(pixels(4, 5, seed=i), "grey"))
     data = ready(tmp_path)
-    assert data.class_names == ["a", "a\ufffd"]
+    assert data.class_names == ["a", r"a\xfe", r"a\xff"]
     assert json.dumps(data.class_names).encode()
     assert ready(tmp_path).images_hash == data.images_hash
+
+
+@pytest.mark.parametrize("folders", [("Train", "Test"), ("training", "validation", "testing"), ("Training",)])
+def test_classes_with_names_of_splits_are_refused(tmp_path, folders):
+    for folder in folders:
+        fill(tmp_path, names_in(folder, 5))
+    present = ", ".join(f"{folder}/" for folder in sorted(folders))
+    with pytest.raises(DataError, match=f"^{tmp_path} has {present}: rename them to train/, val/ and test/ if they"):
+        ready(tmp_path)
+
+
+def test_a_class_may_have_the_name_of_a_split_among_others(tmp_path):
+    for folder in ("Train", "Car"):
+        fill(tmp_path, names_in(folder, 5))
+    assert ready(tmp_path).class_names == ["Car", "Train"]
+
+
+def test_classes_that_differ_in_case_cause_a_warning(tmp_path, capfd):
+    fill(tmp_path, names_in("cat", 5))
+    if (tmp_path / "CAT").exists():
+        pytest.skip("the file system ignores case")
+    fill(tmp_path, names_in("Cat", 5))
+    assert ready(tmp_path).class_names == ["Cat", "cat"]
+    assert f"classes in {tmp_path} differ only in upper and lower case: Cat and cat.\n" in capfd.readouterr().err
+
+
+def test_a_root_one_level_too_high_causes_a_warning(tmp_path, capfd):
+    fill(tmp_path, [*names_in("faces/anna", 5), *names_in("faces/bob", 5)])
+    assert ready(tmp_path).class_names == ["faces"]
+    assert f"if these are the classes, use --data.root {tmp_path / 'faces'}." in capfd.readouterr().err
+    ready(tmp_path / "faces")
+    assert "--data.root" not in capfd.readouterr().err
+
+
+def test_a_link_to_itself_is_a_broken_file(tmp_path):
+    fill(tmp_path, names_in("a", 5))
+    (tmp_path / "a" / "self.png").symlink_to("self.png")
+    with pytest.raises(DataError, match=r"^1 of 6 files in .* cannot be decoded: a/self.png \(Too many levels"):
+        ready(tmp_path)
+
+
+def test_links_to_pipes_are_ignored(tmp_path):
+    fill(tmp_path, names_in("a", 5))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a" / "pipe.png").symlink_to("../pipe")  # opening it would wait forever
+    assert sum(len(split.y) for split in splits_of(ready(tmp_path))) == 5
+
+
+def splits_of(data):
+    return data.train, data.val, data.test
 
 
 def test_links_that_form_loops_are_followed_once(tmp_path, capfd):
@@ -642,6 +700,33 @@ def test_too_little_memory(tmp_path, monkeypatch):
         ready(tmp_path)
 
 
+def test_too_little_memory_for_the_cache(tmp_path, monkeypatch):
+    fill(tmp_path, names_in("a", 10), (100, 100))
+    ready(tmp_path)
+    monkeypatch.setattr(image_reading, "free_memory", lambda: 2 * 100_000 - 1)
+    with pytest.raises(DataError, match=r"^The 10 images in .* \(100 x 100 pixels, 1 channel\) take 0\.0 GB, more"):
+        ready(tmp_path)
+
+
+def test_too_few_images_are_refused_before_a_cache_is_written(tmp_path):
+    fill(tmp_path, names_in("a", 2))
+    with pytest.raises(DataError, match="must hold at least 3 images"):
+        ready(tmp_path)
+    assert not (tmp_path / CACHE).exists()
+
+
+def test_results_say_how_images_were_read(tmp_path):
+    fill(tmp_path, names_in("a", 5))
+    assert ready(tmp_path).images_read_as == ""
+    save(tmp_path / "a" / "wide.png", png(pixels(4, 5).astype(np.uint16) * 257, "grey", 16))
+    save(tmp_path / "a" / "broken.png", b"hello")
+    for _ in range(2):  # without and with a cache
+        assert ready(tmp_path, skip_broken=True).images_read_as == (
+            "left out 1 of 7 files that cannot be decoded; 1 of 6 images have 16 bits per channel: scaled to 8 bits "
+            "(divided by 257 and rounded)"
+        )
+
+
 # The cache
 
 
@@ -738,6 +823,22 @@ def test_a_damaged_cache_is_replaced(tmp_path, decodings, damage):
     assert decodings == [40, 40]
 
 
+def test_an_unfinished_cache_is_removed(tmp_path, decodings):
+    fill(tmp_path, names_in("a", 10))
+    ready(tmp_path)
+    (path,) = (tmp_path / CACHE).glob("*.npz")
+    path.unlink()
+    unfinished = tmp_path / CACHE / f".writing-{path.stem}-abc"  # of a process that was killed
+    others = tmp_path / CACHE / ".writing-0123456789ab-abc"  # maybe of a process that still runs, with other options
+    for folder in (unfinished, others):
+        folder.mkdir()
+        (folder / path.name).write_bytes(b"PK")
+    ready(tmp_path)
+    assert decodings == [10, 10]
+    assert not unfinished.exists()
+    assert others.exists()
+
+
 def test_a_cache_folder_for_several_image_folders(tmp_path, decodings):
     fill(tmp_path / "a", names_in("x", 10))
     fill(tmp_path / "b", names_in("x", 11))
@@ -765,6 +866,18 @@ def test_no_cache_is_written_to_a_read_only_folder(tmp_path, decodings, capfd):
         assert ready(tmp_path, cache=str(tmp_path / "a" / "cache")).images_hash == data.images_hash
     finally:
         tmp_path.chmod(0o755)
+
+
+def test_a_cache_folder_without_permission_costs_a_message(tmp_path, decodings, capfd, monkeypatch):
+    fill(tmp_path / "images", names_in("a", 10))
+    monkeypatch.setattr(Path, "exists", denied)  # as in a folder of another user, also for root
+    ready(tmp_path / "images", cache=str(tmp_path / "private" / "cache"))
+    assert decodings == [10]
+    assert "(Permission denied): free space or change --data.cache." in capfd.readouterr().err
+
+
+def denied(path):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def test_a_full_disk_costs_a_message(tmp_path, decodings, capfd, monkeypatch):

@@ -1,5 +1,7 @@
 import contextlib
+import io
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -157,7 +159,7 @@ def test_x_comes_before_other_names_and_takes_its_own_labels_only(tmp_path, capf
     data = ready(save(tmp_path, x=x, images=255 - x, labels=np.arange(60) % 2))
     assert (data.fetch()[0].x.numpy().reshape(-1, 1, 36) == x.reshape(1, -1, 36)).all(-1).any(1).all()
     assert data.num_classes == 0
-    assert capfd.readouterr().err == ""
+    assert "read without labels. Not used: images, labels. Labels of x must be named y." in capfd.readouterr().err
 
 
 def test_a_single_array_needs_no_name(tmp_path):
@@ -288,8 +290,52 @@ def flip(path):
     path.write_bytes(content)
 
 
+def archive_of(name, content, **options):
+    """Return a function that writes a zip file with one member."""
+
+    def write(path):
+        with zipfile.ZipFile(path, "w", **options) as archive:
+            archive.writestr(name, content)
+
+    return write
+
+
+def header(shape):
+    """Return the beginning of an array in NumPy's format."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def damaged_lzma(path):
+    content = io.BytesIO()
+    np.save(content, pixels(50, 9, 9))
+    archive_of("x.npy", content.getvalue(), compression=zipfile.ZIP_LZMA)(path)
+    stored = bytearray(path.read_bytes())
+    stored[60:90] = b"\xff" * 30
+    path.write_bytes(stored)
+
+
+def encrypted(path):
+    np.savez(path, x=pixels(50, 9, 9))
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.rfind(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
-    "damage", [cut, flip, lambda path: path.write_text("hello"), lambda path: path.write_bytes(b"")]
+    "damage",
+    [
+        cut,
+        flip,
+        damaged_lzma,
+        encrypted,
+        archive_of("x.npy", b"\x93NUMPY\x01\x00\x10\x00(((((((((((((((("),
+        archive_of("x.npy", header("(9999999999999999999999999, 28, 28)")),
+        archive_of("x.npy", header("(-5, 28, 28)")),
+        lambda path: path.write_text("hello"),
+        lambda path: path.write_bytes(b""),
+    ],
 )
 def test_files_of_another_format_are_refused_by_name(tmp_path, damage):
     path = tmp_path / "mine.npz"
@@ -297,6 +343,20 @@ def test_files_of_another_format_are_refused_by_name(tmp_path, damage):
     with pytest.raises(
         DataError, match=rf"^{path} is not a complete \.npz file of plain arrays; numpy\.savez makes one\.$"
     ):
+        ready(path)
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path):
+    path = tmp_path / "mine.npz"
+    archive_of("x", b"hello")(path)
+    with pytest.raises(DataError, match=rf"^{path}: x is not an array: save it with numpy\.savez"):
+        ready(path)
+
+
+def test_an_array_that_is_larger_than_the_memory_is_refused(tmp_path):
+    path = tmp_path / "mine.npz"
+    archive_of("x.npy", header("(1000000000000, 28, 28)"))(path)
+    with pytest.raises(DataError, match=rf"^{path}: x does not fit into memory, or is damaged\.$"):
         ready(path)
 
 
@@ -315,6 +375,11 @@ def test_a_missing_file_is_named(tmp_path):
         DataError, match=rf"^{path} was not found: root must be the \.npz file that holds your images\.$"
     ):
         ready(path)
+
+
+def test_a_name_that_is_too_long_for_the_file_system(tmp_path):
+    with pytest.raises(DataError, match=r"(cannot be read: File name too long\.|was not found: .*)$"):
+        ready(tmp_path / ("x" * 1000))
 
 
 def test_a_folder_is_refused(tmp_path):
@@ -491,6 +556,7 @@ def test_other_images_cause_no_warning(tmp_path, capfd, x):
         ({"x": DARK / 255}, r": the largest value of x is 0\.0588235, .*round\(x \* \(255 / 0\.0588235.*"),
         ({"x": DARK.astype("f4")}, r": the largest value of x is 15, .* If 15 is white, .*"),
         ({"x": X60 / 255 * 1.5}, r": the largest value of x is 1\.5, .* If 1\.5 is white, .*"),
+        ({"x": X60 * 257.0}, r": the largest value of x is 65535, .* in 16-bit integers, 65535\. If 65535 .*"),
         ({"x": X60.astype(np.uint16) * 16}, r": the largest value of x is 4080, .* in 16-bit .* If 4095 is white, .*"),
         ({"x": X60.astype(int) * 4}, r": the largest value of x is 1020, .* If 1023 is white, .*"),
         ({"x": X60.astype(np.int16) * 128}, r": the largest value of x is 32640, .* If 32767 is white, .*"),

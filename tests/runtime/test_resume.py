@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import wandb
@@ -108,6 +110,35 @@ def test_a_missing_or_different_result_is_computed(change):
     result = json.loads(found.read_text())
     assert (result["num_samples"], result["num_images"]) == (int(samples), int(limit))
     assert found.stat().st_mtime_ns > written
+
+
+def save_images(value, names):
+    x = np.random.default_rng(0).integers(value, 256, (60, 4, 4), np.uint8)
+    np.savez("mine.npz", x=x, y=np.array(names * 20))
+
+
+@pytest.mark.parametrize(
+    ("value", "names", "difference"),
+    [
+        (1, ["a", "b", "c"], r"the images have changed since \(hash \w{12}, now \w{12}\)"),
+        (0, ["a", "b", "d"], r"the classes have changed since \(a, b, c; now a, b, d\)"),
+    ],
+)
+def test_changed_files_of_the_user_are_detected(capsys, value, names, difference):
+    save_images(0, ["a", "b", "c"])
+    data = ("--data", "NPZ", "--data.root", "mine.npz", "--data.batch_size", "10")
+    assert train.main(command("a", "VAE", *data)) == 0
+    os.rename("mine.npz", "elsewhere.npz")
+    assert train.main(command("a", "VAE", *MORE, *data, "--data.root", "elsewhere.npz")) == 0
+    save_images(value, names)
+    resumed = command("a", "VAE", "--trainer.max_epochs", "5", *data)
+    assert train.main(resumed) == 2
+    assert re.search(
+        f"last.ckpt cannot be resumed: {difference}. Give the same options and images, or", capsys.readouterr().err
+    )
+    assert contents("a")["epoch"] == 3
+    assert train.main([*resumed, "--allow_changes"]) == 0
+    assert re.search(f"warning: a/checkpoints/last.ckpt is of another run: {difference}", capsys.readouterr().err)
 
 
 def test_options_of_training_are_compared_too(capsys):
