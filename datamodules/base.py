@@ -46,7 +46,7 @@ class ImageData(LightningDataModule):
     labels_hash: str | None = None
     reads_user_files = False  # whether the images are those in files of the user, at `root`
     has_grey_levels = False  # whether `grey_pixels` are available
-    edition = ""  # which of several published versions of the images these are, for titles of tables
+    version = ""  # which of several versions of the published images these are, for titles of tables
     variant = ""  # description of any difference from the published images
     images_read_as = ""  # type and scale of images in a file of the user, and the rounding error; empty for bytes
     label_indices: Tensor
