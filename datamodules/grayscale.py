@@ -21,9 +21,10 @@ class GrayscaleData(ImageData):
 
     Args:
         batch_size: Images per batch and device.
-        binarization: dynamic (training pixels are sampled anew at each access, validation and test pixels once),
+        binarization: dynamic (training pixels are sampled again at each access, validation and test pixels once),
             fixed (all pixels are sampled once), threshold (1 if at least 128), grey (dequantised to [0, 1), not
-            binarized) or levels (the 256 grey levels as they are, neither binarized nor dequantised).
+            binarized) or levels (the 256 grey levels as they are, neither binarized nor dequantised). In train.py, the
+            default follows from --model.likelihood.
         num_labels: Number of training labels to keep, the same for each class; all by default. The others become -1.
         labels_per_batch: Labelled images per training batch of partly labelled data; by default a tenth of the batch,
             or their share of the training images if that is larger.

@@ -183,7 +183,7 @@ class ContinuousBernoulliLikelihood(PixelLikelihood):
 def fitted_log_scale(mean: Tensor, x: Tensor) -> Tensor:
     """Return the log scale of independent discretized logistic pixels with this mean, fitted to images `(N, C, H, W)`.
 
-    It maximises the likelihood over a grid of scales.
+    It maximizes the likelihood over a grid of scales.
     """
     candidates = torch.logspace(-3, 0, FITTED_SCALES, device=x.device).log()
     log_px = [DiscretizedLogistic(mean, log_scale).log_prob(x).mean() for log_scale in candidates]
