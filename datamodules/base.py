@@ -47,7 +47,7 @@ class ImageData(LightningDataModule):
     reads_user_files = False  # whether the images are those in files of the user, at `root`
     has_grey_levels = False  # whether `grey_pixels` are available
     version = ""  # which of several versions of the published images these are, for titles of tables
-    variant = ""  # description of any difference from the published images
+    variant = ""  # description of changes to the images, such as resizing or rotation
     images_read_as = ""  # type and scale of images in a file of the user, and the rounding error; empty for bytes
     label_indices: Tensor
     # (limits, draw) -> test images moved by random affine maps, and the maps; None for data that cannot be moved
