@@ -46,8 +46,8 @@ class ImageData(LightningDataModule):
     labels_hash: str | None = None
     reads_user_files = False  # whether the images are those in files of the user, at `root`
     has_grey_levels = False  # whether `grey_pixels` are available
-    edition = ""  # which of several published versions of the images these are, for titles of tables
-    variant = ""  # description of any difference from the published images
+    version = ""  # which of several versions of the published images these are, for titles of tables
+    variant = ""  # description of changes to the images, such as resizing or rotation
     images_read_as = ""  # how images of the user were read: type, scale and rounding error, or conversions
     label_indices: Tensor
     # (limits, draw) -> test images moved by random affine maps, and the maps; None for data that cannot be moved

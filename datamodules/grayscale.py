@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageData, fixed_generator
+from datamodules.base import GREY_PROTOCOLS, ImageData, fixed_generator
 from datamodules.batches import Batches, MixedBatches, Split, bernoulli, dequantise, seed_of, to_unit_interval
 from datamodules.grouped import BatchGroups
 from datamodules.labels import list_names
@@ -21,9 +21,10 @@ class GrayscaleData(ImageData):
 
     Args:
         batch_size: Images per batch and device.
-        binarization: dynamic (training pixels are sampled anew at each access, validation and test pixels once),
+        binarization: dynamic (training pixels are sampled again at each access, validation and test pixels once),
             fixed (all pixels are sampled once), threshold (1 if at least 128), grey (dequantised to [0, 1), not
-            binarized) or levels (the 256 grey levels as they are, neither binarized nor dequantised).
+            binarized) or levels (the 256 grey levels as they are, neither binarized nor dequantised). In train.py, the
+            default follows from --model.likelihood.
         num_labels: Number of training labels to keep, the same for each class; all by default. The others become -1.
         labels_per_batch: Labelled images per training batch of partly labelled data; by default a tenth of the batch,
             or their share of the training images if that is larger.
@@ -175,7 +176,7 @@ class GrayscaleData(ImageData):
         return self._grey[split]
 
     def _warn_of_unusual_data(self, train: Split, test: Split, train_y: Tensor) -> None:
-        """Print warnings about constant images and unusual labels.
+        """Print warnings about constant images, binarized colours and unusual labels.
 
         Args:
             train: Training and validation images with all their labels.
@@ -184,6 +185,11 @@ class GrayscaleData(ImageData):
         """
         if torch.equal(train.x[0], train.x[-1]) and (train.x == train.x[0]).all():
             self.note(f"warning: all training images of {self.source} are the same: there is nothing to learn.")
+        if self.reads_user_files and self.binarization not in GREY_PROTOCOLS and has_colour_levels(train.x):
+            self.note(
+                f"warning: the colours of {self.source} are binarized, each channel to 0 or 1. To keep them, set "
+                "--model.likelihood discretized_logistic or, for a model without this option, --data.binarization grey."
+            )
         if self.num_classes > max(2, len(train_y) / 2):
             self.note(
                 f"warning: the labels of {self.source} have {self.num_classes} distinct values for {len(train_y)} "
@@ -277,6 +283,12 @@ class GrayscaleData(ImageData):
             return dequantise(x, fixed_generator(name))
         on = x >= 128 if self.binarization == "threshold" else bernoulli(x, fixed_generator(name))
         return on.to(torch.uint8).mul_(255)
+
+
+def has_colour_levels(x: Tensor) -> bool:
+    """Return whether images (N, C, H, W) have 3 or 4 channels and, among the first 1000, levels besides 0 and 255."""
+    first = x[:1000]
+    return x.shape[1] in (3, 4) and bool(((first > 0) & (first < 255)).any())
 
 
 def validate_splits(source: str, train: Split, test: Split) -> None:

@@ -47,7 +47,7 @@ class OMNIGLOT(GrayscaleData):
         seed: Seed for choosing kept labels. The validation images do not depend on it.
     """
 
-    edition = "Burda et al. 2015"
+    version = "Burda et al. 2015"
     md5: ClassVar[str] = "21ecaf34373511aa7691cf2e0802aa3d"  # as public code that downloads the file verifies it
 
     def __init__(self, root: str = "data", val_size: int = 1345, seed: int = 0, **kwargs):
@@ -177,7 +177,7 @@ class Omniglot28(GrayscaleData):
         val_size: Validation images, taken from the background images.
     """
 
-    edition = "resized from 105x105"
+    version = "resized from 105x105"
 
     def __init__(self, root: str = "data", val_size: int = 1280, **kwargs):
         super().__init__(val_size=val_size, **kwargs)

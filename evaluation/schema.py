@@ -37,9 +37,7 @@ class Evaluation:
 
     model: Annotated[str, Doc("Name of the model class.")] = ""
     data: Annotated[str, Doc("Name of the data set.")] = ""
-    variant: Annotated[
-        str, Doc("How the images differ from the published ones, such as a rotation; empty if they do not.")
-    ] = ""
+    variant: Annotated[str, Doc("How the images were changed, such as resized or rotated; empty if unchanged.")] = ""
     protocol: Annotated[str, Doc("How pixels are binarized, or `grey` or `levels`.")] = ""
     seed: Annotated[int | None, Doc("`--seed` of training.")] = None
     quantity: Annotated[

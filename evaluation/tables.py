@@ -171,15 +171,15 @@ def reads_user_files(result: Evaluation) -> bool:
 
 
 def data_name(results: Sequence[Evaluation]) -> str:
-    """Return the name of the data of results of one kind, with its edition or the names of the user's files.
+    """Return the name of the data of results of one kind, with its version or the names of the user's files.
 
     Only the last part of a path is printed: paths are private.
     """
     first = results[0]
-    edition = DATAMODULES[first.data].edition if first.data in DATAMODULES else ""
+    version = DATAMODULES[first.data].version if first.data in DATAMODULES else ""
     roots = [Path(result.data_root).name for result in results if result.data_root]
     files = ", ".join(dict.fromkeys(roots)) if reads_user_files(first) else ""
-    return " ".join(filter(None, [first.data, edition and f"({edition})", files, first.variant]))
+    return " ".join(filter(None, [first.data, version and f"({version})", files, first.variant]))
 
 
 def rows(result: Evaluation) -> list[Evaluation]:

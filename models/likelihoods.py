@@ -103,13 +103,13 @@ class PixelLikelihood(nn.Module):
 
     @classmethod
     def check_protocol(cls, protocol: str) -> None:
-        """Raise ValueError if this likelihood is not defined for images of this protocol."""
+        """Raise ValueError if this likelihood is not defined for this protocol of the data."""
         if protocol in cls.protocols:
             return
         binarizations = " or ".join(name for name in cls.protocols if name != "larochelle")
         others = " or ".join(name for name, other in LIKELIHOODS.items() if protocol in other.protocols)
         raise ValueError(
-            f"A {cls.name} likelihood is not defined for {protocol} images: use --data.binarization "
+            f"A {cls.name} likelihood is not defined for the protocol {protocol}: use --data.binarization "
             f"{binarizations}, or --model.likelihood {others}."
         )
 
@@ -183,7 +183,7 @@ class ContinuousBernoulliLikelihood(PixelLikelihood):
 def fitted_log_scale(mean: Tensor, x: Tensor) -> Tensor:
     """Return the log scale of independent discretized logistic pixels with this mean, fitted to images `(N, C, H, W)`.
 
-    It maximises the likelihood over a grid of scales.
+    It maximizes the likelihood over a grid of scales.
     """
     candidates = torch.logspace(-3, 0, FITTED_SCALES, device=x.device).log()
     log_px = [DiscretizedLogistic(mean, log_scale).log_prob(x).mean() for log_scale in candidates]

@@ -145,9 +145,9 @@ MISTAKES = {
     "--callbacks none": "--callbacks takes a list such as [samples,traversals] or null; got none.",
     "--model.likelihood poisson": "--model.likelihood takes one of bernoulli, gaussian, continuous_bernoulli, "
     "discretized_logistic, discretized_logistic_mixture; got poisson.",
-    "--model.likelihood gaussian --data.binarization dynamic": "A gaussian likelihood is not defined for dynamic "
-    "images: use --data.binarization",
-    "--data.binarization grey": "A bernoulli likelihood is not defined for grey images",
+    "--model.likelihood gaussian --data.binarization dynamic": "A gaussian likelihood is not defined for the "
+    "protocol dynamic: use --data.binarization",
+    "--data.binarization grey": "A bernoulli likelihood is not defined for the protocol grey",
     "--data.batch_size 0": "batch_size must be at least 1",
     "--data.label_seed 1": "label_seed has no effect without num_labels",
     "--data.num_labels 7": "num_labels must be a multiple of the number of classes (10)",

@@ -81,6 +81,22 @@ def test_an_unusual_number_of_channels_is_reported(tmp_path, capfd):
     assert capfd.readouterr().err == f"x in {path} is read as images of 2 channels and 6 x 7 pixels.\n"
 
 
+def test_a_warning_says_that_colours_are_binarized(tmp_path, capfd):
+    colours, masks = pixels(50, 6, 7, 3), pixels(50, 6, 7, 3) // 128 * 255
+    path = save(tmp_path, x=colours)
+    for binarization in ("dynamic", "fixed", "threshold"):
+        ready(path, binarization=binarization)
+        assert capfd.readouterr().err == (
+            f"warning: the colours of {path} are binarized, each channel to 0 or 1. To keep them, set "
+            "--model.likelihood discretized_logistic or, for a model without this option, --data.binarization grey.\n"
+        )
+    for binarization in ("grey", "levels"):
+        ready(path, binarization=binarization)
+    for x in (masks, colours[..., :1]):
+        ready(save(tmp_path, x=x))
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("binarization", ["dynamic", "fixed", "grey"])
 def test_memory_layout_does_not_matter(tmp_path, binarization):
     x = pixels(60, 6, 7)

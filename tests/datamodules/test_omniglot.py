@@ -382,5 +382,5 @@ def test_hyper_parameters_are_the_constructors_arguments():
         assert hparams["val_size"] == val_size
         assert (hparams["root"], hparams["seed"]) == ("somewhere", 3)
         assert json.loads(json.dumps(hparams)) == hparams
-    assert OMNIGLOT.edition == "Burda et al. 2015"
-    assert Omniglot28.edition
+    assert OMNIGLOT.version == "Burda et al. 2015"
+    assert Omniglot28.version
