@@ -108,9 +108,12 @@ class PixelLikelihood(nn.Module):
             return
         binarizations = " or ".join(name for name in cls.protocols if name != "larochelle")
         others = " or ".join(name for name, other in LIKELIHOODS.items() if protocol in other.protocols)
+        # images of protocol larochelle are stored binarized, without an option of the data set
+        remedy = (
+            "choose data with grey values" if protocol == "larochelle" else f"use --data.binarization {binarizations}"
+        )
         raise ValueError(
-            f"A {cls.name} likelihood is not defined for {protocol} images: use --data.binarization "
-            f"{binarizations}, or --model.likelihood {others}."
+            f"A {cls.name} likelihood is not defined for {protocol} images: {remedy}, or --model.likelihood {others}."
         )
 
 
