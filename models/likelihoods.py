@@ -75,7 +75,8 @@ class PixelLikelihood(nn.Module):
     def link(self, mean: Tensor) -> Tensor:
         """Return outputs of the decoder for which p(x|z) has this mean: `(C, ...) -> (output_channels, ...)`.
 
-        They are the values that training starts from. The mean lies between 0 and 1.
+        They are the values that training starts from. The mean lies between 0 and 1. Likelihoods of grey levels match
+        the mean before clipping to [0, 1], which is slightly different close to 0 and 1.
         """
         return mean.logit()
 
