@@ -205,7 +205,8 @@ def chosen_likelihood(flags: Sequence[str]) -> str | None:
     args, _ = parser.parse_known_args(flags)
     found = None
     for config in args.config:
-        found = yaml.safe_load(Path(config).read_text(encoding="utf-8")).get("model", {}).get("likelihood", found)
+        options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        found = options.get("model.likelihood", options.get("model", {}).get("likelihood", found))
     return args.likelihood or found
 
 

@@ -75,7 +75,8 @@ class PixelLikelihood(nn.Module):
     def link(self, mean: Tensor) -> Tensor:
         """Return outputs of the decoder for which p(x|z) has this mean: `(C, ...) -> (output_channels, ...)`.
 
-        They are the values that training starts from. The mean lies between 0 and 1.
+        They are the values that training starts from. The mean lies between 0 and 1. Likelihoods of grey levels match
+        the mean before clipping to [0, 1], which is slightly different close to 0 and 1.
         """
         return mean.logit()
 
@@ -108,9 +109,13 @@ class PixelLikelihood(nn.Module):
             return
         binarizations = " or ".join(name for name in cls.protocols if name != "larochelle")
         others = " or ".join(name for name, other in LIKELIHOODS.items() if protocol in other.protocols)
+        # images of protocol larochelle are stored binarized, without an option of the data set
+        remedy = (
+            "choose data with grey values" if protocol == "larochelle" else f"use --data.binarization {binarizations}"
+        )
         raise ValueError(
-            f"A {cls.name} likelihood is not defined for the protocol {protocol}: use --data.binarization "
-            f"{binarizations}, or --model.likelihood {others}."
+            f"A {cls.name} likelihood is not defined for the protocol {protocol}: {remedy}, or "
+            f"--model.likelihood {others}."
         )
 
 

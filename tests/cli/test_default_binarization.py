@@ -28,6 +28,13 @@ def test_default_of_each_likelihood(tmp_path, likelihood, expected):
     assert binarization("--config", str(config), "--model.likelihood", "gaussian") == "grey"
 
 
+def test_the_likelihood_of_a_file_with_dotted_keys_counts(tmp_path):
+    config = Path(tmp_path, "c.yaml")
+    config.write_text("model.likelihood: discretized_logistic\n")
+    assert binarization("--config", str(config)) == "levels"
+    assert binarization("--config", str(config), "--model.likelihood", "gaussian") == "grey"
+
+
 def test_a_given_value_is_kept(tmp_path):
     assert binarization("--model.likelihood", "gaussian", "--data.binarization", "fixed") == "fixed"
     config = Path(tmp_path, "c.yaml")
