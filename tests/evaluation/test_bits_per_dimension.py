@@ -14,7 +14,18 @@ from evaluation.metrics import bits_per_dimension
 from evaluation.schema import Evaluation
 from evaluation.tables import tables
 
-QUICK = ["--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples", "20", "--callbacks", "[]"]
+QUICK = [
+    "--data",
+    "Digits",
+    "--model.hidden",
+    "[8]",
+    "--trainer.max_epochs",
+    "1",
+    "--num_samples",
+    "20",
+    "--callbacks",
+    "[]",
+]
 
 
 def test_levels_and_dequantised_pixels():
