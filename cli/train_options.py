@@ -16,6 +16,7 @@ from callbacks import CALLBACKS
 from callbacks.wandb_environment import PROJECT
 from cli.errors import explain_yaml_error
 from cli.suggestions import match_ignoring_case
+from cli.yaml_files import read_yaml_file
 from datamodules import DATAMODULES
 from models import MODELS, Model
 from models.likelihoods import LIKELIHOODS
@@ -106,7 +107,7 @@ def component_names_in_config(config: str) -> dict[str, str]:
         ValueError: If the file cannot be read or is not a file of options.
     """
     try:
-        options = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        options = read_yaml_file(config)
     except FileNotFoundError as error:
         raise ValueError(f"--config {config} was not found.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cli.errors import explain_yaml_error
+from cli.yaml_files import read_yaml_file
 
 KEYS = ("program", "method", "parameters", "command", "name", "description", "metric", "project", "entity")
 MACROS = ("${env}", "${interpreter}", "${program}", "${args}")  # placeholders in `command` that W&B's agent replaces
@@ -88,7 +89,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         ValueError: The file cannot be read, or is not a mapping.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml_file(file)
     except FileNotFoundError as error:
         raise ValueError(f"There is no sweep file {file}: name a file such as sweeps/objectives.yaml first.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

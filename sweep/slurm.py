@@ -32,7 +32,8 @@ def submit(name: str, runs: Sequence[Run], is_finished: Sequence[bool], folder: 
         raise ValueError(f"There is no {script}: start from a clone of the repository.")
     job_name = f"sweep-{name}"
     refuse_if_queued(job_name)
-    file = write_run_list(runs, folder)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    file, is_new = write_run_list(runs, folder)
     tasks = [number for number, finished in enumerate(is_finished, 1) if not finished]
     words = [
         f"--job-name={job_name}",
@@ -42,6 +43,10 @@ def submit(name: str, runs: Sequence[Run], is_finished: Sequence[bool], folder: 
     ]
     done = run_slurm("sbatch", "--parsable", *words, str(script), "--options_file", str(file))
     if done.returncode != 0:
+        if is_new:
+            file.unlink()
+        for path in created:
+            path.rmdir()
         print(f"error: sbatch refused the job: {done.stderr.strip()}", file=sys.stderr)
         return 1
     job = done.stdout.strip().partition(";")[0]
@@ -71,17 +76,18 @@ def refuse_if_queued(job_name: str) -> None:
             raise ValueError(f"Job {job} of this sweep is queued or running: wait for its end, or run 'scancel {job}'.")
 
 
-def write_run_list(runs: Sequence[Run], folder: Path) -> Path:
-    """Write the options of all runs, one line each, and return the file.
+def write_run_list(runs: Sequence[Run], folder: Path) -> tuple[Path, bool]:
+    """Write the options of all runs, one line each, and return the file and whether it is new.
 
     Its name depends on its content: a later submission with other options does not change the file of queued jobs.
     """
     lines = [shlex.join([*run.options, "--run_dir", str(run.folder)]) for run in runs]
     content = "\n".join([*lines, ""]).encode()
     file = folder / f"runs-{hashlib.sha256(content).hexdigest()[:8]}.txt"
+    is_new = not file.exists()
     with atomic_write(file) as opened:
         opened.write(content)
-    return file
+    return file, is_new
 
 
 def index_ranges(numbers: Sequence[int]) -> str:

@@ -210,7 +210,16 @@ def test_option_errors_are_one_sentence_and_exit_status_2(mistake, capsys, monke
 
 
 @pytest.mark.parametrize(
-    "text", ["model: IWAE\n", "model: {z_dims: 3}\n", "model: {z_dim: x}\n", "- a\n", "{a: b: c}\n", "sead: 3\n"]
+    "text",
+    [
+        "model: IWAE\n",
+        "model: {z_dims: 3}\n",
+        "model: {z_dim: x}\n",
+        "- a\n",
+        "{a: b: c}\n",
+        "sead: 3\n",
+        "seed: 3\nseed: 4\n",
+    ],
 )
 def test_errors_in_config_files(text, capsys):
     Path("c.yaml").write_text(text)

@@ -66,6 +66,7 @@ def test_other_invalid_sections_are_named(sweep_file, keys, message):
     (None, "There is no sweep file .*: name a file such as sweeps/objectives.yaml first"),
     ("a: [1\nb: }", "cannot be read as a YAML file: line 2: expected .*, but got ':'.$"),
     ("- a", "is not a sweep file"),
+    ("parameters:\n  seed: {value: 1}\n  seed: {value: 2}", "line 3: seed occurs twice; remove one of them.$"),
 ])  # fmt: skip
 def test_unreadable_files_are_named(tmp_path, content, message):
     file = tmp_path / "file.yaml"
