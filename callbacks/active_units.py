@@ -21,9 +21,9 @@ MIN_IMAGES = 50  # the variance of posterior means over fewer images is too nois
 # never fell below 5.9e-5; one run that was stopped before it could recover was at 6e-6; in collapsed runs it falls
 # below 1e-6 within 2,000 steps.
 COLLAPSE_VARIANCE = 1e-6
-MIN_STEPS_BETWEEN_CHECKS = 100  # optimiser steps between the two checks that must agree
+MIN_STEPS_BETWEEN_CHECKS = 100  # optimizer steps between the two checks that must agree
 HIGH_RATE = 0.01  # from this learning rate of Adam on, the rate is the likely cause of a collapse
-WARM_UP_STEPS = 1000  # optimiser steps of KL warm-up with which OMNIGLOT and faces kept all latent dimensions
+WARM_UP_STEPS = 1000  # optimizer steps of KL warm-up with which OMNIGLOT and faces kept all latent dimensions
 
 
 def is_active(means: Tensor) -> Tensor:

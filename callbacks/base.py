@@ -10,7 +10,7 @@ from models import Model, evaluating
 
 
 def between_steps(trainer: Trainer, batch_idx: int) -> bool:
-    """Return whether an optimiser step has just ended, no gradient is accumulated, and the epoch has more batches.
+    """Return whether an optimizer step has just ended, no gradient is accumulated, and the epoch has more batches.
 
     False after the last batch of an epoch, which is followed by validation and a checkpoint anyway.
     """

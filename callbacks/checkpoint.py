@@ -28,7 +28,7 @@ class RunCheckpoint(Checkpoint):
     Args:
         folder: The run folder; the files are written to its subfolder `checkpoints`.
         seed: The run's seed; stored under `run` in each checkpoint, with the data set and its protocol.
-        every_steps: Write `last.ckpt` also every `every_steps` optimiser steps.
+        every_steps: Write `last.ckpt` also every `every_steps` optimizer steps.
         every_minutes: Write `last.ckpt` also every `every_minutes` minutes.
 
     Raises:
@@ -95,7 +95,7 @@ class RunCheckpoint(Checkpoint):
     def _is_due(self, trainer: Trainer) -> bool:
         step, checked_step = trainer.global_step, self.checked_step
         self.checked_step = step
-        # one training batch may take several optimiser steps
+        # one training batch may take several optimizer steps
         if self.every_steps and step // self.every_steps > checked_step // self.every_steps:
             return True
         if not self.every_minutes:
@@ -125,7 +125,7 @@ class RunCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer, path: Path, keep: Path | None = None) -> None:
         check_weights(trainer, trainer.lightning_module)
         partial = path.with_suffix(".partial")
-        trainer.save_checkpoint(partial, weights_only=False)  # with the state of the optimiser
+        trainer.save_checkpoint(partial, weights_only=False)  # with the state of the optimizer
         if trainer.is_global_zero:
             if keep and path.exists():
                 link_or_copy(path, keep)  # if killed here, both names refer to the same complete checkpoint

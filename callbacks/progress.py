@@ -43,7 +43,7 @@ class Pace:
 
     Args:
         now: Time at the start of training, in seconds.
-        step: Number of optimiser steps taken before.
+        step: Number of optimizer steps taken before.
     """
 
     def __init__(self, now: float, step: int):
@@ -69,7 +69,7 @@ class Pace:
         Args:
             worked_until: Time at the end of its training and validation.
             now: Time after its figures were drawn.
-            step: Number of optimiser steps taken.
+            step: Number of optimizer steps taken.
             restart: Whether a new interval starts, after a round of figures.
         """
         if step > self.first_step:

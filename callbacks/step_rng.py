@@ -39,7 +39,7 @@ class StepRNG(Callback):
         self._seed(trainer)
 
     def on_next_step(self, trainer: Trainer) -> None:
-        """Reseed between two optimiser steps that the Trainer runs as one batch."""
+        """Reseed between two optimizer steps that the Trainer runs as one batch."""
         self.batch += 1
         self._seed(trainer)
 

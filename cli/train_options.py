@@ -322,7 +322,7 @@ def add_run_options(parser: ArgumentParser) -> None:
         "--steps_per_call",
         type=int | Literal["auto"],
         default="auto",
-        help="Optimiser steps per training_step, to reduce the overhead of the Trainer. Signals and checkpoints are "
+        help="Optimizer steps per training_step, to reduce the overhead of the Trainer. Signals and checkpoints are "
         "handled after the last of them. On a CPU, results do not depend on the number. auto chooses it by the size of "
         "the model, and 1 where the Trainer must see each step, as on several devices.",
     )
@@ -330,7 +330,7 @@ def add_run_options(parser: ArgumentParser) -> None:
         "--cuda_graph",
         type=bool,
         default=True,
-        help="Capture an optimiser step as a CUDA graph and replay it, on one GPU with several steps per call. Affects "
+        help="Capture an optimizer step as a CUDA graph and replay it, on one GPU with several steps per call. Affects "
         "rounding. If the step cannot be captured, a warning is printed and its kernels are launched one by one.",
     )
     add(

@@ -1,4 +1,4 @@
-"""Groups of batches, for models that take several optimiser steps per `training_step`."""
+"""Groups of batches, for models that take several optimizer steps per `training_step`."""
 
 from collections.abc import Iterator
 from itertools import islice

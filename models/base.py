@@ -1,4 +1,4 @@
-"""Base class of all models: optimiser, learning rate schedule, training step, validation, and checks of inputs."""
+"""Base class of all models: optimizer, learning rate schedule, training step, validation, and checks of inputs."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -350,7 +350,7 @@ class Model(LightningModule):
 
         Args:
             max_epochs: Limit of epochs of the Trainer, -1 for none.
-            max_steps: Limit of optimiser steps of the Trainer, -1 for none.
+            max_steps: Limit of optimizer steps of the Trainer, -1 for none.
             max_time: Limit of time of the Trainer.
         """
         if self.hparams.lr_final is None:
@@ -410,7 +410,7 @@ class Model(LightningModule):
         return [self.hparams.lr]
 
     def on_train_epoch_end(self) -> None:
-        # the rate of this epoch, or of its last step; the optimiser holds the next one already
+        # the rate of this epoch, or of its last step; the optimizer holds the next one already
         lr = self.hparams.lr * self.lr_factor(self.current_epoch, self.trainer.global_step - 1)
         if not self.automatic_optimization:
             for schedule in self.all_lr_schedulers():
@@ -428,7 +428,7 @@ class Model(LightningModule):
 
     def make_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return new optimizers of the trained parameters."""
-        # Lightning cannot clip gradients in 16 bit with a fused optimiser
+        # Lightning cannot clip gradients in 16 bit with a fused optimizer
         fused = self.trainer.gradient_clip_val is None
         hparams = self.hparams
         options = {"lr": hparams.lr, "eps": hparams.adam_eps, "weight_decay": hparams.weight_decay}
@@ -442,14 +442,14 @@ class Model(LightningModule):
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor) for optimizer in optimizers]
 
     def steps_per_epoch(self) -> int:
-        """Return the number of optimiser steps per epoch of this run."""
+        """Return the number of optimizer steps per epoch of this run."""
         loader = self.trainer.train_dataloader
         if getattr(loader, "size", 1) > 1:
             return loader.steps  # a batch of the trainer holds several
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
     def total_steps(self) -> float:
-        """Return the number of optimiser steps of the whole run, up to the first limit; inf without limits."""
+        """Return the number of optimizer steps of the whole run, up to the first limit; inf without limits."""
         max_epochs, max_steps = self.trainer.max_epochs, self.trainer.max_steps
         by_epochs = math.inf if max_epochs is None or max_epochs < 0 else max_epochs * self.steps_per_epoch()
         return by_epochs if max_steps is None or max_steps < 0 else min(by_epochs, max_steps)
@@ -472,7 +472,7 @@ class Model(LightningModule):
 
         Args:
             epoch: The epoch, for a schedule by epochs.
-            step: The optimiser step, for a schedule by steps; by default the next one.
+            step: The optimizer step, for a schedule by steps; by default the next one.
         """
         done, total = epoch, self.trainer.max_epochs
         if self.scheduled_steps is not None:
@@ -505,7 +505,7 @@ class Model(LightningModule):
     def on_train_start(self) -> None:
         restore_progress(self.trainer)
         self.scheduled_steps = self.steps_of_schedule()
-        # a resumed run keeps the moments of the optimiser, but the options of this run take precedence
+        # a resumed run keeps the moments of the optimizer, but the options of this run take precedence
         for optimizer, lr in zip(self.all_optimizers(), self.learning_rates(), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = lr * self.lr_factor(self.current_epoch)  # a tensor after steps in a CUDA graph

@@ -28,7 +28,7 @@ from models.networks.layers import ImageShape, Network, lookup
 from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
 
 POSTERIOR_SCALE = 0.1  # scale of q(z|x) at the start of training, with init default
-WARMUP_STEPS = 500  # default warm-up of beta, in optimiser steps,
+WARMUP_STEPS = 500  # default warm-up of beta, in optimizer steps,
 WARMUP_SHARE = 5  # and at most one fifth of the run
 
 

@@ -67,7 +67,7 @@ def is_mid_epoch(checkpoint: dict) -> bool:
 
 
 def position(checkpoint: dict) -> tuple[int, int, bool]:
-    """Return the number of started epochs, of optimiser steps, and whether the checkpoint is in the middle of an epoch.
+    """Return the number of started epochs, of optimizer steps, and whether the checkpoint is in the middle of an epoch.
 
     Raises:
         KeyError, TypeError, AttributeError: The checkpoint's record of epochs and steps is damaged.
@@ -83,7 +83,7 @@ def check_limits(resume: Path, epochs: int, steps: int, trainer: Trainer) -> Non
     Args:
         resume: The checkpoint's path.
         epochs: Number of epochs that it has started.
-        steps: Number of optimiser steps that it has taken.
+        steps: Number of optimizer steps that it has taken.
         trainer: The Trainer with the limits.
     """
     for name, limit, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):

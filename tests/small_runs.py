@@ -78,7 +78,7 @@ def contents(folder):
 
 
 def assert_same(folder, other):
-    """Assert that the last checkpoints of two runs have equal steps, weights and optimiser states."""
+    """Assert that the last checkpoints of two runs have equal steps, weights and optimizer states."""
     a, b = contents(folder), contents(other)
     assert a["global_step"] == b["global_step"]
     for key, value in a["state_dict"].items():

@@ -154,10 +154,10 @@ def test_nan_weights_are_not_saved(monkeypatch, capsys):
         if step == 11:  # spoils the step after it, the last of the epoch, so that only the checkpoint can notice
             monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure: spoiled(self, closure))
 
-    def spoiled(optimiser, closure):
+    def spoiled(optimizer, closure):
         closure()
         with torch.no_grad():
-            optimiser.param_groups[0]["params"][0].fill_(math.nan)
+            optimizer.param_groups[0]["params"][0].fill_(math.nan)
 
     at_steps(monkeypatch, VAE, spoil)
     assert train.main(command("a")) == 1

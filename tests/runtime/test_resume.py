@@ -42,7 +42,7 @@ def test_a_change_is_named_and_allowed_only_when_asked_for(capsys):
     assert train.main([*changed, "--allow_changes"]) == 0
     assert "warning: a/checkpoints/last.ckpt is of another run: its --model.lr is 0.001" in capsys.readouterr().err
     assert contents("a")["hyper_parameters"]["beta"] == 0.5
-    assert rates("a") == pytest.approx([1e-3, 1e-3, 1e-3, 1e-2])  # the flag wins over what the optimiser remembers
+    assert rates("a") == pytest.approx([1e-3, 1e-3, 1e-3, 1e-2])  # the flag wins over what the optimizer remembers
 
 
 @pytest.mark.parametrize(("before", "after", "expected"), [
