@@ -54,7 +54,7 @@ SYNONYMS = {
 # Options of other programs that do not exist here -> reason
 MISSING_OPTIONS = {
     ("workers", "num_workers", "n_workers", "pin_memory"): "batches are sliced from images in memory, without workers",
-    ("weight_decay", "momentum", "optimizer", "optimiser", "optim"): "the optimizer is Adam without weight decay",
+    ("momentum", "optimizer", "optimiser", "optim"): "the optimizer is Adam",
 }
 
 
