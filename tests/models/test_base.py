@@ -282,7 +282,7 @@ def test_an_unsupported_protocol_stops_training_before_the_first_step(make, trai
     data.protocol = protocol
     data.train_dataloader = data.val_dataloader = lambda: loader([binary(2)])
     model = make("VAE")
-    with pytest.raises(ValueError, match="grey images") if protocol == "grey" else nullcontext():
+    with pytest.raises(ValueError, match="the protocol grey: use") if protocol == "grey" else nullcontext():
         trainer().fit(model, data)
     assert model.trainer.global_step == (0 if protocol == "grey" else 1)
 

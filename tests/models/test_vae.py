@@ -267,7 +267,7 @@ def test_a_likelihood_refuses_data_that_it_is_not_defined_for(make, name, option
         if protocol in accepted:
             model.check_protocol(protocol)
         else:
-            with pytest.raises(ValueError, match=f"{protocol} images.*--model.likelihood"):
+            with pytest.raises(ValueError, match=f"protocol {protocol}: .*--model.likelihood"):
                 model.check_protocol(protocol)
 
 
