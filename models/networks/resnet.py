@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from models.networks.conv import halved
 from models.networks.layers import ACTIVATIONS, LAYERS, SATURATING, ImageShape, Link, Network, glorot
+from models.networks.mlp import SMALL_OUTPUT
 
 CHANNELS_PER_GROUP = 8  # of group norm, at least; a group of one channel would lose the mean of that channel
 SMALL_BRANCH = 0.1  # factor of the weights of the last convolution of each block: blocks start close to the identity
 VALUES_PER_ROW = 512  # of the largest stage: that many cost about as much as a row of a fully connected network
-SMALL_OUTPUT = 0.1  # factor of the output weights of a decoder: codes of an untrained model barely change the image
 
 
 def num_groups(channels: int) -> int:
