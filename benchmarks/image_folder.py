@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
+from datamodules.folder_decoding import cpu_count, decode_files
 from datamodules.image_files import scan
 from datamodules.image_folder import CACHE_FOLDER, ImageFolder
-from datamodules.image_reading import cpu_count, decode_files
 
 KINDS = {"grey, 28 x 28": ((28, 28), (7, 7)), "RGB, 64 x 64": ((64, 64, 3), (16, 16, 3))}  # size of images and of noise
 

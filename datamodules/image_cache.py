@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from datamodules.image_reading import DecodedImages
+from datamodules.folder_decoding import DecodedImages
 
 
 class Result(NamedTuple):

@@ -14,11 +14,11 @@ from datamodules import image_decoding as decoding
 from datamodules.base import fixed_generator
 from datamodules.batches import Split
 from datamodules.download import DataError
+from datamodules.folder_decoding import DecodedImages, check_memory, decode_files
 from datamodules.grayscale import GrayscaleData
 from datamodules.image_cache import load_or_decode
 from datamodules.image_decoding import Background, Decoding
 from datamodules.image_files import FORMATS, ImageFile, Scan, scan
-from datamodules.image_reading import DecodedImages, check_memory, decode_files
 from datamodules.labels import list_names, sort_labels
 
 CACHE_FOLDER = ".elbo-room-cache"  # within the folder of the images; hidden, so that it is not read as a class

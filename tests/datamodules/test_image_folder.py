@@ -29,11 +29,11 @@ from image_encoders import (
 
 import evaluate
 import train
-from datamodules import DATAMODULES, image_cache, image_folder, image_reading
+from datamodules import DATAMODULES, folder_decoding, image_cache, image_folder
 from datamodules.download import DataError
+from datamodules.folder_decoding import decode_files
 from datamodules.image_decoding import Decoding
 from datamodules.image_files import scan
-from datamodules.image_reading import decode_files
 
 ImageFolder = DATAMODULES["ImageFolder"]
 CACHE = ".elbo-room-cache"
@@ -327,7 +327,7 @@ def test_the_number_of_channels_can_be_chosen(tmp_path):
 def test_different_sizes_are_refused(tmp_path, monkeypatch):
     fill(tmp_path, names_in("a", 3), (4, 5))
     fill(tmp_path, names_in("b", 2), (7, 6))
-    monkeypatch.setattr(image_reading, "decode", None)  # nothing is decoded
+    monkeypatch.setattr(folder_decoding, "decode", None)  # nothing is decoded
     with pytest.raises(DataError) as caught:
         ready(tmp_path)
     assert str(caught.value) == (
@@ -689,11 +689,11 @@ def test_an_image_of_another_type_than_its_suffix(tmp_path):
 
 def test_too_little_memory(tmp_path, monkeypatch):
     fill(tmp_path, names_in("a", 10), (100, 100))
-    monkeypatch.setattr(image_reading, "free_memory", lambda: 2 * 100_000)
+    monkeypatch.setattr(folder_decoding, "free_memory", lambda: 2 * 100_000)
     assert ready(tmp_path)
-    monkeypatch.setattr(image_reading, "free_memory", lambda: 2 * 100_000 - 1)
+    monkeypatch.setattr(folder_decoding, "free_memory", lambda: 2 * 100_000 - 1)
     save(tmp_path / "a" / "00.png", png(pixels(100, 100), "grey"))
-    monkeypatch.setattr(image_reading, "decode", None)  # nothing is decoded
+    monkeypatch.setattr(folder_decoding, "decode", None)  # nothing is decoded
     with pytest.raises(
         DataError, match=r"^The 10 images in .* \(100 x 100 pixels, 1 channel\) take 0\.0 GB, more than"
     ):
@@ -703,7 +703,7 @@ def test_too_little_memory(tmp_path, monkeypatch):
 def test_too_little_memory_for_the_cache(tmp_path, monkeypatch):
     fill(tmp_path, names_in("a", 10), (100, 100))
     ready(tmp_path)
-    monkeypatch.setattr(image_reading, "free_memory", lambda: 2 * 100_000 - 1)
+    monkeypatch.setattr(folder_decoding, "free_memory", lambda: 2 * 100_000 - 1)
     with pytest.raises(DataError, match=r"^The 10 images in .* \(100 x 100 pixels, 1 channel\) take 0\.0 GB, more"):
         ready(tmp_path)
 
