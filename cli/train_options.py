@@ -212,9 +212,9 @@ def chosen_likelihood(flags: Sequence[str]) -> str | None:
 
 
 def default_binarization(model: type[Model], flags: Sequence[str]) -> str | None:
-    """Return the default of --data.binarization for a model, or None for that of the data set.
+    """Return the default of --data.binarization, or None to keep the data set's own default.
 
-    For a model with a pixel likelihood it is the first protocol that its likelihood is defined for.
+    A model may name one. Otherwise, it is the first protocol of the likelihood that the arguments choose.
     """
     if model.default_binarization is not None:
         return model.default_binarization

@@ -181,6 +181,6 @@ def check_memory(root: Path, count: int, shape: Sequence[int]) -> None:
     channels, height, width = shape
     raise DataError(
         f"The {count:,} images in {root} ({height} x {width} pixels, {channels} channel{'s' * (channels > 1)}) take "
-        f"{needed / 2**30:,.1f} GB, more than half of the free memory ({free / 2**30:,.1f} GB): set a smaller "
+        f"{needed / 1e9:,.1f} GB, more than half of the free memory ({free / 1e9:,.1f} GB): set a smaller "
         "--data.size, or use fewer images."
     )

@@ -236,7 +236,7 @@ class GrayscaleData(ImageData):
         return order[val_size:], order[:val_size]
 
     def _split_order(self, size: int) -> Tensor:
-        """Return a permutation of the training images by `seed`, whose first ones become the validation images."""
+        """Return the indices of all images but the test images, ordered by `seed`; the first `val_size` validate."""
         return torch.randperm(size, generator=torch.Generator().manual_seed(self.seed))
 
     def _choose_labelled(self, y: Tensor, train_index: Tensor) -> Tensor:

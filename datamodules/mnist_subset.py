@@ -42,7 +42,7 @@ class MNISTSubset(GrayscaleData):
     def fetch(self) -> tuple[Split, Split]:
         """Return 4,500 training and 500 test images. Their labels are 0, 1, ..., 9, 0, 1, ..."""
         images = parse_csv(read_csv())
-        # Classes alternate, since figures show the first images of a split. The file is sorted by class.
+        # The file is sorted by class. Here classes alternate, so that figures, which show the first images, show all.
         order = alternate_classes(IMAGES_PER_CLASS, fixed_generator("test images of MNISTSubset"))
         order = order % NUM_CLASSES * IMAGES_PER_CLASS + order // NUM_CLASSES
         test_size = NUM_CLASSES * TEST_IMAGES_PER_CLASS

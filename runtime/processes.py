@@ -177,7 +177,7 @@ def configure_performance() -> None:
     # denormal numbers slow down Adam and large K several times
     torch.set_flush_denormal(True)
     if not torch.cuda.is_available():
-        # optimizers of torch 2.15 look for a GPU at each step, which takes 0.25 ms
+        # at each step, optimizers of torch 2.15 check whether there is a GPU, which takes 0.25 ms
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     keep_memory()
 

@@ -23,10 +23,7 @@ BATCH_OPTIONS = (
     "class_names",
     "--trainer.accumulate_grad_batches",
 )
-OPTION_DESCRIPTIONS = {
-    "processes": "number of processes",
-    "labels_hash": "choice of labels",
-}
+OPTION_DESCRIPTIONS = {"processes": "number of processes", "labels_hash": "choice of labels"}
 
 
 def changed_options(

@@ -195,7 +195,7 @@ class ResNetDecoder(ResidualNetwork):
     """One linear layer, one stage of residual blocks per entry of `hidden`, and a 3x3 convolution.
 
     `hidden` are the channels of the stages from the code to the image. The last stage has the resolution of the image.
-    The output has a bias for each pixel, which starts at the mean image.
+    Each output pixel has a bias of its own; at the start the biases produce the mean training image.
     """
 
     default_hidden = (64, 32, 16)

@@ -30,7 +30,7 @@ def shaken(network):
 
 
 def coloured_squares(n, size=16):
-    """Return RGB images of a square of random place and colour on another colour, with noise as texture."""
+    """Return RGB images: a square at a random place, on a background of another colour, both with noise."""
     generator = torch.Generator().manual_seed(0)
     back, front = torch.rand(2, n, 3, 1, 1, generator=generator)
     corner = torch.randint(size // 2, (n, 2), generator=generator)
