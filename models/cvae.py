@@ -6,7 +6,6 @@ from torch.distributions import Independent
 from torch.nn.functional import one_hot
 
 from models import classes
-from models.distributions import diagonal_normal
 from models.inputs import as_count, as_labels
 from models.interpolation import interpolate_latents
 from models.networks.layers import ImageShape
@@ -59,7 +58,7 @@ class CVAE(VAE):
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
         """Return q(z|x,y), batch shape `(B,)`."""
         self.check_form(x)
-        return diagonal_normal(self.encoder(x, self.label(y)))
+        return self.z_posterior(self.encoder(x, self.label(y)))
 
     def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
         """Return p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""

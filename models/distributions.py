@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,10 @@ def at_least_float32(outputs: Tensor) -> Tensor:
 class DiagonalNormal(Independent):
     """N(mu, diag(sigma^2)). Subclassed so that `register_kl` can dispatch on it."""
 
+    def detached(self) -> Independent:
+        """Return the same distribution with detached parameters: its density has no gradient for them."""
+        return DiagonalNormal(Normal(self.base_dist.loc.detach(), self.base_dist.scale.detach()), 1)
+
 
 def diagonal_normal(parameters: Tensor) -> Independent:
     """Return N(mu, diag(sigma^2)) from network outputs `(..., 2 d)`: mu, then log sigma before clipping."""
@@ -49,9 +54,15 @@ def diagonal_normal(parameters: Tensor) -> Independent:
     return DiagonalNormal(Normal(mu, soft_clip(raw, LATENT_LIMIT).exp()), 1)
 
 
-def detached(q: Independent) -> Independent:
-    """Return the same diagonal Gaussian with detached parameters: its density has no gradient for them."""
-    return Independent(Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach()), 1)
+def rsample_with_log_prob(q: Any, K: int) -> tuple[Tensor, Tensor]:
+    """Return K samples z `(K, B, d)` of q(z|x) and log q(z|x) `(K, B)`.
+
+    A normalizing flow computes both in one pass; the density of a given z may take it many passes.
+    """
+    if hasattr(q, "rsample_and_log_prob"):
+        return q.rsample_and_log_prob((K,))
+    z = q.rsample((K,))
+    return z, q.log_prob(z)
 
 
 class StandardNormal(Independent):

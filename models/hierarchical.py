@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from models.distributions import diagonal_normal, standard_normal
+from models.distributions import diagonal_normal, rsample_with_log_prob, standard_normal
 from models.inputs import as_count
 from models.latent_variable import LatentVariableModel
 from models.networks import check_sizes
@@ -76,19 +76,18 @@ class HierarchicalVAE(VAE):
         """Dimensions of z_1, which the decoder network takes."""
         return self.hparams.z_dim[0]
 
-    def prior(self) -> Independent:
-        """Return p(z_L) = N(0, I), the prior of the top layer. The other layers are conditional on it."""
-        return standard_normal(self.hparams.z_dim[-1], like=next(self.decoder.parameters()))
+    def draw(self, K: int, qz1_x: Distribution) -> tuple[list[Tensor], Tensor, list[Any], list[Any]]:
+        """Return K samples of z_1 ... z_L, each `(K, B, d_l)`, with their densities.
 
-    def draw(self, K: int, qz1_x: Distribution) -> tuple[list[Tensor], list[Any], list[Independent]]:
-        """Return K samples of z_1 ... z_L, each `(K, B, d_l)`, with q(z_l|z_l-1) and p(z_l|z_l+1) of every layer."""
-        z: list[Tensor] = [qz1_x.rsample((K,))]
-        q: list[Any] = [qz1_x]
+        The second value is log q(z_1|x), `(K, B)`; the others are q(z_l|z_l-1) and p(z_l|z_l+1) of every layer.
+        """
+        z1, log_q1 = rsample_with_log_prob(qz1_x, K)
+        z, q = [z1], [qz1_x]
         for net in self.q_nets:
             q.append(conditional(net, z[-1]))
             z.append(q[-1].rsample())
         p = [conditional(net, above) for net, above in zip(self.p_nets, z[1:], strict=True)]
-        return z, q, [*p, self.prior()]
+        return z, log_q1, q, [*p, self.prior()]
 
     # The space of annealed importance sampling: the noise of all layers, z_l = mu(z_l+1) + sigma(z_l+1) noise_l
 
@@ -114,8 +113,9 @@ class HierarchicalVAE(VAE):
 
     def log_terms(self, x: Tensor, K: int, qz_x: Distribution, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return log p(x|z_1) and the sum over layers of log p(z_l|z_l+1) - log q(z_l|z_l-1), each `(K, B)`."""
-        z, q, p = self.draw(K, qz_x)
-        log_ratio = sum(p_l.log_prob(z_l) - q_l.log_prob(z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True))
+        z, log_q1, q, p = self.draw(K, qz_x)
+        log_q = [log_q1, *(q_l.log_prob(z_l) for z_l, q_l in zip(z[1:], q[1:], strict=True))]
+        log_ratio = sum(p_l.log_prob(z_l) - log_q_l for z_l, log_q_l, p_l in zip(z, log_q, p, strict=True))
         return self.log_px(x, z[0]), log_ratio
 
     rate_distortion = LatentVariableModel.rate_distortion  # no closed form: the KL is a Monte Carlo estimate
@@ -138,7 +138,7 @@ class HierarchicalVAE(VAE):
         means = [qz1_x.mean]
         for net in self.q_nets:
             means.append(conditional(net, means[-1]).mean)
-        z, q, p = self.draw(16, qz1_x)
+        z, _, q, p = self.draw(16, qz1_x)
         kl = [
             (q_l.base_dist.log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)
             for z_l, q_l, p_l in zip(z, q, p, strict=True)

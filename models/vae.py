@@ -1,6 +1,5 @@
 """The variational autoencoder."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,25 +8,15 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from models.distributions import (
-    LATENT_LIMIT,
-    closed_form_kl,
-    detached,
-    diagonal_normal,
-    inverse_soft_clip,
-    kl_per_dimension,
-    standard_normal,
-)
-from models.encoder_decoder import EncoderDecoder
+from models.distributions import closed_form_kl, kl_per_dimension, rsample_with_log_prob
 from models.inputs import as_count
 from models.interpolation import interpolate_latents
-from models.latent_variable import LatentVariableModel
 from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, PixelLikelihood, make_likelihood
 from models.networks import INITS
 from models.networks.layers import ImageShape, Network, lookup
 from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
+from models.variational import VariationalModel
 
-POSTERIOR_SCALE = 0.1  # scale of q(z|x) at the start of training, with init default
 WARMUP_STEPS = 500  # default warm-up of beta, in optimizer steps,
 WARMUP_SHARE = 5  # and at most one fifth of the run
 
@@ -40,7 +29,7 @@ def check_beta(objective: str, beta: float, beta_warmup: int | None) -> None:
         raise ValueError(f"beta and beta_warmup belong to objective elbo: leave them out with objective {objective}.")
 
 
-class VAE(EncoderDecoder, LatentVariableModel):
+class VAE(VariationalModel):
     """Variational autoencoder (Kingma & Welling 2013), trained on the ELBO or another objective of `models.objectives`.
 
     p(z) = N(0, I), q(z|x) a diagonal Gaussian, p(x|z) independent pixels (`models.likelihoods`). With objective `elbo`
@@ -103,10 +92,12 @@ class VAE(EncoderDecoder, LatentVariableModel):
             logistic_scale=logistic_scale,
             logistic_components=logistic_components,
         )
-        self.encoder = self.new_encoder(2 * self.latent_dim, self.context_dim, init)
+        posterior = self.new_posterior()
+        self.encoder = self.new_encoder(posterior.num_outputs, self.context_dim, init)
         output_shape = (pixels.output_channels, *image_shape[1:])
         self.decoder = self.new_decoder(self.code_dim, self.context_dim, init, output_shape)
-        self.likelihood = pixels  # registered last: optimizer states of checkpoints are in the order of the parameters
+        # registered last: optimizer states of checkpoints are in the order of the parameters
+        self.likelihood, self.z_prior, self.z_posterior = pixels, self.new_prior(), posterior
         if init == "default" and isinstance(self.encoder, Network):
             self.start_narrow()
         # a tensor, since a loss would be compiled again for each new number; no buffer, which DDP would broadcast
@@ -115,13 +106,13 @@ class VAE(EncoderDecoder, LatentVariableModel):
 
     @torch.no_grad()
     def start_narrow(self) -> None:
-        """Start with a scale of q(z|x) of `POSTERIOR_SCALE`.
+        """Start with a narrow posterior.
 
         A posterior as wide as the prior carries little information about an image: the decoder learns to ignore it, and
         the KL then keeps it wide (posterior collapse). A narrow posterior is informative from the first step.
         """
         output: Any = self.encoder.output  # of a Network
-        output.bias.chunk(2)[1].fill_(inverse_soft_clip(math.log(POSTERIOR_SCALE), LATENT_LIMIT))
+        self.z_posterior.start_narrow(output.bias)
 
     @property
     def context_dim(self) -> int:
@@ -141,11 +132,7 @@ class VAE(EncoderDecoder, LatentVariableModel):
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:
         """Return q(z|x), batch shape `(B,)`."""
         self.check_form(x)
-        return diagonal_normal(self.encoder(x))
-
-    def prior(self) -> Distribution:
-        """Return p(z), batch shape `()`: here N(0, I). A subclass may return any other distribution."""
-        return standard_normal(self.hparams.z_dim, like=next(self.decoder.parameters()))
+        return self.z_posterior(self.encoder(x))
 
     def px(self, z: Tensor, y: Tensor | None = None) -> Independent:
         """Return p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
@@ -180,10 +167,12 @@ class VAE(EncoderDecoder, LatentVariableModel):
         The KL is in closed form if there is one, else the mean of log q(z_k|x) - log p(z_k).
         """
         x, K, y, qz_x = self.with_posterior(x, K, y, posterior)
-        z, prior = qz_x.rsample((K,)), self.prior()  # (K, B, z_dim)
+        prior = self.prior()
         rate = closed_form_kl(qz_x, prior)
         if rate is None:
-            rate = (qz_x.log_prob(z) - prior.log_prob(z)).mean(0)
+            z, log_q = rsample_with_log_prob(qz_x, K)  # (K, B, z_dim), (K, B)
+            return (log_q - prior.log_prob(z)).mean(0), -self.log_px(x, z, y).mean(0)
+        z = qz_x.rsample((K,))
         return rate, -self.log_px(x, z, y).mean(0)
 
     def warmup_steps(self) -> float:
@@ -251,10 +240,10 @@ class VAE(EncoderDecoder, LatentVariableModel):
         """Return the bound that the objective maximises, `(K, B) -> (B,)`."""
         return make_bound(self.hparams.objective, self.hparams.num_groups, self.hparams.ciwae_beta)(log_w)
 
-    def surrogate(self, x: Tensor, K: int, qz_x: Independent, y: Tensor) -> tuple[Tensor, Tensor]:
+    def surrogate(self, x: Tensor, K: int, qz_x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log weights `(K, B)` and the surrogate of the objective `(B,)`."""
         z = qz_x.rsample((K,))  # (K, B, z_dim)
-        log_w = self.log_px(x, z, y) + self.prior().log_prob(z) - detached(qz_x).log_prob(z)
+        log_w = self.log_px(x, z, y) + self.prior().log_prob(z) - qz_x.detached().log_prob(z)
         surrogate: Any = make_surrogate(self.hparams.objective, self.hparams.num_groups)
         return log_w, surrogate(log_w, z, qz_x.log_prob(z.detach()))
 
