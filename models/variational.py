@@ -8,7 +8,7 @@ from torch.distributions import Distribution
 from models.encoder_decoder import EncoderDecoder
 from models.latent_variable import LatentVariableModel
 from models.networks.layers import ImageShape
-from models.posteriors import Posterior, PosteriorName, make_posterior
+from models.posteriors import Posterior, PosteriorFlow, PosteriorName, make_posterior
 from models.priors import Prior, PriorName, make_prior
 
 
@@ -22,7 +22,14 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
     Args:
         image_shape: Channels, height and width; from the data.
         prior: p(z), by its name in the registry: standard, N(0, I).
-        posterior: q(z|x), by its name in the registry: diagonal, a Gaussian with independent dimensions.
+        posterior: q(z|x), by its name in the registry: diagonal, a Gaussian with independent dimensions; full, a
+            Gaussian with any covariance; flow, a Gaussian transformed by a normalizing flow.
+        posterior_flow: Flow of the posterior flow: iaf (the default), inverse autoregressive affine transforms (Kingma
+            et al. 2016); nsf, coupling transforms by splines (Durkan et al. 2019), slower, for any objective.
+        posterior_transforms: Transforms of the posterior flow, 2 by default.
+        posterior_hidden: Widths of the hidden layers of each transform of the posterior flow, [256] by default.
+        posterior_context: Outputs of the encoder that the posterior flow depends on, in addition to mean and scale of
+            its Gaussian; 32 by default.
     """
 
     z_prior: Prior
@@ -34,6 +41,10 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         *,
         prior: PriorName = "standard",
         posterior: PosteriorName = "diagonal",
+        posterior_flow: PosteriorFlow | None = None,
+        posterior_transforms: int | None = None,
+        posterior_hidden: list[int] | None = None,
+        posterior_context: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(image_shape, **kwargs)
@@ -52,7 +63,15 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         Raises:
             ValueError: If an option is out of range, or has no effect on this posterior.
         """
-        return make_posterior(self.hparams.posterior, self.latent_sizes[0])
+        options = self.hparams
+        return make_posterior(
+            options.posterior,
+            self.latent_sizes[0],
+            flow=options.posterior_flow,
+            transforms=options.posterior_transforms,
+            hidden=options.posterior_hidden,
+            context=options.posterior_context,
+        )
 
     def prior(self) -> Distribution:
         """Return p(z), of the last layer of latents, batch shape `()`."""
@@ -61,6 +80,7 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
     def encode_pseudo_inputs(self, u: Tensor) -> Any:
         """Return the Gaussians q(z|u) of images `(N, C, H, W)`, batch shape `(N,)`, for a prior that is made of them.
 
-        They are of the last layer of latents.
+        They are of the last layer of latents. With a posterior flow they are the Gaussians that it transforms.
         """
-        return self.posterior(u)
+        q = self.posterior(u)
+        return getattr(q, "base", q)

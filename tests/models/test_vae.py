@@ -27,6 +27,7 @@ LOGISTIC = {"likelihood": "discretized_logistic"}
 MIXTURE = {"likelihood": "discretized_logistic_mixture"}
 GROUPS = {"objective": "miwae", "num_samples": 4}
 CIWAE = {"objective": "ciwae", "num_samples": 4}
+FLOW = {"posterior": "flow"}
 
 
 def under(seed, f, *args):
@@ -127,6 +128,11 @@ KNOBS = {
     "decoder_hidden": ({}, {"decoder_hidden": [9]}),
     "label_weight": ({}, {"label_weight": 0.1}),
     "sample_z1": ({}, {"sample_z1": False}),
+    "posterior": ({}, {"posterior": "full"}),
+    "posterior_flow": (FLOW, {"posterior_flow": "nsf", **FLOW}),
+    "posterior_transforms": (FLOW, {"posterior_transforms": 3, **FLOW}),
+    "posterior_hidden": (FLOW, {"posterior_hidden": [9], **FLOW}),
+    "posterior_context": (FLOW, {"posterior_context": 3, **FLOW}),
 }
 # options with another meaning for another model
 OWN_KNOBS = {
@@ -138,7 +144,7 @@ OWN_KNOBS = {
     ("AffineVAE", "decoder"): ({}, {"decoder": "wavy"}),
 }
 TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", "features", "classifier_samples"}
-TESTED_ELSEWHERE |= {"prior", "posterior"}  # with one entry in each registry there is nothing to compare
+TESTED_ELSEWHERE |= {"prior"}  # with one entry in the registry there is nothing to compare
 TESTED_ELSEWHERE |= {*inspect.signature(Model).parameters}
 
 
