@@ -15,6 +15,7 @@ from models.networks.conv import ConvDecoder, ConvEncoder
 from models.networks.coordinate import CoordinateDecoder
 from models.networks.dcgan import DCGANDecoder, DCGANEncoder
 from models.networks.gated import GatedDecoder, GatedEncoder
+from models.networks.gated_conv import GatedConvDecoder, GatedConvEncoder
 from models.networks.layers import ACTIVATIONS, ImageShape, Link, Network, lookup
 from models.networks.mlp import MLPDecoder, MLPEncoder
 from models.networks.resnet import ResNetDecoder, ResNetEncoder
@@ -82,6 +83,7 @@ ENCODERS: dict[str, EncoderClass] = {
     "dcgan": DCGANEncoder,
     "resnet": ResNetEncoder,
     "gated": GatedEncoder,
+    "gated_conv": GatedConvEncoder,
 }
 DECODERS: dict[str, DecoderClass] = {
     "mlp": MLPDecoder,
@@ -90,6 +92,7 @@ DECODERS: dict[str, DecoderClass] = {
     "dcgan": DCGANDecoder,
     "resnet": ResNetDecoder,
     "gated": GatedDecoder,
+    "gated_conv": GatedConvDecoder,
 }
 
 

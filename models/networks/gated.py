@@ -7,6 +7,7 @@ outputs: first the values W x + b, then the gates V x + c.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import nn
@@ -37,9 +38,16 @@ def gated_glorot(network: nn.Module) -> None:
         nn.init.zeros_(layer.bias)
 
 
+def fan_in(layer: nn.Module) -> float:
+    """Return the number of inputs that an output of a layer depends on; of a transposed convolution, their mean."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        return layer.weight[:, 0].numel() / prod(layer.stride)
+    return layer.weight[0].numel()
+
+
 @torch.no_grad()
 def gated_he(network: nn.Module, output: nn.Module, activation: str) -> None:
-    """Initialise linear layers uniformly in +-gain * sqrt(3 / fan_in), with zero biases.
+    """Initialise layers with weights uniform in +-gain * sqrt(3 / fan_in), and zero biases.
 
     The gain is `VALUE_GAIN` for W and `GATE_GAIN` for V of a gated layer, and 1 at the output.
 
@@ -49,11 +57,12 @@ def gated_he(network: nn.Module, output: nn.Module, activation: str) -> None:
         activation: Not used: gated layers have no activation.
     """
     for layer in gated_layers(network)[0]:
-        bound = math.sqrt(3 / layer.in_features)
-        for weight, gain in zip(layer.weight.chunk(2), (VALUE_GAIN, GATE_GAIN), strict=True):
-            nn.init.uniform_(weight, -gain * bound, gain * bound)
+        outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # the dimension of the weights
+        for weight, gain in zip(layer.weight.chunk(2, outputs), (VALUE_GAIN, GATE_GAIN), strict=True):
+            bound = gain * math.sqrt(3 / fan_in(layer))
+            nn.init.uniform_(weight, -bound, bound)
         nn.init.zeros_(layer.bias)
-    bound = math.sqrt(3 / output.in_features)
+    bound = math.sqrt(3 / fan_in(output))
     nn.init.uniform_(output.weight, -bound, bound)
     nn.init.zeros_(output.bias)
 

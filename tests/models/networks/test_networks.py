@@ -200,7 +200,7 @@ def test_sizes_that_are_not_positive_are_refused(hidden):
         make_decoder("mlp", 4, (1, 8, 8), hidden, "relu", False)
 
 
-@pytest.mark.parametrize("decoder", ["conv", "coordinate", "dcgan", "resnet"])
+@pytest.mark.parametrize("decoder", ["conv", "coordinate", "dcgan", "resnet", "gated_conv"])
 def test_a_decoder_that_needs_a_hidden_layer_refuses_none(decoder):
     with pytest.raises(ValueError, match=f"^The {decoder} decoder needs at least one entry in hidden, for example"):
         make_decoder(decoder, 4, (1, 8, 8), [], "relu", False)
