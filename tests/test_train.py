@@ -135,7 +135,7 @@ MISTAKES = {
     "--trainer.max_epochs -5": "--trainer.max_epochs must be -1 (no limit) or at least 0; got -5.",
     "--model.batch_norm true --data.batch_size 1": "Batch norm needs at least two images per batch",
     "train": "Unexpected argument train",
-    "--model.encoder transformer": "Unknown encoder 'transformer': choose one of mlp, conv, dcgan, resnet.",
+    "--model.encoder transformer": "Unknown encoder 'transformer': choose one of mlp, conv, dcgan, resnet, gated",
     "--model.activation sine": "Unknown activation 'sine': choose one of relu, tanh",
     "--model.objective elbow": "Unknown objective of VAE 'elbow': choose one of elbo, iwae",
     "--model.z_dim -3": "z_dim must be at least 1; got -3.",

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from models.networks.conv import ConvDecoder, ConvEncoder
 from models.networks.coordinate import CoordinateDecoder
 from models.networks.dcgan import DCGANDecoder, DCGANEncoder
+from models.networks.gated import GatedDecoder, GatedEncoder
+from models.networks.gated_conv import GatedConvDecoder, GatedConvEncoder
 from models.networks.layers import ACTIVATIONS, ImageShape, Link, Network, lookup
 from models.networks.mlp import MLPDecoder, MLPEncoder
 from models.networks.resnet import ResNetDecoder, ResNetEncoder
@@ -80,6 +82,8 @@ ENCODERS: dict[str, EncoderClass] = {
     "conv": ConvEncoder,
     "dcgan": DCGANEncoder,
     "resnet": ResNetEncoder,
+    "gated": GatedEncoder,
+    "gated_conv": GatedConvEncoder,
 }
 DECODERS: dict[str, DecoderClass] = {
     "mlp": MLPDecoder,
@@ -87,6 +91,8 @@ DECODERS: dict[str, DecoderClass] = {
     "coordinate": CoordinateDecoder,
     "dcgan": DCGANDecoder,
     "resnet": ResNetDecoder,
+    "gated": GatedDecoder,
+    "gated_conv": GatedConvDecoder,
 }
 
 

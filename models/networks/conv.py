@@ -27,7 +27,13 @@ class ConvEncoder(Network):
     default_hidden = (32, 64)
     kernel = 3
     first_batch_norm = 0  # the first layer with batch norm, if it is used
+    outputs_per_channel = 1  # of a layer before its activation; 2 if the activation is a GLU
     init_weights = staticmethod(glorot)
+
+    @staticmethod
+    def new_activation(name: str) -> nn.Module:
+        """Return the activation of a hidden layer, called `name` in `ACTIVATIONS`."""
+        return ACTIVATIONS[name]()
 
     def __init__(
         self,
@@ -43,13 +49,14 @@ class ConvEncoder(Network):
             raise ValueError(f"The {self.name} encoder needs at least one entry in hidden, for example {example}.")
         layers: list[nn.Module] = []
         for layer, (n_in, n_out) in enumerate(pairwise([image_shape[0], *hidden])):
-            norm = [nn.BatchNorm2d(n_out)] if batch_norm and layer >= self.first_batch_norm else []
-            convolution = nn.Conv2d(n_in, n_out, self.kernel, stride=2, padding=self.kernel // 2)
-            layers += [convolution, *norm, ACTIVATIONS[activation]()]
+            outputs = self.outputs_per_channel * n_out
+            norm = [nn.BatchNorm2d(outputs)] if batch_norm and layer >= self.first_batch_norm else []
+            convolution = nn.Conv2d(n_in, outputs, self.kernel, stride=2, padding=self.kernel // 2)
+            layers += [convolution, *norm, self.new_activation(activation)]
         pixels = prod(halved(image_shape, len(hidden))[-1])
         first: Any  # nn.Conv2d
         first, *rest = [*layers, nn.Flatten(), nn.Linear(hidden[-1] * pixels, out_dim)]
-        super().__init__(first, nn.Sequential(*rest), hidden[0], 3, context_dim)
+        super().__init__(first, nn.Sequential(*rest), first.out_channels, 3, context_dim)
         self.init_weights(nn.ModuleList([self.first, self.rest]))
 
 
@@ -59,7 +66,13 @@ class ConvDecoder(Network):
     name = "conv"
     default_hidden = (64, 32)
     kernel = 3
+    outputs_per_channel = 1  # of a layer before its activation; 2 if the activation is a GLU
     init_weights = staticmethod(glorot)
+
+    @staticmethod
+    def new_activation(name: str) -> nn.Module:
+        """Return the activation of a hidden layer, called `name` in `ACTIVATIONS`."""
+        return ACTIVATIONS[name]()
 
     def __init__(
         self,
@@ -74,10 +87,12 @@ class ConvDecoder(Network):
             example = list(self.default_hidden[::-1])  # options are in the order from image to code
             raise ValueError(f"The {self.name} decoder needs at least one entry in hidden, for example {example}.")
         sizes = halved(image_shape, len(hidden))[::-1]  # smallest first
-        width = hidden[0] * prod(sizes[0])
-        layers: list[nn.Module] = [nn.Unflatten(1, (hidden[0], *sizes[0]))]
-        for n_in, n_out, (tall, wide) in zip(hidden, [*hidden[1:], image_shape[0]], sizes[1:], strict=True):
-            layers += [*([nn.BatchNorm2d(n_in)] if batch_norm else []), ACTIVATIONS[activation]()]
+        before = [self.outputs_per_channel * channels for channels in hidden]  # outputs of layers before the activation
+        width = before[0] * prod(sizes[0])
+        layers: list[nn.Module] = [nn.Unflatten(1, (before[0], *sizes[0]))]
+        outputs = [*before[1:], image_shape[0]]
+        for n_before, n_in, n_out, (tall, wide) in zip(before, hidden, outputs, sizes[1:], strict=True):
+            layers += [*([nn.BatchNorm2d(n_before)] if batch_norm else []), self.new_activation(activation)]
             # an even size needs one row or column more than the transposed convolution gives by itself
             even = (1 - tall % 2, 1 - wide % 2)
             padding = self.kernel // 2

@@ -16,6 +16,8 @@ class MLPEncoder(Network):
     """Fully connected, on flattened pixels; `hidden` are widths from the image to the code."""
 
     default_hidden = (400, 400)
+    new_layers = staticmethod(mlp)  # sizes, activation, batch_norm -> nn.Sequential, which starts with a linear layer
+    init_weights = staticmethod(he)  # network, output layer, activation; for init=default
 
     def __init__(
         self,
@@ -27,17 +29,19 @@ class MLPEncoder(Network):
         context_dim: int = 0,
     ):
         first: Any  # nn.Linear
-        first, *rest = mlp([prod(image_shape), *hidden, out_dim], activation, batch_norm)
+        first, *rest = self.new_layers([prod(image_shape), *hidden, out_dim], activation, batch_norm)
         super().__init__(nn.Sequential(nn.Flatten(), first), nn.Sequential(*rest), first.out_features, 1, context_dim)
 
     def initialise(self, activation: str) -> None:
-        he(self, self.output, activation)
+        self.init_weights(self, self.output, activation)
 
 
 class MLPDecoder(Network):
     """Fully connected, one logit per pixel; `hidden` are widths from the code to the image."""
 
     default_hidden = (400, 400)
+    new_layers = staticmethod(mlp)  # sizes, activation, batch_norm -> nn.Sequential, which starts with a linear layer
+    init_weights = staticmethod(he)  # network, output layer, activation; for init=default
 
     def __init__(
         self,
@@ -49,13 +53,13 @@ class MLPDecoder(Network):
         context_dim: int = 0,
     ):
         first: Any  # nn.Linear
-        first, *rest = mlp([in_dim, *hidden, prod(image_shape)], activation, batch_norm)
+        first, *rest = self.new_layers([in_dim, *hidden, prod(image_shape)], activation, batch_norm)
         to_image = nn.Unflatten(1, tuple(image_shape))
         super().__init__(first, nn.Sequential(*rest, to_image), first.out_features, 1, context_dim)
 
     @torch.no_grad()
     def initialise(self, activation: str) -> None:
-        he(self, self.output, activation)
+        self.init_weights(self, self.output, activation)
         self.output.weight.mul_(SMALL_OUTPUT)
 
     def set_output_bias(self, mean: Tensor, link: Link = torch.logit) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 from models import VAE
 from models.networks import DECODERS, ENCODERS, make_decoder, make_encoder, start_at_mean
+from models.networks.gated import gated_layers
 from models.networks.layers import ACTIVATIONS, apply_rowwise, mlp
 from models.networks.mlp import MLPDecoder
 from models.networks.resnet import SMALL_BRANCH, ResidualBlock, ResNetDecoder
@@ -116,7 +117,7 @@ def test_batch_norm_is_before_each_activation_and_nowhere_else(encoder, decoder)
     ), strict=True):  # fmt: skip
         kinds = [type(layer) for layer in network.modules() if not list(layer.children())]
         norms = [i for i, kind in enumerate(kinds) if kind in (nn.BatchNorm1d, nn.BatchNorm2d)]
-        activations = [i for i, kind in enumerate(kinds) if kind is nn.ReLU]
+        activations = [i for i, kind in enumerate(kinds) if kind in (nn.ReLU, nn.GLU)]
         of_blocks = sum(2 for layer in network.modules() if isinstance(layer, ResidualBlock))
         assert len(activations) == (of_blocks + 1 if of_blocks else len(HIDDEN))
         without = int(name == "encoder" and encoder == "dcgan")  # not on the input of a discriminator
@@ -132,6 +133,12 @@ def test_weights_are_glorot_uniform_and_biases_zero(encoder, decoder):
             make_decoder(decoder, 20, (1, 8, 8), [60, 50], "relu", False),
         ]
     )
+    gated = {
+        id(layer)
+        for name, network in zip((encoder, decoder), networks, strict=True)
+        if name.startswith("gated")
+        for layer in gated_layers(network)[0]
+    }
     ends = {id(block.branch[-1]) for block in networks.modules() if isinstance(block, ResidualBlock)}
     for name, layer in networks.named_modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) or name.endswith("place"):
@@ -142,9 +149,12 @@ def test_weights_are_glorot_uniform_and_biases_zero(encoder, decoder):
             continue
         taps = layer.weight[0, 0].numel()
         factor = SMALL_BRANCH if id(layer) in ends else 1  # a residual block starts close to its shortcut
-        bound = factor * math.sqrt(6 / (sum(layer.weight.shape[:2]) * taps))
-        assert layer.weight.abs().max() <= bound
-        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+        outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # the dimension of the weights
+        halves = 2 if id(layer) in gated else 1  # values and gates are two layers
+        for weight in layer.weight.chunk(halves, outputs):
+            bound = factor * math.sqrt(6 / (sum(weight.shape[:2]) * taps))
+            assert weight.abs().max() <= bound
+            assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
         assert not layer.bias.any() or (decoder == "coordinate" and layer is networks[1].first)
 
 
@@ -190,7 +200,7 @@ def test_sizes_that_are_not_positive_are_refused(hidden):
         make_decoder("mlp", 4, (1, 8, 8), hidden, "relu", False)
 
 
-@pytest.mark.parametrize("decoder", ["conv", "coordinate", "dcgan", "resnet"])
+@pytest.mark.parametrize("decoder", ["conv", "coordinate", "dcgan", "resnet", "gated_conv"])
 def test_a_decoder_that_needs_a_hidden_layer_refuses_none(decoder):
     with pytest.raises(ValueError, match=f"^The {decoder} decoder needs at least one entry in hidden, for example"):
         make_decoder(decoder, 4, (1, 8, 8), [], "relu", False)
