@@ -24,6 +24,8 @@ class Posterior(nn.Module):
         z_dim: Dimensions of z.
     """
 
+    has_independent_dimensions = False  # whether q(z|x) is `Independent`, with a closed-form KL per dimension
+
     def __init__(self, z_dim: int):
         super().__init__()
         self.z_dim = z_dim
@@ -48,6 +50,8 @@ class Posterior(nn.Module):
 
 class DiagonalPosterior(Posterior):
     """N(mu, diag(sigma^2)): the encoder returns mu, then log sigma before clipping."""
+
+    has_independent_dimensions = True
 
     @property
     def num_outputs(self) -> int:

@@ -23,6 +23,8 @@ class Prior(nn.Module):
         z_dim: Dimensions of z.
     """
 
+    has_independent_dimensions = False  # whether p(z) is `Independent`, with a closed-form KL per dimension
+
     def __init__(self, z_dim: int):
         super().__init__()
         self.z_dim = z_dim
@@ -39,6 +41,8 @@ class Prior(nn.Module):
 
 class StandardPrior(Prior):
     """N(0, I)."""
+
+    has_independent_dimensions = True
 
     def forward(self, like: Tensor, encode: Encode) -> Independent:
         return standard_normal(self.z_dim, like)
