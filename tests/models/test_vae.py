@@ -261,6 +261,8 @@ def test_an_unfinished_warm_up_is_reported(fit, binary, limits, after, last):
     ({"free_bits": 0.1, "beta": 0.0}, "free_bits has no effect with beta 0"),
     ({"free_bits_per": "layer"}, "free_bits_per has no effect without free_bits"),
     ({"free_bits": 0.1, "free_bits_per": "image"}, "Unknown free_bits_per 'image': choose dimension or layer"),
+    ({"optimizer": "sgd"}, "Unknown optimizer 'sgd': choose adam or adamw"),
+    ({"optimizer": "adamw"}, "optimizer adamw without weight_decay is adam"),
     ({"scale": 0.0, **GAUSSIAN}, "scale must"),
     ({"scale": -1.0, **GAUSSIAN}, "scale must"),
     ({"scale": math.nan, **GAUSSIAN}, "scale must"),
