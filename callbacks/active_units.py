@@ -42,7 +42,8 @@ def remedy(model: LightningModule, epochs: float) -> str:
         return f"Lower --model.beta, which is {options.beta:g}."
     if options["lr"] >= HIGH_RATE:
         return f"Try a lower --model.lr, which is {options['lr']:g}."
-    if "beta_warmup" in options and options.get("objective", "elbo") == "elbo":
+    has_warmup = "beta_warmup" in options and options.get("beta_cycles") is None
+    if has_warmup and options.get("objective", "elbo") == "elbo":
         current = model.warmup_steps() / model.steps_per_epoch()  # all lengths in epochs
         recommended = max(math.ceil(WARM_UP_STEPS / model.steps_per_epoch()), math.ceil(2 * current))
         suggested = math.floor(min(recommended, max(1.0, epochs / 2)))

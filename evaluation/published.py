@@ -53,7 +53,7 @@ REQUIRED_AGREEMENT = (
 # paper does not set counts as a difference unless it is at its default.
 NOT_COMPARED = {
     "classifier_samples",
-    "lr", "lr_final", "lr_schedule", "adam_eps", "data.batch_size", "data.labels_per_batch",
+    "optimizer", "lr", "lr_final", "lr_schedule", "adam_eps", "data.batch_size", "data.labels_per_batch",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.precision", "data.seed", "data.label_seed",
     "scale", "learn_scale", "logistic_scale", "logistic_components", "init",
     "objective", "num_samples", "data.binarization", "data.num_labels", "data.val_size",

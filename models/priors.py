@@ -40,6 +40,7 @@ class Prior(nn.Module):
 
     options: ClassVar[tuple[str, ...]] = ()  # keys of `OPTION_DEFAULTS`
     is_encoded = False  # whether its parameters pass through the encoder
+    has_independent_dimensions = False  # whether p(z) is `Independent`, with a closed-form KL per dimension
 
     def __init__(self, z_dim: int, image_shape: ImageShape, num_classes: int = 0):
         super().__init__()
@@ -64,6 +65,8 @@ class Prior(nn.Module):
 
 class StandardPrior(Prior):
     """N(0, I)."""
+
+    has_independent_dimensions = True
 
     def forward(self, like: Tensor, encode: Encode) -> Independent:
         return standard_normal(self.z_dim, like)
