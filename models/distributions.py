@@ -65,6 +65,18 @@ def rsample_with_log_prob(q: Any, K: int) -> tuple[Tensor, Tensor]:
     return z, q.log_prob(z)
 
 
+def rsample_with_kl(q: Any, p: Distribution, K: int) -> tuple[Tensor, Tensor]:
+    """Return K samples z of q `(K, ..., d)`, and KL(q || p) in nats, the batch shape of q.
+
+    The KL is in closed form if torch knows one, else the mean over these samples of log q(z) - log p(z).
+    """
+    kl = closed_form_kl(q, p)
+    if kl is not None:
+        return q.rsample((K,)), kl
+    z, log_q = rsample_with_log_prob(q, K)
+    return z, (log_q - p.log_prob(z)).mean(0)
+
+
 class StandardNormal(Independent):
     """N(0, I). Subclassed so that `register_kl` can dispatch on it."""
 
