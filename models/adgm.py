@@ -9,6 +9,7 @@ from torch.distributions import Distribution, Independent
 
 from models.distributions import (
     at_least_float32,
+    concatenated,
     diagonal_normal,
     kl_per_dimension,
     rsample_with_kl,
@@ -298,9 +299,9 @@ class SDGM(ADGM):
 
     # The space of annealed importance sampling: z, and the noise of a = mu(y,z) + sigma(y,z) noise
 
-    def ais_prior(self) -> Independent:
-        """Return N(0, I), the distribution of z and of the noise of a given y and z."""
-        return standard_normal(self.hparams.z_dim + self.hparams.a_dim, like=next(self.decoder.parameters()))
+    def ais_prior(self) -> Distribution:
+        """Return the distribution of z and of the noise of a given y and z, which is N(0, I)."""
+        return concatenated(self.prior(), standard_normal(self.hparams.a_dim, like=next(self.decoder.parameters())))
 
     def px_classes(self, z: Tensor) -> Independent:
         """Return p(x|a,y,z) of every class for z and noise of a, `(..., B, d_z + d_a)`; batch shape `(..., C, B)`."""
