@@ -68,13 +68,14 @@ def rsample_with_log_prob(q: Any, K: int) -> tuple[Tensor, Tensor]:
 def rsample_with_kl(q: Any, p: Distribution, K: int) -> tuple[Tensor, Tensor]:
     """Return K samples z of q `(K, ..., d)`, and KL(q || p) in nats, the batch shape of q.
 
-    The KL is in closed form if torch knows one, else the mean over these samples of log q(z) - log p(z).
+    The KL is in closed form if there is one, else the mean over these samples of log q(z) - log p(z).
     """
+    if hasattr(q, "rsample_and_log_prob"):
+        z, log_q = q.rsample_and_log_prob((K,))
+        return z, (log_q - p.log_prob(z)).mean(0)
+    z = q.rsample((K,))
     kl = closed_form_kl(q, p)
-    if kl is not None:
-        return q.rsample((K,)), kl
-    z, log_q = rsample_with_log_prob(q, K)
-    return z, (log_q - p.log_prob(z)).mean(0)
+    return z, (q.log_prob(z) - p.log_prob(z)).mean(0) if kl is None else kl
 
 
 class StandardNormal(Independent):
