@@ -19,7 +19,8 @@ from models.distributions import (
 from models.inputs import as_count, as_features, as_labels
 from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, PixelLikelihood, make_likelihood
 from models.marginal_label import MarginalLabel
-from models.networks.layers import ImageShape
+from models.networks.layers import ImageShape, lookup
+from models.priors import PRIORS, Prior
 from models.variational import VariationalModel
 
 
@@ -198,10 +199,28 @@ class M2(VariationalModel, MarginalLabel):
         """Return q(z|x,y), batch shape `(C, B)` for all classes."""
         return self.z_posterior(self.encoder(x, self.labels if context is None else context))
 
-    def encode_pseudo_inputs(self, u: Tensor) -> Any:
-        """Return the Gaussians q(z|u,y) of images `(N, C, H, W)` with labels 0, 1, ... in turn, batch shape `(N,)`."""
-        classes_in_turn = torch.arange(len(u), device=u.device) % self.hparams.num_classes
-        return self.qz(u, one_hot(classes_in_turn, self.hparams.num_classes).float())
+    @property
+    def encoded_classes(self) -> int:
+        """Number of labels, since q(z|x,y) is given one."""
+        return self.hparams.num_classes
+
+    def new_prior(self) -> Prior:
+        """Return a new prior of z, with the options of the model.
+
+        Raises:
+            ValueError: If an option is out of range, or has no effect on this prior, or the prior does not fit the
+                data.
+        """
+        name = self.hparams.prior
+        if self.hparams.likelihood == "features" and lookup(PRIORS, name, "prior").is_encoded:
+            raise ValueError(f"Prior {name} is made of posteriors of images, but x are latents of M1: choose another.")
+        return super().new_prior()
+
+    def encode_pseudo_inputs(self, u: Tensor, y: Tensor | None) -> Any:
+        """Return the Gaussians q(z|u,y) of images `(N, C, H, W)` with labels `(N,)`, batch shape `(N,)`."""
+        assert y is not None
+        q = self.qz(u, one_hot(y, self.hparams.num_classes).float())
+        return getattr(q, "base", q)  # with a flow: what it transforms
 
     def px(self, z: Tensor, context: Tensor | None = None) -> Independent:
         """Return p(x|y,z) for `z (..., C, B, z_dim)`, batch shape `(..., C, B)`."""
