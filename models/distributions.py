@@ -151,6 +151,19 @@ def rsample_with_log_prob(q: Any, K: int) -> tuple[Tensor, Tensor]:
     return z, q.log_prob(z)
 
 
+def rsample_with_kl(q: Any, p: Distribution, K: int) -> tuple[Tensor, Tensor]:
+    """Return K samples z of q `(K, ..., d)`, and KL(q || p) in nats, the batch shape of q.
+
+    The KL is in closed form if there is one, else the mean over these samples of log q(z) - log p(z).
+    """
+    if hasattr(q, "rsample_and_log_prob"):
+        z, log_q = q.rsample_and_log_prob((K,))
+        return z, (log_q - p.log_prob(z)).mean(0)
+    z = q.rsample((K,))
+    kl = closed_form_kl(q, p)
+    return z, (q.log_prob(z) - p.log_prob(z)).mean(0) if kl is None else kl
+
+
 class StandardNormal(Independent):
     """N(0, I). Subclassed so that `register_kl` can dispatch on it."""
 
@@ -159,6 +172,38 @@ def standard_normal(dim: int, like: Tensor) -> Independent:
     """Return N(0, I) in `dim` dimensions, on the device and in the precision of `like` (at least float32)."""
     zero = at_least_float32(torch.zeros(dim, device=like.device, dtype=like.dtype))
     return StandardNormal(Normal(zero, torch.ones_like(zero)), 1)
+
+
+class Concatenated(Distribution):
+    """The distribution of the concatenation of independent random vectors.
+
+    Args:
+        parts: Their distributions, with the same batch shape.
+    """
+
+    arg_constraints: ClassVar[dict] = {}  # arguments are not validated
+
+    def __init__(self, *parts: Distribution):
+        self.parts = parts
+        self.sizes = [part.event_shape[0] for part in parts]
+        super().__init__(parts[0].batch_shape, torch.Size([sum(self.sizes)]))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Concatenated":
+        return Concatenated(*(part.expand(batch_shape) for part in self.parts))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        densities = (p.log_prob(z) for p, z in zip(self.parts, value.split(self.sizes, -1), strict=True))
+        return torch.stack(list(densities)).sum(0)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return torch.cat([part.sample(torch.Size(sample_shape)) for part in self.parts], -1)
+
+
+def concatenated(*parts: Distribution) -> Distribution:
+    """Return the distribution of the concatenation of independent vectors, which is N(0, I) if all of them are."""
+    if all(isinstance(part, StandardNormal) for part in parts):
+        return standard_normal(sum(part.event_shape[0] for part in parts), like=parts[0].mean)
+    return Concatenated(*parts)
 
 
 def is_standard_normal(p: Distribution) -> bool:

@@ -153,7 +153,7 @@ class VampPrior(Prior):
         x, y = images(len(self.pixel_logits))
         self.pixel_logits.copy_(x.clamp(PIXEL_MARGIN, 1 - PIXEL_MARGIN).logit())
         if self.labels is not None:
-            self.labels.copy_(y)
+            self.labels.copy_(torch.where(y >= 0, y, self.labels))  # images without a label: 0, 1, ... in turn
 
     def forward(self, like: Tensor, encode: Encode) -> GaussianMixture:
         # The precision of 16 bits is too low for the parameters of a density.
