@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from models.distributions import diagonal_normal, rsample_with_log_prob, standard_normal
+from models.distributions import (
+    diagonal_normal,
+    rsample_with_log_prob,
+    sampled_kl_per_dimension,
+    standard_normal,
+)
 from models.inputs import as_count
 from models.latent_variable import LatentVariableModel
 from models.networks import check_sizes
@@ -139,8 +144,5 @@ class HierarchicalVAE(VAE):
         for net in self.q_nets:
             means.append(conditional(net, means[-1]).mean)
         z, _, q, p = self.draw(16, qz1_x)
-        kl = [
-            (q_l.base_dist.log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)
-            for z_l, q_l, p_l in zip(z, q, p, strict=True)
-        ]
+        kl = [sampled_kl_per_dimension(q_l, p_l, z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True)]
         return list(zip(means, kl, strict=True))
