@@ -241,6 +241,7 @@ class Model(LightningModule):
         model.check_definition()
         model.check_data(data)
         model.start_at_mean(data.train_mean())
+        model.start_at_data(data)
         return model
 
     @property
@@ -259,6 +260,12 @@ class Model(LightningModule):
         if hasattr(self, "decoder"):
             likelihood = self.pixel_likelihood
             start_at_mean(self.decoder, mean, torch.logit if likelihood is None else likelihood.link)
+
+    def start_at_data(self, data) -> None:
+        """Initialise further parameters from the training images of a data module. The base class has none.
+
+        Random choices are drawn from the global random state, as initial weights are: the same on every rank.
+        """
 
     def check_data(self, data) -> None:
         """Raise ValueError if the model cannot train on this data. The base class checks only the protocol."""

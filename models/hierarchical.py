@@ -94,6 +94,13 @@ class HierarchicalVAE(VAE):
         p = [conditional(net, above) for net, above in zip(self.p_nets, z[1:], strict=True)]
         return z, log_q1, q, [*p, self.prior()]
 
+    def encode_pseudo_inputs(self, u: Tensor, y: Tensor | None) -> Independent:
+        """Return q(z_L|z_L-1) for images `(N, C, H, W)`, with the layers below at their means."""
+        mean = super().encode_pseudo_inputs(u, y).mean
+        for net in self.q_nets[:-1]:
+            mean = conditional(net, mean).mean
+        return conditional(self.q_nets[-1], mean)
+
     # The space of annealed importance sampling: the noise of all layers, z_l = mu(z_l+1) + sigma(z_l+1) noise_l
 
     def ais_prior(self) -> Independent:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -9,7 +10,7 @@ from models.encoder_decoder import EncoderDecoder
 from models.latent_variable import LatentVariableModel
 from models.networks.layers import ImageShape
 from models.posteriors import Posterior, PosteriorName, make_posterior
-from models.priors import Prior, PriorName, make_prior
+from models.priors import OPTION_DEFAULTS, PRIORS, Prior, PriorName, PseudoInputs, make_prior
 
 
 class VariationalModel(EncoderDecoder, LatentVariableModel):
@@ -21,7 +22,11 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
 
     Args:
         image_shape: Channels, height and width; from the data.
-        prior: p(z), by its name in the registry: standard, N(0, I).
+        prior: p(z), by its name in the registry: standard, N(0, I); mixture, Gaussians with learned weights, means and
+            scales; or vamp, a mixture of the posteriors of learned images (VampPrior).
+        prior_components: Gaussians of prior mixture, 10 by default, or of prior vamp, 500 by default.
+        prior_inputs: What the learned images of prior vamp start at: images, of the training data (the default), or
+            noise.
         posterior: q(z|x), by its name in the registry: diagonal, a Gaussian with independent dimensions.
     """
 
@@ -33,6 +38,8 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         image_shape: ImageShape,
         *,
         prior: PriorName = "standard",
+        prior_components: int | None = None,
+        prior_inputs: PseudoInputs | None = None,
         posterior: PosteriorName = "diagonal",
         **kwargs: Any,
     ):
@@ -44,7 +51,20 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         Raises:
             ValueError: If an option is out of range, or has no effect on this prior.
         """
-        return make_prior(self.hparams.prior, self.latent_sizes[-1])
+        hparams = self.hparams
+        options = {option: hparams[option] for option in OPTION_DEFAULTS}
+        prior = make_prior(hparams.prior, self.latent_sizes[-1], hparams.image_shape, self.encoded_classes, **options)
+        if PRIORS[hparams.prior].is_encoded and hparams.batch_norm:
+            raise ValueError(
+                f"Prior {hparams.prior} cannot be combined with batch_norm, whose statistics are those of images: "
+                "choose another prior or leave out batch_norm."
+            )
+        return prior
+
+    @property
+    def encoded_classes(self) -> int:
+        """Number of labels that q(z|x, y) is given; 0 if it is given none."""
+        return self.hparams.num_classes if self.is_conditional else 0
 
     def new_posterior(self) -> Posterior:
         """Return a new posterior of the first layer of latents, with the options of the model.
@@ -54,13 +74,32 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         """
         return make_posterior(self.hparams.posterior, self.latent_sizes[0])
 
+    def start_at_data(self, data) -> None:
+        """Initialise the prior from training images, if it has parameters that are images.
+
+        Raises:
+            ValueError: If there are too few images.
+        """
+        super().start_at_data(data)
+
+        def random_images(n: int) -> tuple[Tensor, Tensor]:
+            if n > len(data.train.x):
+                raise ValueError(
+                    f"prior_components {n} is more than the {len(data.train.x)} training images that the prior starts "
+                    "at: choose fewer, or prior_inputs noise."
+                )
+            chosen = data.train.subset(torch.randperm(len(data.train.x))[:n])
+            return self.as_images(chosen.x), chosen.y
+
+        self.z_prior.start_at(random_images)
+
     def prior(self) -> Distribution:
         """Return p(z), of the last layer of latents, batch shape `()`."""
         return self.z_prior(like=next(self.decoder.parameters()), encode=self.encode_pseudo_inputs)
 
-    def encode_pseudo_inputs(self, u: Tensor) -> Any:
+    def encode_pseudo_inputs(self, u: Tensor, y: Tensor | None) -> Any:
         """Return the Gaussians q(z|u) of images `(N, C, H, W)`, batch shape `(N,)`, for a prior that is made of them.
 
-        They are of the last layer of latents.
+        They are of the last layer of latents. A conditional model receives labels `y (N,)`.
         """
-        return self.posterior(u)
+        return self.posterior(u, y)

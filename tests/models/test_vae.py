@@ -127,6 +127,8 @@ KNOBS = {
     "decoder_hidden": ({}, {"decoder_hidden": [9]}),
     "label_weight": ({}, {"label_weight": 0.1}),
     "sample_z1": ({}, {"sample_z1": False}),
+    "prior": ({}, {"prior": "mixture"}),
+    "prior_components": ({"prior": "mixture"}, {"prior": "mixture", "prior_components": 3}),
 }
 # options with another meaning for another model
 OWN_KNOBS = {
@@ -138,7 +140,8 @@ OWN_KNOBS = {
     ("AffineVAE", "decoder"): ({}, {"decoder": "wavy"}),
 }
 TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", "features", "classifier_samples"}
-TESTED_ELSEWHERE |= {"prior", "posterior"}  # with one entry in each registry there is nothing to compare
+TESTED_ELSEWHERE |= {"prior_inputs"}  # it has an effect where the model is built for data
+TESTED_ELSEWHERE |= {"posterior"}  # with one entry in the registry there is nothing to compare
 TESTED_ELSEWHERE |= {*inspect.signature(Model).parameters}
 
 
