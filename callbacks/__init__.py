@@ -25,7 +25,9 @@ from callbacks.log_likelihood import LogLikelihood
 from callbacks.mode_collapse import ModeCollapse
 from callbacks.nan_guard import NaNGuard
 from callbacks.nearest_neighbours import NearestNeighbours
+from callbacks.prior_components import PriorComponents
 from callbacks.progress import Progress
+from callbacks.pseudo_inputs import PseudoInputs
 from callbacks.reconstructions import Reconstructions
 from callbacks.samples import Samples
 from callbacks.start import RunStart
@@ -56,7 +58,9 @@ __all__ = [
     "NaNGuard",
     "NearestNeighbours",
     "PowersOfTwoCallback",
+    "PriorComponents",
     "Progress",
+    "PseudoInputs",
     "Reconstructions",
     "RunCheckpoint",
     "RunStart",
@@ -80,6 +84,8 @@ CALLBACKS: dict[str, type[PowersOfTwoCallback]] = {
         LatentCodesTSNE,
         LatentPlane,
         Traversals,
+        PseudoInputs,
+        PriorComponents,
         Attributes,
         Canonical,
         Analogies,

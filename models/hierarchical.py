@@ -140,6 +140,12 @@ class HierarchicalVAE(VAE):
             z = conditional(net, z).sample()
         return self.px(z).mean
 
+    def first_layer_mean(self, z: Tensor) -> Tensor:
+        """Return z_1 `(..., d_1)` for `z (..., d_L)`, with each layer at its mean given the one above."""
+        for net in reversed(self.p_nets):
+            z = conditional(net, z).mean
+        return z
+
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """Return for each layer the posterior mean and the KL of each dimension, both `(B, d_l)`.
 
