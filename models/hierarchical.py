@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from models.distributions import diagonal_normal, marginals, rsample_with_log_prob, standard_normal
+from models.distributions import (
+    diagonal_normal,
+    rsample_with_log_prob,
+    sampled_kl_per_dimension,
+    standard_normal,
+)
 from models.inputs import as_count
 from models.latent_variable import LatentVariableModel
 from models.networks import check_sizes
@@ -147,6 +152,12 @@ class HierarchicalVAE(VAE):
             z = conditional(net, z).sample()
         return self.px(z).mean
 
+    def first_layer_mean(self, z: Tensor) -> Tensor:
+        """Return z_1 `(..., d_1)` for `z (..., d_L)`, with each layer at its mean given the one above."""
+        for net in reversed(self.p_nets):
+            z = conditional(net, z).mean
+        return z
+
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """Return for each layer the posterior mean and the KL of each dimension, both `(B, d_l)`.
 
@@ -158,8 +169,5 @@ class HierarchicalVAE(VAE):
         for net in self.q_nets:
             means.append(conditional(net, means[-1]).mean)
         z, _, q, p = self.draw(16, qz1_x)
-        kl = [
-            (marginals(q_l).log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)
-            for z_l, q_l, p_l in zip(z, q, p, strict=True)
-        ]
+        kl = [sampled_kl_per_dimension(q_l, p_l, z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True)]
         return list(zip(means, kl, strict=True))
