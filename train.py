@@ -129,6 +129,7 @@ def make_trainer(
     show_progress = options.pop("enable_progress_bar") is not False
     log_interval = options.pop("log_every_n_steps")
     early_stopping = [] if args.early_stopping is None else [callbacks.EarlyStopping(args.early_stopping)]
+    average = [] if args.ema is None else [callbacks.EMA(args.ema)]
     progress = [callbacks.Progress()] if show_progress else []
     try:
         trainer = Trainer(
@@ -137,6 +138,7 @@ def make_trainer(
                 start,
                 callbacks.StepRNG(args.seed),
                 callbacks.NaNGuard(),
+                *average,
                 *callbacks.for_model(model, args.callbacks),
                 *progress,
                 *early_stopping,

@@ -15,6 +15,7 @@ from callbacks.checkpoint import RunCheckpoint
 from callbacks.class_samples import ClassSamples
 from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.early_stopping import EarlyStopping
+from callbacks.ema import EMA
 from callbacks.error_curve import ErrorCurve
 from callbacks.graceful_stop import GracefulStop
 from callbacks.interpolations import Interpolations
@@ -36,6 +37,7 @@ from runtime.checkpoint_io import FileIO
 
 __all__ = [
     "CALLBACKS",
+    "EMA",
     "ActiveUnits",
     "Analogies",
     "Attributes",

@@ -11,7 +11,6 @@ from callbacks.base import PowersOfTwoCallback
 from callbacks.record import finished_epochs, record_figure, record_metrics
 from callbacks.titles import subject
 from figures import charts
-from models import evaluating
 from models.estimators.importance import active_units
 
 CHUNK = 500  # images per pass
@@ -91,7 +90,7 @@ class ActiveUnits(PowersOfTwoCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.is_global_zero and not self.has_warned:
-            with evaluating(pl_module, self.seed):
+            with self.evaluating(trainer, pl_module):
                 self._check_collapse(trainer, pl_module)
 
     def _check_collapse(self, trainer: Trainer, model: LightningModule) -> None:

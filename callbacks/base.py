@@ -1,10 +1,13 @@
 """Base classes of callbacks that run after epochs 1, 2, 4, 8, ... and after the last."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from callbacks.ema import averaged_weights
 from callbacks.record import finished_epochs, record_figure
 from models import Model, evaluating
 
@@ -61,8 +64,14 @@ class PowersOfTwoCallback(Callback):
     def _act_once(self, trainer: Trainer, model: LightningModule) -> None:
         if (trainer.is_global_zero or self.on_all_ranks) and self.acted_after != finished_epochs(trainer):
             self.acted_after = finished_epochs(trainer)
-            with evaluating(model, self.seed):
+            with self.evaluating(trainer, model):
                 self.act(trainer, model)
+
+    @contextmanager
+    def evaluating(self, trainer: Trainer, model: LightningModule) -> Iterator[None]:
+        """Switch to evaluation mode with the weights that validation uses, without gradients and with its own noise."""
+        with averaged_weights(trainer, model), evaluating(model, self.seed):
+            yield
 
 
 class FigureCallback(PowersOfTwoCallback):

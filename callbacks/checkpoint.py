@@ -12,6 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from callbacks.base import between_steps
+from callbacks.ema import restore_training_weights
 from callbacks.nan_guard import check_weights
 from runtime.checkpoint_io import link_or_copy
 from runtime.collectives import DelayedReader, all_reduce
@@ -158,6 +159,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.earlier_provenance = checkpoint.get("made", {})
+        restore_training_weights(trainer, pl_module, checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_bound": self.best_bound}

@@ -7,7 +7,6 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from callbacks.base import PowersOfTwoCallback
 from callbacks.record import finished_epochs, record_metrics
-from models import evaluating
 from models.implicit import COLLAPSED_SHARE
 
 IMAGES = 500  # validation images, and as many samples
@@ -41,7 +40,7 @@ class ModeCollapse(PowersOfTwoCallback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.is_global_zero and not self.has_warned:
-            with evaluating(pl_module, self.seed):
+            with self.evaluating(trainer, pl_module):
                 self._check_collapse(trainer, pl_module)
 
     def _check_collapse(self, trainer: Trainer, model: LightningModule) -> None:

@@ -319,6 +319,13 @@ def add_run_options(parser: ArgumentParser) -> None:
         "schedule (lr_final) still refers to the last epoch or step that the limits allow.",
     )
     add(
+        "--ema",
+        type=float | None,
+        default=None,
+        help="Decay of an exponential moving average of the weights, such as 0.999; none by default. Validation, "
+        "figures and evaluation use the average, and checkpoints hold it. In the first steps the decay is lower.",
+    )
+    add(
         "--steps_per_call",
         type=int | Literal["auto"],
         default="auto",

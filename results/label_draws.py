@@ -45,6 +45,7 @@ from train import LAUNCH_ONLY_OPTIONS, build
 UNSUPPORTED = {
     "compile": False,
     "early_stopping": None,
+    "ema": None,
     "resume": None,
     "wandb.mode": "off",
     "trainer.accumulate_grad_batches": 1,

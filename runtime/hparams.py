@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import WeightAveraging
 
 from datamodules import DATAMODULES
 from models import AE, MODELS, VAE, Model
@@ -12,6 +13,7 @@ from models import AE, MODELS, VAE, Model
 # Default options of training that are stored in checkpoints
 TRAINING_DEFAULTS = {
     "early_stopping": None,
+    "ema": None,
     "trainer.accumulate_grad_batches": 1,
     "trainer.gradient_clip_val": None,
     "trainer.precision": "32-true",
@@ -98,5 +100,6 @@ def training_options(trainer: Trainer) -> dict[str, Any]:
     """Return the training options that change the result of a run."""
     names = ("accumulate_grad_batches", "gradient_clip_val", "precision")
     stopping = trainer.early_stopping_callback
-    options = {"early_stopping": stopping and stopping.patience}
+    averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
+    options = {"early_stopping": stopping and stopping.patience, "ema": averages[0].decay if averages else None}
     return options | {f"trainer.{name}": getattr(trainer, name) for name in names}
