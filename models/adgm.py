@@ -262,6 +262,8 @@ class SDGM(ADGM):
     p(a|y,z) is an mlp, with the widths of `hidden` if the decoder is one, else its default ones.
     """
 
+    has_activation = True  # of the mlp of p(a|y,z)
+
     def make_generative_networks(self, output_shape: tuple[int, ...]) -> None:
         """Create the networks of p(a|y,z) and p(x|a,y,z)."""
         options = self.hparams

@@ -71,8 +71,8 @@ class AffineVAE(VAE):
         image_shape: Channels, height and width; from the data.
         num_classes: Number of labels; from the data.
         z_dim: Dimensions of the latent, those of the map included.
-        hidden: Sizes of the encoder's hidden layers: widths of an mlp, by default [400, 400], or channels of a conv,
-            dcgan or resnet.
+        hidden: Sizes of the encoder's hidden layers: widths of an mlp, by default [400, 400], or of a gated network,
+            or channels of a conv, dcgan, resnet or gated_conv.
         transforms: affine (6 latents), or one or more of rotation (1), scale (1) and shift (2).
         transform_scale: s, the scale of the map's latents: angles in radians, shifts in halves of the longer side.
         decoder: Decoder, by its name in the registry; it must draw by coordinates.

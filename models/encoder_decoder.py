@@ -6,8 +6,10 @@ from typing import Any
 from torch import nn
 
 from models.base import Model
-from models.networks import make_decoder, make_encoder
+from models.networks import DECODERS, ENCODERS, make_decoder, make_encoder
 from models.networks.layers import ImageShape
+
+DEFAULT_ACTIVATION = "relu"
 
 
 class EncoderDecoder(Model):
@@ -21,13 +23,13 @@ class EncoderDecoder(Model):
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of the latent.
         hidden: Sizes of the hidden layers from image to latent, mirrored by the decoder: widths of an mlp, by default
-            [400, 400], or channels of a conv, by default [32, 64], of a dcgan, by default [64, 128], or of the stages
-            of a resnet, by default [16, 32, 64].
+            [400, 400], or of a gated network, by default [300, 300]; or channels of a conv or gated_conv, by default
+            [32, 64], of a dcgan, by default [64, 128], or of the stages of a resnet, by default [16, 32, 64].
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu or
-            leaky_relu_0.2.
-        encoder: Encoder, by its name in the registry: mlp, conv, dcgan or resnet.
-        decoder: Decoder, by its name in the registry: mlp, conv, coordinate, dcgan or resnet.
-        batch_norm: Batch norm before each activation; in a resnet, instead of group norm.
+            leaky_relu_0.2. It has no effect on gated networks.
+        encoder: Encoder, by its name in the registry: mlp, conv, dcgan, resnet, gated or gated_conv.
+        decoder: Decoder, by its name in the registry: mlp, conv, coordinate, dcgan, resnet, gated or gated_conv.
+        batch_norm: Batch norm before each activation or gate; in a resnet, instead of group norm.
     """
 
     encoder: Any  # nn.Module
@@ -38,7 +40,7 @@ class EncoderDecoder(Model):
         image_shape: ImageShape,
         z_dim: int = 20,
         hidden: list[int] | None = None,
-        activation: str = "relu",
+        activation: str = DEFAULT_ACTIVATION,
         encoder: str = "mlp",
         decoder: str = "mlp",
         batch_norm: bool = False,
@@ -47,6 +49,17 @@ class EncoderDecoder(Model):
         super().__init__(**kwargs)
         if z_dim < 1:
             raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
+        if activation != DEFAULT_ACTIVATION and not self.has_activation:
+            raise ValueError(
+                f"activation has no effect on gated layers, which encoder {encoder} and decoder {decoder} have: "
+                "leave it out."
+            )
+
+    @property
+    def has_activation(self) -> bool:
+        """Whether the option activation has an effect: it has none if all hidden layers are gated."""
+        networks = (ENCODERS.get(self.hparams.encoder), DECODERS.get(self.hparams.decoder))
+        return any(getattr(network, "has_activation", True) for network in networks)
 
     @property
     def decoder_hidden(self) -> Sequence[int] | None:

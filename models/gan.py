@@ -40,15 +40,16 @@ class GAN(ImplicitModel):
     Args:
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of the latent code, with prior N(0, I).
-        hidden: Sizes of the hidden layers from image to code: widths of an mlp, by default [400, 400], or channels of a
-            conv, dcgan or resnet network. The generator mirrors them.
+        hidden: Sizes of the hidden layers from image to code: widths of an mlp, by default [400, 400], or of a gated
+            network, or channels of a conv, dcgan, resnet or gated_conv network. The generator mirrors them.
         discriminator_hidden: The same of the discriminator; by default `hidden`.
         activation: Activation of the generator's hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu or
             leaky_relu_0.2.
         discriminator_activation: The same of the discriminator.
-        encoder: The discriminator's network, by its name in the registry of encoders: mlp, conv, dcgan or resnet.
-        decoder: The generator's network, by its name in the registry of decoders: mlp, conv, coordinate, dcgan or
-            resnet.
+        encoder: The discriminator's network, by its name in the registry of encoders: mlp, conv, dcgan, resnet, gated
+            or gated_conv.
+        decoder: The generator's network, by its name in the registry of decoders: mlp, conv, coordinate, dcgan,
+            resnet, gated or gated_conv.
         batch_norm: Batch norm in both networks; the discriminator has none with spectral_norm or r1. In the
             discriminator, images and samples are separate batches.
         spectral_norm: Spectral norm of every layer of the discriminator (Miyato et al. 2018).

@@ -34,11 +34,12 @@ class GMMN(ImplicitModel):
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of the latents.
         hidden: Sizes of the hidden layers of the generator, in the order from image to latents as in other models:
-            widths of an mlp, by default [1024, 256, 256, 64], or channels of a conv, dcgan or resnet network.
+            widths of an mlp, by default [1024, 256, 256, 64], or of a gated network, or channels of a conv, dcgan,
+            resnet or gated_conv network.
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu or
             leaky_relu_0.2.
-        decoder: Generator, by its name in the registry: mlp, conv, coordinate, dcgan or resnet. With an autoencoder,
-            an mlp.
+        decoder: Generator, by its name in the registry: mlp, conv, coordinate, dcgan, resnet, gated or gated_conv. With
+            an autoencoder, an mlp.
         batch_norm: Batch norm before each activation of the generator.
         estimator: Loss: sqrt (of the biased estimate of MMD^2, as in the paper), biased or unbiased (MMD^2 itself).
         widths: Widths s of the kernels, in squared units of pixels or codes; by default 0.02, 0.05, 0.1, 0.2, 0.4 and

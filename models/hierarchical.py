@@ -39,7 +39,8 @@ class HierarchicalVAE(VAE):
     Args:
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of the stochastic layers, from the image upwards.
-        inner_hidden: Widths of the hidden layers between two stochastic layers, upwards; mirrored downwards.
+        inner_hidden: Widths of the hidden layers between two stochastic layers, upwards; mirrored downwards. They are
+            gated upwards if the encoder is, and downwards if the decoder is.
     """
 
     # the surrogate gradients assume one layer of latents
@@ -63,8 +64,9 @@ class HierarchicalVAE(VAE):
         super().__init__(image_shape, z_dim=z_dim[0], **kwargs)
         activation, batch_norm = self.hparams.activation, self.hparams.batch_norm
         upwards = list(pairwise(z_dim))  # (z_l, z_l+1) from the image to the top
-        self.q_nets = nn.ModuleList(mlp([a, *inner_hidden, 2 * b], activation, batch_norm) for a, b in upwards)
-        self.p_nets = nn.ModuleList(mlp([b, *inner_hidden[::-1], 2 * a], activation, batch_norm) for a, b in upwards)
+        up, down = (getattr(network, "new_layers", mlp) for network in (self.encoder, self.decoder))
+        self.q_nets = nn.ModuleList(up([a, *inner_hidden, 2 * b], activation, batch_norm) for a, b in upwards)
+        self.p_nets = nn.ModuleList(down([b, *inner_hidden[::-1], 2 * a], activation, batch_norm) for a, b in upwards)
 
     @torch.no_grad()
     def start_narrow(self) -> None:

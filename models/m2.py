@@ -65,8 +65,9 @@ class M2(VariationalModel, MarginalLabel):
         labelled_fraction: N_l / N; from the data.
         z_dim: Dimensions of the latent.
         hidden: Sizes of the hidden layers of encoder, decoder (mirrored) and classifier; each network's own by default.
-        encoder: Encoder and classifier, by their name in the registry: mlp, conv, dcgan or resnet.
-        batch_norm: Batch norm before each activation.
+        encoder: Encoder and classifier, by their name in the registry: mlp, conv, dcgan, resnet, gated or
+            gated_conv.
+        batch_norm: Batch norm before each activation or gate.
         likelihood: p(x|y,z): bernoulli for binarized pixels, gaussian or continuous_bernoulli for dequantised grey
             ones, discretized_logistic or discretized_logistic_mixture for grey levels. By default --data.binarization
             follows from it.

@@ -91,6 +91,7 @@ class GatedEncoder(MLPEncoder):
     """
 
     default_hidden = (300, 300)
+    has_activation = False
     new_layers = staticmethod(gated_mlp)
     init_weights = staticmethod(gated_he)
 
@@ -102,5 +103,6 @@ class GatedDecoder(MLPDecoder):
     """
 
     default_hidden = (300, 300)
+    has_activation = False
     new_layers = staticmethod(gated_mlp)
     init_weights = staticmethod(gated_he)

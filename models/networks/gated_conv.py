@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.networks.conv import ConvDecoder, ConvEncoder
-from models.networks.gated import gated_glorot, gated_he
+from models.networks.gated import gated_glorot, gated_he, gated_mlp
 from models.networks.mlp import SMALL_OUTPUT
 
 
@@ -24,6 +24,8 @@ class GatedConvEncoder(ConvEncoder):
     """
 
     name = "gated_conv"
+    has_activation = False
+    new_layers = staticmethod(gated_mlp)
     outputs_per_channel = 2
     new_activation = staticmethod(glu_of_channels)
     init_weights = staticmethod(gated_glorot)
@@ -40,6 +42,8 @@ class GatedConvDecoder(ConvDecoder):
     """
 
     name = "gated_conv"
+    has_activation = False
+    new_layers = staticmethod(gated_mlp)
     outputs_per_channel = 2
     new_activation = staticmethod(glu_of_channels)
     init_weights = staticmethod(gated_glorot)

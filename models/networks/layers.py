@@ -92,6 +92,8 @@ class Network(nn.Module):
     """
 
     rows_per_image = 1
+    has_activation = True  # whether the option activation has an effect
+    new_layers = staticmethod(mlp)  # sizes, activation, batch_norm -> fully connected layers of this kind of network
     first: nn.Module
     rest: nn.Module
     context: nn.Linear  # only with context_dim

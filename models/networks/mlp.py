@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.networks.layers import ImageShape, Link, Network, he, mlp
+from models.networks.layers import ImageShape, Link, Network, he
 
 SMALL_OUTPUT = 0.1  # factor of the output weights of a decoder: codes of an untrained model barely change the image
 
@@ -16,7 +16,6 @@ class MLPEncoder(Network):
     """Fully connected, on flattened pixels; `hidden` are widths from the image to the code."""
 
     default_hidden = (400, 400)
-    new_layers = staticmethod(mlp)  # sizes, activation, batch_norm -> nn.Sequential, which starts with a linear layer
     init_weights = staticmethod(he)  # network, output layer, activation; for init=default
 
     def __init__(
@@ -40,7 +39,6 @@ class MLPDecoder(Network):
     """Fully connected, one logit per pixel; `hidden` are widths from the code to the image."""
 
     default_hidden = (400, 400)
-    new_layers = staticmethod(mlp)  # sizes, activation, batch_norm -> nn.Sequential, which starts with a linear layer
     init_weights = staticmethod(he)  # network, output layer, activation; for init=default
 
     def __init__(
