@@ -26,7 +26,9 @@ from callbacks.log_likelihood import LogLikelihood
 from callbacks.mode_collapse import ModeCollapse
 from callbacks.nan_guard import NaNGuard
 from callbacks.nearest_neighbours import NearestNeighbours
+from callbacks.prior_components import PriorComponents
 from callbacks.progress import Progress
+from callbacks.pseudo_inputs import PseudoInputs
 from callbacks.reconstructions import Reconstructions
 from callbacks.samples import Samples
 from callbacks.start import RunStart
@@ -58,7 +60,9 @@ __all__ = [
     "NaNGuard",
     "NearestNeighbours",
     "PowersOfTwoCallback",
+    "PriorComponents",
     "Progress",
+    "PseudoInputs",
     "Reconstructions",
     "RunCheckpoint",
     "RunStart",
@@ -82,6 +86,8 @@ CALLBACKS: dict[str, type[PowersOfTwoCallback]] = {
         LatentCodesTSNE,
         LatentPlane,
         Traversals,
+        PseudoInputs,
+        PriorComponents,
         Attributes,
         Canonical,
         Analogies,

@@ -1,6 +1,7 @@
 """Active units and KL per latent dimension during training, and a warning about posterior collapse."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -8,9 +9,11 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.base import PowersOfTwoCallback
+from callbacks.codes import prior_variance
 from callbacks.record import finished_epochs, record_figure, record_metrics
 from callbacks.titles import subject
 from figures import charts
+from models import Model
 from models.estimators.importance import active_units
 
 CHUNK = 500  # images per pass
@@ -25,9 +28,24 @@ HIGH_RATE = 0.01  # from this learning rate of Adam on, the rate is the likely c
 WARM_UP_STEPS = 1000  # optimizer steps of KL warm-up with which OMNIGLOT and faces kept all latent dimensions
 
 
-def is_active(means: Tensor) -> Tensor:
-    """Return which of the d latent units with posterior means `(N, d)` are active, boolean `(d,)`."""
+def is_active(means: Tensor, variance: Tensor | float = 1.0) -> Tensor:
+    """Return which of the d latent units are active, boolean `(d,)`.
+
+    Args:
+        means: Posterior means `(N, d)`.
+        variance: Variance of each unit under the prior, `(d,)`, to which the threshold is relative.
+    """
+    means = means.double() / torch.as_tensor(variance, device=means.device).double().sqrt()
     return torch.tensor([active_units(unit) == 1 for unit in means.split(1, dim=1)])
+
+
+def active_of_layers(model: Model, layers: Sequence[Tensor]) -> list[Tensor]:
+    """Return which units of each layer are active, from their posterior means `(N, d)`.
+
+    With several layers the threshold is that of Burda et al. (2015) in all of them.
+    """
+    variance = prior_variance(model) if len(layers) == 1 else 1.0
+    return [is_active(means, variance) for means in layers]
 
 
 def remedy(model: LightningModule, epochs: float) -> str:
@@ -42,7 +60,8 @@ def remedy(model: LightningModule, epochs: float) -> str:
         return f"Lower --model.beta, which is {options.beta:g}."
     if options["lr"] >= HIGH_RATE:
         return f"Try a lower --model.lr, which is {options['lr']:g}."
-    if "beta_warmup" in options and options.get("objective", "elbo") == "elbo":
+    has_warmup = "beta_warmup" in options and options.get("beta_cycles") is None
+    if has_warmup and options.get("objective", "elbo") == "elbo":
         current = model.warmup_steps() / model.steps_per_epoch()  # all lengths in epochs
         recommended = max(math.ceil(WARM_UP_STEPS / model.steps_per_epoch()), math.ceil(2 * current))
         suggested = math.floor(min(recommended, max(1.0, epochs / 2)))
@@ -80,7 +99,7 @@ class ActiveUnits(PowersOfTwoCallback):
         means, kls = zip(*(map(torch.cat, zip(*parts, strict=True)) for parts in layers), strict=True)  # each (N, d)
         if len(x) < 2:
             return  # a single image has no variance
-        active = [is_active(layer) for layer in means]
+        active = active_of_layers(model, means)
         counts = [int(layer.sum()) for layer in active]
         names = ["val/active_units", *(f"val/active_units_{layer}" for layer in range(2, len(counts) + 1))]
         record_metrics(trainer, dict(zip(names, counts, strict=True)))

@@ -5,15 +5,18 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.nn.functional import pad
 
 from figures.subsets import evenly_spaced
-from models import Model
+from models import LatentVariableModel, Model
+from models.marginals import prior_samples
 
 MAX_POINTS = 2000  # points of a scatter plot, and images from which quantiles are computed
 CHUNK = 500  # images per pass
 WIDE = 500  # above this number of dimensions, PCA uses randomized SVD
-THRESHOLD = 0.01  # minimum variance over images of an active dimension (Burda et al. 2015, section 5.2)
+# Minimum variance over images of an active dimension, relative to that under the prior (Burda et al. 2015, section 5.2)
+THRESHOLD = 0.01
 QUANTILES = 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99
 
 
@@ -37,15 +40,36 @@ def codes_of_test_images(model: Model, data: Any) -> tuple[Tensor, Tensor]:
     return z[finite], y[finite]
 
 
+def other_prior(model: Model) -> Distribution | None:
+    """Return the prior of the codes that `encode` returns if it is not N(0, I).
+
+    It is None for N(0, I), for a model without a prior, and for a hierarchy, in which z_1 has no prior in closed form.
+    """
+    has_prior = isinstance(model, LatentVariableModel) and len(model.latent_sizes) == 1
+    return model.prior() if has_prior and not model.has_standard_normal_prior() else None
+
+
+@torch.no_grad()
+def prior_variance(model: Model) -> Tensor | float:
+    """Return the variance of each dimension of the codes under the prior, `(d,)`; 1 for N(0, I) and in a hierarchy."""
+    prior = other_prior(model)
+    if prior is None:
+        return 1.0
+    try:
+        return prior.variance
+    except NotImplementedError:
+        return prior_samples(prior).var(0)
+
+
 def active_dimensions(model: Model, z: Tensor) -> Tensor:
     """Return which dimensions of the codes `(N, d)` are active by their variance over images, boolean `(d,)`.
 
-    The threshold assumes codes of scale 1, as under a standard normal prior or in a hierarchy. Other codes have no
-    fixed scale: their threshold is 1% of the largest variance.
+    The threshold is 1% of the variance under the prior. Codes of a model without a prior have no fixed scale: their
+    threshold is 1% of the largest variance.
     """
     variance = z.double().var(0, correction=0)
-    has_scale = model.has_standard_normal_prior() or len(model.latent_sizes) > 1
-    return variance > (THRESHOLD if has_scale else THRESHOLD * variance.max())
+    scale = prior_variance(model) if isinstance(model, LatentVariableModel) else variance.max()
+    return variance > THRESHOLD * scale
 
 
 def in_plane(z: Tensor) -> tuple[Tensor, list[str]]:

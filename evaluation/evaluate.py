@@ -140,7 +140,7 @@ def evaluate_checkpoint(
     test = data.images("test", device=device)
     set_for_evaluation(config.threads, model, *test, launcher_world()[0])
     weights = weights_hash(checkpoint)
-    result = Evaluation(**provenance(checkpoint, path, data), weights_hash=weights)
+    result = Evaluation(**provenance(checkpoint, path, data), **prior_and_posterior(model), weights_hash=weights)
     load = ValueCache(checkpoint, path, files)
     if model.can("log_weights"):
         measured = measured_likelihoods(model, test, data, load, config)
@@ -205,6 +205,12 @@ def provenance(checkpoint: dict, path: Path, data: ImageData) -> dict[str, Any]:
         "step": checkpoint["global_step"],
         "checkpoint": str(path),
     }
+
+
+def prior_and_posterior(model: models.Model) -> dict[str, str]:
+    """Return the fields `prior` and `posterior` of `Evaluation`; none for a model without these options."""
+    options = (model.m1 if isinstance(model, models.M1M2) else model).hparams
+    return {name: options[name] for name in ("prior", "posterior") if options.get(name)}
 
 
 def likelihood_options(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ FIGURE_FILE = re.compile(rf"({'|'.join(FIGURE_TITLES)})(?:_(\d+))?\.(png|pdf|svg
 # File formats that browsers show as images; other figures are linked
 MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
 # Sorted as text even if all cells begin with a number, because these hold names or sentences
-TEXT_COLUMNS = ("", "run", "model", "group", "commit", "machine", "beside the paper", "options")
+TEXT_COLUMNS = ("", "run", "model", "prior", "posterior", "group", "commit", "machine", "beside the paper", "options")
 EMPTY_CELL = re.compile(r"(|-|None|- \[\d+\])")
 NOT_FINITE = "not finite"
 # A number at the beginning of a cell: "-1.20 ± 0.10", "3.5%", "86.76 [1]", "90 min", "1.5 h", "5 draws of 10 runs"

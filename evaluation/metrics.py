@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import models
 from callbacks import ActiveUnits, ConfusionMatrix, for_model
-from callbacks.active_units import MIN_IMAGES, is_active
+from callbacks.active_units import MIN_IMAGES, active_of_layers
 from callbacks.base import FigureCallback
 from callbacks.confusion_matrix import class_probabilities, confusion
 from callbacks.titles import class_names, subject
@@ -172,7 +172,8 @@ def latent_usage(model: models.Model, x: Tensor, y: Tensor) -> dict[str, Any]:
     with models.evaluating(model):
         parts = [model.latent_statistics(part, *model.condition_args(labels)) for part, labels in pairs]
     layers = [[torch.cat(values) for values in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
-    active = [is_active(means).tolist() for means, _ in layers]
+    with models.evaluating(model):
+        active = [layer.tolist() for layer in active_of_layers(model, [means for means, _ in layers])]
     per_layer = [sum(layer) for layer in active]
     kl = [kl.double().mean(0).tolist() for _, kl in layers]
     fields = {"active_units": sum(per_layer), "active_units_per_layer": per_layer}

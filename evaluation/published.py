@@ -56,7 +56,7 @@ REQUIRED_AGREEMENT = (
 # its default.
 NOT_COMPARED = {
     "classifier_samples",
-    "lr", "lr_final", "lr_schedule", "adam_eps", "data.batch_size", "data.labels_per_batch",
+    "optimizer", "lr", "lr_final", "lr_schedule", "adam_eps", "data.batch_size", "data.labels_per_batch",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.precision", "data.seed", "data.label_seed",
     "scale", "learn_scale", "logistic_scale", "logistic_components", "init",
     "prior_inputs", "early_stopping",

@@ -94,6 +94,8 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
     return {
         "run": lambda row: run_name(row.checkpoint),
         "model": lambda row: row.model,
+        "prior": lambda row: row.prior,
+        "posterior": lambda row: row.posterior,
         "NLL ± SE": nll,
         "bits/dim ± SE": bits_per_dim,
         "bf16 - fp32": lambda row: estimate(row.bf16_bias, row.bf16_bias_se, ".4f"),
@@ -121,11 +123,13 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
     }
 
 
+# Columns that a table has only if a row has another value
+USUAL_PARTS = {"prior": "standard", "posterior": "diagonal"}
 # Order in which columns are kept if a table is too wide for the terminal
-IMPORTANCE = ("run", "NLL ± SE", "bits/dim ± SE", "loss", "test error", "model", "K", "to the first", "paper",
-              "paper's", "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO", "k-hat > 0.7", "AIS - NLL", "5-NN",
-              "linear", "ECE", "rate", "distortion", "ESS", "bf16 - fp32", "AIS gap", "sigma^2",
-              "Parzen NLL ± SE")  # fmt: skip
+IMPORTANCE = ("run", "NLL ± SE", "bits/dim ± SE", "loss", "test error", "model", "prior", "posterior", "K",
+              "to the first", "paper", "paper's", "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO",
+              "k-hat > 0.7", "AIS - NLL", "5-NN", "linear", "ECE", "rate", "distortion", "ESS", "bf16 - fp32", "AIS gap",
+              "sigma^2", "Parzen NLL ± SE")  # fmt: skip
 # The same for a table with generators, which have no importance weights: AIS is what the rows have in common
 GENERATOR_IMPORTANCE = ("run", "model", "AIS NLL ± SE (images)", "AIS gap", "sigma^2", "NLL ± SE", "Parzen NLL ± SE",
                         "MMD^2", *IMPORTANCE)  # fmt: skip
@@ -223,7 +227,11 @@ def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
         notes = list(dict.fromkeys(paper.remark for paper in papers if paper is not None))
         listed = [row for result in group for row in rows(result)]
         cells = {name: [cell(row) for row in listed] for name, cell in columns(notes).items()}
-        cells = {name: column for name, column in cells.items() if any(cell is not None for cell in column)}
+        cells = {
+            name: column
+            for name, column in cells.items()
+            if any(cell not in (None, USUAL_PARTS.get(name)) for cell in column)
+        }
         lines = [["-" if cell is None else cell for cell in line] for line in zip(*cells.values(), strict=True)]
         remarks = [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
         remarks += failures(group) + k_hat_remark(group) + label_remark(group) + generator_remarks(group)

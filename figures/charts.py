@@ -174,6 +174,22 @@ def error_curve(errors: dict[int, float], subject: str = "") -> Figure:
     return figure
 
 
+class Contours(NamedTuple):
+    """Contour lines of a density behind a scatter plot.
+
+    Args:
+        x: Values along the columns `(m,)`.
+        y: Values along the rows `(n,)`.
+        density: Density, or its logarithm, `(n, m)`.
+        levels: Its values at the lines.
+    """
+
+    x: Tensor
+    y: Tensor
+    density: Tensor
+    levels: Tensor
+
+
 class Panel(NamedTuple):
     """A scatter plot: its points `(N, 2)`, title and axis labels."""
 
@@ -183,6 +199,7 @@ class Panel(NamedTuple):
     ylabel: str
     limits: tuple[float, float] | None = None  # of both axes
     ticks: bool = True  # False if coordinates have no meaning, as in t-SNE
+    contours: Contours | None = None
 
 
 def label_styles(y: np.ndarray) -> dict[int, tuple[str, str]]:
@@ -221,6 +238,8 @@ def scatter(panels: Sequence[Panel], y: Tensor, classes: Sequence[str] = (), sub
     layout.set(w_pad=0.08, h_pad=0.08)  # inches
     places = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, panel in zip(places, panels, strict=False):
+        if panel.contours is not None:
+            draw_contours(axes, panel.contours)
         draw_points(axes, panel.points.cpu().numpy(), labels, styles)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=panel.limits, ylim=panel.limits)
         axes.set_box_aspect(1)
@@ -233,6 +252,16 @@ def scatter(panels: Sequence[Panel], y: Tensor, classes: Sequence[str] = (), sub
     if entries:
         add_legend(figure, entries)
     return figure
+
+
+def draw_contours(axes: Axes, contours: Contours) -> None:
+    """Draw contour lines over light fills, below the points."""
+    x, y, density = (part.detach().cpu().double().numpy() for part in contours[:3])
+    levels = np.unique(contours.levels.cpu().double().numpy())
+    density = np.nan_to_num(density, nan=density[np.isfinite(density)].min(initial=0))
+    if density.max() > levels[0]:
+        axes.contourf(x, y, density, [*levels, max(density.max(), levels[-1]) + 1], cmap="Greys", vmin=-1, alpha=0.25)
+        axes.contour(x, y, density, levels, colors="0.6", linewidths=0.6, linestyles="solid", zorder=0.5)
 
 
 def draw_points(axes: Axes, points: np.ndarray, y: np.ndarray, styles: dict[int, tuple[str, str]]) -> None:

@@ -241,6 +241,12 @@ def samples(images: Tensor, title: str = "") -> Figure:
     return image_grid(images.split(math.ceil(math.sqrt(len(images)))), title=title)
 
 
+def captioned(images: Tensor, captions: Sequence[str], title: str = "") -> Figure:
+    """Return images `(n, C, H, W)` in reading order, ten per row, with a caption below each."""
+    rows = [captions[start : start + PER_ROW] for start in range(0, len(captions), PER_ROW)]
+    return image_grid(images.split(PER_ROW), captions=rows, title=title)
+
+
 def nearest_neighbours(x: Tensor, neighbours: Tensor, title: str = "") -> Figure:
     """Return samples `(n, C, H, W)` above their nearest training images `(n, k, C, H, W)`, nearest first."""
     labels = ["sample", *("nearest" if i == 1 else f"{i}. nearest" for i in range(1, neighbours.shape[1] + 1))]

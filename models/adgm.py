@@ -5,9 +5,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, Independent
 
-from models.distributions import at_least_float32, diagonal_normal, kl_per_dimension, standard_normal
+from models.distributions import (
+    at_least_float32,
+    concatenated,
+    diagonal_normal,
+    kl_per_dimension,
+    rsample_with_kl,
+    rsample_with_log_prob,
+    standard_normal,
+)
 from models.m2 import M2, ClassTerms
 from models.networks import make_decoder
 from models.networks.layers import ImageShape
@@ -21,8 +29,8 @@ class Draw(NamedTuple):
 
     a: Tensor  # (K, 1, B, a_dim), from q(a|x)
     z: Tensor  # (K, C, B, z_dim), from q(z|x,a,y)
-    qz: Independent  # q(z|x,a,y), batch shape (K, C, B)
     log_px: Tensor  # log p(x|y,z), of SDGM log p(x|a,y,z), (K, C, B)
+    rate_z: Tensor  # log q(z|x,a,y) - log p(z), or KL(q(z|x,a,y) || p(z)) in closed form, (K, C, B)
     log_ratio_a: Tensor  # log p(a|x,y,z) - log q(a|x), (K, C, B)
 
 
@@ -36,7 +44,8 @@ class ADGM(M2):
         -L(x, y) = E_q(a,z|x,y)[log p(y) + log p(z) + log p(x|y,z) + log p(a|x,y,z) - log q(a|x) - log q(z|x,a,y)]
         -U(x)    = E_q(a|x)[sum_y q(y|x,a) (-L(x, y, a)) + H(q(y|x,a))]
 
-    where L(x, y, a) is L(x, y) at one a. The KL of z is in closed form. The loss is that of M2, with the cross-entropy
+    where L(x, y, a) is L(x, y) at one a. The KL of z is in closed form if there is one. `posterior` chooses q(z|x,a,y);
+    q(a|x) is a diagonal Gaussian with every posterior. The loss is that of M2, with the cross-entropy
     E_q(a|x)[-log q(y|x,a)]. One pass enumerates all classes for all images.
 
     Images are classified by q(y|x) = E_q(a|x)[q(y|x,a)], as in the paper: the mean over `classifier_samples` samples of
@@ -83,12 +92,12 @@ class ADGM(M2):
 
     # The networks. Contexts are given in parts, the labels last.
 
-    def make_inference_networks(self) -> None:
+    def make_inference_networks(self, z_outputs: int) -> None:
         """Create the networks of q(a|x), q(y|x,a) and q(z|x,a,y)."""
         options = self.hparams
         self.aux_encoder = self.new_encoder(2 * options.a_dim)
         self.classifier = self.new_encoder(options.num_classes, context_dim=options.a_dim)
-        self.encoder = self.new_encoder(2 * options.z_dim, context_dim=options.a_dim + options.num_classes)
+        self.encoder = self.new_encoder(z_outputs, context_dim=options.a_dim + options.num_classes)
 
     def make_generative_networks(self, output_shape: tuple[int, ...]) -> None:
         """Create the networks of p(a|x,y,z) and p(x|y,z)."""
@@ -134,7 +143,7 @@ class ADGM(M2):
             a: Auxiliary variables that broadcast with the labels, by default the mean of q(a|x).
         """
         a = self.qa(x).mean if a is None else a
-        return diagonal_normal(self.encoder(x, (a, self.labels if context is None else context)))
+        return self.z_posterior(self.encoder(x, (a, self.labels if context is None else context)))
 
     def pa(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Independent:
         """Return p(a|x,y,z) for `z (..., C, B, z_dim)`, batch shape `(..., C, B)`."""
@@ -157,19 +166,25 @@ class ADGM(M2):
         self.check_form(x)
         return diagonal_normal(self.aux_encoder(x)[None])
 
-    def draw_all(self, x: Tensor, K: int, qa_x: Independent) -> Draw:
+    def draw_all(self, x: Tensor, K: int, qa_x: Independent, closed_form: bool) -> Draw:
         """Draw K samples of a and, for each of them and each class, one sample of z.
 
         Args:
             x: Images `(B, C, H, W)`.
             K: Samples of a per image.
             qa_x: q(a|x), from `posterior`.
+            closed_form: Whether `rate_z` is the KL in closed form if there is one.
         """
-        a = qa_x.rsample((K,))
+        a, prior = qa_x.rsample((K,)), self.prior()
         qz = self.qz(x, a=a)
-        z = qz.rsample()
+        if closed_form:
+            z, rate_z = rsample_with_kl(qz, prior, 1)
+        else:
+            z, log_q = rsample_with_log_prob(qz, 1)
+            rate_z = (log_q - prior.log_prob(z))[0]
+        z = z[0]  # (K, C, B, z_dim)
         log_ratio_a = self.pa(x, z).log_prob(a) - qa_x.log_prob(a)
-        return Draw(a, z, qz, self.px_given(z, a).log_prob(x), log_ratio_a)
+        return Draw(a, z, self.px_given(z, a).log_prob(x), rate_z, log_ratio_a)
 
     def class_terms(self, x: Tensor, K: int = 1, qz_xy: Independent | None = None) -> ClassTerms:
         """Return the terms of the bounds for each of K samples of a, with the shape `(K, C, B)`.
@@ -179,8 +194,8 @@ class ADGM(M2):
             K: Samples of a per image, with one of z for each class.
             qz_xy: `self.posterior(x)`, here q(a|x), if it is known already.
         """
-        draw = self.draw_all(x, K, self.posterior(x) if qz_xy is None else qz_xy)
-        kl = kl_divergence(draw.qz, self.prior()) - draw.log_ratio_a
+        draw = self.draw_all(x, K, self.posterior(x) if qz_xy is None else qz_xy, closed_form=True)
+        kl = draw.rate_z - draw.log_ratio_a
         return ClassTerms(self.log_py(), draw.log_px, kl, self.log_qy_given(x, draw.a[:, 0]))
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,9 +219,8 @@ class ADGM(M2):
             ValueError: If the likelihood is not defined for these images, or labels do not fit the images.
         """
         x, K, y, qa_x = self.with_posterior(x, K, y, posterior)
-        draw = self.draw_all(x, K, qa_x)
-        log_ratio_z = self.prior().log_prob(draw.z) - draw.qz.log_prob(draw.z)
-        log_w = self.log_py() + draw.log_px + log_ratio_z + draw.log_ratio_a  # (K, C, B)
+        draw = self.draw_all(x, K, qa_x, closed_form=False)
+        log_w = self.log_py() + draw.log_px - draw.rate_z + draw.log_ratio_a  # (K, C, B)
         return log_w.logsumexp(1) if y is None else log_w.gather(1, y.expand(K, 1, -1))[:, 0]
 
     def rate_distortion(
@@ -287,9 +301,9 @@ class SDGM(ADGM):
 
     # The space of annealed importance sampling: z, and the noise of a = mu(y,z) + sigma(y,z) noise
 
-    def ais_prior(self) -> Independent:
-        """Return N(0, I), the distribution of z and of the noise of a given y and z."""
-        return standard_normal(self.hparams.z_dim + self.hparams.a_dim, like=next(self.decoder.parameters()))
+    def ais_prior(self) -> Distribution:
+        """Return the distribution of z and of the noise of a given y and z, which is N(0, I)."""
+        return concatenated(self.prior(), standard_normal(self.hparams.a_dim, like=next(self.decoder.parameters())))
 
     def px_classes(self, z: Tensor) -> Independent:
         """Return p(x|a,y,z) of every class for z and noise of a, `(..., B, d_z + d_a)`; batch shape `(..., C, B)`."""

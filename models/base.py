@@ -91,6 +91,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
+OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
 class Model(LightningModule):
     """Base class of all models.
 
@@ -110,7 +113,9 @@ class Model(LightningModule):
             the run or there is only one epoch.
         adam_eps: Epsilon of Adam (1e-4 in Burda et al. 2015).
         weight_decay: Weight of an L2 penalty on all parameters w, weight_decay / 2 * ||w||^2 per image in nats. 1/N is
-            the prior N(0, I) on weights of Kingma et al. (2014). Losses are logged without it.
+            the prior N(0, I) on weights of Kingma et al. (2014). Losses are logged without it. With adamw it is the
+            decoupled decay of Loshchilov & Hutter (2019): each step multiplies all parameters by 1 - lr * weight_decay.
+        optimizer: adam or adamw, which differ in weight_decay only.
     """
 
     # Declarations that a subclass may override
@@ -163,12 +168,17 @@ class Model(LightningModule):
         lr_schedule: Literal["cosine", "exponential", "stages"] = "cosine",
         adam_eps: float = 1e-8,
         weight_decay: float = 0.0,
+        optimizer: Literal["adam", "adamw"] = "adam",
     ):
         super().__init__()
         if not lr > 0 or not adam_eps > 0 or not (lr_final is None or lr_final > 0):  # NaN is none of these
             raise ValueError(f"Learning rates and adam_eps must be positive; got {lr}, {lr_final} and {adam_eps}.")
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and not negative; got {weight_decay}.")
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"Unknown optimizer '{optimizer}': choose {' or '.join(OPTIMIZERS)}.")
+        if optimizer == "adamw" and not weight_decay:
+            raise ValueError("optimizer adamw without weight_decay is adam: add weight_decay, or leave optimizer out.")
         if lr_schedule not in ("cosine", "exponential", "stages"):
             raise ValueError(f"Unknown lr_schedule '{lr_schedule}': choose cosine, exponential or stages.")
         if lr_schedule != "cosine" and lr_final is None:
@@ -279,7 +289,7 @@ class Model(LightningModule):
         return labels if self.is_conditional else ()
 
     def is_kl_warming_up(self) -> bool:
-        """Return whether the weight of the KL term still grows towards its final value."""
+        """Return whether the weight of the KL term has not yet reached its final value."""
         return False
 
     @property
@@ -439,7 +449,7 @@ class Model(LightningModule):
         fused = self.trainer.gradient_clip_val is None
         hparams = self.hparams
         options = {"lr": hparams.lr, "eps": hparams.adam_eps, "weight_decay": hparams.weight_decay}
-        return [torch.optim.Adam(self.trained_parameters(), **options, fused=fused)]
+        return [OPTIMIZERS[hparams.optimizer](self.trained_parameters(), **options, fused=fused)]
 
     def configure_optimizers(self):
         optimizers = self.make_optimizers()
@@ -520,6 +530,7 @@ class Model(LightningModule):
                     group["capturable"] = False
                 group["eps"] = self.hparams.adam_eps
                 group["weight_decay"] = self.hparams.weight_decay
+                group["decoupled_weight_decay"] = self.hparams.optimizer == "adamw"
         for schedule, lr in zip(self.all_lr_schedulers(), self.learning_rates(), strict=False):
             schedule.base_lrs, schedule.last_epoch = [lr], self.current_epoch
 

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
+from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, kl_divergence, register_kl
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from models.marginals import closed_form_marginals, entropy_from_samples, marginal_log_prob, posterior_samples
 
 # Argument validation costs small networks a third of their speed. The data modules validate ranges once, at load time.
 Distribution.set_default_validate_args(False)
@@ -21,8 +24,8 @@ LATENT_LIMIT = 7.0  # bounds the standard deviation of a latent to [e^-7, e^7]
 MAX_FACTORS = 120  # max. number of factors in [1, 2] whose product fits float32
 CHUNK_SIZE = 2**19  # elements per chunk: 2 MiB of float32, which fits a CPU cache
 LARGE_SIZE = 2**19  # number of pixels from which the chunked Bernoulli likelihood is faster than torch's
-MOMENT_SAMPLES = 10_000  # samples of a prior whose mean and variance are not known in closed form
 LOG_2PI = math.log(2 * math.pi)
+QUADRATURE_NODES = 32  # of the mean of log p(z_d) under a Gaussian
 SCALE_LIMIT = math.log(256)  # bounds a learned observation scale to [1/256, 256]; 1/256 is one grey level
 
 
@@ -151,6 +154,19 @@ def rsample_with_log_prob(q: Any, K: int) -> tuple[Tensor, Tensor]:
     return z, q.log_prob(z)
 
 
+def rsample_with_kl(q: Any, p: Distribution, K: int) -> tuple[Tensor, Tensor]:
+    """Return K samples z of q `(K, ..., d)`, and KL(q || p) in nats, the batch shape of q.
+
+    The KL is in closed form if there is one, else the mean over these samples of log q(z) - log p(z).
+    """
+    if hasattr(q, "rsample_and_log_prob"):
+        z, log_q = q.rsample_and_log_prob((K,))
+        return z, (log_q - p.log_prob(z)).mean(0)
+    z = q.rsample((K,))
+    kl = closed_form_kl(q, p)
+    return z, (q.log_prob(z) - p.log_prob(z)).mean(0) if kl is None else kl
+
+
 class StandardNormal(Independent):
     """N(0, I). Subclassed so that `register_kl` can dispatch on it."""
 
@@ -159,6 +175,38 @@ def standard_normal(dim: int, like: Tensor) -> Independent:
     """Return N(0, I) in `dim` dimensions, on the device and in the precision of `like` (at least float32)."""
     zero = at_least_float32(torch.zeros(dim, device=like.device, dtype=like.dtype))
     return StandardNormal(Normal(zero, torch.ones_like(zero)), 1)
+
+
+class Concatenated(Distribution):
+    """The distribution of the concatenation of independent random vectors.
+
+    Args:
+        parts: Their distributions, with the same batch shape.
+    """
+
+    arg_constraints: ClassVar[dict] = {}  # arguments are not validated
+
+    def __init__(self, *parts: Distribution):
+        self.parts = parts
+        self.sizes = [part.event_shape[0] for part in parts]
+        super().__init__(parts[0].batch_shape, torch.Size([sum(self.sizes)]))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Concatenated":
+        return Concatenated(*(part.expand(batch_shape) for part in self.parts))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        densities = (p.log_prob(z) for p, z in zip(self.parts, value.split(self.sizes, -1), strict=True))
+        return torch.stack(list(densities)).sum(0)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return torch.cat([part.sample(torch.Size(sample_shape)) for part in self.parts], -1)
+
+
+def concatenated(*parts: Distribution) -> Distribution:
+    """Return the distribution of the concatenation of independent vectors, which is N(0, I) if all of them are."""
+    if all(isinstance(part, StandardNormal) for part in parts):
+        return standard_normal(sum(part.event_shape[0] for part in parts), like=parts[0].mean)
+    return Concatenated(*parts)
 
 
 def is_standard_normal(p: Distribution) -> bool:
@@ -178,26 +226,41 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
         return None
 
 
-def marginals(q: Any) -> Any:
-    """Return the distribution of each dimension of `q`, batch shape `(..., d)`."""
-    return q.marginals() if hasattr(q, "marginals") else q.base_dist
+def kl_per_dimension(q: Any, p: Any) -> Tensor:
+    """Return KL(q(z_d) || p(z_d)) between the marginals of each dimension d, `(B, d)`, in nats.
 
+    If the dimensions of q(z|x) or of p(z) depend on each other, these do not sum to the rate KL(q(z|x) || p(z)): they
+    say which dimensions are used, and the rate is estimated elsewhere.
 
-def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor:
-    """Return KL(q(z_d) || p(z_d)) for each dimension d, the shape of the mean of `q`.
+    The KL is exact if torch knows a closed form. Otherwise the expectation of log p(z_d) is a Gauss-Hermite quadrature
+    for Gaussian marginals of q, and a mean over samples with fixed noise for any other q. `models.marginals` says how
+    marginals without a closed form are estimated.
 
-    Exact if `p` is `Independent` and torch knows a closed form. For any other prior each dimension of `p` is replaced
-    by the Gaussian with the same mean and variance. So is each dimension of a normalizing flow `q`.
+    Args:
+        q: Posterior over vectors, batch shape `(B,)`.
+        p: Prior over vectors, batch shape `()`, or `(B,)` if its marginals have a closed form.
     """
-    q_d = marginals(q)
-    if isinstance(p, Independent) and (kl := closed_form_kl(q_d, p.base_dist)) is not None:
+    q_d, p_d = closed_form_marginals(q), closed_form_marginals(p)
+    if q_d is not None and p_d is not None and (kl := closed_form_kl(q_d, p_d)) is not None:
         return kl
-    try:
-        mean, variance = p.mean, p.variance
-    except NotImplementedError:
-        samples = p.sample((MOMENT_SAMPLES,))
-        mean, variance = samples.mean(0), samples.var(0)
-    return kl_divergence(q_d, Normal(mean, variance.sqrt()))
+    if isinstance(q_d, Normal):
+        return -q_d.entropy() - expected_log_prob(q_d, p)
+    return sampled_kl_per_dimension(q, p, posterior_samples(q))
+
+
+def sampled_kl_per_dimension(q: Any, p: Any, z: Tensor) -> Tensor:
+    """Return KL(q(z_d) || p(z_d)) between the marginals of each dimension d from samples `(K, B, d)` of q: `(B, d)`."""
+    q_d, log_p = closed_form_marginals(q), marginal_log_prob(p, z)
+    if q_d is None:
+        return -entropy_from_samples(posterior_samples(q)) - log_p.mean(0)
+    return (q_d.log_prob(z) - log_p).mean(0)
+
+
+def expected_log_prob(q_d: Normal, p: Any) -> Tensor:
+    """Return the mean of log p(z_d) under Gaussian marginals `(B, d)` of q, by Gauss-Hermite quadrature: `(B, d)`."""
+    nodes, weights = (torch.from_numpy(part).to(q_d.loc) for part in hermegauss(QUADRATURE_NODES))
+    z = q_d.loc + q_d.scale * nodes.view(-1, *[1] * q_d.loc.ndim)
+    return torch.einsum("s,s...->...", weights / weights.sum(), marginal_log_prob(p, z))
 
 
 @register_kl(DiagonalNormal, StandardNormal)

@@ -6,6 +6,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import spectral_norm as with_spectral_norm
 
+from models.base import OPTIMIZERS
 from models.distributions import at_least_float32, standard_normal
 from models.implicit import ImplicitModel
 from models.networks import make_decoder, make_encoder
@@ -134,7 +135,7 @@ class GAN(ImplicitModel):
     def make_optimizers(self) -> list[torch.optim.Optimizer]:
         hparams = self.hparams
         return [
-            torch.optim.Adam(
+            OPTIMIZERS[hparams.optimizer](
                 parameters,
                 lr=lr,
                 betas=(hparams.beta1, hparams.beta2),

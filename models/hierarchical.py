@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from models.distributions import diagonal_normal, marginals, rsample_with_log_prob, standard_normal
+from models.distributions import (
+    diagonal_normal,
+    rsample_with_log_prob,
+    sampled_kl_per_dimension,
+    standard_normal,
+)
 from models.inputs import as_count
 from models.latent_variable import LatentVariableModel
 from models.networks import check_sizes
@@ -120,14 +125,26 @@ class HierarchicalVAE(VAE):
         """Return an image x ~ p(x|z_1) for each noise vector of all layers `(B, d)`."""
         return self.px(self.first_layer(z)).sample()
 
-    def log_terms(self, x: Tensor, K: int, qz_x: Distribution, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return log p(x|z_1) and the sum over layers of log p(z_l|z_l+1) - log q(z_l|z_l-1), each `(K, B)`."""
+    def log_terms_of_layers(self, x: Tensor, K: int, qz_x: Distribution) -> tuple[Tensor, list[Tensor]]:
+        """Return log p(x|z_1) and log p(z_l|z_l+1) - log q(z_l|z_l-1) of each layer l, all `(K, B)`."""
         z, log_q1, q, p = self.draw(K, qz_x)
         log_q = [log_q1, *(q_l.log_prob(z_l) for z_l, q_l in zip(z[1:], q[1:], strict=True))]
-        log_ratio = sum(p_l.log_prob(z_l) - log_q_l for z_l, log_q_l, p_l in zip(z, log_q, p, strict=True))
-        return self.log_px(x, z[0]), log_ratio
+        log_ratios = [p_l.log_prob(z_l) - log_q_l for z_l, log_q_l, p_l in zip(z, log_q, p, strict=True)]
+        return self.log_px(x, z[0]), log_ratios
+
+    def log_terms(self, x: Tensor, K: int, qz_x: Distribution, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return log p(x|z_1) and the sum over layers of log p(z_l|z_l+1) - log q(z_l|z_l-1), each `(K, B)`."""
+        log_px_z, log_ratios = self.log_terms_of_layers(x, K, qz_x)
+        total: Any = sum(log_ratios)
+        return log_px_z, total
 
     rate_distortion = LatentVariableModel.rate_distortion  # no closed form: the KL is a Monte Carlo estimate
+    has_kl_of_dimensions = False
+
+    def rate_of_parts(self, x: Tensor, K: int, y: Tensor, qz_x: Any) -> tuple[Tensor, Tensor]:
+        """Return the KL of each layer, `(B, L)`, and the distortion, `(B,)`: means over K samples."""
+        log_px_z, log_ratios = self.log_terms_of_layers(x, K, qz_x)
+        return -torch.stack(log_ratios, -1).mean(0), -log_px_z.mean(0)
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
@@ -136,6 +153,12 @@ class HierarchicalVAE(VAE):
         for net in reversed(self.p_nets):
             z = conditional(net, z).sample()
         return self.px(z).mean
+
+    def first_layer_mean(self, z: Tensor) -> Tensor:
+        """Return z_1 `(..., d_1)` for `z (..., d_L)`, with each layer at its mean given the one above."""
+        for net in reversed(self.p_nets):
+            z = conditional(net, z).mean
+        return z
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """Return for each layer the posterior mean and the KL of each dimension, both `(B, d_l)`.
@@ -148,8 +171,5 @@ class HierarchicalVAE(VAE):
         for net in self.q_nets:
             means.append(conditional(net, means[-1]).mean)
         z, _, q, p = self.draw(16, qz1_x)
-        kl = [
-            (marginals(q_l).log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)
-            for z_l, q_l, p_l in zip(z, q, p, strict=True)
-        ]
+        kl = [sampled_kl_per_dimension(q_l, p_l, z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True)]
         return list(zip(means, kl, strict=True))

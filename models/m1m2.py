@@ -9,7 +9,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from models import classes
 from models.base import evaluating
-from models.distributions import standard_normal
+from models.distributions import concatenated, rsample_with_log_prob, standard_normal
 from models.inputs import as_labels, as_latents
 from models.likelihoods import PixelLikelihood
 from models.m2 import M2
@@ -154,12 +154,28 @@ class M1M2(MarginalLabel):
         return self.hparams.features == "grey"
 
     def training_features(self, data) -> Tensor | None:
-        """Return mean and scale of q(z1|x) at the kept dimensions for each grey training image, `(N, 2 d)`."""
+        """Return what z1 of the grey training images is drawn from, one row per image.
+
+        The rows are mean and scale of q(z1|x) at the kept dimensions, `(N, 2 d)`. Where these do not determine the
+        distribution that z1 is drawn from, they are the outputs of M1's encoder.
+        """
         if not self.classifies_grey:
             return None
         with evaluating(self.m1):
-            parts = [self.posterior(part.to(self.device)) for part in data.images("train", grey=True)[0].split(CHUNK)]
-            return torch.cat([torch.cat([q.mean[:, self.kept], q.stddev[:, self.kept]], -1) for q in parts])
+            parts = data.images("train", grey=True)[0].split(CHUNK)
+            return torch.cat([self.feature_rows(part.to(self.device)) for part in parts])
+
+    @property
+    def keeps_encoder_outputs(self) -> bool:
+        """Whether training keeps outputs of M1's encoder: dimensions of z1 that depend on each other are drawn."""
+        return self.hparams.sample_z1 and self.m1.hparams.posterior != "diagonal"
+
+    def feature_rows(self, x: Tensor) -> Tensor:
+        """Return the rows of `training_features` for images `(B, C, H, W)`."""
+        if self.keeps_encoder_outputs:
+            return self.m1.encoder(x)
+        q = self.posterior(x)
+        return torch.cat([q.mean[:, self.kept], q.stddev[:, self.kept]], -1)
 
     def draw_features(self, x: Tensor) -> Tensor:
         """Return the kept dimensions of z1 ~ q(z1|x), or with sample_z1 false of its mean, `(B, d)`.
@@ -168,10 +184,10 @@ class M1M2(MarginalLabel):
             x: Images, or rows of `training_features`.
         """
         sampled = self.hparams.sample_z1
-        if x.ndim == 2:
+        if x.ndim == 2 and not self.keeps_encoder_outputs:
             mean, scale = x.chunk(2, -1)
             return mean + scale * torch.randn_like(mean) if sampled else mean
-        qz1_x = self.posterior(x)
+        qz1_x = self.m1.z_posterior(x) if x.ndim == 2 else self.posterior(x)
         z1 = qz1_x.sample() if sampled else qz1_x.mean  # (B, d1)
         return z1[:, self.kept]
 
@@ -194,13 +210,17 @@ class M1M2(MarginalLabel):
 
     # The distributions. The prior is that of z2; p(z1) has no closed form.
 
-    def prior(self) -> Independent:
-        """Return p(z2) = N(0, I)."""
+    def prior(self) -> Distribution:
+        """Return p(z2)."""
         return self.m2.prior()
 
-    def ais_prior(self) -> Independent:
-        """Return N(0, I), the distribution of z2, of the noise of z1 given z2, and of the pruned dimensions of z1."""
-        return standard_normal(self.m2.hparams.z_dim + self.m1.hparams.z_dim, like=next(self.m1.decoder.parameters()))
+    def ais_prior(self) -> Distribution:
+        """Return the distribution of z2, of the noise of z1 given z2, and of the pruned dimensions of z1.
+
+        That of the last two is N(0, I).
+        """
+        noise = standard_normal(self.m1.hparams.z_dim, like=next(self.m1.decoder.parameters()))
+        return concatenated(self.prior(), noise)
 
     def px_classes(self, z: Tensor) -> Independent:
         """Return p(x|z1) for z2 and noise `(..., B, d2 + d1)` with every class, batch shape `(..., C, B)`."""
@@ -234,11 +254,11 @@ class M1M2(MarginalLabel):
             ValueError: If the likelihood is not defined for these images, or labels do not fit the images.
         """
         x, K, y, qz1_x = self.with_posterior(x, K, y, posterior)
-        z1 = qz1_x.rsample((K,))  # (K, B, d1)
+        z1, log_q = rsample_with_log_prob(qz1_x, K)  # (K, B, d1), (K, B)
         repeated = None if y is None else y.repeat(K)
         features = z1[..., self.kept].flatten(0, 1)
         log_w = self.m2.log_weights(features, 1, repeated, self.m2.posterior(features))[0].view(K, -1)  # (K, B)
-        return self.m1.px(z1).log_prob(x) - qz1_x.log_prob(z1) + log_w + self.log_p_pruned(z1)
+        return self.m1.px(z1).log_prob(x) - log_q + log_w + self.log_p_pruned(z1)
 
     def rate_distortion(
         self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None
@@ -253,9 +273,9 @@ class M1M2(MarginalLabel):
 
     def terms(self, x: Tensor, K: int, qz1_x: Independent) -> tuple[Tensor, Tensor, Tensor]:
         """Return rate and distortion `(K, B)` for K samples of z1, and labelled minus unlabelled bound `(C, K, B)`."""
-        z1 = qz1_x.rsample((K,))  # (K, B, d1)
+        z1, log_q = rsample_with_log_prob(qz1_x, K)  # (K, B, d1), (K, B)
         labelled, unlabelled, _ = self.m2.bounds(z1[..., self.kept].flatten(0, 1))  # (C, K B), (K B,)
-        rate = qz1_x.log_prob(z1) - unlabelled.view(K, -1) - self.log_p_pruned(z1)
+        rate = log_q - unlabelled.view(K, -1) - self.log_p_pruned(z1)
         return rate, -self.m1.px(z1).log_prob(x), (labelled - unlabelled).unflatten(1, rate.shape)
 
     def validation_metrics(self, x: Tensor, y: Tensor, grey: Tensor | None = None) -> dict[str, Tensor]:
@@ -312,5 +332,5 @@ class M1M2(MarginalLabel):
         return self.decode_features(self.m2.reconstruct(self.features(x)))
 
     def latent_statistics(self, x: Tensor, y: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Return for z1 and z2 the posterior mean and the KL of each dimension (of z1: to N(0, I)), both `(B, d)`."""
+        """Return for z1 and z2 the posterior mean and the KL of each dimension, both `(B, d)`: of z1, to M1's prior."""
         return [*self.m1.latent_statistics(x), *self.m2.latent_statistics(self.features(x))]

@@ -4,17 +4,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, Independent
 from torch.nn.functional import one_hot
 
 from models import classes
 from models.base import mean_where
-from models.distributions import at_least_float32, diagonal_normal, kl_per_dimension, standard_normal
-from models.encoder_decoder import EncoderDecoder
+from models.distributions import (
+    at_least_float32,
+    diagonal_normal,
+    kl_per_dimension,
+    rsample_with_kl,
+    rsample_with_log_prob,
+)
 from models.inputs import as_count, as_features, as_labels
 from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, PixelLikelihood, make_likelihood
 from models.marginal_label import MarginalLabel
-from models.networks.layers import ImageShape
+from models.networks.layers import ImageShape, lookup
+from models.priors import PRIORS, Prior
+from models.variational import VariationalModel
 
 
 class ClassTerms(NamedTuple):
@@ -39,7 +46,7 @@ class ClassTerms(NamedTuple):
         return (qy * (self.kl + self.log_qy - self.log_py)).sum(-2), -(qy * self.log_px_yz).sum(-2)
 
 
-class M2(EncoderDecoder, MarginalLabel):
+class M2(VariationalModel, MarginalLabel):
     """Semi-supervised VAE, model M2 of Kingma et al. (2014): p(y) p(z) p(x|y,z) with q(y|x) q(z|x,y).
 
     For an image with label y, and for one without (eqs. 6 and 7, here as bounds: higher is better)
@@ -49,7 +56,8 @@ class M2(EncoderDecoder, MarginalLabel):
 
     and the loss of a batch is (N_l mean_l L + N_u mean_u U) / N + alpha mean_l[-log q(y|x)] (eqs. 8 and 9; the paper's
     alpha = 0.1 N is alpha = 0.1 here): means over its labelled and unlabelled images, empty ones 0, and N_l + N_u = N
-    the numbers of training images. One pass enumerates all classes for all images.
+    the numbers of training images. One pass enumerates all classes for all images. The KL is in closed form if there is
+    one for this prior and posterior, else the mean over the samples of z.
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -105,7 +113,8 @@ class M2(EncoderDecoder, MarginalLabel):
         classes.check_number(type(self).__name__, num_classes)
         if not alpha >= 0:
             raise ValueError(f"alpha must not be negative; got {alpha}.")
-        self.make_inference_networks()
+        posterior = self.new_posterior()
+        self.make_inference_networks(posterior.num_outputs)
         if likelihood == "features":  # x is a vector, another model's latent: a mean and a scale for each dimension
             self.likelihood = diagonal_normal
             output: tuple[int, ...] = (2 * image_shape[0],)
@@ -122,12 +131,18 @@ class M2(EncoderDecoder, MarginalLabel):
         self.make_generative_networks(output)
         self.register_buffer("labels", torch.eye(num_classes)[:, None], persistent=False)  # (C, 1, C), one-hot
         self.init_near_uniform()
+        # registered last: optimizer states of checkpoints are in the order of the parameters
+        self.z_prior, self.z_posterior = self.new_prior(), posterior
 
-    def make_inference_networks(self) -> None:
-        """Create the networks of q(y|x) and q(z|x,y)."""
+    def make_inference_networks(self, z_outputs: int) -> None:
+        """Create the networks of q(y|x) and q(z|x,y).
+
+        Args:
+            z_outputs: Number of outputs of the encoder, from which `z_posterior` makes q(z|x,y).
+        """
         options = self.hparams
         self.classifier = self.new_encoder(options.num_classes)
-        self.encoder = self.new_encoder(2 * options.z_dim, context_dim=options.num_classes)
+        self.encoder = self.new_encoder(z_outputs, context_dim=options.num_classes)
 
     def make_generative_networks(self, output_shape: tuple[int, ...]) -> None:
         """Create the network of p(x|y,z), whose outputs are the parameters of the likelihood, of `output_shape`."""
@@ -183,11 +198,30 @@ class M2(EncoderDecoder, MarginalLabel):
 
     def qz(self, x: Tensor, context: Tensor | None = None) -> Independent:
         """Return q(z|x,y), batch shape `(C, B)` for all classes."""
-        return diagonal_normal(self.encoder(x, self.labels if context is None else context))
+        return self.z_posterior(self.encoder(x, self.labels if context is None else context))
 
-    def prior(self) -> Independent:
-        """Return p(z) = N(0, I)."""
-        return standard_normal(self.hparams.z_dim, like=next(self.decoder.parameters()))
+    @property
+    def encoded_classes(self) -> int:
+        """Number of labels, since q(z|x,y) is given one."""
+        return self.hparams.num_classes
+
+    def new_prior(self) -> Prior:
+        """Return a new prior of z, with the options of the model.
+
+        Raises:
+            ValueError: If an option is out of range, or has no effect on this prior, or the prior does not fit the
+                data.
+        """
+        name = self.hparams.prior
+        if self.hparams.likelihood == "features" and lookup(PRIORS, name, "prior").is_encoded:
+            raise ValueError(f"Prior {name} is made of posteriors of images, but x are latents of M1: choose another.")
+        return super().new_prior()
+
+    def encode_pseudo_inputs(self, u: Tensor, y: Tensor | None) -> Any:
+        """Return the Gaussians q(z|u,y) of images `(N, C, H, W)` with labels `(N,)`, batch shape `(N,)`."""
+        assert y is not None
+        q = self.qz(u, one_hot(y, self.hparams.num_classes).float())
+        return getattr(q, "base", q)  # with a flow: what it transforms
 
     def px(self, z: Tensor, context: Tensor | None = None) -> Independent:
         """Return p(x|y,z) for `z (..., C, B, z_dim)`, batch shape `(..., C, B)`."""
@@ -199,11 +233,6 @@ class M2(EncoderDecoder, MarginalLabel):
 
     # The bounds
 
-    def draw(self, x: Tensor, K: int, qz_xy: Independent) -> tuple[Tensor, Tensor]:
-        """Return K samples of z for every class, `(K, C, B, z_dim)`, and log p(x|y,z) `(K, C, B)`."""
-        z = qz_xy.rsample((K,))
-        return z, self.px(z).log_prob(x)
-
     def class_terms(self, x: Tensor, K: int = 1, qz_xy: Independent | None = None) -> ClassTerms:
         """Return the terms of the bounds, with log p(x|y,z) averaged over K samples.
 
@@ -213,8 +242,8 @@ class M2(EncoderDecoder, MarginalLabel):
             qz_xy: `self.posterior(x)` if it is known already.
         """
         qz_xy = self.qz(x) if qz_xy is None else qz_xy
-        _, log_px_yz = self.draw(x, K, qz_xy)
-        return ClassTerms(self.log_py(), log_px_yz.mean(0), kl_divergence(qz_xy, self.prior()), self.log_qy(x))
+        z, kl = rsample_with_kl(qz_xy, self.prior(), K)  # (K, C, B, z_dim), (C, B)
+        return ClassTerms(self.log_py(), self.px(z).log_prob(x).mean(0), kl, self.log_qy(x))
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return -L(x, y) for every class `(C, B)`, -U(x) `(B,)`, and log q(y|x) `(C, B)`."""
@@ -246,8 +275,8 @@ class M2(EncoderDecoder, MarginalLabel):
             ValueError: If the likelihood is not defined for these images, or labels do not fit the images.
         """
         x, K, y, qz_xy = self.with_posterior(x, K, y, posterior)
-        z, log_px_yz = self.draw(x, K, qz_xy)
-        log_w = self.log_py() + log_px_yz + self.prior().log_prob(z) - qz_xy.log_prob(z)  # (K, C, B)
+        z, log_q = rsample_with_log_prob(qz_xy, K)  # (K, C, B, z_dim), (K, C, B)
+        log_w = self.log_py() + self.px(z).log_prob(x) + self.prior().log_prob(z) - log_q  # (K, C, B)
         return log_w.logsumexp(1) if y is None else log_w.gather(1, y.expand(K, 1, -1))[:, 0]
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:

@@ -50,6 +50,7 @@ class Posterior(nn.Module):
     """
 
     options: ClassVar[tuple[str, ...]] = ()  # options of the model that belong to it: `posterior_<option>`
+    has_independent_dimensions = False  # whether q(z|x) is `Independent`, with a closed-form KL per dimension
 
     def __init__(self, z_dim: int):
         super().__init__()
@@ -82,6 +83,8 @@ class Posterior(nn.Module):
 
 class DiagonalPosterior(Posterior):
     """N(mu, diag(sigma^2)): the encoder returns mu, then log sigma before clipping."""
+
+    has_independent_dimensions = True
 
     @property
     def num_outputs(self) -> int:

@@ -40,6 +40,7 @@ class Prior(nn.Module):
 
     options: ClassVar[tuple[str, ...]] = ()  # keys of `OPTION_DEFAULTS`
     is_encoded = False  # whether its parameters pass through the encoder
+    has_independent_dimensions = False  # whether p(z) is `Independent`, with a closed-form KL per dimension
 
     def __init__(self, z_dim: int, image_shape: ImageShape, num_classes: int = 0):
         super().__init__()
@@ -64,6 +65,8 @@ class Prior(nn.Module):
 
 class StandardPrior(Prior):
     """N(0, I)."""
+
+    has_independent_dimensions = True
 
     def forward(self, like: Tensor, encode: Encode) -> Independent:
         return standard_normal(self.z_dim, like)
@@ -150,7 +153,7 @@ class VampPrior(Prior):
         x, y = images(len(self.pixel_logits))
         self.pixel_logits.copy_(x.clamp(PIXEL_MARGIN, 1 - PIXEL_MARGIN).logit())
         if self.labels is not None:
-            self.labels.copy_(y)
+            self.labels.copy_(torch.where(y >= 0, y, self.labels))  # images without a label: 0, 1, ... in turn
 
     def forward(self, like: Tensor, encode: Encode) -> GaussianMixture:
         # The precision of 16 bits is too low for the parameters of a density.

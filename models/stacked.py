@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from models.base import Model
+from models.base import OPTIMIZERS, Model
 
 
 class Loss(nn.Module):
@@ -68,7 +68,7 @@ class StackedModels:
         return functional_call(self.module, (parameters, statistics), (x, y))
 
     def make_optimizer(self, capturable: bool = False) -> torch.optim.Adam:
-        """Return Adam for the parameters of all models, with the options of the models.
+        """Return the optimizer of the parameters of all models, with the options of the models.
 
         Args:
             capturable: Allow steps to be captured in a CUDA graph; the learning rate is then a tensor.
@@ -76,7 +76,7 @@ class StackedModels:
         options = self.models[0].hparams
         parameters = list(self.parameters.values())
         lr = torch.tensor(options.lr, device=parameters[0].device) if capturable else options.lr
-        return torch.optim.Adam(
+        return OPTIMIZERS[options.optimizer](
             parameters,
             lr=lr,
             eps=options.adam_eps,

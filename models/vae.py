@@ -1,12 +1,13 @@
 """The variational autoencoder."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, kl_divergence
 
 from models.distributions import closed_form_kl, kl_per_dimension, rsample_with_log_prob
 from models.inputs import as_count
@@ -21,12 +22,50 @@ WARMUP_STEPS = 500  # default warm-up of beta, in optimizer steps,
 WARMUP_SHARE = 5  # and at most one fifth of the run
 
 
-def check_beta(objective: str, beta: float, beta_warmup: int | None) -> None:
-    """Raise ValueError if the weight of the KL is out of range, or has no effect on this objective."""
+def check_beta(objective: str, beta: float, beta_warmup: int | None, beta_cycles: int | None) -> None:
+    """Raise ValueError if the weight of the KL is out of range, or an option of it has no effect."""
     if not beta >= 0 or not (beta_warmup is None or beta_warmup >= 0):
         raise ValueError(f"beta and beta_warmup must not be negative; got {beta} and {beta_warmup}.")
     if objective != "elbo" and (beta != 1 or beta_warmup):
         raise ValueError(f"beta and beta_warmup belong to objective elbo: leave them out with objective {objective}.")
+    if beta_cycles is None:
+        return
+    if beta_cycles < 1:
+        raise ValueError(f"beta_cycles must be at least 1; got {beta_cycles}.")
+    if objective != "elbo" or beta == 0:
+        raise ValueError("beta_cycles belongs to objective elbo with beta above 0: leave it out otherwise.")
+    if beta_warmup:
+        raise ValueError("beta_cycles and beta_warmup are two schedules of beta: leave out one of them.")
+
+
+def cyclical_factor(step: int, cycle: int, num_cycles: int) -> float:
+    """Return the share of its final value that beta has at a step, counted from 0, of cyclical annealing.
+
+    In each cycle it grows linearly from 0 to 1 in the first half and stays at 1 in the second (Fu et al. 2019, eq. 6-8
+    with R = 0.5). After the last cycle it stays at 1.
+
+    Args:
+        step: The optimizer step.
+        cycle: Steps per cycle.
+        num_cycles: Number of cycles.
+    """
+    return 1.0 if step >= num_cycles * cycle else min(1.0, 2 * (step % cycle) / cycle)
+
+
+def check_free_bits(objective: str, beta: float, free_bits: float | None, free_bits_per: str | None) -> None:
+    """Raise ValueError if an option of free bits is out of range, or has no effect with the other options."""
+    if free_bits is None:
+        if free_bits_per is not None:
+            raise ValueError("free_bits_per has no effect without free_bits: add it, or leave both out.")
+        return
+    if not 0 <= free_bits < math.inf:
+        raise ValueError(f"free_bits must be finite and not negative; got {free_bits}.")
+    if objective != "elbo":
+        raise ValueError(f"free_bits belongs to objective elbo: leave it out with objective {objective}.")
+    if beta == 0:
+        raise ValueError("free_bits has no effect with beta 0: leave out one of them.")
+    if free_bits_per not in (None, "dimension", "layer"):
+        raise ValueError(f"Unknown free_bits_per '{free_bits_per}': choose dimension or layer.")
 
 
 class VAE(VariationalModel):
@@ -57,6 +96,13 @@ class VAE(VariationalModel):
         beta: Weight of the KL (Higgins et al. 2017); for objective elbo only.
         beta_warmup: Epochs over which beta grows linearly from 0; by default 500 steps, or a fifth of a shorter run;
             0 is none. For objective elbo only.
+        beta_cycles: Cyclical annealing in place of a warm-up (Fu et al. 2019): the run is divided into this number of
+            cycles. In each one beta grows linearly from 0 in the first half and stays in the second. For objective elbo
+            only.
+        free_bits: L, in nats: the loss has sum_j max(L, KL_j) in place of the KL, where KL_j is the mean of part j over
+            the batch (Kingma et al. 2016, appendix C.8). Bounds are logged without it. For objective elbo only.
+        free_bits_per: The parts j: each dimension of z (the default where the KL of a dimension is known in closed
+            form), or each layer of latents.
     """
 
     objectives = (*BOUNDS, *SURROGATES)  # objectives that it can be trained on
@@ -78,12 +124,16 @@ class VAE(VariationalModel):
         ciwae_beta: float | None = None,
         beta: float = 1.0,
         beta_warmup: int | None = None,
+        beta_cycles: int | None = None,
+        free_bits: float | None = None,
+        free_bits_per: Literal["dimension", "layer"] | None = None,
         **kwargs,
     ):
         super().__init__(image_shape, **kwargs)
         lookup(dict.fromkeys(self.objectives), objective, f"objective of {type(self).__name__}")
         check_objective(objective, num_samples, num_groups, ciwae_beta)
-        check_beta(objective, beta, beta_warmup)
+        check_beta(objective, beta, beta_warmup, beta_cycles)
+        check_free_bits(objective, beta, free_bits, free_bits_per)
         lookup(dict.fromkeys(INITS), init, "init")
         pixels = make_likelihood(
             likelihood,
@@ -99,13 +149,20 @@ class VAE(VariationalModel):
         self.decoder = self.new_decoder(self.code_dim, self.context_dim, init, output_shape)
         # registered last: optimizer states of checkpoints are in the order of the parameters
         self.likelihood, self.z_prior, self.z_posterior = pixels, self.new_prior(), posterior
+        if free_bits_per == "dimension" and not self.has_kl_of_dimensions:
+            raise ValueError(
+                f"{type(self).__name__} with prior {self.hparams.prior} and posterior {self.hparams.posterior} has no "
+                "closed-form KL of each dimension: use free_bits_per layer."
+            )
         if isinstance(self.encoder, Network):
             posterior.start(self.encoder.output)
             if init == "default":
                 self.start_narrow()
         # a tensor, since a loss would be compiled again for each new number; no buffer, which DDP would broadcast
         self.kl_weight = torch.tensor(float(beta))
-        self.begun_warmup: float | None = None  # steps of the warm-up of the run that this one goes on from
+        # steps of the warm-up, and of a cycle, of the run that this one continues
+        self.begun_warmup: float | None = None
+        self.begun_cycle: int | None = None
 
     @torch.no_grad()
     def start_narrow(self) -> None:
@@ -178,44 +235,98 @@ class VAE(VariationalModel):
         z = qz_x.rsample((K,))
         return rate, -self.log_px(x, z, y).mean(0)
 
+    @property
+    def has_kl_of_dimensions(self) -> bool:
+        """Whether the KL of each dimension of z is known in closed form."""
+        return self.z_prior.has_independent_dimensions and self.z_posterior.has_independent_dimensions
+
+    @property
+    def free_bits_per(self) -> str:
+        """The parts of the KL that have free bits: dimension or layer."""
+        return self.hparams.free_bits_per or ("dimension" if self.has_kl_of_dimensions else "layer")
+
+    def rate_of_parts(self, x: Tensor, K: int, y: Tensor, qz_x: Any) -> tuple[Tensor, Tensor]:
+        """Return the KL of each part that has free bits, `(B, J)`, and the distortion, `(B,)`."""
+        if self.free_bits_per == "layer":
+            rate, distortion = self.rate_distortion(x, K, y, qz_x)
+            return rate[:, None], distortion
+        prior: Any = self.prior()
+        rates = kl_divergence(qz_x.base_dist, prior.base_dist)  # (B, z_dim)
+        return rates, -self.log_px(x, qz_x.rsample((K,)), y).mean(0)
+
     def warmup_steps(self) -> float:
         """Return the number of steps over which beta grows to its final value."""
         epochs = self.hparams.beta_warmup
-        if self.hparams.objective != "elbo" or epochs == 0:
+        if self.hparams.objective != "elbo" or self.hparams.beta_cycles or epochs == 0:
             return 0
         if epochs is None:
             return self.begun_warmup or min(WARMUP_STEPS, self.total_steps() / WARMUP_SHARE)
         return epochs * self.steps_per_epoch()
 
+    def cycle_steps(self) -> int:
+        """Return the number of steps per cycle of beta; 0 without cycles."""
+        cycles = self.hparams.beta_cycles
+        return (self.begun_cycle or math.ceil(self.total_steps() / cycles)) if cycles else 0
+
     def is_kl_warming_up(self) -> bool:
-        return self.beta() < self.hparams.beta
+        """Return whether the weight of the KL may still change: in cyclical annealing until the last growth ends."""
+        if self._trainer is None or not self.hparams.beta_cycles:
+            return self.beta() < self.hparams.beta
+        last_cycle = (self.hparams.beta_cycles - 1) * self.cycle_steps()
+        return self.trainer.global_step < last_cycle or self.beta() < self.hparams.beta
 
     def beta(self) -> float:
         """Return the weight of the KL at this step of training."""
         beta = self.hparams.beta
-        if self._trainer is None or not (steps := self.warmup_steps()):
+        if self._trainer is None:
             return beta
-        return beta * min(1.0, self.trainer.global_step / steps)
+        if cycle := self.cycle_steps():
+            return beta * cyclical_factor(self.trainer.global_step, cycle, self.hparams.beta_cycles)
+        if steps := self.warmup_steps():
+            return beta * min(1.0, self.trainer.global_step / steps)
+        return beta
+
+    def check_limits(self, max_epochs: int | None, max_steps: int = -1, max_time: object = None) -> None:
+        super().check_limits(max_epochs, max_steps, max_time)
+        if self.hparams.beta_cycles is None:
+            return
+        if max_time is not None:
+            raise ValueError(
+                "beta_cycles needs a known number of steps, which --trainer.max_time leaves open: leave out one of "
+                "them."
+            )
+        if (max_epochs is None or max_epochs < 1) and max_steps < 1:
+            raise ValueError("beta_cycles needs a number of epochs or steps: set --trainer.max_epochs or max_steps.")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["warmup_steps"] = self.warmup_steps()
+        if self.hparams.beta_cycles:
+            checkpoint["cycle_steps"] = self.cycle_steps()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
         # a run that is resumed for more epochs keeps its warm-up: a longer one would lower beta again
         self.begun_warmup = checkpoint.get("warmup_steps")
+        # the same holds for cycles, unless this run has another number of them
+        if checkpoint["hyper_parameters"].get("beta_cycles") == self.hparams.beta_cycles:
+            self.begun_cycle = checkpoint.get("cycle_steps")
 
     def prepare_step(self) -> None:
         super().prepare_step()
         if self.is_warming_up:
             self.kl_weight.fill_(self.beta())
-            self.is_warming_up = self.beta() < self.hparams.beta
+            self.is_warming_up = self.is_kl_warming_up()
 
     def on_train_start(self) -> None:
         super().on_train_start()
         self.kl_weight = self.kl_weight.to(self.device)  # where a CUDA graph reads it
         self.is_warming_up = True  # until `prepare_step` finds that it is over
+        if self.cycle_steps() == 1:
+            rank_zero_warn(
+                f"beta_cycles is {self.hparams.beta_cycles} and the run has {self.total_steps()} steps: beta is 0 in "
+                "all of them. A cycle needs two steps or more."
+            )
         beta, epochs = self.hparams.beta, self.hparams.beta_warmup
         lasts = self.total_steps() / self.steps_per_epoch()  # epochs
         if beta and epochs and lasts < epochs:
@@ -230,6 +341,10 @@ class VAE(VariationalModel):
     def loss_from_posterior(self, qz_x: Independent, x: Tensor, y: Tensor) -> Tensor:
         """Return the loss of a batch, given its posterior."""
         K, objective = self.hparams.num_samples, self.hparams.objective
+        if objective == "elbo" and self.hparams.free_bits is not None:
+            rates, distortion = self.rate_of_parts(x, K, y, qz_x)
+            # a part below the threshold has no gradient
+            return distortion.mean() + self.kl_weight * rates.mean(0).clamp(min=self.hparams.free_bits).sum()
         if objective == "elbo":
             rate, distortion = self.rate_distortion(x, K, y, qz_x)
             return (distortion + self.kl_weight * rate).mean()
@@ -252,7 +367,7 @@ class VAE(VariationalModel):
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
-        if self.warmup_steps():
+        if self.warmup_steps() or self.cycle_steps():
             self.log("train/beta", self.beta())
 
     def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:

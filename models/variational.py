@@ -67,8 +67,8 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         prior = make_prior(hparams.prior, self.latent_sizes[-1], hparams.image_shape, self.encoded_classes, **options)
         if PRIORS[hparams.prior].is_encoded and hparams.batch_norm:
             raise ValueError(
-                f"Prior {hparams.prior} cannot be combined with batch_norm, whose statistics are those of images: "
-                "choose another prior or leave out batch_norm."
+                f"Prior {hparams.prior} cannot be combined with batch norm, whose statistics are those of images: "
+                "choose another prior or --model.batch_norm false."
             )
         return prior
 

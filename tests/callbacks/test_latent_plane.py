@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from callbacks import LatentPlane
-from callbacks.latent_plane import grid, prior_quantiles
-from figures import grids
-from models import AE, VAE
+from callbacks.latent_plane import MASSES, grid, prior_quantiles, sample_cdf
+from figures import charts, grids
+from models import AE, VAE, evaluating
+from models.marginals import closed_form_marginals
 
 TITLE = "z1 to the right, z2 upwards: "
 
@@ -108,3 +110,66 @@ def test_images_are_those_of_the_decoder(make_model, data, monkeypatch, name):
     LatentPlane(num_images=4).draw(model, data)
     images, z1, z2, _ = drawn[0]
     torch.testing.assert_close(images[3, 1], model.decode(torch.stack([z1[1], z2[3]])))
+
+
+class WithMixture(VAE):
+    """Its codes are samples of its prior, whose dimensions depend on each other and have other scales than 1."""
+
+    def prior(self):
+        means, scales = torch.tensor([[0.0, 10.0], [2.0, 30.0]]), torch.tensor([[0.1, 2.0], [0.5, 1.0]])
+        return MixtureSameFamily(Categorical(probs=torch.tensor([0.25, 0.75])), Independent(Normal(means, scales), 1))
+
+    def encode(self, x, y=None):
+        return self.prior().sample((len(x),))
+
+
+@pytest.fixture
+def with_mixture(make_model, data, monkeypatch):
+    """The figures of a model with another prior than N(0, I), and the arguments of the functions that draw them."""
+    calls = {}
+    for module, name in ((grids, "plane"), (charts, "scatter")):
+        draw = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args, name=name, draw=draw: calls.setdefault(name, []).append(args) or draw(*args)
+        )
+    model = make_model(kind=WithMixture, z_dim=2)
+    with evaluating(model):
+        return model, LatentPlane(num_images=10).draw(model, data), calls
+
+
+def test_the_grid_divides_another_prior_into_equal_masses_along_each_axis(with_mixture):
+    model, found, calls = with_mixture
+    assert list(found) == ["latent_cdf", "latent_density", "latent_plane"]
+    [(_, z1, z2, title)] = calls["plane"]
+    expected = ((torch.arange(10) + 0.5) / 10)[:, None].expand(-1, 2)
+    cdf = closed_form_marginals(model.prior()).cdf(torch.stack([z1, z2], -1))
+    torch.testing.assert_close(cdf, expected, atol=0.02, rtol=0)
+    assert title == TITLE + "quantiles of the prior, of each dimension\nWithMixture on Digits"
+
+
+def test_codes_that_follow_another_prior_are_uniform_through_its_cdf(with_mixture):
+    _, _, calls = with_mixture
+    ([panel], *_), _ = calls["scatter"]
+    assert panel.limits == (0, 1)
+    assert "through the CDFs of the prior" in panel.title
+    for points in panel.points.T:
+        ordered, n = points.sort().values, len(points)
+        assert (ordered - (torch.arange(n) + 0.5) / n).abs().max() < 1.63 / n**0.5  # Kolmogorov-Smirnov, 1%
+
+
+def test_contours_contain_the_stated_masses_of_the_prior(with_mixture):
+    model, found, calls = with_mixture
+    _, ([panel], *_) = calls["scatter"]
+    x, y, density, levels = panel.contours
+    torch.testing.assert_close(density[3, 7], model.prior().log_prob(torch.stack([x[7], y[3]])))
+    cell = (x[1] - x[0]) * (y[1] - y[0])
+    masses = [(density.exp() * (density > level)).sum() * cell for level in levels]
+    torch.testing.assert_close(torch.stack(masses), torch.tensor(MASSES), atol=0.03, rtol=0)
+    assert "contours with 10%, 30%, 50%, 70%, 90%, 99% of the prior" in panel.title
+    assert len(found["latent_density"].axes[0].collections) > 2  # contours and points
+
+
+def test_cdf_of_samples():
+    samples = torch.tensor([[3.0, 30.0], [1.0, 10.0], [2.0, 20.0], [4.0, 40.0]])
+    z = torch.tensor([[0.5, 25.0], [2.5, 50.0]])
+    assert sample_cdf(samples, z).tolist() == [[0.0, 0.5], [0.5, 1.0]]

@@ -31,6 +31,8 @@ NEWER = (
     "label_pixels",
     "calibration_error",
     "images_read_as",
+    "prior",
+    "posterior",
 )
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
+from evaluation.evaluate import prior_and_posterior
 from evaluation.over_seeds import as_text, over_seeds
 from evaluation.schema import ComparedEvaluation, Evaluation
 from evaluation.tables import comparison_key, tables, tables_by_key
+from models import AE, M1M2, VAE
 
 RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
           "nll_se": 0.1, "elbo": -25.0, "rate": 5.0, "distortion": 20.0, "active_units_per_layer": [3],
@@ -227,3 +229,24 @@ def test_a_short_run_has_not_failed_because_it_is_behind_the_mean_image():
     assert "has failed" not in tables([of(-193.1, 640, pixels=-467.6)])
     assert "has failed" in tables([of(43.6, 3900)])
     assert "has failed" in tables([of(1e10, 26)])
+
+
+def test_prior_and_posterior_have_columns_if_one_is_not_the_usual_one():
+    usual = result("a", prior="standard", posterior="diagonal")
+    (table,) = tables_by_key([usual, result("b")])
+    assert not {"prior", "posterior"} & set(table.columns)
+    (table,) = tables_by_key([usual, result("b", prior="vamp", posterior="diagonal"), result("c")])
+    assert table.columns[1:4] == ["model", "prior", "NLL ± SE"]
+    assert [line[2] for line in table.lines] == ["standard", "vamp", "-"]
+    (table,) = tables_by_key([result("d", prior="flow", posterior="full")])
+    assert table.columns[1:4] == ["model", "prior", "posterior"]
+    assert table.lines[0][2:4] == ["flow", "full"]
+
+
+def test_prior_and_posterior_of_a_model_are_its_options():
+    shape = (1, 8, 8)
+    assert prior_and_posterior(VAE(shape, prior="mixture")) == {"prior": "mixture", "posterior": "diagonal"}
+    m1 = {"image_shape": shape, "hidden": [4], "z_dim": 2, "prior": "mixture"}
+    stack = M1M2(image_shape=shape, num_classes=3, m1="m1.ckpt", m1_options=m1, kept=[0, 1])
+    assert prior_and_posterior(stack) == {"prior": "mixture", "posterior": "diagonal"}
+    assert prior_and_posterior(AE(shape)) == {}

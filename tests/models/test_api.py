@@ -110,6 +110,7 @@ def test_every_public_method_is_documented():
         "every_label",
         "generate",
         "generate_codes",
+        "feature_rows",
         "first_layer",
         "label_loss",
         "log_p_pruned",

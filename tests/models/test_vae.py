@@ -28,6 +28,7 @@ MIXTURE = {"likelihood": "discretized_logistic_mixture"}
 GROUPS = {"objective": "miwae", "num_samples": 4}
 CIWAE = {"objective": "ciwae", "num_samples": 4}
 FLOW = {"posterior": "flow"}
+FREE_BITS = {"objective": "elbo", "free_bits": 1000.0}
 
 
 def under(seed, f, *args):
@@ -117,6 +118,8 @@ KNOBS = {
     "num_groups": ({**GROUPS, "num_groups": 2}, {**GROUPS, "num_groups": 4}),
     "ciwae_beta": ({**CIWAE, "ciwae_beta": 0.1}, {**CIWAE, "ciwae_beta": 0.5}),
     "beta": ({"objective": "elbo"}, {"objective": "elbo", "beta": 0.5}),
+    "free_bits": ({"objective": "elbo"}, {"objective": "elbo", "free_bits": 1000.0}),
+    "free_bits_per": (FREE_BITS | {"free_bits_per": "dimension"}, FREE_BITS | {"free_bits_per": "layer"}),
     "inner_hidden": ({}, {"inner_hidden": [9]}),
     "num_classes": ({}, {"num_classes": 4}),
     "labelled_fraction": ({}, {"labelled_fraction": 0.3}),
@@ -144,8 +147,10 @@ OWN_KNOBS = {
     ("AffineVAE", "num_classes"): ({"label_weight": 0.1}, {"label_weight": 0.1, "num_classes": 4}),
     # other decoders are refused
     ("AffineVAE", "decoder"): ({}, {"decoder": "wavy"}),
+    # a hierarchy has free bits per layer only, which is its default: there is nothing to compare
+    ("HierarchicalVAE", "free_bits_per"): ({}, FREE_BITS | {"free_bits_per": "layer"}),
 }
-TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", "features", "classifier_samples"}
+TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "beta_cycles", "m1", "features", "classifier_samples"}
 TESTED_ELSEWHERE |= {"prior_inputs"}  # it has an effect where the model is built for data
 TESTED_ELSEWHERE |= {*inspect.signature(Model).parameters}
 
@@ -253,6 +258,19 @@ def test_an_unfinished_warm_up_is_reported(fit, binary, limits, after, last):
     ({"beta_warmup": -1}, "must not be negative; got 1.0 and -1"),
     ({"objective": "iwae", "beta": 2.0}, "belong to objective elbo"),
     ({"objective": "iwae", "beta_warmup": 2}, "belong to objective elbo"),
+    ({"objective": "iwae", "beta_cycles": 2}, "beta_cycles belongs to objective elbo with beta above 0"),
+    ({"beta": 0.0, "beta_cycles": 2}, "beta_cycles belongs to objective elbo with beta above 0"),
+    ({"beta_cycles": 0}, "beta_cycles must be at least 1; got 0"),
+    ({"beta_cycles": 2, "beta_warmup": 1}, "beta_cycles and beta_warmup are two schedules of beta"),
+    ({"free_bits": -0.1}, "free_bits must be finite and not negative; got -0.1"),
+    ({"free_bits": math.inf}, "free_bits must be finite and not negative; got inf"),
+    ({"free_bits": math.nan}, "free_bits must be finite and not negative; got nan"),
+    ({"objective": "dreg", "free_bits": 0.1}, "free_bits belongs to objective elbo: leave it out with objective dreg"),
+    ({"free_bits": 0.1, "beta": 0.0}, "free_bits has no effect with beta 0"),
+    ({"free_bits_per": "layer"}, "free_bits_per has no effect without free_bits"),
+    ({"free_bits": 0.1, "free_bits_per": "image"}, "Unknown free_bits_per 'image': choose dimension or layer"),
+    ({"optimizer": "sgd"}, "Unknown optimizer 'sgd': choose adam or adamw"),
+    ({"optimizer": "adamw"}, "optimizer adamw without weight_decay is adam"),
     ({"scale": 0.0, **GAUSSIAN}, "scale must"),
     ({"scale": -1.0, **GAUSSIAN}, "scale must"),
     ({"scale": math.nan, **GAUSSIAN}, "scale must"),
