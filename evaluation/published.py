@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from models.priors import VAMP_COMPONENTS
 from runtime.hparams import non_default_options, run_options
 
 FILE = Path(__file__).with_name("published.yaml")
@@ -44,20 +45,26 @@ class Reported(NamedTuple):
 
 # Settings that must agree for a published number to be mentioned at all
 REQUIRED_AGREEMENT = (
-    "quantity", "model", "images", "labels", "objective", "K", "num_groups", "ciwae_beta", "encoder", "decoder",
+    "quantity", "model", "images", "labels", "objective", "K", "num_groups", "ciwae_beta", "prior", "posterior",
+    "encoder", "decoder",
     "likelihood", "hidden", "inner_hidden", "m1.encoder", "m1.decoder", "m1.likelihood", "m1.hidden",
 )  # fmt: skip
 
-# Options that may differ from a paper's: those of the optimizer (a report lists them), seeds, the scale of a Gaussian
-# likelihood (no paper here has one), and those that another setting of `run_settings` replaces. Any other option that a
-# paper does not set counts as a difference unless it is at its default.
+# Options that may differ from a paper's: those of the optimizer (a report lists them), seeds, initial values, the scale
+# of a Gaussian likelihood (no paper here has one), early stopping (a report gives the epochs), and those that another
+# setting of `run_settings` replaces. Any other option that a paper does not set counts as a difference unless it is at
+# its default.
 NOT_COMPARED = {
     "classifier_samples",
     "optimizer", "lr", "lr_final", "lr_schedule", "adam_eps", "data.batch_size", "data.labels_per_batch",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.precision", "data.seed", "data.label_seed",
     "scale", "learn_scale", "logistic_scale", "logistic_components", "init",
+    "prior_inputs", "early_stopping",
     "objective", "num_samples", "data.binarization", "data.num_labels", "data.val_size",
 }  # fmt: skip
+
+# The prior and the posterior of papers that do not name them, and of models without these options
+USUAL_PARTS = {"prior": "standard", "posterior": "diagonal"}
 
 CLASSIFIERS = ("M2", "M1M2", "ADGM", "SDGM")
 MODELS = ("VAE", "IWAE", "HierarchicalVAE", *CLASSIFIERS)
@@ -170,13 +177,17 @@ def parse_result(experiment: dict[str, Any], result: Any, name: str) -> Reported
     check_keys(result, required, optional, name)
     architecture = dict(experiment["architecture"])
     m1 = architecture.pop("m1", {})
-    settings = architecture | {
-        "images": f"{experiment['data']}, {experiment['protocol']}",
-        "training_images": experiment["training_images"],
-        **experiment.get("training", {}),
-        **{f"m1.{option}": value for option, value in m1.items()},
-        **{option: result[option] for option in own_options},
-    }
+    settings = (
+        USUAL_PARTS
+        | architecture
+        | {
+            "images": f"{experiment['data']}, {experiment['protocol']}",
+            "training_images": experiment["training_images"],
+            **experiment.get("training", {}),
+            **{f"m1.{option}": value for option, value in m1.items()},
+            **{option: result[option] for option in own_options},
+        }
+    )
     if quantity == "nll":
         settings |= objective_settings(result["objective"], result["num_samples"])
     else:
@@ -208,12 +219,14 @@ def run_settings(checkpoint: dict) -> dict[str, Any]:
     Args:
         checkpoint: Checkpoint of one of `MODELS` on one of `DATA_SETS`.
     """
-    settings, run, model = run_options(checkpoint), checkpoint["run"], checkpoint["model"]
+    settings, run, model = USUAL_PARTS | run_options(checkpoint), checkpoint["run"], checkpoint["model"]
     data = DATA_SETS[run["data"]]
     settings |= {
         "images": f"{data.name}, {run['protocol']}",
         "training_images": data.training_images - settings.get("data.val_size", 0),  # BinaryMNIST has none to split off
     }
+    if settings["prior"] == "vamp" and settings["prior_components"] is None:
+        settings["prior_components"] = VAMP_COMPONENTS
     if model in CLASSIFIERS:
         return settings | {"model": model, "quantity": "test_error", "labels": settings["data.num_labels"]}
     if settings["objective"] != "elbo":
@@ -233,7 +246,7 @@ def reported(checkpoint: dict) -> dict[str, Reported]:
 
     Returns:
         The number by its quantity, `nll` or `test_error`; empty if every experiment has another quantity, model family,
-        data set, protocol, objective, K or hidden layers.
+        data set, protocol, objective, K, prior, posterior or hidden layers.
     """
     if checkpoint["model"] not in MODELS or checkpoint["run"]["data"] not in DATA_SETS:
         return {}
@@ -281,6 +294,9 @@ def describe(name: str, theirs: Any, ours: Any) -> str:
     if name == "training_images":
         number = "an unknown number of" if theirs is None else f"{theirs:,}"
         return f"{number} training images, not {ours:,}"
+    if name == "prior_components":
+        number = "an unknown number of" if theirs is None else f"{theirs:,}"
+        return f"{number} components of the prior, not {ours:,}"
     if name == "activation":
         return f"{theirs}, not {ours}"
     if name == "batch_norm":

@@ -84,6 +84,7 @@ class AffineVAE(VAE):
 
     data_args = ("image_shape", "num_classes")
     default_limit = 1000  # the decoder runs once per pixel
+    has_activation = True  # of the coordinate decoder
 
     decoder: CoordinateDecoder
 

@@ -79,8 +79,9 @@ class VAE(VariationalModel):
     Args:
         image_shape: Channels, height and width; from the data.
         init: How training starts. default: a narrow posterior, with a scale of 0.1, and in an mlp or a resnet weights
-            as in He et al. (2015), those of the decoder's output a tenth of that. glorot: Glorot-uniform weights, as in
-            Burda et al. (2015). Both with output biases at the mean training image.
+            as in He et al. (2015), in a gated network the same with a gain for gates, those of the decoder's output a
+            tenth of that. glorot: Glorot-uniform weights, as in Burda et al. (2015). Both with output biases at the
+            mean training image.
         likelihood: p(x|z): bernoulli for binarized pixels, gaussian or continuous_bernoulli for dequantised grey ones,
             discretized_logistic or discretized_logistic_mixture for grey levels. By default --data.binarization
             follows from it.

@@ -17,8 +17,9 @@ MIXED = torch.tensor([0, -1, 2, -1, -1, 1, -1])
 names = pytest.mark.parametrize("name", ["ADGM", "SDGM"])
 CONV = {"encoder": "conv", "decoder": "conv"}
 RESNET = {"encoder": "resnet", "decoder": "resnet", "hidden": [4]}
-NETWORKS = [{}, CONV, RESNET, {"hidden": []}, {"batch_norm": True}]
-networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet", "linear", "batch_norm"])
+GATED = {"encoder": "gated"}  # the activation belongs to the decoder then
+NETWORKS = [{}, CONV, RESNET, GATED, {"hidden": []}, {"batch_norm": True}]
+networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet", "gated", "linear", "batch_norm"])
 
 
 def same_noise(seed, K, B):

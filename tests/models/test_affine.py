@@ -399,6 +399,7 @@ def test_the_head_learns_from_the_data_it_is_given(fit):
     ({"z_dim": 3, "transforms": ["shift", "rotation"]}, r"The map takes 3 of the latents: .*; got 3\."),
     ({"z_dim": 0}, r"The map takes 6 of the latents: .*; got 0\."),
     ({"decoder": "mlp"}, r"AffineVAE needs a decoder that draws by coordinates, and mlp does not: choose coordinate\."),
+    ({"encoder": "gated", "decoder": "gated"}, "AffineVAE needs a decoder that draws by coordinates, .*"),
     ({"decoder": "gru"}, r"Unknown decoder 'gru': choose one of mlp, conv, coordinate, dcgan, resnet, gated, .*"),
     ({"decoder_hidden": [0]}, r"hidden must hold positive sizes, .*"),
     ({"decoder_hidden": []}, r"The coordinate decoder needs at least one entry in hidden, .*\."),

@@ -52,10 +52,15 @@ def test_log_weights_against_a_naive_loop(make, binary):
             torch.testing.assert_close(log_w[k, b], expected)
 
 
-NETWORKS = [{}, {"encoder": "conv", "decoder": "conv"}, {"encoder": "resnet", "decoder": "resnet", "hidden": [4]}]
+NETWORKS = [
+    {},
+    {"encoder": "conv", "decoder": "conv"},
+    {"encoder": "resnet", "decoder": "resnet", "hidden": [4]},
+    {"encoder": "gated", "decoder": "gated"},
+]
 
 
-@pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet"])
+@pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet", "gated"])
 @torch.no_grad()
 def test_importance_gives_the_exact_log_p_of_x_given_y(make, squares, options):
     model = shaken(make("CVAE", (1, 2, 2), z_dim=2, **options))

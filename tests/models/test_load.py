@@ -35,6 +35,7 @@ VARIANTS = [(name, {}) for name in MODELS] + [
     ("VAE", {"likelihood": "gaussian", "scale": 0.1, "learn_scale": True}),
     ("VAE", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),
     ("VAE", {"encoder": "resnet", "decoder": "resnet", "hidden": None}),
+    ("HierarchicalVAE", {"encoder": "gated", "decoder": "gated_conv", "hidden": None}),
     ("HierarchicalVAE", {"z_dim": (4, 3, 2), "batch_norm": True}),
     ("AffineVAE", {"label_weight": 0.1, "batch_norm": True}),
     ("AffineVAE", {"transforms": ["shift", "rotation"], "transform_scale": 0.3, "encoder": "conv", "hidden": None}),

@@ -310,6 +310,9 @@ NETWORKS = [
     {"encoder": "conv", "decoder": "conv"},
     {"encoder": "conv", "decoder": "conv", "batch_norm": True},
     {"encoder": "resnet", "decoder": "resnet"},
+    {"encoder": "gated", "decoder": "gated"},
+    {"encoder": "gated_conv", "decoder": "gated_conv"},
+    {"encoder": "gated", "decoder": "gated", "batch_norm": True},
     {"decoder": "coordinate"},
 ]
 # AffineVAE, CVAE, M1M2, ADGM and SDGM have their own tests of this
@@ -501,7 +504,7 @@ def fresh(init, **options):
 
 def test_the_posterior_is_narrow_at_initialization(binary):
     x, _ = binary(20, (1, 16, 16))
-    for options in ({}, {"encoder": "conv"}, {"encoder": "resnet"}, {"activation": "tanh"}):
+    for options in ({}, {"encoder": "conv"}, {"encoder": "resnet"}, {"encoder": "gated"}, {"activation": "tanh"}):
         narrow, wide = (fresh(init, **options) for init in ("default", "glorot"))
         assert narrow.posterior(x).stddev.log().mean().item() == pytest.approx(math.log(0.1), abs=0.5)
         assert wide.posterior(x).stddev.log().mean().item() == pytest.approx(0, abs=0.5)
