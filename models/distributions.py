@@ -22,6 +22,7 @@ MAX_FACTORS = 120  # max. number of factors in [1, 2] whose product fits float32
 CHUNK_SIZE = 2**19  # elements per chunk: 2 MiB of float32, which fits a CPU cache
 LARGE_SIZE = 2**19  # number of pixels from which the chunked Bernoulli likelihood is faster than torch's
 MOMENT_SAMPLES = 10_000  # samples of a prior whose mean and variance are not known in closed form
+LOG_2PI = math.log(2 * math.pi)
 SCALE_LIMIT = math.log(256)  # bounds a learned observation scale to [1/256, 256]; 1/256 is one grey level
 
 
@@ -46,6 +47,91 @@ class DiagonalNormal(Independent):
     def detached(self) -> Independent:
         """Return the same distribution with detached parameters: its density has no gradient for them."""
         return DiagonalNormal(Normal(self.base_dist.loc.detach(), self.base_dist.scale.detach()), 1)
+
+
+class FullNormal(Distribution):
+    """N(mu, L L^T) with L = diag(sigma) (I + N), for a strictly lower triangular N.
+
+    N is the part of L below the diagonal in units of the diagonal: narrowing sigma narrows the whole distribution.
+    All computations are in the precision of the parameters, outside autocast.
+
+    Args:
+        loc: The mean mu, `(..., d)`.
+        scale: sigma, the diagonal of L, `(..., d)`.
+        lower: N, `(..., d, d)`.
+    """
+
+    arg_constraints: ClassVar[dict] = {}  # arguments are not validated
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale: Tensor, lower: Tensor):
+        super().__init__(loc.shape[:-1], loc.shape[-1:])
+        self.loc, self.scale, self.lower = loc, scale, lower
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale.square() * (1 + self.lower.square().sum(-1))
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """L, `(..., d, d)`."""
+        return torch.diag_embed(self.scale) + self.scale[..., None] * self.lower
+
+    def marginals(self) -> Normal:
+        """Return the distribution of each dimension, batch shape `(..., d)`."""
+        return Normal(self.loc, self.stddev)
+
+    def detached(self) -> "FullNormal":
+        """Return the same distribution with detached parameters: its density has no gradient for them."""
+        return FullNormal(self.loc.detach(), self.scale.detach(), self.lower.detach())
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FullNormal":
+        d = self.event_shape[0]
+        shape = torch.Size(batch_shape)
+        return FullNormal(self.loc.expand(*shape, d), self.scale.expand(*shape, d), self.lower.expand(*shape, d, d))
+
+    def columns(self, vectors: Tensor) -> Tensor:
+        """Return vectors `(samples..., batch..., d)` as columns `(batch..., d, samples)` of one matrix per image.
+
+        A product with L would otherwise copy L for each sample.
+        """
+        leading = vectors.ndim - self.loc.ndim
+        return vectors.flatten(0, leading - 1).movedim(0, -1) if leading else vectors[..., None]
+
+    def log_det(self) -> Tensor:
+        """Return log det L, `(...)`."""
+        return self.scale.log().sum(-1)
+
+    def log_prob_of_noise(self, noise: Tensor) -> Tensor:
+        """Return log q(mu + L noise) for `noise (..., d)`."""
+        return -0.5 * (noise.square().sum(-1) + self.event_shape[0] * LOG_2PI) - self.log_det()
+
+    def rsample_with_noise(self, sample_shape: Any) -> tuple[Tensor, Tensor]:
+        """Return samples z = mu + L noise and their noise, both `(samples..., batch..., d)`."""
+        noise = torch.randn(
+            self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device
+        )
+        with torch.autocast(noise.device.type, enabled=False):
+            products = self.lower @ self.columns(noise)  # (batch..., d, samples)
+        return self.loc + self.scale * (noise + products.movedim(-1, 0).view(noise.shape)), noise
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.rsample_with_noise(sample_shape)[0]
+
+    def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
+        """Return samples `(samples..., batch..., d)` and their log density, without solving for the noise."""
+        z, noise = self.rsample_with_noise(sample_shape)
+        return z, self.log_prob_of_noise(noise)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        difference = (value - self.loc) / self.scale  # (samples..., batch..., d)
+        with torch.autocast(difference.device.type, enabled=False):
+            noise = torch.linalg.solve_triangular(self.lower, self.columns(difference), upper=False, unitriangular=True)
+        return self.log_prob_of_noise(noise.movedim(-1, 0).reshape(difference.shape))
 
 
 def diagonal_normal(parameters: Tensor) -> Independent:
@@ -137,20 +223,26 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
         return None
 
 
-def kl_per_dimension(q: Independent, p: Distribution) -> Tensor:
+def marginals(q: Any) -> Any:
+    """Return the distribution of each dimension of `q`, batch shape `(..., d)`."""
+    return q.marginals() if hasattr(q, "marginals") else q.base_dist
+
+
+def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor:
     """Return KL(q(z_d) || p(z_d)) for each dimension d, the shape of the mean of `q`.
 
     Exact if `p` is `Independent` and torch knows a closed form. For any other prior each dimension of `p` is replaced
-    by the Gaussian with the same mean and variance.
+    by the Gaussian with the same mean and variance. So is each dimension of a normalizing flow `q`.
     """
-    if isinstance(p, Independent) and (kl := closed_form_kl(q.base_dist, p.base_dist)) is not None:
+    q_d = marginals(q)
+    if isinstance(p, Independent) and (kl := closed_form_kl(q_d, p.base_dist)) is not None:
         return kl
     try:
         mean, variance = p.mean, p.variance
     except NotImplementedError:
         samples = p.sample((MOMENT_SAMPLES,))
         mean, variance = samples.mean(0), samples.var(0)
-    return kl_divergence(q.base_dist, Normal(mean, variance.sqrt()))
+    return kl_divergence(q_d, Normal(mean, variance.sqrt()))
 
 
 @register_kl(DiagonalNormal, StandardNormal)
@@ -158,6 +250,13 @@ def kl_to_standard_normal(q: DiagonalNormal, p: StandardNormal) -> Tensor:
     """Return sum_d (mu_d^2 + sigma_d^2 - 1) / 2 - log sigma_d, in nats (Kingma & Welling 2013, appendix B)."""
     mu, sigma = q.base_dist.loc, q.base_dist.scale
     return (0.5 * torch.addcmul(mu * mu, sigma, sigma) - sigma.log()).sum(-1) - 0.5 * mu.shape[-1]
+
+
+@register_kl(FullNormal, StandardNormal)
+def kl_of_full_to_standard_normal(q: FullNormal, p: StandardNormal) -> Tensor:
+    """Return (tr(L L^T) + |mu|^2 - d) / 2 - log det L, in nats."""
+    trace = q.variance.sum(-1)
+    return 0.5 * (trace + q.loc.square().sum(-1) - q.event_shape[0]) - q.log_det()
 
 
 def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from models.distributions import diagonal_normal, rsample_with_log_prob, standard_normal
+from models.distributions import diagonal_normal, marginals, rsample_with_log_prob, standard_normal
 from models.inputs import as_count
 from models.latent_variable import LatentVariableModel
 from models.networks import check_sizes
@@ -147,7 +147,7 @@ class HierarchicalVAE(VAE):
             means.append(conditional(net, means[-1]).mean)
         z, _, q, p = self.draw(16, qz1_x)
         kl = [
-            (q_l.base_dist.log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)
+            (marginals(q_l).log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)
             for z_l, q_l, p_l in zip(z, q, p, strict=True)
         ]
         return list(zip(means, kl, strict=True))

@@ -98,8 +98,10 @@ class VAE(VariationalModel):
         self.decoder = self.new_decoder(self.code_dim, self.context_dim, init, output_shape)
         # registered last: optimizer states of checkpoints are in the order of the parameters
         self.likelihood, self.z_prior, self.z_posterior = pixels, self.new_prior(), posterior
-        if init == "default" and isinstance(self.encoder, Network):
-            self.start_narrow()
+        if isinstance(self.encoder, Network):
+            posterior.start(self.encoder.output)
+            if init == "default":
+                self.start_narrow()
         # a tensor, since a loss would be compiled again for each new number; no buffer, which DDP would broadcast
         self.kl_weight = torch.tensor(float(beta))
         self.begun_warmup: float | None = None  # steps of the warm-up of the run that this one goes on from

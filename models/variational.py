@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 from models.encoder_decoder import EncoderDecoder
 from models.latent_variable import LatentVariableModel
 from models.networks.layers import ImageShape
-from models.posteriors import Posterior, PosteriorName, make_posterior
+from models.posteriors import Posterior, PosteriorFlow, PosteriorName, make_posterior
 from models.priors import OPTION_DEFAULTS, PRIORS, Prior, PriorName, PseudoInputs, make_prior
 
 
@@ -27,7 +27,14 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         prior_components: Gaussians of prior mixture, 10 by default, or of prior vamp, 500 by default.
         prior_inputs: What the learned images of prior vamp start at: images, of the training data (the default), or
             noise.
-        posterior: q(z|x), by its name in the registry: diagonal, a Gaussian with independent dimensions.
+        posterior: q(z|x), by its name in the registry: diagonal, a Gaussian with independent dimensions; full, a
+            Gaussian with any covariance; flow, a Gaussian transformed by a normalizing flow.
+        posterior_flow: Flow of the posterior flow: iaf (the default), inverse autoregressive affine transforms (Kingma
+            et al. 2016); nsf, coupling transforms by splines (Durkan et al. 2019), slower, for any objective.
+        posterior_transforms: Transforms of the posterior flow, 2 by default.
+        posterior_hidden: Widths of the hidden layers of each transform of the posterior flow, [256] by default.
+        posterior_context: Outputs of the encoder that the posterior flow depends on, in addition to mean and scale of
+            its Gaussian; 32 by default.
     """
 
     z_prior: Prior
@@ -41,6 +48,10 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         prior_components: int | None = None,
         prior_inputs: PseudoInputs | None = None,
         posterior: PosteriorName = "diagonal",
+        posterior_flow: PosteriorFlow | None = None,
+        posterior_transforms: int | None = None,
+        posterior_hidden: list[int] | None = None,
+        posterior_context: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(image_shape, **kwargs)
@@ -72,7 +83,15 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         Raises:
             ValueError: If an option is out of range, or has no effect on this posterior.
         """
-        return make_posterior(self.hparams.posterior, self.latent_sizes[0])
+        options = self.hparams
+        return make_posterior(
+            options.posterior,
+            self.latent_sizes[0],
+            flow=options.posterior_flow,
+            transforms=options.posterior_transforms,
+            hidden=options.posterior_hidden,
+            context=options.posterior_context,
+        )
 
     def start_at_data(self, data) -> None:
         """Initialise the prior from training images, if it has parameters that are images.
@@ -100,6 +119,8 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
     def encode_pseudo_inputs(self, u: Tensor, y: Tensor | None) -> Any:
         """Return the Gaussians q(z|u) of images `(N, C, H, W)`, batch shape `(N,)`, for a prior that is made of them.
 
-        They are of the last layer of latents. A conditional model receives labels `y (N,)`.
+        They are of the last layer of latents. A conditional model receives labels `y (N,)`. With a posterior flow they
+        are the Gaussians that it transforms.
         """
-        return self.posterior(u, y)
+        q = self.posterior(u, y)
+        return getattr(q, "base", q)

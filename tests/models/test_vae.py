@@ -27,6 +27,7 @@ LOGISTIC = {"likelihood": "discretized_logistic"}
 MIXTURE = {"likelihood": "discretized_logistic_mixture"}
 GROUPS = {"objective": "miwae", "num_samples": 4}
 CIWAE = {"objective": "ciwae", "num_samples": 4}
+FLOW = {"posterior": "flow"}
 
 
 def under(seed, f, *args):
@@ -129,6 +130,11 @@ KNOBS = {
     "sample_z1": ({}, {"sample_z1": False}),
     "prior": ({}, {"prior": "mixture"}),
     "prior_components": ({"prior": "mixture"}, {"prior": "mixture", "prior_components": 3}),
+    "posterior": ({}, {"posterior": "full"}),
+    "posterior_flow": (FLOW, {"posterior_flow": "nsf", **FLOW}),
+    "posterior_transforms": (FLOW, {"posterior_transforms": 3, **FLOW}),
+    "posterior_hidden": (FLOW, {"posterior_hidden": [9], **FLOW}),
+    "posterior_context": (FLOW, {"posterior_context": 3, **FLOW}),
 }
 # options with another meaning for another model
 OWN_KNOBS = {
@@ -141,7 +147,6 @@ OWN_KNOBS = {
 }
 TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "m1", "features", "classifier_samples"}
 TESTED_ELSEWHERE |= {"prior_inputs"}  # it has an effect where the model is built for data
-TESTED_ELSEWHERE |= {"posterior"}  # with one entry in the registry there is nothing to compare
 TESTED_ELSEWHERE |= {*inspect.signature(Model).parameters}
 
 
