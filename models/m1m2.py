@@ -9,7 +9,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from models import classes
 from models.base import evaluating
-from models.distributions import concatenated, rsample_with_log_prob, standard_normal
+from models.concatenation import concatenated
+from models.distributions import rsample_with_log_prob, standard_normal
 from models.inputs import as_labels, as_latents
 from models.likelihoods import PixelLikelihood
 from models.m2 import M2
@@ -17,7 +18,7 @@ from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape
 from models.parts import make_part, open_part
 from models.posteriors import PosteriorFlow, PosteriorName
-from models.priors import PriorName
+from models.priors import PriorFlow, PriorName
 from models.vae import VAE
 
 LEAST_DEVIATION = 0.1  # standard deviation over images of the posterior mean of a latent in use
@@ -26,6 +27,9 @@ CHUNK = 1000  # images per pass through M1
 PARTS_OF_M2 = (
     "prior",
     "prior_components",
+    "prior_flow",
+    "prior_transforms",
+    "prior_hidden",
     "posterior",
     "posterior_flow",
     "posterior_transforms",
@@ -88,8 +92,12 @@ class M1M2(MarginalLabel):
         hidden: Sizes of the hidden layers of M2's networks.
         activation: Activation of M2's hidden layers.
         batch_norm: Batch norm before each activation of M2.
-        prior: p(z2): standard, N(0, I); or mixture, Gaussians with learned weights, means and scales.
+        prior: p(z2): standard, N(0, I); mixture, Gaussians with learned weights, means and scales; or flow, a
+            normalizing flow.
         prior_components: Gaussians of prior mixture, 10 by default.
+        prior_flow: Transformations of prior flow, nsf (the default) or maf.
+        prior_transforms: Number of transformations of prior flow, 2 by default.
+        prior_hidden: Widths of the hidden layers of each transformation of prior flow, by default [128, 128].
         posterior: q(z2|z1,y): diagonal, a Gaussian with independent dimensions; full, a Gaussian with any covariance;
             flow, a Gaussian transformed by a normalizing flow.
         posterior_flow: Flow of the posterior flow, iaf (the default) or nsf.
@@ -132,6 +140,9 @@ class M1M2(MarginalLabel):
         alpha: float = 5.0,
         prior: PriorName = "standard",
         prior_components: int | None = None,
+        prior_flow: PriorFlow | None = None,
+        prior_transforms: int | None = None,
+        prior_hidden: list[int] | None = None,
         posterior: PosteriorName = "diagonal",
         posterior_flow: PosteriorFlow | None = None,
         posterior_transforms: int | None = None,
