@@ -99,7 +99,7 @@ def test_bounds_are_below_log_p_and_every_parameter_has_a_gradient(combined, squ
 @pytest.mark.parametrize(("name", "prior"), [("M2", "mixture"), ("M2", "vamp"), ("SDGM", "flow")])
 def test_annealed_importance_sampling_agrees_with_importance_sampling(combined, squares, name, prior):
     model = combined(name, prior, "diagonal")
-    settings = Settings(chains=150, temperatures=20, leapfrogs=3)
+    settings = Settings(chains=100, temperatures=20, leapfrogs=3)
     with evaluating(model, seed=1):
         sampled = importance(model, squares, 5000, 1000).log_px
     annealed = anneal(model, squares, settings, [0.3] * 19).log_px
@@ -223,15 +223,15 @@ def test_p_of_the_stack_sums_to_1_with_every_m1(make, squares, m1, m2):
     with evaluating(model, seed=4):
         for y in (None, *range(C)):
             given = None if y is None else torch.full((16,), y)
-            parts.append(model.log_weights(squares, 3000, given).double().exp())  # (K, 16)
+            parts.append(model.log_weights(squares, 2000, given).double().exp())  # (K, 16)
         rate, distortion = model.rate_distortion(squares, 500)
     for p in (parts[0].sum(1), sum(parts[1:]).sum(1)):
         error = p.std() / math.sqrt(len(p))
-        assert error < 0.04
+        assert error < 0.05
         assert abs(p.mean() - 1) < 4.5 * error
     assert (parts[0].mean(0).log() + rate + distortion > -0.05).all()
     if m2 == "mixture and full" and m1 == "diagonal":
-        settings = Settings(chains=150, temperatures=20, leapfrogs=3)
+        settings = Settings(chains=100, temperatures=20, leapfrogs=3)
         assert (anneal(model, squares, settings, [0.3] * 19).log_px - parts[0].mean(0).log()).abs().max() < 0.4
 
 
