@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from models.distributions import is_standard_normal, standard_normal
+
 
 class Concatenation(Distribution):
     """Distribution of (z_1, ..., z_n) for independent vectors z_i.
@@ -41,3 +43,10 @@ class Concatenation(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Return samples `(*sample_shape, *batch_shape, d)`."""
         return torch.cat([part.sample(torch.Size(sample_shape)) for part in self.parts], -1)
+
+
+def concatenated(*parts: Distribution) -> Distribution:
+    """Return the distribution of independent vectors, one after the other: N(0, I) if that of each of them is."""
+    if all(is_standard_normal(part) for part in parts):
+        return standard_normal(sum(part.event_shape[0] for part in parts), like=parts[0].mean)
+    return Concatenation(list(parts))

@@ -177,38 +177,6 @@ def standard_normal(dim: int, like: Tensor) -> Independent:
     return StandardNormal(Normal(zero, torch.ones_like(zero)), 1)
 
 
-class Concatenated(Distribution):
-    """The distribution of the concatenation of independent random vectors.
-
-    Args:
-        parts: Their distributions, with the same batch shape.
-    """
-
-    arg_constraints: ClassVar[dict] = {}  # arguments are not validated
-
-    def __init__(self, *parts: Distribution):
-        self.parts = parts
-        self.sizes = [part.event_shape[0] for part in parts]
-        super().__init__(parts[0].batch_shape, torch.Size([sum(self.sizes)]))
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Concatenated":
-        return Concatenated(*(part.expand(batch_shape) for part in self.parts))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        densities = (p.log_prob(z) for p, z in zip(self.parts, value.split(self.sizes, -1), strict=True))
-        return torch.stack(list(densities)).sum(0)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return torch.cat([part.sample(torch.Size(sample_shape)) for part in self.parts], -1)
-
-
-def concatenated(*parts: Distribution) -> Distribution:
-    """Return the distribution of the concatenation of independent vectors, which is N(0, I) if all of them are."""
-    if all(isinstance(part, StandardNormal) for part in parts):
-        return standard_normal(sum(part.event_shape[0] for part in parts), like=parts[0].mean)
-    return Concatenated(*parts)
-
-
 def is_standard_normal(p: Distribution) -> bool:
     """Return whether `p` is N(0, I) over vectors."""
     if isinstance(p, StandardNormal):
