@@ -39,7 +39,7 @@ def set_weights(model, weights):
 
 
 @pytest.mark.parametrize(("weight", "text"), [
-    (1.0, "100%"), (0.123456, "12%"), (0.002, "0.2%"), (0.0000456, "0.0046%"), (1e-9, "< 0.001%"),
+    (1.0, "100%"), (0.123456, "12%"), (0.095, "10%"), (0.09, "9.0%"), (0.002, "0.20%"), (0.0000456, "0.0046%"), (1e-9, "< 0.001%"),
 ])  # fmt: skip
 def test_weights_are_percentages(weight, text):
     assert percent(weight) == text
@@ -58,7 +58,7 @@ def test_pseudo_inputs_are_sorted_by_weight(make, data, drawn):
     assert list(drawing(PseudoInputs(), model, data)) == ["pseudo_inputs"]
     [((rows,), options)] = drawn
     assert torch.equal(rows[0], model.z_prior.pseudo_inputs[[1, 2, 0]])
-    assert options["captions"] == [["75%", "25%", "0.4%"]]
+    assert options["captions"] == [["75%", "25%", "0.40%"]]
     assert options["title"] == "All 3 pseudo-inputs, sorted by weight; 2 have 99% of the weight\nVAE on Digits"
 
 
