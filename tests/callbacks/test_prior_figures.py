@@ -39,7 +39,8 @@ def set_weights(model, weights):
 
 
 @pytest.mark.parametrize(("weight", "text"), [
-    (1.0, "100%"), (0.123456, "12%"), (0.095, "10%"), (0.09, "9.0%"), (0.002, "0.20%"), (0.0000456, "0.0046%"), (1e-9, "< 0.001%"),
+    (1.0, "100%"), (0.123456, "12%"), (0.095, "10%"), (0.09, "9.0%"), (0.002, "0.20%"),
+    (0.0000456, "0.0046%"), (1e-9, "< 0.001%"),
 ])  # fmt: skip
 def test_weights_are_percentages(weight, text):
     assert percent(weight) == text
