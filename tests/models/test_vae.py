@@ -129,6 +129,9 @@ KNOBS = {
     "sample_z1": ({}, {"sample_z1": False}),
     "prior": ({}, {"prior": "mixture"}),
     "prior_components": ({"prior": "mixture"}, {"prior": "mixture", "prior_components": 3}),
+    "prior_flow": ({"prior": "flow"}, {"prior": "flow", "prior_flow": "maf"}),
+    "prior_transforms": ({"prior": "flow"}, {"prior": "flow", "prior_transforms": 3}),
+    "prior_hidden": ({"prior": "flow"}, {"prior": "flow", "prior_hidden": [9]}),
 }
 # options with another meaning for another model
 OWN_KNOBS = {
