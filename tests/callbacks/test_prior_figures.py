@@ -10,6 +10,7 @@ from callbacks import CALLBACKS, PriorComponents, PseudoInputs, for_model
 from callbacks.pseudo_inputs import number_with_mass, percent
 from figures import grids
 from models import evaluating
+from models.posteriors import POSTERIORS
 from models.priors import PRIORS
 
 
@@ -140,6 +141,16 @@ def test_kl_of_each_dimension_with_every_prior(make, data, name, prior):
     assert all(kl.isfinite().all() and kl.mean() > -0.05 for _, kl in layers)
     if name != "HierarchicalVAE":  # whose samples are drawn anew
         assert torch.equal(layers[0][1], again[0][1])
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("name", ["VAE", "HierarchicalVAE"])
+def test_kl_of_each_dimension_with_every_posterior(make, data, name, posterior):
+    model = make(name, posterior=posterior)
+    with evaluating(model):
+        layers = model.latent_statistics(data.images("test", 100)[0])
+    assert [kl.shape[1] for _, kl in layers] == list(model.latent_sizes)
+    assert all(kl.isfinite().all() and kl.mean() > -0.05 for _, kl in layers)
 
 
 def test_a_weight_that_is_not_finite_gives_no_figure(make, data):
