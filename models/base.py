@@ -25,8 +25,8 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """
     was_training = {module: module.training for module in model.modules()}
     caches = {module: module.evaluation_cache for module in model.modules() if isinstance(module, Model)}
-    for module in caches:
-        module.evaluation_cache = {}
+    for part in caches:
+        part.evaluation_cache = {}
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed reseeds all GPUs
     model.eval()
     try:
@@ -36,8 +36,8 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
     finally:
         for module, training in was_training.items():
             module.training = training
-        for module, cache in caches.items():
-            module.evaluation_cache = cache
+        for part, cache in caches.items():
+            part.evaluation_cache = cache
 
 
 class Mean(Metric):

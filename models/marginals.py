@@ -193,7 +193,7 @@ def marginal_log_prob(p: Any, z: Tensor) -> Tensor:
     Of many values a density of batch shape `(d,)` is tabulated between the smallest and the largest, and interpolated:
     a mixture may have hundreds of components, and the error is far below that of a figure.
     """
-    p_d = prior_marginals(p)
+    p_d: Any = prior_marginals(p)
     values = z.numel() // z.shape[-1]
     if isinstance(p_d, DensityEstimate | Normal) or p_d.batch_shape != z.shape[-1:] or values <= TABLE:
         return p_d.log_prob(z)

@@ -5,11 +5,10 @@ CONTRIBUTING.md shows how to add one.
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent
 
 from models.conditional_flow import (
     ConditionalTransform,
@@ -95,7 +94,7 @@ class DiagonalPosterior(Posterior):
     def num_outputs(self) -> int:
         return 2 * self.z_dim
 
-    def forward(self, outputs: Tensor) -> Independent:
+    def forward(self, outputs: Tensor) -> Any:  # DiagonalNormal
         return diagonal_normal(outputs)
 
     @torch.no_grad()
@@ -109,6 +108,7 @@ class FullPosterior(DiagonalPosterior):
     The encoder returns mu, then log sigma before clipping, then the rows of N.
     """
 
+    has_independent_dimensions = False
     below: Tensor  # indices of N in the flattened matrix
 
     def __init__(self, z_dim: int):
@@ -147,6 +147,7 @@ class FlowPosterior(DiagonalPosterior):
     """
 
     options = ("flow", "transforms", "hidden", "context")
+    has_independent_dimensions = False
 
     transform: ConditionalTransform
     moment_noise: Tensor
@@ -189,15 +190,7 @@ class FlowPosterior(DiagonalPosterior):
         return kind(diagonal_normal(parameters), context, self.transform, self.moment_noise)
 
 
-class PosteriorClass(Protocol):
-    """What the registry of posteriors holds: a class of modules."""
-
-    options: ClassVar[tuple[str, ...]]
-
-    def __call__(self, z_dim: int, **options: Any) -> Posterior: ...
-
-
-POSTERIORS: dict[str, PosteriorClass] = {
+POSTERIORS: dict[str, type[Posterior]] = {
     "diagonal": DiagonalPosterior,
     "full": FullPosterior,
     "flow": FlowPosterior,
@@ -215,7 +208,7 @@ def make_posterior(name: str, z_dim: int, **options: Any) -> Posterior:
     Raises:
         ValueError: If the name is unknown, or an option is out of range or has no effect on this posterior.
     """
-    chosen = lookup(POSTERIORS, name, "posterior")
+    chosen: Any = lookup(POSTERIORS, name, "posterior")
     given = {option: value for option, value in options.items() if value is not None}
     for option in given:
         owners = [owner for owner, kind in POSTERIORS.items() if option in kind.options]

@@ -5,7 +5,7 @@ CONTRIBUTING.md shows how to add one.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -215,20 +215,7 @@ class FlowPrior(Prior):
             return FlowDistribution(self.flow(), next(self.flow.parameters()))
 
 
-class PriorClass(Protocol):
-    """What the registry of priors holds: a class of modules."""
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Keys of `OPTION_DEFAULTS`; an attribute of the class."""
-
-    @property
-    def is_encoded(self) -> bool: ...
-
-    def __call__(self, z_dim: int, image_shape: ImageShape, num_classes: int, **options: Any) -> Prior: ...
-
-
-PRIORS: dict[str, PriorClass] = {
+PRIORS: dict[str, type[Prior]] = {
     "standard": StandardPrior,
     "mixture": MixturePrior,
     "vamp": VampPrior,
@@ -249,7 +236,7 @@ def make_prior(name: str, z_dim: int, image_shape: ImageShape, num_classes: int 
     Raises:
         ValueError: If the name is unknown, or an option is out of range or has no effect on this prior.
     """
-    chosen = lookup(PRIORS, name, "prior")
+    chosen: Any = lookup(PRIORS, name, "prior")
     for option, default in OPTION_DEFAULTS.items():
         if options[option] != default and option not in chosen.options:
             owners = [owner for owner, prior in PRIORS.items() if option in prior.options]
