@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from models.base import Model
@@ -49,10 +50,15 @@ class EncoderDecoder(Model):
         super().__init__(**kwargs)
         if z_dim < 1:
             raise ValueError(f"z_dim must be at least 1; got {z_dim}.")
-        if activation != DEFAULT_ACTIVATION and not self.has_activation:
-            raise ValueError(
-                f"activation has no effect on gated layers, which encoder {encoder} and decoder {decoder} have: "
-                "leave it out."
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        options = self.hparams
+        # no error: a recipe of another network may name an activation
+        if options.activation != DEFAULT_ACTIVATION and not self.has_activation:
+            rank_zero_warn(
+                f"activation {options.activation} has no effect: all hidden layers of encoder {options.encoder} and "
+                f"decoder {options.decoder} are gated."
             )
 
     @property
