@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 
 from datamodules import DATAMODULES
@@ -96,11 +95,10 @@ def non_default_options(checkpoint: dict) -> dict[str, Any]:
     return {name: value for name, value in all_options if value != default.get(name) or name in ALWAYS_SHOWN}
 
 
-def training_options(trainer: Trainer) -> dict[str, Any]:
-    """Return the training options that change the result of a run."""
+def training_options(trainer: Any) -> dict[str, Any]:
+    """Return the training options of a Trainer that change the result of a run."""
     names = ("accumulate_grad_batches", "gradient_clip_val", "precision")
     stopping = trainer.early_stopping_callback
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-    averages: list[Any] = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+    averages: list[Any] = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
     options = {"early_stopping": stopping and stopping.patience, "ema": averages[0].decay if averages else None}
     return options | {f"trainer.{name}": getattr(trainer, name) for name in names}
