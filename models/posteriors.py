@@ -68,7 +68,12 @@ class Posterior(nn.Module):
         """
         raise NotImplementedError
 
-    def start(self, output: nn.Module) -> None:
+    @property
+    def has_slow_density(self) -> bool:
+        """Whether the density at a given z takes as many passes as z has dimensions."""
+        return False
+
+    def start(self, output: Any) -> None:
         """Set the weights of the encoder's output layer to which this posterior gives initial values of its own.
 
         Args:
@@ -119,7 +124,7 @@ class FullPosterior(DiagonalPosterior):
         return FullNormal(mu, soft_clip(raw, LATENT_LIMIT).exp(), lower.unflatten(-1, (d, d)))
 
     @torch.no_grad()
-    def start(self, output: nn.Module) -> None:
+    def start(self, output: Any) -> None:
         """Start with independent dimensions: N = 0."""
         for parameter in (output.weight, output.bias):
             parameter[2 * self.z_dim :].zero_()
@@ -162,12 +167,18 @@ class FlowPosterior(DiagonalPosterior):
             )
         widths = HIDDEN if hidden is None else hidden
         check_sizes(widths, "posterior_hidden")
+        if not widths:
+            raise ValueError("posterior_hidden must hold at least one size, such as [256].")
         self.transform = make_transform(self.flow, z_dim, self.context_dim, number, widths)
         self.register_buffer("moment_noise", antithetic_noise(MOMENT_SAMPLES, z_dim), persistent=False)
 
     @property
     def num_outputs(self) -> int:
         return 2 * self.z_dim + self.context_dim
+
+    @property
+    def has_slow_density(self) -> bool:
+        return self.flow == "iaf"
 
     def forward(self, outputs: Tensor) -> GaussianFlow:
         parameters, context = at_least_float32(outputs).split([2 * self.z_dim, self.context_dim], -1)
