@@ -74,7 +74,7 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         prior = make_prior(hparams.prior, self.latent_sizes[-1], hparams.image_shape, self.encoded_classes, **options)
         if PRIORS[hparams.prior].is_encoded and hparams.batch_norm:
             raise ValueError(
-                f"Prior {hparams.prior} cannot be combined with batch norm, whose statistics are those of images: "
+                f"Prior {hparams.prior} cannot be combined with batch_norm, whose statistics are those of images: "
                 "choose another prior or --model.batch_norm false."
             )
         return prior
