@@ -15,6 +15,7 @@ from callbacks.titles import subject
 from figures import charts
 from models import Model
 from models.estimators.importance import active_units
+from models.marginals import without_estimates
 
 CHUNK = 500  # images per pass
 MIN_IMAGES = 50  # the variance of posterior means over fewer images is too noisy to decide on
@@ -117,7 +118,8 @@ class ActiveUnits(PowersOfTwoCallback):
         x, y = trainer.datamodule.images("val", CHUNK, model.device)
         if len(x) < MIN_IMAGES or model.is_kl_warming_up():
             return
-        layers = model.latent_statistics(x, *model.condition_args(y))
+        with without_estimates():
+            layers = model.latent_statistics(x, *model.condition_args(y))
         largest, step = max(means.double().var(0).max().item() for means, _ in layers), trainer.global_step
         if largest >= COLLAPSE_VARIANCE or (self.first_collapsed and largest > self.first_collapsed[1]):
             self.first_collapsed = None

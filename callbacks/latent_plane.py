@@ -152,6 +152,7 @@ def over_density(
     log_p_samples = torch.cat([prior.log_prob(part) for part in samples.split(CHUNK)])
     levels = log_p_samples.quantile(1 - torch.tensor(MASSES).to(samples))
     contours = charts.Contours(z1, z2, log_p.view(DENSITY_POINTS, DENSITY_POINTS), levels)
-    masses = ", ".join(f"{mass:.0%}" for mass in MASSES)
-    title = f"Codes of {len(z):,} test images; contours with {masses} of the prior"
-    return charts.scatter([charts.Panel(z, title, "z1", "z2", contours=contours)], y, classes, subject)
+    title = f"Codes of {len(z):,} test images over the density of the prior"
+    masses = ", ".join(f"{100 * mass:.0f}" for mass in MASSES)
+    xlabel = f"z1\ncontours contain {masses}% of the prior"
+    return charts.scatter([charts.Panel(z, title, xlabel, "z2", contours=contours)], y, classes, subject)

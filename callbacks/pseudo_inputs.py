@@ -18,7 +18,7 @@ def percent(weight: float) -> str:
     """Return a weight as a percentage with two digits."""
     if weight < 1e-5:
         return "< 0.001%"
-    return f"{100 * weight:.0f}%" if weight >= 0.995 else f"{100 * weight:.2g}%"
+    return f"{100 * weight:.0f}%" if weight >= 0.095 else f"{100 * weight:#.2g}%"
 
 
 def number_with_mass(weights: Tensor, mass: float = MASS) -> int:

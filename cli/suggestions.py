@@ -18,6 +18,10 @@ SYNONYMS = {
     ("hidden_dim", "hidden_dims", "hidden_size", "hidden_sizes", "layers", "h_dim", "width"): ("model.hidden",),
     ("kl_weight", "kld_weight", "kl_coef", "kl"): ("model.beta",),
     ("warmup", "kl_warmup", "warmup_epochs", "kl_anneal", "anneal_epochs"): ("model.beta_warmup",),
+    ("cycles", "num_cycles", "n_cycles", "cyclical"): ("model.beta_cycles",),
+    ("free_nats", "kl_min", "lambda_kl"): ("model.free_bits",),
+    ("ema_decay", "use_ema", "polyak"): ("ema",),
+    ("optimiser", "optim", "opt"): ("model.optimizer",),
     ("k", "iw_samples", "importance_samples", "n_samples", "samples", "num_importance_samples"): (
         "model.num_samples",
         "num_samples",
@@ -54,7 +58,7 @@ SYNONYMS = {
 # Options of other programs that do not exist here -> reason
 MISSING_OPTIONS = {
     ("workers", "num_workers", "n_workers", "pin_memory"): "batches are sliced from images in memory, without workers",
-    ("momentum", "optimizer", "optimiser", "optim"): "the optimizer is Adam",
+    ("momentum",): "the optimizer is Adam or AdamW",
 }
 
 

@@ -27,8 +27,8 @@ def codes(model: Model, x: Tensor, y: Tensor) -> Tensor:
 def probes(model: Model, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, float]:
     """Return test errors of 5 nearest neighbours and of logistic regression on posterior means.
 
-    Nearest neighbours use the codes unscaled, because the prior gives all dimensions the same scale. For the regression
-    each dimension is standardised.
+    Nearest neighbours use the codes unscaled: under N(0, I) all dimensions have the same scale, and under a learned
+    prior distances are those of its latent space. For the regression each dimension is standardised.
 
     Args:
         model: A model with `can_be_probed`.

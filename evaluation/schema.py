@@ -195,7 +195,9 @@ class Evaluation:
     active_units: Annotated[int | None, Doc("Latent dimensions whose posterior mean varies over images.")] = None
     active_units_per_layer: Annotated[list[int] | None, Doc("The same, for each stochastic layer.")] = None
     active_dimensions: Annotated[list[list[bool]] | None, Doc("Per layer and dimension: whether it is active.")] = None
-    kl_per_dimension: Annotated[list[list[float]] | None, Doc("The same: mean KL to the prior.", NATS)] = None
+    kl_per_dimension: Annotated[
+        list[list[float]] | None, Doc("The same: mean KL between the marginals of posterior and prior.", NATS)
+    ] = None
     duplicates: Annotated[
         float | None,
         Doc(

@@ -128,8 +128,8 @@ USUAL_PARTS = {"prior": "standard", "posterior": "diagonal"}
 # Order in which columns are kept if a table is too wide for the terminal
 IMPORTANCE = ("run", "NLL ± SE", "bits/dim ± SE", "loss", "test error", "model", "prior", "posterior", "K",
               "to the first", "paper", "paper's", "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO",
-              "k-hat > 0.7", "AIS - NLL", "5-NN", "linear", "ECE", "rate", "distortion", "ESS", "bf16 - fp32", "AIS gap",
-              "sigma^2", "Parzen NLL ± SE")  # fmt: skip
+              "k-hat > 0.7", "AIS - NLL", "5-NN", "linear", "ECE", "rate", "distortion", "ESS", "bf16 - fp32",
+              "AIS gap", "sigma^2", "Parzen NLL ± SE")  # fmt: skip
 # The same for a table with generators, which have no importance weights: AIS is what the rows have in common
 GENERATOR_IMPORTANCE = ("run", "model", "AIS NLL ± SE (images)", "AIS gap", "sigma^2", "NLL ± SE", "Parzen NLL ± SE",
                         "MMD^2", *IMPORTANCE)  # fmt: skip

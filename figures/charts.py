@@ -29,6 +29,7 @@ LEGEND_WIDTH, TICK_WIDTH = 110, 90  # maximum width of the name of a class, in p
 # two greys, because grey marks unknown labels.
 COLORS = ("#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#92dadd", "#a96b59", "#e76300", "#b9ac70", "#222222", "#2a7f4f")
 UNKNOWN = "#d5d5d5"
+CONTOUR_SHADES = 0.97, 0.84  # grey of the outermost and of the innermost contour of a density
 MARKERS = ("o", "^")  # of the first ten classes and of the next ten
 
 
@@ -260,7 +261,9 @@ def draw_contours(axes: Axes, contours: Contours) -> None:
     levels = np.unique(contours.levels.cpu().double().numpy())
     density = np.nan_to_num(density, nan=density[np.isfinite(density)].min(initial=0))
     if density.max() > levels[0]:
-        axes.contourf(x, y, density, [*levels, max(density.max(), levels[-1]) + 1], cmap="Greys", vmin=-1, alpha=0.25)
+        shades = np.linspace(*CONTOUR_SHADES, len(levels))
+        ends = [*levels, max(density.max(), levels[-1]) + 1]
+        axes.contourf(x, y, density, ends, colors=[(shade,) * 3 for shade in shades], zorder=0)
         axes.contour(x, y, density, levels, colors="0.6", linewidths=0.6, linestyles="solid", zorder=0.5)
 
 

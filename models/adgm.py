@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from models.concatenation import concatenated
 from models.distributions import (
     at_least_float32,
-    concatenated,
     diagonal_normal,
     kl_per_dimension,
     rsample_with_kl,

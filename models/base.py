@@ -21,8 +21,12 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """Switch to evaluation mode without gradients, with noise from `seed`; restore mode and random state afterwards.
 
     Log weights estimate p(x) only in this mode: in training mode, batch norm makes images depend on each other.
+    Parameters must not change within it: a prior that is computed from them is computed only once.
     """
     was_training = {module: module.training for module in model.modules()}
+    caches = {module: module.evaluation_cache for module in model.modules() if isinstance(module, Model)}
+    for part in caches:
+        part.evaluation_cache = {}
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed reseeds all GPUs
     model.eval()
     try:
@@ -32,6 +36,8 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
     finally:
         for module, training in was_training.items():
             module.training = training
+        for part, cache in caches.items():
+            part.evaluation_cache = cache
 
 
 class Mean(Metric):
@@ -133,6 +139,7 @@ class Model(LightningModule):
     quantity: str | None = "log p(x)"  # what log weights estimate; None without a likelihood
     scheduled_steps: int | None = None  # length of a learning rate schedule by steps; None: schedule by epochs
     trained_epochs: int | None = None  # epochs of training, of a model that was loaded from a checkpoint
+    evaluation_cache: dict[str, Any] | None = None  # results that `evaluating` keeps
     graphed_step: Callable[..., dict[str, Tensor]] | None = None  # replaces `take_step` on a GPU; set by train.py
 
     decoder: nn.Module  # optional

@@ -13,6 +13,8 @@ from remote import wandb_artifacts
 # Types of the entries that Lightning and train.py write; each may be missing
 ENTRY_TYPES: dict[str, type] = {
     "state_dict": dict,
+    "current_model_state": dict,  # of a run with --ema: the weights that training continues with
+    "averaging_state": dict,
     "hyper_parameters": dict,
     "datamodule_hyper_parameters": dict,
     "run": dict,

@@ -1,7 +1,7 @@
 """Normalizing flows conditioned on a context vector, for posteriors q(z|x)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 
 from models.distributions import DiagonalNormal
 
-FlowTransform = MaskedAutoregressiveTransform
+FlowTransform: TypeAlias = MaskedAutoregressiveTransform
 SPLINE_BINS = 8  # as in Durkan et al. (2019)
 
 
@@ -78,7 +78,7 @@ class ConditionalTransform(nn.Module):
             inverse: Whether to compute the inverse.
         """
         log_det: Any = 0.0
-        for lazy in reversed(self.transforms) if inverse else self.transforms:  # type: ignore[call-overload]
+        for lazy in reversed(self.transforms) if inverse else self.transforms:
             transform = lazy(context)
             if inverse:
                 v = transform.inv(v)
@@ -121,7 +121,7 @@ class GaussianFlow(Distribution):
     def apply(self, v: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """Return the outputs of `ConditionalTransform.forward` for `v (samples..., batch..., d)`."""
         with torch.autocast(v.device.type, enabled=False):
-            weights = dict(self.transform.named_parameters())
+            weights: dict[str, Tensor] = dict(self.transform.named_parameters())
             if self.is_detached:
                 weights = {name: weight.detach() for name, weight in weights.items()}
             elif all(weight.dtype == v.dtype for weight in weights.values()):

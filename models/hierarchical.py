@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from models.concatenation import Concatenation
 from models.distributions import (
     diagonal_normal,
+    is_standard_normal,
     rsample_with_log_prob,
     sampled_kl_per_dimension,
     standard_normal,
@@ -33,7 +35,7 @@ def conditional(network: nn.Sequential, z: Tensor) -> Independent:
 class HierarchicalVAE(VAE):
     """Two or more stochastic layers, as in Burda et al. (2015), section 2 and appendix C.
 
-    p(z) = N(z_L; 0, I) prod_l N(z_l; mu(z_l+1), sigma(z_l+1)) and q(z|x) = q(z_1|x) prod_l q(z_l+1|z_l). The KL is a
+    p(z) = p(z_L) prod_l N(z_l; mu(z_l+1), sigma(z_l+1)) and q(z|x) = q(z_1|x) prod_l q(z_l+1|z_l). The KL is a
     Monte Carlo estimate. `encode` returns and `decode` takes z_1, the layer next to the image; `sample` starts at z_L.
 
     Args:
@@ -105,9 +107,15 @@ class HierarchicalVAE(VAE):
 
     # The space of annealed importance sampling: the noise of all layers, z_l = mu(z_l+1) + sigma(z_l+1) noise_l
 
-    def ais_prior(self) -> Independent:
-        """Return N(0, I), the distribution of the noise of all layers, those of the first layer first."""
-        return standard_normal(sum(self.hparams.z_dim), like=next(self.decoder.parameters()))
+    def ais_prior(self) -> Distribution:
+        """Return the distribution of the noise of all layers, those of the first layer first.
+
+        It is N(0, I), except for the last layer with another prior than N(0, I): its noise is z_L, with this prior.
+        """
+        prior, like = self.prior(), next(self.decoder.parameters())
+        if is_standard_normal(prior):
+            return standard_normal(sum(self.hparams.z_dim), like)
+        return Concatenation([standard_normal(sum(self.hparams.z_dim[:-1]), like), prior])
 
     def first_layer(self, noise: Tensor) -> Tensor:
         """Return z_1 `(..., d_1)` from the noise of all layers `(..., d)`."""

@@ -9,17 +9,33 @@ from torch.distributions import Distribution, Independent, Normal
 
 from models import classes
 from models.base import evaluating
-from models.distributions import concatenated, rsample_with_log_prob, standard_normal
+from models.concatenation import concatenated
+from models.distributions import rsample_with_log_prob, standard_normal
 from models.inputs import as_labels, as_latents
 from models.likelihoods import PixelLikelihood
 from models.m2 import M2
 from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape
 from models.parts import make_part, open_part
+from models.posteriors import PosteriorFlow, PosteriorName
+from models.priors import PriorFlow, PriorName
 from models.vae import VAE
 
 LEAST_DEVIATION = 0.1  # standard deviation over images of the posterior mean of a latent in use
 CHUNK = 1000  # images per pass through M1
+# Options of M1M2 that choose the prior and the posterior of its M2
+PARTS_OF_M2 = (
+    "prior",
+    "prior_components",
+    "prior_flow",
+    "prior_transforms",
+    "prior_hidden",
+    "posterior",
+    "posterior_flow",
+    "posterior_transforms",
+    "posterior_hidden",
+    "posterior_context",
+)
 
 
 def used_latents(m1: VAE, x: Tensor) -> list[int]:
@@ -57,6 +73,11 @@ class M1M2(MarginalLabel):
     binarization, which has more information about the class. The likelihood is still that of binarized pixels, by the
     formula above.
 
+    M1 may have any prior and posterior. Its prior is not part of the stack, which replaces it by p(z1|y,z2) and, for
+    the pruned dimensions, by N(0, I). That is also the prior of a standard M1. An M1 with a learned prior may have
+    moved pruned dimensions away from N(0, I): log p(x) of the stack is then low, whatever M2 has learned. `prior` and
+    `posterior` are options of p(z2) and q(z2|z1,y).
+
     Args:
         image_shape: Channels, height and width; from the data.
         num_classes: Number of labels; from the data.
@@ -71,6 +92,19 @@ class M1M2(MarginalLabel):
         hidden: Sizes of the hidden layers of M2's networks.
         activation: Activation of M2's hidden layers.
         batch_norm: Batch norm before each activation of M2.
+        prior: p(z2): standard, N(0, I); mixture, Gaussians with learned weights, means and scales; or flow, a
+            normalizing flow.
+        prior_components: Gaussians of prior mixture, 10 by default.
+        prior_flow: Transformations of prior flow, nsf (the default) or maf.
+        prior_transforms: Number of transformations of prior flow, 2 by default.
+        prior_hidden: Widths of the hidden layers of each transformation of prior flow, by default [128, 128].
+        posterior: q(z2|z1,y): diagonal, a Gaussian with independent dimensions; full, a Gaussian with any covariance;
+            flow, a Gaussian transformed by a normalizing flow.
+        posterior_flow: Flow of the posterior flow, iaf (the default) or nsf.
+        posterior_transforms: Transforms of the posterior flow, 2 by default.
+        posterior_hidden: Widths of the hidden layers of each transform of the posterior flow, [256] by default.
+        posterior_context: Outputs of M2's encoder that the posterior flow depends on, in addition to mean and scale of
+            its Gaussian; 32 by default.
         alpha: Weight of the classifier's cross-entropy on labelled images. The paper has 0.1, a 50th of the default,
             and trains for thousands of epochs.
     """
@@ -104,6 +138,16 @@ class M1M2(MarginalLabel):
         activation: str = "relu",
         batch_norm: bool = True,
         alpha: float = 5.0,
+        prior: PriorName = "standard",
+        prior_components: int | None = None,
+        prior_flow: PriorFlow | None = None,
+        prior_transforms: int | None = None,
+        prior_hidden: list[int] | None = None,
+        posterior: PosteriorName = "diagonal",
+        posterior_flow: PosteriorFlow | None = None,
+        posterior_transforms: int | None = None,
+        posterior_hidden: list[int] | None = None,
+        posterior_context: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -112,6 +156,7 @@ class M1M2(MarginalLabel):
         options = {"z_dim": z_dim, "hidden": list(hidden), "activation": activation, "batch_norm": batch_norm}
         self.m1 = make_part(VAE, m1_options).requires_grad_(False).eval()
         options |= {"num_classes": num_classes, "labelled_fraction": labelled_fraction, "alpha": alpha}
+        options |= {name: self.hparams[name] for name in PARTS_OF_M2}
         self.m2 = make_part(M2, {"image_shape": (len(kept),), "likelihood": "features", **options})
         pruned = sorted(set(range(self.m1.hparams.z_dim)) - set(kept))
         self.register_buffer("kept", torch.tensor(kept), persistent=False)

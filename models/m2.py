@@ -19,7 +19,7 @@ from models.distributions import (
 from models.inputs import as_count, as_features, as_labels
 from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, PixelLikelihood, make_likelihood
 from models.marginal_label import MarginalLabel
-from models.networks.layers import ImageShape, lookup
+from models.networks.layers import ImageShape, Network, lookup
 from models.priors import PRIORS, Prior
 from models.variational import VariationalModel
 
@@ -130,6 +130,8 @@ class M2(VariationalModel, MarginalLabel):
             output = (self.likelihood.output_channels, *image_shape[1:])
         self.make_generative_networks(output)
         self.register_buffer("labels", torch.eye(num_classes)[:, None], persistent=False)  # (C, 1, C), one-hot
+        if isinstance(self.encoder, Network):
+            posterior.start(self.encoder.output)
         self.init_near_uniform()
         # registered last: optimizer states of checkpoints are in the order of the parameters
         self.z_prior, self.z_posterior = self.new_prior(), posterior

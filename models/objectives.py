@@ -40,15 +40,15 @@ def ess(log_w: Tensor) -> Tensor:
 
 # Arguments of the surrogates: `log_w (K, B)`, computed with the parameters of q(z|x) detached, so that its gradient
 # reaches the encoder only through `z (K, B, d)`; and `log_q (K, B)`, log q(z|x) as a function of the parameters of q at
-# a fixed z (the score).
+# a fixed z, whose gradient is the score; only piwae uses it.
 
 
-def stl(log_w: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
+def stl(log_w: Tensor, z: Tensor, log_q: Tensor | None = None) -> Tensor:
     """Return the ELBO without the score of q, whose expectation is 0: "sticking the landing" (Roeder et al. 2017)."""
     return log_w.mean(0)
 
 
-def dreg(log_w: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
+def dreg(log_w: Tensor, z: Tensor, log_q: Tensor | None = None) -> Tensor:
     """Return the surrogate of IWAE with the doubly reparameterised gradient of the encoder (Tucker et al. 2018).
 
     With normalised weights w_k, the gradient is sum_k w_k d log w_k for the decoder, and
@@ -76,6 +76,7 @@ def scale_gradient(z: Tensor, factor: Tensor) -> None:
 BOUNDS: dict[str, Callable] = {"elbo": elbo, "iwae": iwae, "miwae": miwae, "ciwae": ciwae}
 # Surrogate -> (function, bound whose gradient it estimates); the bound is what is logged
 SURROGATES: dict[str, tuple[Callable, str]] = {"stl": (stl, "elbo"), "dreg": (dreg, "iwae"), "piwae": (piwae, "iwae")}
+NEEDS_SCORE = ("piwae",)  # surrogates that use the score of q
 OF_GROUPS = ("miwae", "piwae")
 
 
@@ -89,7 +90,7 @@ def make_bound(objective: str, num_groups: int | None, ciwae_beta: float | None)
     return BOUNDS[name]
 
 
-def make_surrogate(objective: str, num_groups: int | None) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+def make_surrogate(objective: str, num_groups: int | None) -> Callable[..., Tensor] | None:
     """Return the surrogate `(log_w, z, log_q) -> (B,)` of an objective, or None if it has none."""
     if objective not in SURROGATES:
         return None

@@ -5,11 +5,10 @@ CONTRIBUTING.md shows how to add one.
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent
 
 from models.conditional_flow import (
     ConditionalTransform,
@@ -69,7 +68,12 @@ class Posterior(nn.Module):
         """
         raise NotImplementedError
 
-    def start(self, output: nn.Module) -> None:
+    @property
+    def has_slow_density(self) -> bool:
+        """Whether the density at a given z takes as many passes as z has dimensions."""
+        return False
+
+    def start(self, output: Any) -> None:
         """Set the weights of the encoder's output layer to which this posterior gives initial values of its own.
 
         Args:
@@ -90,7 +94,7 @@ class DiagonalPosterior(Posterior):
     def num_outputs(self) -> int:
         return 2 * self.z_dim
 
-    def forward(self, outputs: Tensor) -> Independent:
+    def forward(self, outputs: Tensor) -> Any:  # DiagonalNormal
         return diagonal_normal(outputs)
 
     @torch.no_grad()
@@ -104,6 +108,7 @@ class FullPosterior(DiagonalPosterior):
     The encoder returns mu, then log sigma before clipping, then the rows of N.
     """
 
+    has_independent_dimensions = False
     below: Tensor  # indices of N in the flattened matrix
 
     def __init__(self, z_dim: int):
@@ -122,7 +127,7 @@ class FullPosterior(DiagonalPosterior):
         return FullNormal(mu, soft_clip(raw, LATENT_LIMIT).exp(), lower.unflatten(-1, (d, d)))
 
     @torch.no_grad()
-    def start(self, output: nn.Module) -> None:
+    def start(self, output: Any) -> None:
         """Start with independent dimensions: N = 0."""
         for parameter in (output.weight, output.bias):
             parameter[2 * self.z_dim :].zero_()
@@ -142,6 +147,7 @@ class FlowPosterior(DiagonalPosterior):
     """
 
     options = ("flow", "transforms", "hidden", "context")
+    has_independent_dimensions = False
 
     transform: ConditionalTransform
     moment_noise: Tensor
@@ -165,6 +171,8 @@ class FlowPosterior(DiagonalPosterior):
             )
         widths = HIDDEN if hidden is None else hidden
         check_sizes(widths, "posterior_hidden")
+        if not widths:
+            raise ValueError("posterior_hidden must hold at least one size, such as [256].")
         self.transform = make_transform(self.flow, z_dim, self.context_dim, number, widths)
         self.register_buffer("moment_noise", antithetic_noise(MOMENT_SAMPLES, z_dim), persistent=False)
 
@@ -172,21 +180,17 @@ class FlowPosterior(DiagonalPosterior):
     def num_outputs(self) -> int:
         return 2 * self.z_dim + self.context_dim
 
+    @property
+    def has_slow_density(self) -> bool:
+        return self.flow == "iaf"
+
     def forward(self, outputs: Tensor) -> GaussianFlow:
         parameters, context = at_least_float32(outputs).split([2 * self.z_dim, self.context_dim], -1)
         kind = InvertibleGaussianFlow if self.flow == "nsf" else GaussianFlow
         return kind(diagonal_normal(parameters), context, self.transform, self.moment_noise)
 
 
-class PosteriorClass(Protocol):
-    """What the registry of posteriors holds: a class of modules."""
-
-    options: ClassVar[tuple[str, ...]]
-
-    def __call__(self, z_dim: int, **options: Any) -> Posterior: ...
-
-
-POSTERIORS: dict[str, PosteriorClass] = {
+POSTERIORS: dict[str, type[Posterior]] = {
     "diagonal": DiagonalPosterior,
     "full": FullPosterior,
     "flow": FlowPosterior,
@@ -204,7 +208,7 @@ def make_posterior(name: str, z_dim: int, **options: Any) -> Posterior:
     Raises:
         ValueError: If the name is unknown, or an option is out of range or has no effect on this posterior.
     """
-    chosen = lookup(POSTERIORS, name, "posterior")
+    chosen: Any = lookup(POSTERIORS, name, "posterior")
     given = {option: value for option, value in options.items() if value is not None}
     for option in given:
         owners = [owner for owner, kind in POSTERIORS.items() if option in kind.options]

@@ -4,27 +4,34 @@ CONTRIBUTING.md shows how to add one.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from models.distributions import LATENT_LIMIT, at_least_float32, inverse_soft_clip, soft_clip, standard_normal
+from models.flow_distribution import FlowDistribution
 from models.mixtures import GaussianMixture
+from models.networks import check_sizes
 from models.networks.layers import ImageShape, lookup
 
-PriorName = Literal["standard", "mixture", "vamp"]
+PriorName = Literal["standard", "mixture", "vamp", "flow"]
 PseudoInputs = Literal["images", "noise"]
+PriorFlow = Literal["nsf", "maf"]
 # images (N, C, H, W) and labels (N,) of a conditional model -> the Gaussians q(z|x), batch shape (N,)
 Encode = Callable[[Tensor, Tensor | None], Any]
 
 # Options of all priors with their defaults; `Prior.options` says which of them a prior has
-OPTION_DEFAULTS: dict[str, Any] = {"prior_components": None, "prior_inputs": None}
+OPTION_DEFAULTS: dict[str, Any] = dict.fromkeys(
+    ("prior_components", "prior_inputs", "prior_flow", "prior_transforms", "prior_hidden")
+)
 MIXTURE_COMPONENTS = 10  # default of prior_components with prior mixture,
 VAMP_COMPONENTS = 500  # and with prior vamp
 PIXEL_MARGIN = 0.01  # pixels of the pseudo-inputs start within [0.01, 0.99], where the logit is not too steep
+FLOW_TRANSFORMS = 2  # default of prior_transforms
+FLOW_HIDDEN = (128, 128)  # default of prior_hidden
 
 
 class Prior(nn.Module):
@@ -161,20 +168,59 @@ class VampPrior(Prior):
             return GaussianMixture(self.weight_logits, encode(self.pseudo_inputs, self.labels))
 
 
-class PriorClass(Protocol):
-    """What the registry of priors holds: a class of modules."""
+class FlowPrior(Prior):
+    """A normalizing flow: f(z) ~ N(0, I), where f is a composition of autoregressive transformations.
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Keys of `OPTION_DEFAULTS`; an attribute of the class."""
+    nsf are neural spline flows (Durkan et al. 2019): monotonic rational-quadratic splines on [-5, 5], the identity
+    outside of it. maf are affine transformations (Papamakarios et al. 2017). The order of the dimensions is reversed
+    from one transformation to the next. The density takes one pass, a sample one pass for each dimension.
 
-    @property
-    def is_encoded(self) -> bool: ...
+    Args:
+        z_dim: Dimensions of z.
+        image_shape: Channels, height and width of the images.
+        num_classes: Number of labels that q(z|x, y) is given; 0 if it is given none.
+        prior_flow: Kind of transformation, nsf (the default) or maf.
+        prior_transforms: Number of transformations.
+        prior_hidden: Widths of the hidden layers of the network of each transformation.
+    """
 
-    def __call__(self, z_dim: int, image_shape: ImageShape, num_classes: int, **options: Any) -> Prior: ...
+    options = ("prior_flow", "prior_transforms", "prior_hidden")
+
+    def __init__(
+        self,
+        z_dim: int,
+        image_shape: ImageShape,
+        num_classes: int = 0,
+        prior_flow: PriorFlow | None = None,
+        prior_transforms: int | None = None,
+        prior_hidden: Sequence[int] | None = None,
+    ):
+        super().__init__(z_dim, image_shape, num_classes)
+        from zuko import flows  # imported here because most models do not need it
+
+        kind = lookup({"nsf": flows.NSF, "maf": flows.MAF}, prior_flow or "nsf", "prior_flow")
+        transforms = FLOW_TRANSFORMS if prior_transforms is None else prior_transforms
+        if transforms < 1:
+            raise ValueError(f"prior_transforms must be at least 1; got {transforms}.")
+        hidden = list(FLOW_HIDDEN if prior_hidden is None else prior_hidden)
+        check_sizes(hidden, "prior_hidden")
+        # with one dimension there are no dimensions that a network could depend on
+        networks = {"hidden_features": hidden} if z_dim > 1 else {}
+        # zuko computes masks from values, which a model on the meta device does not have
+        with torch.device("cpu" if torch.get_default_device().type == "meta" else torch.get_default_device()):
+            self.flow = kind(z_dim, transforms=transforms, **networks)
+
+    def forward(self, like: Tensor, encode: Encode) -> FlowDistribution:
+        with torch.autocast(like.device.type, enabled=False):
+            return FlowDistribution(self.flow(), next(self.flow.parameters()))
 
 
-PRIORS: dict[str, PriorClass] = {"standard": StandardPrior, "mixture": MixturePrior, "vamp": VampPrior}
+PRIORS: dict[str, type[Prior]] = {
+    "standard": StandardPrior,
+    "mixture": MixturePrior,
+    "vamp": VampPrior,
+    "flow": FlowPrior,
+}
 
 
 def make_prior(name: str, z_dim: int, image_shape: ImageShape, num_classes: int = 0, **options: Any) -> Prior:
@@ -190,7 +236,7 @@ def make_prior(name: str, z_dim: int, image_shape: ImageShape, num_classes: int 
     Raises:
         ValueError: If the name is unknown, or an option is out of range or has no effect on this prior.
     """
-    chosen = lookup(PRIORS, name, "prior")
+    chosen: Any = lookup(PRIORS, name, "prior")
     for option, default in OPTION_DEFAULTS.items():
         if options[option] != default and option not in chosen.options:
             owners = [owner for owner, prior in PRIORS.items() if option in prior.options]

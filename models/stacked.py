@@ -1,6 +1,6 @@
 """Several models of the same architecture, trained together as one batched model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,17 @@ def norm_statistics(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{prefix}.{name}", buffer
 
 
+def check_same_buffers(models: Sequence[Model], statistics: Iterable[str]) -> None:
+    """Raise ValueError if the models differ in a buffer other than the given statistics of batch norm."""
+    first, *others = [dict(Loss(model).named_buffers()) for model in models]
+    for name in first.keys() - set(statistics):
+        if not all(torch.equal(first[name], other[name]) for other in others):
+            raise ValueError(
+                f"Models that differ in {name.removeprefix('model.')} cannot be trained as one batched model: train "
+                "them one at a time."
+            )
+
+
 class StackedModels:
     """Models that differ in the values of their trained parameters only, with one pass for all of them.
 
@@ -51,6 +62,7 @@ class StackedModels:
         }
         # Training changes not only parameters but also the running statistics of batch norm.
         statistics = [dict(norm_statistics(Loss(model))) for model in models]
+        check_same_buffers(models, statistics[0])
         self.statistics = {name: torch.stack([each[name] for each in statistics]) for name in statistics[0]}
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
+from models.base import evaluating
 from models.distributions import closed_form_kl, kl_per_dimension, rsample_with_log_prob
 from models.inputs import as_count
 from models.interpolation import interpolate_latents
 from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, PixelLikelihood, make_likelihood
 from models.networks import INITS
 from models.networks.layers import ImageShape, Network, lookup
-from models.objectives import BOUNDS, SURROGATES, check_objective, make_bound, make_surrogate
+from models.objectives import BOUNDS, NEEDS_SCORE, SURROGATES, check_objective, make_bound, make_surrogate
 from models.variational import VariationalModel
 
 WARMUP_STEPS = 500  # default warm-up of beta, in optimizer steps,
@@ -71,8 +72,9 @@ def check_free_bits(objective: str, beta: float, free_bits: float | None, free_b
 class VAE(VariationalModel):
     """Variational autoencoder (Kingma & Welling 2013), trained on the ELBO or another objective of `models.objectives`.
 
-    p(z) = N(0, I), q(z|x) a diagonal Gaussian, p(x|z) independent pixels (`models.likelihoods`). With objective `elbo`
-    the loss is the mean over K samples of -log p(x|z), plus beta * KL(q(z|x) || p(z)) in closed form (eq. 10).
+    By default p(z) = N(0, I) and q(z|x) is a diagonal Gaussian; p(x|z) are independent pixels (`models.likelihoods`).
+    With objective `elbo` the loss is the mean over K samples of -log p(x|z), plus beta * KL(q(z|x) || p(z)), in closed
+    form (eq. 10) if there is one.
 
     Args:
         image_shape: Channels, height and width; from the data.
@@ -144,6 +146,11 @@ class VAE(VariationalModel):
             logistic_components=logistic_components,
         )
         posterior = self.new_posterior()
+        if objective in SURROGATES and posterior.has_slow_density:
+            raise ValueError(
+                f"Objective {objective} needs the density of q(z|x) at given z, which takes posterior_flow iaf z_dim "
+                f"passes: choose posterior_flow nsf, or one of the objectives {', '.join(BOUNDS)}."
+            )
         self.encoder = self.new_encoder(posterior.num_outputs, self.context_dim, init)
         output_shape = (pixels.output_channels, *image_shape[1:])
         self.decoder = self.new_decoder(self.code_dim, self.context_dim, init, output_shape)
@@ -183,6 +190,26 @@ class VAE(VariationalModel):
     def code_dim(self) -> int:
         """Dimensions of z that the decoder network takes."""
         return self.hparams.z_dim
+
+    def check_data(self, data) -> None:
+        super().check_data(data)
+        if self.hparams.objective in SURROGATES:
+            with evaluating(self):
+                x, y = torch.zeros(1, *data.image_shape), torch.zeros(1, dtype=torch.int64)
+                self.detached(self.posterior(x.to(self.device), y.to(self.device)))
+
+    def detached(self, qz_x: Any) -> Any:
+        """Return q(z|x) with detached parameters, for a surrogate objective.
+
+        Raises:
+            ValueError: If the posterior of the model has no such method.
+        """
+        if not hasattr(qz_x, "detached"):
+            raise ValueError(
+                f"Objective {self.hparams.objective} needs a posterior with a method detached(), which "
+                f"{type(qz_x).__name__} lacks: add it, or choose one of the objectives {', '.join(BOUNDS)}."
+            )
+        return qz_x.detached()
 
     def check_protocol(self, protocol: str) -> None:
         self.likelihood.check_protocol(protocol)
@@ -361,9 +388,10 @@ class VAE(VariationalModel):
     def surrogate(self, x: Tensor, K: int, qz_x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log weights `(K, B)` and the surrogate of the objective `(B,)`."""
         z = qz_x.rsample((K,))  # (K, B, z_dim)
-        log_w = self.log_px(x, z, y) + self.prior().log_prob(z) - qz_x.detached().log_prob(z)
+        log_w = self.log_px(x, z, y) + self.prior().log_prob(z) - self.detached(qz_x).log_prob(z)
         surrogate: Any = make_surrogate(self.hparams.objective, self.hparams.num_groups)
-        return log_w, surrogate(log_w, z, qz_x.log_prob(z.detach()))
+        score = qz_x.log_prob(z.detach()) if self.hparams.objective in NEEDS_SCORE else None
+        return log_w, surrogate(log_w, z, score)
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()

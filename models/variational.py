@@ -1,5 +1,6 @@
 """Latent-variable models whose prior and posterior are chosen by options."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from models.encoder_decoder import EncoderDecoder
 from models.latent_variable import LatentVariableModel
 from models.networks.layers import ImageShape
 from models.posteriors import Posterior, PosteriorFlow, PosteriorName, make_posterior
-from models.priors import OPTION_DEFAULTS, PRIORS, Prior, PriorName, PseudoInputs, make_prior
+from models.priors import OPTION_DEFAULTS, PRIORS, Prior, PriorFlow, PriorName, PseudoInputs, make_prior
 
 
 class VariationalModel(EncoderDecoder, LatentVariableModel):
@@ -23,10 +24,13 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
     Args:
         image_shape: Channels, height and width; from the data.
         prior: p(z), by its name in the registry: standard, N(0, I); mixture, Gaussians with learned weights, means and
-            scales; or vamp, a mixture of the posteriors of learned images (VampPrior).
+            scales; vamp, a mixture of the posteriors of learned images (VampPrior); or flow, a normalizing flow.
         prior_components: Gaussians of prior mixture, 10 by default, or of prior vamp, 500 by default.
         prior_inputs: What the learned images of prior vamp start at: images, of the training data (the default), or
             noise.
+        prior_flow: Transformations of prior flow: nsf, splines on [-5, 5] (the default), or maf, affine ones.
+        prior_transforms: Number of transformations of prior flow, 2 by default.
+        prior_hidden: Widths of the hidden layers of each transformation of prior flow, by default [128, 128].
         posterior: q(z|x), by its name in the registry: diagonal, a Gaussian with independent dimensions; full, a
             Gaussian with any covariance; flow, a Gaussian transformed by a normalizing flow.
         posterior_flow: Flow of the posterior flow: iaf (the default), inverse autoregressive affine transforms (Kingma
@@ -47,6 +51,9 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         prior: PriorName = "standard",
         prior_components: int | None = None,
         prior_inputs: PseudoInputs | None = None,
+        prior_flow: PriorFlow | None = None,
+        prior_transforms: int | None = None,
+        prior_hidden: Sequence[int] | None = None,
         posterior: PosteriorName = "diagonal",
         posterior_flow: PosteriorFlow | None = None,
         posterior_transforms: int | None = None,
@@ -113,8 +120,14 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         self.z_prior.start_at(random_images)
 
     def prior(self) -> Distribution:
-        """Return p(z), of the last layer of latents, batch shape `()`."""
-        return self.z_prior(like=next(self.decoder.parameters()), encode=self.encode_pseudo_inputs)
+        """Return p(z), of the last layer of latents, batch shape `()`. Within `evaluating` it is computed once."""
+        cache = None if torch.is_grad_enabled() else self.evaluation_cache
+        if cache is not None and "prior" in cache:
+            return cache["prior"]
+        prior = self.z_prior(like=next(self.decoder.parameters()), encode=self.encode_pseudo_inputs)
+        if cache is not None:
+            cache["prior"] = prior
+        return prior
 
     def encode_pseudo_inputs(self, u: Tensor, y: Tensor | None) -> Any:
         """Return the Gaussians q(z|u) of images `(N, C, H, W)`, batch shape `(N,)`, for a prior that is made of them.

@@ -100,6 +100,7 @@ def training_options(trainer: Trainer) -> dict[str, Any]:
     """Return the training options that change the result of a run."""
     names = ("accumulate_grad_batches", "gradient_clip_val", "precision")
     stopping = trainer.early_stopping_callback
-    averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    averages: list[Any] = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
     options = {"early_stopping": stopping and stopping.patience, "ema": averages[0].decay if averages else None}
     return options | {f"trainer.{name}": getattr(trainer, name) for name in names}

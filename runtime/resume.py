@@ -115,6 +115,8 @@ def check_resumed(resume: Path, args: Namespace, data: ImageData, model: Model, 
     """
     checkpoint = read_checkpoint(resume)
     from_checkpoint(checkpoint)  # raises if options and weights do not match
+    if "current_model_state" in checkpoint:  # weights of a run with --ema, whose average is in state_dict
+        from_checkpoint(checkpoint | {"state_dict": checkpoint["current_model_state"]})
     if "fit_loop" not in checkpoint.get("loops", {}) or "optimizer_states" not in checkpoint:
         raise ValueError(f"{resume} cannot be resumed: it holds no training state.")
     try:

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from models import priors
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -58,6 +61,16 @@ def test_the_examples_can_be_added():
         for hunk in hunks:
             text = apply(text, hunk)
         compile(text, path, "exec")
+
+
+def test_the_example_of_a_prior_works():
+    code = re.search(r"^```python\n(class LaplacePrior.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)[1]
+    names = vars(priors) | {"Laplace": torch.distributions.Laplace}
+    exec(code, names)
+    prior = names["LaplacePrior"](3, (1, 8, 8))
+    p = prior(like=torch.zeros(()), encode=None)
+    assert p.log_prob(p.expand((5,)).sample((2,))).shape == (2, 5)
+    assert p.mean.shape == p.variance.shape == (3,)
 
 
 @pytest.mark.slow

@@ -236,6 +236,20 @@ def test_a_signal_to_one_rank_stops_both_after_the_same_batch(whole, rank):
     assert Path(whole(), "metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
 
 
+def test_the_average_of_the_weights_is_the_same_on_two_processes_after_an_interruption():
+    more = ["--ema", "0.9", "--callbacks", "[log_likelihood]"]
+    done(faulty({}, *command("whole", "VAE", *more), world=2))
+    found = faulty({"rank": 1, "step": 9, "signal": signal.SIGTERM}, *command("cut", "VAE", *more), world=2)
+    assert [status for status, _, _ in found] == [143, 0]
+    done(faulty({}, *command("cut", "VAE", *more), world=2))
+    assert_same("whole", "cut")
+    whole, cut = contents("whole"), contents("cut")
+    for key, value in whole["current_model_state"].items():
+        assert torch.equal(value, cut["current_model_state"][key]), key
+    assert whole["averaging_state"] == cut["averaging_state"] == {"n_averaged": torch.tensor(21)}
+    assert Path("whole/metrics.csv").read_text() == Path("cut/metrics.csv").read_text()
+
+
 def test_a_nan_loss_on_one_rank_stops_both():
     found = faulty({"rank": 1, "step": 9, "nan": True}, *command("a"), world=2)
     assert [status for status, _, _ in found] == [1, 0]

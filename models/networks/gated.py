@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ GATE_GAIN = 1.0
 VALUE_GAIN = 1 / math.sqrt(0.2935)
 
 
-def gated_layers(network: nn.Module) -> tuple[list[nn.Module], nn.Module]:
+def gated_layers(network: nn.Module) -> tuple[list[Any], Any]:
     """Return the layers of a network that are followed by a GLU, which are all but the last, and the last one."""
     *gated, output = [module for module in network.modules() if isinstance(module, LAYERS) and module.bias is not None]
     return gated, output
@@ -38,7 +39,7 @@ def gated_glorot(network: nn.Module) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def fan_in(layer: nn.Module) -> float:
+def fan_in(layer: Any) -> float:
     """Return the number of inputs that an output of a layer depends on; of a transposed convolution, their mean."""
     if isinstance(layer, nn.ConvTranspose2d):
         return layer.weight[:, 0].numel() / prod(layer.stride)
@@ -46,7 +47,7 @@ def fan_in(layer: nn.Module) -> float:
 
 
 @torch.no_grad()
-def gated_he(network: nn.Module, output: nn.Module, activation: str) -> None:
+def gated_he(network: nn.Module, output: Any, activation: str) -> None:
     """Initialise layers with weights uniform in +-gain * sqrt(3 / fan_in), and zero biases.
 
     The gain is `VALUE_GAIN` for W and `GATE_GAIN` for V of a gated layer, and 1 at the output.

@@ -12,7 +12,7 @@ from models.networks.gated import gated_glorot, gated_he, gated_mlp
 from models.networks.mlp import SMALL_OUTPUT
 
 
-def glu_of_channels(activation: str) -> nn.Module:
+def glu_of_channels(name: str) -> nn.Module:
     """Return a GLU over channels. The name of an activation is not used: gated layers have none."""
     return nn.GLU(1)
 

@@ -176,3 +176,34 @@ def test_an_average_may_begin_in_a_resumed_run():
     uninterrupted("late", "VAE")
     assert train.main(command("late", "VAE", *AVERAGED, "--trainer.max_epochs", "4", "--allow_changes")) == 0
     assert contents("late")["averaging_state"]["n_averaged"] == 13  # steps of one epoch
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_can_be_averaged(fit, make_model, tmp_path, name):
+    fit(make_model(name), [EMA(0.9), RunCheckpoint(tmp_path, seed=0)], max_epochs=1)
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    average, weights = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert checkpoint["averaging_state"]["n_averaged"] == 3
+    model = make_model(name)
+    model.load_state_dict(average)
+    for key, parameter in model.named_parameters():
+        assert torch.equal(average[key], weights[key]) != parameter.requires_grad, key
+
+
+def test_m1_is_the_average():
+    assert train.main(command("m1", "VAE", *AVERAGED)) == 0
+    stack = ["--data.num_labels", "50", "--model", "M1M2", "--model.m1", "m1", "--trainer.max_epochs", "1"]
+    assert train.main(command("m1m2", "VAE", *stack)) == 0
+    m1, m1m2 = torch.load("m1/checkpoints/best.ckpt", weights_only=True), contents("m1m2")
+    for key, value in m1["state_dict"].items():
+        assert torch.equal(value, m1m2["state_dict"][f"m1.{key}"]), key
+
+
+def test_damaged_training_weights_are_not_resumed(capsys):
+    uninterrupted("a", "VAE", *AVERAGED)
+    checkpoint = contents("a")
+    next(iter(checkpoint["current_model_state"].values())).fill_(torch.nan)
+    torch.save(checkpoint, "damaged.ckpt")
+    longer = ["--trainer.max_epochs", "4", "--resume", "damaged.ckpt"]
+    assert train.main(command("b", "VAE", *AVERAGED, *longer)) == 2
+    assert "its weights are not finite" in capsys.readouterr().err

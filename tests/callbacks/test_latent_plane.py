@@ -165,7 +165,7 @@ def test_contours_contain_the_stated_masses_of_the_prior(with_mixture):
     cell = (x[1] - x[0]) * (y[1] - y[0])
     masses = [(density.exp() * (density > level)).sum() * cell for level in levels]
     torch.testing.assert_close(torch.stack(masses), torch.tensor(MASSES), atol=0.03, rtol=0)
-    assert "contours with 10%, 30%, 50%, 70%, 90%, 99% of the prior" in panel.title
+    assert panel.xlabel == "z1\ncontours contain 10, 30, 50, 70, 90, 99% of the prior"
     assert len(found["latent_density"].axes[0].collections) > 2  # contours and points
 
 

@@ -10,6 +10,8 @@ from callbacks import CALLBACKS, PriorComponents, PseudoInputs, for_model
 from callbacks.pseudo_inputs import number_with_mass, percent
 from figures import grids
 from models import evaluating
+from models.posteriors import POSTERIORS
+from models.priors import PRIORS
 
 
 @pytest.fixture
@@ -39,7 +41,8 @@ def set_weights(model, weights):
 
 
 @pytest.mark.parametrize(("weight", "text"), [
-    (1.0, "100%"), (0.123456, "12%"), (0.002, "0.2%"), (0.0000456, "0.0046%"), (1e-9, "< 0.001%"),
+    (1.0, "100%"), (0.123456, "12%"), (0.095, "10%"), (0.09, "9.0%"), (0.002, "0.20%"),
+    (0.0000456, "0.0046%"), (1e-9, "< 0.001%"),
 ])  # fmt: skip
 def test_weights_are_percentages(weight, text):
     assert percent(weight) == text
@@ -58,7 +61,7 @@ def test_pseudo_inputs_are_sorted_by_weight(make, data, drawn):
     assert list(drawing(PseudoInputs(), model, data)) == ["pseudo_inputs"]
     [((rows,), options)] = drawn
     assert torch.equal(rows[0], model.z_prior.pseudo_inputs[[1, 2, 0]])
-    assert options["captions"] == [["75%", "25%", "0.4%"]]
+    assert options["captions"] == [["75%", "25%", "0.40%"]]
     assert options["title"] == "All 3 pseudo-inputs, sorted by weight; 2 have 99% of the weight\nVAE on Digits"
 
 
@@ -119,12 +122,35 @@ def test_they_are_drawn_for_this_prior_only(make, prior, name):
     assert re.search(rf"belong to --model\.prior {prior}, which this AE does not have: leave {name} out, or", reason)
 
 
-@pytest.mark.parametrize("prior", ["vamp", "mixture"])
-def test_figures_and_statistics_with_every_prior(make, data, prior):
-    model = make(prior=prior, z_dim=2)
+@pytest.mark.parametrize("prior", sorted(set(PRIORS) - {"standard"}))
+def test_figures_with_every_prior(make, data, prior):
+    model = make(prior=prior, z_dim=2, **({"prior_components": 5} if prior == "vamp" else {}))
     for callback in for_model(model):
         if hasattr(callback, "draw"):
             assert drawing(callback, model, data), callback.name
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("name", ["VAE", "HierarchicalVAE", "AffineVAE"])
+def test_kl_of_each_dimension_with_every_prior(make, data, name, prior):
+    model = make(name, prior=prior, **({"prior_components": 5} if prior == "vamp" else {}))
+    x = data.images("test", 100)[0]
+    with evaluating(model):
+        layers, again = model.latent_statistics(x), model.latent_statistics(x)
+    assert [kl.shape[1] for _, kl in layers] == list(model.latent_sizes)
+    assert all(kl.isfinite().all() and kl.mean() > -0.05 for _, kl in layers)
+    if name != "HierarchicalVAE":  # whose samples are drawn anew
+        assert torch.equal(layers[0][1], again[0][1])
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("name", ["VAE", "HierarchicalVAE"])
+def test_kl_of_each_dimension_with_every_posterior(make, data, name, posterior):
+    model = make(name, posterior=posterior)
+    with evaluating(model):
+        layers = model.latent_statistics(data.images("test", 100)[0])
+    assert [kl.shape[1] for _, kl in layers] == list(model.latent_sizes)
+    assert all(kl.isfinite().all() and kl.mean() > -0.05 for _, kl in layers)
 
 
 def test_a_weight_that_is_not_finite_gives_no_figure(make, data):

@@ -6,7 +6,6 @@ from evaluation.evaluate import prior_and_posterior
 from evaluation.over_seeds import as_text, over_seeds
 from evaluation.schema import ComparedEvaluation, Evaluation
 from evaluation.tables import comparison_key, tables, tables_by_key
-from models import AE, M1M2, VAE
 
 RESULT = {"quantity": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 10, "num_samples": 5,
           "nll_se": 0.1, "elbo": -25.0, "rate": 5.0, "distortion": 20.0, "active_units_per_layer": [3],
@@ -243,10 +242,8 @@ def test_prior_and_posterior_have_columns_if_one_is_not_the_usual_one():
     assert table.lines[0][2:4] == ["flow", "full"]
 
 
-def test_prior_and_posterior_of_a_model_are_its_options():
-    shape = (1, 8, 8)
-    assert prior_and_posterior(VAE(shape, prior="mixture")) == {"prior": "mixture", "posterior": "diagonal"}
-    m1 = {"image_shape": shape, "hidden": [4], "z_dim": 2, "prior": "mixture"}
-    stack = M1M2(image_shape=shape, num_classes=3, m1="m1.ckpt", m1_options=m1, kept=[0, 1])
-    assert prior_and_posterior(stack) == {"prior": "mixture", "posterior": "diagonal"}
-    assert prior_and_posterior(AE(shape)) == {}
+def test_prior_and_posterior_of_a_model_are_its_options(make_model):
+    assert prior_and_posterior(make_model(prior="mixture")) == {"prior": "mixture", "posterior": "diagonal"}
+    m1 = {"image_shape": (1, 8, 8), "hidden": [4], "z_dim": 4, "prior": "mixture"}
+    assert prior_and_posterior(make_model("M1M2", m1_options=m1)) == {"prior": "mixture", "posterior": "diagonal"}
+    assert prior_and_posterior(make_model("AE")) == {}

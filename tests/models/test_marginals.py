@@ -22,6 +22,7 @@ from models.marginals import (
     entropy_from_samples,
     estimated_marginals,
     marginal_log_prob,
+    without_estimates,
 )
 
 MODES = MixtureSameFamily(Categorical(logits=torch.zeros(2)), Normal(torch.tensor([-1.0, 1.0]), torch.tensor(0.1)))
@@ -136,7 +137,7 @@ def test_an_estimate_is_reused_until_the_density_changes():
     marginals.CACHE.clear()
     first, again = Opaque(mixture()), Opaque(mixture())
     assert estimated_marginals(first) is estimated_marginals(again)
-    assert (first.drawn, again.drawn) == (1 + marginals.SAMPLES, 1)
+    assert (first.drawn, again.drawn) == (1 + marginals.DENSITY_SAMPLES, 1)
     changed = mixture()
     changed.component_distribution.base_dist.loc[0, 0] += 1e-3
     assert estimated_marginals(Opaque(changed)) is not estimated_marginals(first)
@@ -154,7 +155,7 @@ def test_a_prior_that_is_not_finite_gives_no_number_and_no_error():
 
 def test_many_values_are_interpolated():
     p, z = mixture(), 3 * torch.randn(10_000, 2)
-    torch.testing.assert_close(marginal_log_prob(p, z), closed_form_marginals(p).log_prob(z), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(marginal_log_prob(p, z), closed_form_marginals(p).log_prob(z), atol=1e-3, rtol=1e-4)
 
 
 # Entropies
@@ -187,7 +188,7 @@ def test_kl_to_an_estimated_prior_is_that_to_the_known_one():
     for p in (mixture(), standard_normal(2, torch.zeros(1))):
         exact, found = kl_per_dimension(q, p), kl_per_dimension(q, Opaque(p))
         torch.testing.assert_close(found, exact, atol=0.1, rtol=0.1)
-        torch.testing.assert_close(found.mean(0), exact.mean(0), atol=0.02, rtol=0.02)
+        torch.testing.assert_close(found.mean(0), exact.mean(0), atol=0.03, rtol=0.03)
 
 
 def test_kl_of_a_full_covariance_to_the_standard_normal_is_exact():
@@ -219,6 +220,16 @@ def test_kl_from_given_samples():
     expected = (q.base_dist.log_prob(z) - p.base_dist.log_prob(z)).mean(0)
     assert torch.equal(sampled_kl_per_dimension(q, p, z), expected)
     assert sampled_kl_per_dimension(Opaque(q), Opaque(p), z).shape == (3, 2)
+
+
+def test_estimates_can_be_left_out():
+    q, p = diagonal_normal(torch.randn(3, 4)), Opaque(mixture())
+    with without_estimates():
+        assert kl_per_dimension(q, p).isnan().all()
+        assert sampled_kl_per_dimension(q, p, q.sample((4,))).shape == (3, 2)
+        assert kl_per_dimension(q, standard_normal(2, torch.zeros(1))).isfinite().all()
+    assert p.drawn == 0
+    assert kl_per_dimension(q, p).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

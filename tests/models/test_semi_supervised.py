@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -15,19 +16,25 @@ from models.distributions import StandardNormal, is_standard_normal, rsample_wit
 from models.estimators.ais import Settings, anneal, bidirectional
 from models.estimators.importance import importance
 
-C, K = 3, 2000
+C, K = 3, 1000
 MIXED = torch.tensor([0, -1, 2, -1, -1, 1, -1])
 PRIORS = {
     "standard": {},
     "mixture": {"prior": "mixture", "prior_components": 3},
     "vamp": {"prior": "vamp", "prior_components": 4},
+    "flow": {"prior": "flow", "prior_hidden": [8]},
 }
 POSTERIORS = {
     "diagonal": {},
+    "full": {"posterior": "full"},
+    "iaf": {"posterior": "flow", "posterior_hidden": [8], "posterior_context": 3},
+    "nsf": {"posterior": "flow", "posterior_flow": "nsf", "posterior_hidden": [8], "posterior_context": 3},
 }
 names = pytest.mark.parametrize("name", ["M2", "ADGM", "SDGM"])
-priors = pytest.mark.parametrize("prior", PRIORS)
-posteriors = pytest.mark.parametrize("posterior", POSTERIORS)
+PAIRS = [("standard", "full"), ("mixture", "iaf"), ("vamp", "nsf"), ("flow", "diagonal")]
+pairs = pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+COMBINATIONS = [(name, *parts) for name in ("M2", "ADGM") for parts in product(PRIORS, POSTERIORS)]
+COMBINATIONS += [("SDGM", *parts) for parts in PAIRS]
 
 
 @pytest.fixture
@@ -46,8 +53,10 @@ def combined(make, squares):
 @torch.no_grad()
 def spread(model):
     """Return the model with random parameters of its prior and posterior, and wide q, so that weights vary little."""
-    for key, parameter in [*model.z_prior.named_parameters(), *model.z_posterior.named_parameters()]:
-        nn.init.normal_(parameter, mean=-0.5 if key == "raw_scales" else 0.0, std=0.3)
+    for key, parameter in model.z_prior.named_parameters():
+        nn.init.normal_(parameter, mean=-0.5 if key == "raw_scales" else 0.0, std=0.1 if "flow" in key else 0.3)
+    for parameter in model.z_posterior.parameters():
+        nn.init.normal_(parameter, std=0.15)
     for network in (model.encoder, getattr(model, "aux_encoder", None)):
         if network is not None:
             network.output.bias[2:4] += 0.3  # log scales of two dimensions
@@ -57,9 +66,7 @@ def spread(model):
 # The likelihood
 
 
-@names
-@priors
-@posteriors
+@pytest.mark.parametrize(("name", "prior", "posterior"), COMBINATIONS)
 def test_p_of_all_images_and_labels_sums_to_1(combined, squares, name, prior, posterior):
     model = combined(name, prior, posterior)
     with evaluating(model, seed=4):
@@ -73,15 +80,15 @@ def test_p_of_all_images_and_labels_sums_to_1(combined, squares, name, prior, po
 
 
 @names
-@priors
-@posteriors
+@pairs
 def test_bounds_are_below_log_p_and_every_parameter_has_a_gradient(combined, squares, name, prior, posterior):
     model = combined(name, prior, posterior)
     with evaluating(model, seed=1):
-        log_px = importance(model, squares, 10_000).log_px
-        joint = importance(model, squares, 10_000, y=torch.arange(16) % C).log_px
-        rate, distortion = model.rate_distortion(squares, 1000)
-        labelled = torch.stack([model.bounds(squares)[0].gather(0, torch.arange(16)[None] % C)[0] for _ in range(100)])
+        log_px = importance(model, squares, 3000, 1000).log_px
+        y = torch.arange(16) % C
+        joint = importance(model, squares, 3000, 1000, y=y).log_px
+        rate, distortion = model.rate_distortion(squares, 500)
+        labelled = model.bounds(squares.repeat(100, 1, 1, 1))[0].gather(0, y.repeat(100)[None]).view(100, 16)
     assert (log_px + rate + distortion > -0.05).all()
     gap, error = joint - labelled.mean(0), labelled.std(0) / 10
     assert (gap > -4 * error - 0.05).all()
@@ -89,12 +96,12 @@ def test_bounds_are_below_log_p_and_every_parameter_has_a_gradient(combined, squ
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("name", "prior"), [("M2", "mixture"), ("M2", "vamp"), ("SDGM", "mixture")])
+@pytest.mark.parametrize(("name", "prior"), [("M2", "mixture"), ("M2", "vamp"), ("SDGM", "flow")])
 def test_annealed_importance_sampling_agrees_with_importance_sampling(combined, squares, name, prior):
     model = combined(name, prior, "diagonal")
-    settings = Settings(chains=200, temperatures=20, leapfrogs=3)
+    settings = Settings(chains=100, temperatures=20, leapfrogs=3)
     with evaluating(model, seed=1):
-        sampled = importance(model, squares, 20_000).log_px
+        sampled = importance(model, squares, 5000, 1000).log_px
     annealed = anneal(model, squares, settings, [0.3] * 19).log_px
     assert (annealed - sampled).abs().max() < 0.3
     assert annealed.exp().sum().item() == pytest.approx(1, abs=0.05)
@@ -130,8 +137,7 @@ def test_the_kl_is_in_closed_form_or_the_mean_over_the_samples(combined, squares
 
 
 @names
-@priors
-@posteriors
+@pairs
 def test_codes_samples_and_statistics(combined, squares, name, prior, posterior):
     model = combined(name, prior, posterior).eval()
     assert model.encode(squares).shape == (16, 2)
@@ -185,3 +191,90 @@ def test_pseudo_inputs_start_at_training_images_with_their_labels_if_these_are_k
     assert known.sum() >= 99
     assert torch.equal(labels[known], y[nearest][known])
     assert torch.equal(labels[~known], torch.arange(n)[~known] % 10)
+
+
+# M1M2
+
+
+M1_PARTS = {
+    "diagonal": {"prior": "mixture", "prior_components": 3},
+    "full": {"posterior": "full", "prior": "vamp", "prior_components": 4},
+    "flow": {**POSTERIORS["iaf"], "z_dim": 3},
+}
+M2_PARTS = {
+    "standard": {},
+    "mixture and full": {"prior": "mixture", "prior_components": 3, "posterior": "full"},
+    "flow": {**PRIORS["flow"], **POSTERIORS["nsf"]},
+}
+m1_parts = pytest.mark.parametrize("m1", M1_PARTS)
+
+
+@m1_parts
+@pytest.mark.parametrize("m2", M2_PARTS)
+def test_p_of_the_stack_sums_to_1_with_every_m1(make, squares, m1, m2):
+    options = {"kept": [0, 2], "z_dim": 2, "m1_options": {"z_dim": 3, **M1_PARTS[m1]}, **M2_PARTS[m2]}
+    model = make("M1M2", (1, 2, 2), **options)
+    for key, parameter in model.named_parameters():
+        nn.init.normal_(parameter, std=0.6 if key.startswith("m1.decoder") else 0.1)
+    with torch.no_grad():  # wide q, so that weights vary little
+        model.m1.encoder.output.bias[3:6] += 0.3
+        model.m2.encoder.output.bias[2:4] += 0.3
+    parts = []
+    with evaluating(model, seed=4):
+        for y in (None, *range(C)):
+            given = None if y is None else torch.full((16,), y)
+            parts.append(model.log_weights(squares, 2000, given).double().exp())  # (K, 16)
+        rate, distortion = model.rate_distortion(squares, 500)
+    for p in (parts[0].sum(1), sum(parts[1:]).sum(1)):
+        error = p.std() / math.sqrt(len(p))
+        assert error < 0.05
+        assert abs(p.mean() - 1) < 4.5 * error
+    assert (parts[0].mean(0).log() + rate + distortion > -0.05).all()
+    if m2 == "mixture and full" and m1 == "diagonal":
+        settings = Settings(chains=100, temperatures=20, leapfrogs=3)
+        assert (anneal(model, squares, settings, [0.3] * 19).log_px - parts[0].mean(0).log()).abs().max() < 0.4
+
+
+@m1_parts
+@pytest.mark.parametrize("sample_z1", [True, False])
+def test_training_on_rows_of_features_is_training_on_images(make, binary, m1, sample_z1):
+    model, (x, y) = make("M1M2", m1_options=M1_PARTS[m1] | {"z_dim": 4}, sample_z1=sample_z1), binary(6)
+
+    class Data:
+        def images(self, split, grey):
+            return x, y
+
+    rows = model.training_features(Data())
+    assert rows.ndim == 2
+    assert not rows.requires_grad
+    given, drawn = (under(3, model.draw_features, features) for features in (rows, x))
+    assert torch.equal(given, under(4, model.draw_features, rows)) != sample_z1
+    if m1 == "diagonal" and sample_z1:  # rows have no noise of the pruned dimensions
+        return
+    torch.testing.assert_close(given, drawn)
+    torch.testing.assert_close(under(3, model.loss, rows, y), under(3, model.loss, x, y))
+
+
+@m1_parts
+def test_codes_images_and_statistics_of_the_stack(make, binary, m1):
+    model, (x, y) = (
+        make("M1M2", m1_options=M1_PARTS[m1] | {"z_dim": 4}, prior="mixture", **POSTERIORS["iaf"]),
+        binary(5),
+    )
+    torch.testing.assert_close(model.features(x), model.m1.encode(x)[:, model.kept])
+    assert model.reconstruct(x).shape == x.shape
+    assert model.sample(7).shape == (7, 1, 8, 8)
+    assert model.analogies(x).shape == (5, C, 1, 8, 8)
+    (mean1, kl1), (mean2, kl2) = model.latent_statistics(x)
+    assert mean1.shape == kl1.shape == mean2.shape == kl2.shape == (5, 4)
+    expected = model.m1.latent_statistics(x)[0][1]
+    torch.testing.assert_close(kl1, expected)
+    assert all(values.isfinite().all() for values in model.validation_metrics(x, y).values())
+    assert not is_standard_normal(model.prior())
+
+
+def test_options_that_have_no_effect_are_refused_in_m1m2_too(make):
+    with pytest.raises(ValueError, match="posterior_context is only for posterior flow"):
+        make("M1M2", posterior_context=3)
+    with pytest.raises(ValueError, match="prior_components is only for prior mixture or vamp"):
+        make("M1M2", prior_components=3)

@@ -62,3 +62,24 @@ def test_steps_of_adam_are_those_of_each_model_alone_and_are_written_back(make, 
     for model, other in zip(models, alone, strict=True):
         for name, value in model.state_dict().items():
             torch.testing.assert_close(value, other.state_dict()[name])
+
+
+FLOW = {"posterior": "flow", "posterior_hidden": [8], "posterior_context": 3}
+
+
+@pytest.mark.parametrize("options", [{"prior": "mixture", "posterior": "full"}, {"prior": "mixture", **FLOW}])
+def test_models_with_learned_priors_and_posteriors_are_stacked(make, options):
+    models, (x, y) = models_of(make, "M2", **options), batches("M2")
+    torch.manual_seed(5)
+    losses = StackedModels(models).loss(x, y)
+    for index, model in enumerate(models):
+        torch.manual_seed(5)
+        torch.testing.assert_close(losses[index], model.loss(x[index], y[index]))
+
+
+def test_models_whose_pseudo_inputs_have_other_labels_are_refused(make):
+    models = models_of(make, "M2", prior="vamp", prior_components=4)
+    assert StackedModels(models).loss(*batches("M2")).isfinite().all()
+    models[1].z_prior.labels += 1
+    with pytest.raises(ValueError, match=r"^Models that differ in z_prior\.labels cannot be trained as one batched"):
+        StackedModels(models)

@@ -138,6 +138,9 @@ KNOBS = {
     "posterior_transforms": (FLOW, {"posterior_transforms": 3, **FLOW}),
     "posterior_hidden": (FLOW, {"posterior_hidden": [9], **FLOW}),
     "posterior_context": (FLOW, {"posterior_context": 3, **FLOW}),
+    "prior_flow": ({"prior": "flow"}, {"prior": "flow", "prior_flow": "maf"}),
+    "prior_transforms": ({"prior": "flow"}, {"prior": "flow", "prior_transforms": 3}),
+    "prior_hidden": ({"prior": "flow"}, {"prior": "flow", "prior_hidden": [9]}),
 }
 # options with another meaning for another model
 OWN_KNOBS = {
