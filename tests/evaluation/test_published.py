@@ -405,6 +405,7 @@ RECIPES = {
     "hvae_vamp_mnist": (81.56, [FEWER, SHORT_WARMUP, FIXED_WEIGHTS, CONNECTIONS]),
     "hvae_vamp_mnist_paper": (81.56, [FIXED_WEIGHTS, CONNECTIONS]),
     "vae_flow_posterior_mnist": None, "vae_flow_posterior_mnist_paper": None,
+    "vae_flow_prior_mnist": None, "vae_flow_prior_mnist_paper": None,
     "cvae_mnist": None, "vae_2d_mnist": None, "m1_mnist": None,
 }  # fmt: skip
 
