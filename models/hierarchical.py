@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, Normal
 
 from models.concatenation import Concatenation
 from models.distributions import diagonal_normal, is_standard_normal, rsample_with_log_prob, standard_normal
@@ -24,6 +24,13 @@ def conditional(network: nn.Sequential, z: Tensor) -> Independent:
     """Return the diagonal Gaussian of a layer given the neighbouring layer `z (..., d)`."""
     first: Any = network[0]  # nn.Linear
     return diagonal_normal(apply_rowwise(network, z.to(first.weight.dtype)))
+
+
+def dimensions(p: Any) -> Distribution:
+    """Return the distribution of each dimension of `p`; without a closed form, a Gaussian of its mean and variance."""
+    if isinstance(p, Independent):
+        return p.base_dist
+    return p.marginals() if hasattr(p, "marginals") else Normal(p.mean, p.variance.sqrt())
 
 
 class HierarchicalVAE(VAE):
@@ -153,8 +160,6 @@ class HierarchicalVAE(VAE):
         for net in self.q_nets:
             means.append(conditional(net, means[-1]).mean)
         z, _, q, p = self.draw(16, qz1_x)
-        kl = [
-            (q_l.base_dist.log_prob(z_l) - p_l.base_dist.log_prob(z_l)).mean(0)
-            for z_l, q_l, p_l in zip(z, q, p, strict=True)
-        ]
+        q_d, p_d = [dimensions(q_l) for q_l in q], [dimensions(p_l) for p_l in p]
+        kl = [(q_l.log_prob(z_l) - p_l.log_prob(z_l)).mean(0) for z_l, q_l, p_l in zip(z, q_d, p_d, strict=True)]
         return list(zip(means, kl, strict=True))
