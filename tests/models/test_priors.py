@@ -286,6 +286,14 @@ def test_ais_of_a_hierarchy_agrees_with_importance_sampling(make, squares, prior
     assert (bounds.upper - bounds.lower).abs().mean() < 0.1
 
 
+@other_priors
+def test_the_latent_statistics_of_a_hierarchy_are_those_of_its_prior(make, binary, prior, options):
+    model = make("HierarchicalVAE", prior=prior, **options)
+    statistics = model.latent_statistics(binary(5)[0])
+    assert [kl.shape for _, kl in statistics] == [(5, 3), (5, 2)]
+    assert all(kl.isfinite().all() for _, kl in statistics)
+
+
 # VampPrior
 
 
