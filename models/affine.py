@@ -63,9 +63,8 @@ class AffineVAE(VAE):
 
     After the spatial VAE of Bepler et al. (2019): z = (content, p) with the affine map A = I + s p as 2x3. The mean of
     p(x|z) at pixel (x, y) is the output of the coordinate decoder for the content at A (x, y, 1); with the identity
-    instead of A the decoder draws the canonical image. The prior of z is N(0, I), so that bounds and likelihoods are
-    those of a VAE. s is the prior scale of the map: angles have a standard deviation of s radians, or of s / sqrt(2)
-    with affine.
+    instead of A the decoder draws the canonical image. Bounds and likelihoods are those of a VAE. s is the prior scale
+    of the map: under the prior N(0, I) angles have a standard deviation of s radians, or of s / sqrt(2) with affine.
 
     Args:
         image_shape: Channels, height and width; from the data.

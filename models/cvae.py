@@ -13,7 +13,7 @@ from models.vae import VAE
 
 
 class CVAE(VAE):
-    """Conditional VAE (Sohn et al. 2015): p(x|y,z) and q(z|x,y) are given the label y, p(z) = N(0, I) is not.
+    """Conditional VAE (Sohn et al. 2015): p(x|y,z) and q(z|x,y) are given the label y, p(z) is not.
 
     Its likelihood is log p(x|y): the label is known in testing too, so that it cannot be compared with log p(x).
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.nn.functional import linear
 
 from models.distributions import at_least_float32
 
@@ -57,30 +58,42 @@ class GaussianMixture(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of vectors `(..., d)` in nats, `(...)`."""
         with torch.autocast(value.device.type, enabled=False):
-            log_p = self.log_weights + self.component_log_prob(value)
-            return log_p.logsumexp(-1).to(at_least_float32(value).dtype)
+            log_p = self.joint_log_prob(value.double())  # (..., C)
+            largest = log_p.detach().amax(-1, keepdim=True)
+            # float32 is exact enough for numbers in [0, 1], and its exponential is many times faster
+            ratio = (log_p - largest).float().exp().sum(-1).log()
+            return (ratio + largest[..., 0]).to(at_least_float32(value).dtype)
 
-    def component_log_prob(self, z: Tensor) -> Tensor:
-        """Return the log density of each component at `z (..., d)`: `(..., C)`, in float64."""
-        log_p = self.diagonal_log_prob if self.is_diagonal else self.full_log_prob
-        return log_p(z.double()) - self.event_shape[0] * HALF_LOG_2_PI
+    def joint_log_prob(self, z: Tensor) -> Tensor:
+        """Return log w_c N(z; mu_c, S_c) for each component, `(..., d) -> (..., C)`, in float64.
 
-    def diagonal_log_prob(self, z: Tensor) -> Tensor:
-        """Return -1/2 sum_d (z_d - mu_d)^2 / s_d^2 - sum_d log s_d for each component, `(..., C)`."""
+        It is linear in z and in its products: one matrix product.
+        """
+        features, weight, constant = self.diagonal_form(z) if self.is_diagonal else self.full_form(z)
+        return linear(features, weight, constant + self.log_weights - self.event_shape[0] * HALF_LOG_2_PI)
+
+    def diagonal_form(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features `(..., 2 d)`, weights `(C, 2 d)` and constants `(C,)`.
+
+        Their linear function is -1/2 sum_d (z_d - mu_d)^2 / s_d^2 - sum_d log s_d.
+        """
         mu, scale = self.components.base_dist.loc.double(), self.components.base_dist.scale.double()  # (C, d)
         precision = scale.square().reciprocal()
         scaled = mu * precision
         constant = -(0.5 * mu * scaled + scale.log()).sum(-1)
-        return z @ scaled.T - 0.5 * z.square() @ precision.T + constant
+        return torch.cat([z, z.square()], -1), torch.cat([scaled, -0.5 * precision], -1), constant
 
-    def full_log_prob(self, z: Tensor) -> Tensor:
-        """Return -1/2 (z - mu)^T P (z - mu) - log det L for each component, P = (L L^T)^-1: `(..., C)`."""
+    def full_form(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features `(..., d + d * d)`, weights `(C, d + d * d)` and constants `(C,)`.
+
+        Their linear function is -1/2 (z - mu)^T P (z - mu) - log det L, where P = (L L^T)^-1.
+        """
         mu, L = self.components.loc.double(), self.components.scale_tril.double()  # (C, d), (C, d, d)
         precision = torch.cholesky_inverse(L)
         scaled = (precision @ mu[..., None])[..., 0]
         constant = -0.5 * (mu * scaled).sum(-1) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         products = (z[..., :, None] * z[..., None, :]).flatten(-2)  # (..., d * d)
-        return z @ scaled.T - 0.5 * products @ precision.flatten(1).T + constant
+        return torch.cat([z, products], -1), torch.cat([scaled, -0.5 * precision.flatten(1)], -1), constant
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:

@@ -203,7 +203,9 @@ class FlowPrior(Prior):
         check_sizes(hidden, "prior_hidden")
         # with one dimension there are no dimensions that a network could depend on
         networks = {"hidden_features": hidden} if z_dim > 1 else {}
-        self.flow = kind(z_dim, transforms=transforms, **networks)
+        # zuko computes masks from values, which a model on the meta device does not have
+        with torch.device("cpu" if torch.get_default_device().type == "meta" else torch.get_default_device()):
+            self.flow = kind(z_dim, transforms=transforms, **networks)
 
     def forward(self, like: Tensor, encode: Encode) -> FlowDistribution:
         with torch.autocast(like.device.type, enabled=False):

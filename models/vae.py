@@ -32,8 +32,9 @@ def check_beta(objective: str, beta: float, beta_warmup: int | None) -> None:
 class VAE(VariationalModel):
     """Variational autoencoder (Kingma & Welling 2013), trained on the ELBO or another objective of `models.objectives`.
 
-    p(z) = N(0, I), q(z|x) a diagonal Gaussian, p(x|z) independent pixels (`models.likelihoods`). With objective `elbo`
-    the loss is the mean over K samples of -log p(x|z), plus beta * KL(q(z|x) || p(z)) in closed form (eq. 10).
+    By default p(z) = N(0, I) and q(z|x) is a diagonal Gaussian; p(x|z) are independent pixels (`models.likelihoods`).
+    With objective `elbo` the loss is the mean over K samples of -log p(x|z), plus beta * KL(q(z|x) || p(z)), in closed
+    form (eq. 10) if there is one.
 
     Args:
         image_shape: Channels, height and width; from the data.

@@ -376,6 +376,15 @@ def test_resumed_equals_uninterrupted():
     assert Path("a/metrics.csv").read_text() == Path("b/metrics.csv").read_text()
 
 
+@pytest.mark.parametrize("prior", ["--model.prior vamp --model.prior_components 20", "--model.prior flow"])
+def test_a_resumed_run_with_a_learned_prior_equals_an_uninterrupted_one(prior):
+    command = [*QUICK, *prior.split(), "--model.beta_warmup", "1", "--trainer.max_epochs"]
+    assert train.main([*command, "2", "--run_dir", "a", "--steps_per_call", "1"]) == 0
+    assert train.main([*command, "1", "--run_dir", "b", "--steps_per_call", "5"]) == 0
+    assert train.main([*command, "2", "--run_dir", "b", "--steps_per_call", "5", "--resume", "auto"]) == 0
+    assert same(weights("a"), weights("b"))
+
+
 def test_ctrl_c_before_the_first_step(monkeypatch, capsys):
     def on_fit_start(self):
         raise KeyboardInterrupt
