@@ -169,11 +169,6 @@ class GaussianFlow(Distribution):
         """A Monte Carlo estimate, `(..., d)`."""
         return self.moment_samples().var(0, correction=0)
 
-    def marginals(self) -> Normal:
-        """Return the Gaussian with mean and variance of each dimension, batch shape `(..., d)`."""
-        samples = self.moment_samples()
-        return Normal(samples.mean(0), samples.std(0, correction=0))
-
     def expand(self, batch_shape: Any, _instance: Any = None) -> "GaussianFlow":
         shape = torch.Size(batch_shape)
         return type(self)(
