@@ -181,7 +181,7 @@ class ADGM(M2):
             z, rate_z = rsample_with_kl(qz, prior, 1)
         else:
             z, log_q = rsample_with_log_prob(qz, 1)
-            rate_z = (log_q - prior.log_prob(z))[0]
+            rate_z = (log_q() - prior.log_prob(z))[0]
         z = z[0]  # (K, C, B, z_dim)
         log_ratio_a = self.pa(x, z).log_prob(a) - qa_x.log_prob(a)
         return Draw(a, z, self.px_given(z, a).log_prob(x), rate_z, log_ratio_a)

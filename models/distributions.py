@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -149,15 +149,18 @@ def diagonal_normal(parameters: Tensor) -> Independent:
     return DiagonalNormal(Normal(mu, soft_clip(raw, LATENT_LIMIT).exp()), 1)
 
 
-def rsample_with_log_prob(q: Any, K: int) -> tuple[Tensor, Tensor]:
-    """Return K samples z `(K, B, d)` of q(z|x) and log q(z|x) `(K, B)`.
+def rsample_with_log_prob(q: Any, K: int) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Return K samples z `(K, B, d)` of q(z|x), and a function that returns log q(z|x) `(K, B)`.
 
-    A normalizing flow computes both in one pass; the density of a given z may take it many passes.
+    A normalizing flow computes both in one pass; the density of a given z may take it many passes. Other densities are
+    computed when the function is called: gradients are summed in the reverse order of the terms of a loss, and runs
+    give the same bits only if this order stays the same.
     """
     if hasattr(q, "rsample_and_log_prob"):
-        return q.rsample_and_log_prob((K,))
+        z, log_q = q.rsample_and_log_prob((K,))
+        return z, lambda: log_q
     z = q.rsample((K,))
-    return z, q.log_prob(z)
+    return z, lambda: q.log_prob(z)
 
 
 def rsample_with_kl(q: Any, p: Distribution, K: int) -> tuple[Tensor, Tensor]:
@@ -165,12 +168,9 @@ def rsample_with_kl(q: Any, p: Distribution, K: int) -> tuple[Tensor, Tensor]:
 
     The KL is in closed form if there is one, else the mean over these samples of log q(z) - log p(z).
     """
-    if hasattr(q, "rsample_and_log_prob"):
-        z, log_q = q.rsample_and_log_prob((K,))
-        return z, (log_q - p.log_prob(z)).mean(0)
-    z = q.rsample((K,))
+    z, log_q = rsample_with_log_prob(q, K)
     kl = closed_form_kl(q, p)
-    return z, (q.log_prob(z) - p.log_prob(z)).mean(0) if kl is None else kl
+    return z, (log_q() - p.log_prob(z)).mean(0) if kl is None else kl
 
 
 class StandardNormal(Independent):

@@ -1,6 +1,6 @@
 """A VAE with two or more stochastic layers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -85,10 +85,11 @@ class HierarchicalVAE(VAE):
         """Dimensions of z_1, which the decoder network takes."""
         return self.hparams.z_dim[0]
 
-    def draw(self, K: int, qz1_x: Distribution) -> tuple[list[Tensor], Tensor, list[Any], list[Any]]:
+    def draw(self, K: int, qz1_x: Distribution) -> tuple[list[Tensor], Callable[[], Tensor], list[Any], list[Any]]:
         """Return K samples of z_1 ... z_L, each `(K, B, d_l)`, with their densities.
 
-        The second value is log q(z_1|x), `(K, B)`; the others are q(z_l|z_l-1) and p(z_l|z_l+1) of every layer.
+        The second value is a function that returns log q(z_1|x), `(K, B)`; the others are q(z_l|z_l-1) and
+        p(z_l|z_l+1) of every layer.
         """
         z1, log_q1 = rsample_with_log_prob(qz1_x, K)
         z, q = [z1], [qz1_x]
@@ -136,8 +137,8 @@ class HierarchicalVAE(VAE):
     def log_terms_of_layers(self, x: Tensor, K: int, qz_x: Distribution) -> tuple[Tensor, list[Tensor]]:
         """Return log p(x|z_1) and log p(z_l|z_l+1) - log q(z_l|z_l-1) of each layer l, all `(K, B)`."""
         z, log_q1, q, p = self.draw(K, qz_x)
-        log_q = [log_q1, *(q_l.log_prob(z_l) for z_l, q_l in zip(z[1:], q[1:], strict=True))]
-        log_ratios = [p_l.log_prob(z_l) - log_q_l for z_l, log_q_l, p_l in zip(z, log_q, p, strict=True)]
+        log_ratios = [p[0].log_prob(z[0]) - log_q1()]
+        log_ratios += [p_l.log_prob(z_l) - q_l.log_prob(z_l) for z_l, q_l, p_l in zip(z[1:], q[1:], p[1:], strict=True)]
         return self.log_px(x, z[0]), log_ratios
 
     def log_terms(self, x: Tensor, K: int, qz_x: Distribution, y: Tensor | None = None) -> tuple[Tensor, Tensor]:

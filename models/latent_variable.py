@@ -44,8 +44,8 @@ class LatentVariableModel(Model):
 
     def log_terms(self, x: Tensor, K: int, qz_x: Distribution, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return log p(x|z_k) and log p(z_k) - log q(z_k|x) for K samples z_k ~ q(z|x), each `(K, B)`."""
-        z, log_q = rsample_with_log_prob(qz_x, K)  # (K, B, d), (K, B)
-        return self.log_px(x, z, y), self.prior().log_prob(z) - log_q
+        z, log_q = rsample_with_log_prob(qz_x, K)  # z (K, B, d)
+        return self.log_px(x, z, y), self.prior().log_prob(z) - log_q()
 
     def log_weights(self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None) -> Tensor:
         """Return log p(x|z_k) + log p(z_k) - log q(z_k|x), `(K, B)`: each weight is an unbiased estimate of p(x).

@@ -299,11 +299,11 @@ class M1M2(MarginalLabel):
             ValueError: If the likelihood is not defined for these images, or labels do not fit the images.
         """
         x, K, y, qz1_x = self.with_posterior(x, K, y, posterior)
-        z1, log_q = rsample_with_log_prob(qz1_x, K)  # (K, B, d1), (K, B)
+        z1, log_q = rsample_with_log_prob(qz1_x, K)  # z1 (K, B, d1)
         repeated = None if y is None else y.repeat(K)
         features = z1[..., self.kept].flatten(0, 1)
         log_w = self.m2.log_weights(features, 1, repeated, self.m2.posterior(features))[0].view(K, -1)  # (K, B)
-        return self.m1.px(z1).log_prob(x) - log_q + log_w + self.log_p_pruned(z1)
+        return self.m1.px(z1).log_prob(x) - log_q() + log_w + self.log_p_pruned(z1)
 
     def rate_distortion(
         self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None
@@ -318,9 +318,9 @@ class M1M2(MarginalLabel):
 
     def terms(self, x: Tensor, K: int, qz1_x: Independent) -> tuple[Tensor, Tensor, Tensor]:
         """Return rate and distortion `(K, B)` for K samples of z1, and labelled minus unlabelled bound `(C, K, B)`."""
-        z1, log_q = rsample_with_log_prob(qz1_x, K)  # (K, B, d1), (K, B)
+        z1, log_q = rsample_with_log_prob(qz1_x, K)  # z1 (K, B, d1)
         labelled, unlabelled, _ = self.m2.bounds(z1[..., self.kept].flatten(0, 1))  # (C, K B), (K B,)
-        rate = log_q - unlabelled.view(K, -1) - self.log_p_pruned(z1)
+        rate = log_q() - unlabelled.view(K, -1) - self.log_p_pruned(z1)
         return rate, -self.m1.px(z1).log_prob(x), (labelled - unlabelled).unflatten(1, rate.shape)
 
     def validation_metrics(self, x: Tensor, y: Tensor, grey: Tensor | None = None) -> dict[str, Tensor]:

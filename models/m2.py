@@ -277,8 +277,8 @@ class M2(VariationalModel, MarginalLabel):
             ValueError: If the likelihood is not defined for these images, or labels do not fit the images.
         """
         x, K, y, qz_xy = self.with_posterior(x, K, y, posterior)
-        z, log_q = rsample_with_log_prob(qz_xy, K)  # (K, C, B, z_dim), (K, C, B)
-        log_w = self.log_py() + self.px(z).log_prob(x) + self.prior().log_prob(z) - log_q  # (K, C, B)
+        z, log_q = rsample_with_log_prob(qz_xy, K)  # z (K, C, B, z_dim)
+        log_w = self.log_py() + self.px(z).log_prob(x) + self.prior().log_prob(z) - log_q()  # (K, C, B)
         return log_w.logsumexp(1) if y is None else log_w.gather(1, y.expand(K, 1, -1))[:, 0]
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Independent:

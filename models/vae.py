@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
 from models.base import evaluating
-from models.distributions import closed_form_kl, kl_per_dimension, rsample_with_log_prob
+from models.distributions import kl_per_dimension, rsample_with_kl
 from models.inputs import as_count
 from models.interpolation import interpolate_latents
 from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, PixelLikelihood, make_likelihood
@@ -254,12 +254,7 @@ class VAE(VariationalModel):
         The KL is in closed form if there is one, else the mean of log q(z_k|x) - log p(z_k).
         """
         x, K, y, qz_x = self.with_posterior(x, K, y, posterior)
-        prior = self.prior()
-        rate = closed_form_kl(qz_x, prior)
-        if rate is None:
-            z, log_q = rsample_with_log_prob(qz_x, K)  # (K, B, z_dim), (K, B)
-            return (log_q - prior.log_prob(z)).mean(0), -self.log_px(x, z, y).mean(0)
-        z = qz_x.rsample((K,))
+        z, rate = rsample_with_kl(qz_x, self.prior(), K)  # (K, B, z_dim), (B,)
         return rate, -self.log_px(x, z, y).mean(0)
 
     @property

@@ -15,7 +15,7 @@ import evaluate
 import train
 from callbacks import LatentPlane, for_model
 from callbacks.codes import active_dimensions, prior_variance
-from models import AE, MODELS, VAE, LatentVariableModel, Model, evaluating
+from models import AE, MODELS, VAE, HierarchicalVAE, LatentVariableModel, Model, evaluating
 from models.distributions import closed_form_kl, diagonal_normal, is_standard_normal, kl_per_dimension, standard_normal
 from models.estimators.ais import Settings, anneal
 from models.estimators.importance import importance
@@ -229,3 +229,29 @@ def test_which_distributions_are_standard_normal():
     assert not is_standard_normal(Independent(Normal(one, one), 1))
     assert not is_standard_normal(Independent(Normal(0 * one, 2 * one), 1))
     assert not is_standard_normal(Independent(Laplace(0 * one, one), 1))
+
+
+def loss_in_order(model, x):
+    """Return the loss with its terms in the order of earlier versions."""
+    q, p = model.posterior(x), model.prior()
+    if isinstance(model, HierarchicalVAE):
+        z, _, q, p = model.draw(3, q)
+        log_ratio = sum(p_l.log_prob(z_l) - q_l.log_prob(z_l) for z_l, q_l, p_l in zip(z, q, p, strict=True))
+        return (-model.log_px(x, z[0]).mean(0) - log_ratio.mean(0)).mean()
+    z = q.rsample((3,))
+    if model.hparams.objective == "elbo":
+        rate = kl_divergence(q, p)
+        return (-model.log_px(x, z).mean(0) + rate).mean()
+    log_px_z = model.log_px(x, z)
+    return -model.bound(log_px_z + (p.log_prob(z) - q.log_prob(z))).mean()
+
+
+@pytest.mark.parametrize("name", ["VAE", "IWAE", "HierarchicalVAE"])
+def test_gradients_have_the_bits_of_earlier_versions(make, binary, name):
+    """They are summed in the reverse order of the terms of the loss, so that another order changes their last bits."""
+    model, (x, y) = make(name, num_samples=3, objective="iwae" if name == "IWAE" else "elbo"), binary(6)
+    gradients = []
+    for loss in (lambda: model.loss(x, y), lambda: loss_in_order(model, x)):
+        torch.manual_seed(1)
+        gradients.append(torch.autograd.grad(loss(), list(model.parameters())))
+    assert all(map(torch.equal, *gradients))

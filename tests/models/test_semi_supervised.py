@@ -121,9 +121,10 @@ def test_the_space_of_ais_is_standard_normal_only_if_the_prior_is(combined):
     torch.testing.assert_close(model.ais_prior().log_prob(z), model.prior().log_prob(z[..., :2]) + noise)
 
 
+@pytest.mark.parametrize("posterior", ["diagonal", "full"])
 @pytest.mark.parametrize("prior", ["standard", "mixture"])
-def test_the_kl_is_in_closed_form_or_the_mean_over_the_samples(combined, squares, prior):
-    model = combined("M2", prior, "diagonal")
+def test_the_kl_is_in_closed_form_or_the_mean_over_the_samples(combined, squares, prior, posterior):
+    model = combined("M2", prior, posterior)
     q, p = model.posterior(squares), model.prior()
     z, kl = under(3, rsample_with_kl, q, p, 5)
     assert torch.equal(z, under(3, q.rsample, (5,)))
