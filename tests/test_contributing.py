@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its four examples are added to a copy of the repository, and its commands are run there."""
+"""CONTRIBUTING.md: its examples are added to a copy of the repository, and its commands are run there."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import priors
+from models import posteriors, priors
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -63,14 +63,29 @@ def test_the_examples_can_be_added():
         compile(text, path, "exec")
 
 
+def example(module, name, registry):
+    """Run the definition of the class `name` and the lines that add it to a registry, as a part of a module."""
+    blocks = rf"^```python\n(class {name}.*?)^```$.*?^```python\n(.*?)^```$"
+    definition, addition = re.search(blocks, PAGE, re.DOTALL | re.MULTILINE).groups()
+    names = vars(module) | {registry: {}}
+    exec(definition + addition, names)
+    return names[registry]["laplace"]
+
+
 def test_the_example_of_a_prior_works():
-    code = re.search(r"^```python\n(class LaplacePrior.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)[1]
-    names = vars(priors) | {"Laplace": torch.distributions.Laplace}
-    exec(code, names)
-    prior = names["LaplacePrior"](3, (1, 8, 8))
+    prior = example(priors, "LaplacePrior", "PRIORS")(3, (1, 8, 8))
     p = prior(like=torch.zeros(()), encode=None)
     assert p.log_prob(p.expand((5,)).sample((2,))).shape == (2, 5)
     assert p.mean.shape == p.variance.shape == (3,)
+
+
+def test_the_example_of_a_posterior_works():
+    posterior = example(posteriors, "LaplacePosterior", "POSTERIORS")(3)
+    outputs = torch.randn(5, posterior.num_outputs)
+    posterior.start_narrow(outputs[0])
+    q = posterior(outputs)
+    assert q.log_prob(q.rsample((2,))).shape == (2, 5)
+    torch.testing.assert_close(q.base_dist.scale[0], torch.full((3,), 0.1))
 
 
 @pytest.mark.slow
