@@ -1,6 +1,7 @@
 """Check before a model is built whether it fits into the memory of this machine."""
 
 import os
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -11,7 +12,11 @@ from models import Model
 
 COPIES_PER_WEIGHT = 4  # in training: weight, gradient and the two moments of Adam
 BYTES_PER_FLOAT = 4
-SIZE_OPTIONS = "--model.z_dim or --model.hidden"  # the options that determine the size of a model
+SIZE_OPTIONS = "--model.z_dim or --model.hidden"  # the options that determine the size of most models
+PART_OPTIONS = {  # and of their parts, if most of the weights are there
+    "z_prior": "--model.prior_components, --model.prior_transforms or --model.prior_hidden",
+    "z_posterior": "--model.posterior_transforms or --model.posterior_hidden",
+}
 
 
 def machine_memory(device: str) -> int | None:
@@ -27,6 +32,32 @@ def machine_memory(device: str) -> int | None:
 def size_text(size: float) -> str:
     """Return a number of bytes as text in GB or TB."""
     return f"{size / 2**40:,.0f} TB" if size >= 2**40 else f"{size / 2**30:,.1f} GB"
+
+
+def flow_weights(hidden: list[int] | None, transforms: int | None) -> int:
+    """Return a lower bound of the weights of a normalizing flow: those between its hidden layers, and their biases."""
+    widths = hidden or [1]
+    return (transforms or 1) * (sum(widths) + sum(a * b for a, b in pairwise(widths)))
+
+
+def check_flows(options: dict[str, Any], memory: int) -> None:
+    """Raise ValueError if the weights of a normalizing flow exceed the memory.
+
+    The masks of its layers are allocated when weights are counted, so its size is checked first.
+    """
+    for part in ("prior", "posterior"):
+        weights = flow_weights(options.get(f"{part}_hidden"), options.get(f"{part}_transforms"))
+        if (size := BYTES_PER_FLOAT * COPIES_PER_WEIGHT * weights) > memory:
+            raise ValueError(
+                f"Training this model takes {size_text(size)} or more for the weights of its {part}, and this machine "
+                f"has {size_text(memory)}: lower --model.{part}_hidden or --model.{part}_transforms."
+            )
+
+
+def size_options(model: Model) -> str:
+    """Return the options that determine most of the weights of a model, for messages."""
+    sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
+    return PART_OPTIONS.get(max(sizes, key=lambda name: sizes[name]), SIZE_OPTIONS)
 
 
 def check_model_size(kind: type[Model], data: ImageData, options: dict[str, Any], device: str) -> None:
@@ -47,6 +78,7 @@ def check_model_size(kind: type[Model], data: ImageData, options: dict[str, Any]
     memory = machine_memory(device)
     if memory is None or kind.checkpoint_args:  # the sizes of an M1M2 depend on its M1 checkpoint
         return
+    check_flows(options, memory)
     has = f"this machine has {size_text(memory)}"
     try:
         with torch.device("meta"):
@@ -59,7 +91,7 @@ def check_model_size(kind: type[Model], data: ImageData, options: dict[str, Any]
     weights = BYTES_PER_FLOAT * COPIES_PER_WEIGHT * sum(parameter.numel() for parameter in model.parameters())
     if weights > memory:
         raise ValueError(
-            f"Training this model takes {size_text(weights)} for its weights, and {has}: lower {SIZE_OPTIONS}."
+            f"Training this model takes {size_text(weights)} for its weights, and {has}: lower {size_options(model)}."
         )
     widths = [layer.out_features for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
     K, images = options.get("num_samples") or 1, min(data.batch_size, len(data.train.y))
