@@ -165,12 +165,13 @@ def rsample_with_kl(q: Any, p: Distribution, K: int) -> tuple[Tensor, Tensor]:
 
     The KL is in closed form if there is one, else the mean over these samples of log q(z) - log p(z).
     """
-    if hasattr(q, "rsample_and_log_prob"):
-        z, log_q = q.rsample_and_log_prob((K,))
-        return z, (log_q - p.log_prob(z)).mean(0)
-    z = q.rsample((K,))
+    has_both = hasattr(q, "rsample_and_log_prob")
+    z, log_q = q.rsample_and_log_prob((K,)) if has_both else (q.rsample((K,)), None)
     kl = closed_form_kl(q, p)
-    return z, (q.log_prob(z) - p.log_prob(z)).mean(0) if kl is None else kl
+    if kl is not None:
+        return z, kl
+    log_q = q.log_prob(z) if log_q is None else log_q
+    return z, (log_q - p.log_prob(z)).mean(0)
 
 
 class StandardNormal(Independent):
