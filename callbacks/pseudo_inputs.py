@@ -30,8 +30,10 @@ def number_with_mass(weights: Tensor, mass: float = MASS) -> int:
 def weights_text(weights: Tensor, shown: int, noun: str) -> str:
     """Return which of the components are shown, and how many of them have most of the weight, for a title."""
     count, enough = len(weights), number_with_mass(weights)
-    which = f"All {count} {noun}" if shown == count else f"The {shown} {noun} of {count} with the largest weights"
-    return f"{which}, sorted by weight; {enough} {'has' if enough == 1 else 'have'} {MASS:.0%} of the weight"
+    which = f"All {count}" if shown == count else f"{shown} of {count}"
+    return (
+        f"{which} {noun}, largest weights first; {enough} {'has' if enough == 1 else 'have'} {MASS:.0%} of the weight"
+    )
 
 
 class PseudoInputs(FigureCallback):

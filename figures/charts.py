@@ -54,9 +54,9 @@ def kl_per_dimension(kl: Sequence[Tensor], active: Sequence[Tensor], subject: st
         values, is_active = finite.cpu()[order].numpy(), active[layer].cpu()[order].numpy()
         draw_bars(axes, values, is_active)
         counts = ((ACTIVE, f"{is_active.sum()} active"), (INACTIVE, f"{(~is_active).sum()} inactive"))
-        axes.legend(
-            handles=[Patch(color=color, label=label) for color, label in counts], frameon=False, loc="upper right"
-        )
+        patches = [Patch(color=color, label=label) for color, label in counts]
+        # beside the axes: with few dimensions, bars reach the upper right corner
+        axes.legend(handles=patches, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlim=(0.4, len(values) + 0.6), ylabel="KL (nats)", xlabel="latent dimension, sorted by KL")
         axes.spines[["top", "right"]].set_visible(False)

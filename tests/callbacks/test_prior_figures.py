@@ -62,7 +62,7 @@ def test_pseudo_inputs_are_sorted_by_weight(make, data, drawn):
     [((rows,), options)] = drawn
     assert torch.equal(rows[0], model.z_prior.pseudo_inputs[[1, 2, 0]])
     assert options["captions"] == [["75%", "25%", "0.40%"]]
-    assert options["title"] == "All 3 pseudo-inputs, sorted by weight; 2 have 99% of the weight\nVAE on Digits"
+    assert options["title"] == "All 3 pseudo-inputs, largest weights first; 2 have 99% of the weight\nVAE on Digits"
 
 
 def test_only_the_largest_weights_are_shown(make, data, drawn):
@@ -70,7 +70,7 @@ def test_only_the_largest_weights_are_shown(make, data, drawn):
     drawing(PseudoInputs(num_images=12), model, data)
     [((rows,), options)] = drawn
     assert [len(row) for row in rows] == [len(row) for row in options["captions"]] == [10, 2]
-    assert options["title"].startswith("The 12 pseudo-inputs of 25 with the largest weights, sorted by weight; 25 have")
+    assert options["title"].startswith("12 of 25 pseudo-inputs, largest weights first; 25 have")
 
 
 def test_pseudo_inputs_of_a_conditional_model_have_labels(make, data, drawn):
@@ -89,7 +89,7 @@ def test_means_of_a_mixture_are_decoded(make, data, drawn, name):
     [((rows,), options)] = drawn
     assert rows[0].shape == (2, 1, 8, 8)
     assert options["captions"] == [["75%", "25%"]]
-    assert "All 2 component means of the prior, sorted by weight; 2 have 99% of the weight" in options["title"]
+    assert "All 2 component means of the prior, largest weights first; 2 have 99% of the weight" in options["title"]
     if name == "VAE":
         torch.testing.assert_close(rows[0], model.decode(model.z_prior.means[[1, 0]].detach()))
 
@@ -110,7 +110,7 @@ def test_a_conditional_model_decodes_each_mean_with_every_label(make, data, draw
     order = model.z_prior.weight_logits.argsort(descending=True, stable=True)
     expected = model.decode(model.z_prior.means[order[2:3]].detach(), torch.tensor([4]))
     torch.testing.assert_close(images[2, 4], expected[0])
-    assert title.startswith("The 10 component means of the prior of 12 with the largest weights")
+    assert title.startswith("10 of 12 component means of the prior, largest weights first")
 
 
 @pytest.mark.parametrize(("prior", "name"), [("vamp", "pseudo_inputs"), ("mixture", "prior_components")])

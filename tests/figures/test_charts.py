@@ -286,3 +286,10 @@ def test_points_with_the_same_labels_and_error_may_lack_a_standard_error():
     figure = charts.error_over_labels([charts.LabelCurve("M2 (1 to 2 draws)", "M2", points)], "Digits")
     (line,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert line.get_xdata().tolist() == [100, 100, 600]
+
+
+def test_the_legend_of_the_kl_does_not_cover_bars():
+    figure = charts.kl_per_dimension([torch.ones(2)], [torch.ones(2, dtype=torch.bool)])
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
