@@ -396,5 +396,5 @@ def test_a_model_in_16_bits_has_densities_in_32(make, binary, kind):
 
 def test_pseudo_inputs_of_a_flow_give_the_gaussians_that_it_transforms(make, binary):
     model, (x, _) = shaken(make("VAE", **OPTIONS["iaf"]), 0.1), binary(3)
-    assert isinstance(model.encode_pseudo_inputs(x), DiagonalNormal)
-    assert isinstance(make("VAE", posterior="full").encode_pseudo_inputs(x), FullNormal)
+    assert isinstance(model.encode_pseudo_inputs(x, None), DiagonalNormal)
+    assert isinstance(make("VAE", posterior="full").encode_pseudo_inputs(x, None), FullNormal)
