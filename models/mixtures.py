@@ -1,6 +1,5 @@
 """Mixtures of Gaussians over latent vectors, with a density that is fast for hundreds of components."""
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -8,9 +7,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import linear
 
-from models.distributions import at_least_float32
+from models.distributions import LOG_2PI, at_least_float32
 
-HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 ROWS = 1000  # samples that are drawn at a time from components with full covariance
 
 
@@ -70,7 +68,7 @@ class GaussianMixture(Distribution):
         It is linear in z and in its products: one matrix product.
         """
         features, weight, constant = self.diagonal_form(z) if self.is_diagonal else self.full_form(z)
-        return linear(features, weight, constant + self.log_weights - self.event_shape[0] * HALF_LOG_2_PI)
+        return linear(features, weight, constant + self.log_weights - 0.5 * self.event_shape[0] * LOG_2PI)
 
     def diagonal_form(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return features `(..., 2 d)`, weights `(C, 2 d)` and constants `(C,)`.

@@ -7,11 +7,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from models.conditional_flow import GaussianFlow
 from models.encoder_decoder import EncoderDecoder
 from models.latent_variable import LatentVariableModel
 from models.networks.layers import ImageShape
 from models.posteriors import Posterior, PosteriorFlow, PosteriorName, make_posterior
 from models.priors import OPTION_DEFAULTS, PRIORS, Prior, PriorFlow, PriorName, PseudoInputs, make_prior
+
+
+def before_flow(q: Any) -> Any:
+    """Return the Gaussian that a posterior flow transforms; any other posterior as it is."""
+    return q.base if isinstance(q, GaussianFlow) else q
 
 
 class VariationalModel(EncoderDecoder, LatentVariableModel):
@@ -135,5 +141,4 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         They are of the last layer of latents. A conditional model receives labels `y (N,)`. With a posterior flow they
         are the Gaussians that it transforms.
         """
-        q = self.posterior(u, y)
-        return getattr(q, "base", q)
+        return before_flow(self.posterior(u, y))
