@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from models.priors import VAMP_COMPONENTS
-from runtime.hparams import non_default_options, run_options
+from runtime.hparams import DEFAULT_PARTS, non_default_options, run_options
 
 FILE = Path(__file__).with_name("published.yaml")
 
@@ -62,9 +62,6 @@ NOT_COMPARED = {
     "prior_inputs", "early_stopping",
     "objective", "num_samples", "data.binarization", "data.num_labels", "data.val_size",
 }  # fmt: skip
-
-# The prior and the posterior of papers that do not name them, and of models without these options
-USUAL_PARTS = {"prior": "standard", "posterior": "diagonal"}
 
 CLASSIFIERS = ("M2", "M1M2", "ADGM", "SDGM")
 MODELS = ("VAE", "IWAE", "HierarchicalVAE", *CLASSIFIERS)
@@ -178,7 +175,7 @@ def parse_result(experiment: dict[str, Any], result: Any, name: str) -> Reported
     architecture = dict(experiment["architecture"])
     m1 = architecture.pop("m1", {})
     settings = (
-        USUAL_PARTS
+        DEFAULT_PARTS
         | architecture
         | {
             "images": f"{experiment['data']}, {experiment['protocol']}",
@@ -219,7 +216,7 @@ def run_settings(checkpoint: dict) -> dict[str, Any]:
     Args:
         checkpoint: Checkpoint of one of `MODELS` on one of `DATA_SETS`.
     """
-    settings, run, model = USUAL_PARTS | run_options(checkpoint), checkpoint["run"], checkpoint["model"]
+    settings, run, model = DEFAULT_PARTS | run_options(checkpoint), checkpoint["run"], checkpoint["model"]
     data = DATA_SETS[run["data"]]
     settings |= {
         "images": f"{data.name}, {run['protocol']}",

@@ -10,6 +10,7 @@ from datamodules import DATAMODULES, GREY_PROTOCOLS
 from evaluation.schema import ComparedEvaluation, Evaluation
 from models.estimators.observation_scale import VARIANCES
 from models.implicit import COLLAPSED_SHARE
+from runtime.hparams import DEFAULT_PARTS
 from runtime.run_folder import run_name
 
 MIN_IMAGES = 50  # below this, the images may by chance be harder than average
@@ -123,8 +124,6 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
     }
 
 
-# Columns that a table has only if a row has another value
-USUAL_PARTS = {"prior": "standard", "posterior": "diagonal"}
 # Order in which columns are kept if a table is too wide for the terminal
 IMPORTANCE = ("run", "NLL ± SE", "bits/dim ± SE", "loss", "test error", "model", "prior", "posterior", "K",
               "to the first", "paper", "paper's", "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO",
@@ -230,7 +229,7 @@ def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
         cells = {
             name: column
             for name, column in cells.items()
-            if any(cell not in (None, USUAL_PARTS.get(name)) for cell in column)
+            if any(cell not in (None, DEFAULT_PARTS.get(name)) for cell in column)
         }
         lines = [["-" if cell is None else cell for cell in line] for line in zip(*cells.values(), strict=True)]
         remarks = [f"[{number}] {note}" for number, note in enumerate(notes, 1)]

@@ -21,7 +21,7 @@ from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, Pix
 from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape, Network, lookup
 from models.priors import PRIORS, Prior
-from models.variational import VariationalModel
+from models.variational import VariationalModel, before_flow
 
 
 class ClassTerms(NamedTuple):
@@ -222,8 +222,7 @@ class M2(VariationalModel, MarginalLabel):
     def encode_pseudo_inputs(self, u: Tensor, y: Tensor | None) -> Any:
         """Return the Gaussians q(z|u,y) of images `(N, C, H, W)` with labels `(N,)`, batch shape `(N,)`."""
         assert y is not None
-        q = self.qz(u, one_hot(y, self.hparams.num_classes).float())
-        return getattr(q, "base", q)  # with a flow: what it transforms
+        return before_flow(self.qz(u, one_hot(y, self.hparams.num_classes).float()))
 
     def px(self, z: Tensor, context: Tensor | None = None) -> Independent:
         """Return p(x|y,z) for `z (..., C, B, z_dim)`, batch shape `(..., C, B)`."""

@@ -1,6 +1,5 @@
 """Mixtures of Gaussians over latent vectors, with a density that is fast for hundreds of components."""
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -8,9 +7,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import linear
 
-from models.distributions import at_least_float32
+from models.distributions import LOG_2PI, at_least_float32
 
-HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 ROWS = 1000  # samples that are drawn at a time from components with full covariance
 
 
@@ -19,7 +17,7 @@ class GaussianMixture(Distribution):
 
     No tensor of the shape (samples, components, d) is created: the quadratic forms in z are expanded, for example
     (z - mu)^2 / s^2 = z^2 / s^2 - 2 z mu / s^2 + mu^2 / s^2, so that they become matrix products. Where components are
-    narrow, the terms are many orders of magnitude larger than their sum, hence all of this is computed in float64: with
+    narrow, the terms are many orders of magnitude larger than their sum, so they are computed in float64: with
     a scale of 0.02 in 40 dimensions the error is 4e-6 nats, and 0.04 nats in float32. Autocast has no effect on it.
 
     Args:
@@ -70,7 +68,7 @@ class GaussianMixture(Distribution):
         It is linear in z and in its products: one matrix product.
         """
         features, weight, constant = self.diagonal_form(z) if self.is_diagonal else self.full_form(z)
-        return linear(features, weight, constant + self.log_weights - self.event_shape[0] * HALF_LOG_2_PI)
+        return linear(features, weight, constant + self.log_weights - 0.5 * self.event_shape[0] * LOG_2PI)
 
     def diagonal_form(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return features `(..., 2 d)`, weights `(C, 2 d)` and constants `(C,)`.

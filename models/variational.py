@@ -7,11 +7,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from models.conditional_flow import GaussianFlow
 from models.encoder_decoder import EncoderDecoder
 from models.latent_variable import LatentVariableModel
 from models.networks.layers import ImageShape
 from models.posteriors import Posterior, PosteriorFlow, PosteriorName, make_posterior
 from models.priors import OPTION_DEFAULTS, PRIORS, Prior, PriorFlow, PriorName, PseudoInputs, make_prior
+
+
+def before_flow(q: Any) -> Any:
+    """Return the Gaussian that a posterior flow transforms; any other posterior as it is."""
+    return q.base if isinstance(q, GaussianFlow) else q
 
 
 class VariationalModel(EncoderDecoder, LatentVariableModel):
@@ -26,15 +32,16 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         prior: p(z), by its name in the registry: standard, N(0, I); mixture, Gaussians with learned weights, means and
             scales; vamp, a mixture of the posteriors of learned images (VampPrior); or flow, a normalizing flow.
         prior_components: Gaussians of prior mixture, 10 by default, or of prior vamp, 500 by default.
-        prior_inputs: What the learned images of prior vamp start at: images, of the training data (the default), or
-            noise.
+        prior_inputs: What the learned images of prior vamp start at: images (the default), which are training images,
+            or noise.
         prior_flow: Transformations of prior flow: nsf, splines on [-5, 5] (the default), or maf, affine ones.
         prior_transforms: Number of transformations of prior flow, 2 by default.
-        prior_hidden: Widths of the hidden layers of each transformation of prior flow, by default [128, 128].
+        prior_hidden: Widths of the hidden layers of each transformation of prior flow, [128, 128] by default.
         posterior: q(z|x), by its name in the registry: diagonal, a Gaussian with independent dimensions; full, a
             Gaussian with any covariance; flow, a Gaussian transformed by a normalizing flow.
         posterior_flow: Flow of the posterior flow: iaf (the default), inverse autoregressive affine transforms (Kingma
-            et al. 2016); nsf, coupling transforms by splines (Durkan et al. 2019), slower, for any objective.
+            et al. 2016); nsf, spline coupling transforms (Durkan et al. 2019), which are slower; stl, dreg and piwae
+            need them.
         posterior_transforms: Transforms of the posterior flow, 2 by default.
         posterior_hidden: Widths of the hidden layers of each transform of the posterior flow, [256] by default.
         posterior_context: Outputs of the encoder that the posterior flow depends on, in addition to mean and scale of
@@ -135,5 +142,4 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         They are of the last layer of latents. A conditional model receives labels `y (N,)`. With a posterior flow they
         are the Gaussians that it transforms.
         """
-        q = self.posterior(u, y)
-        return getattr(q, "base", q)
+        return before_flow(self.posterior(u, y))

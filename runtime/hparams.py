@@ -9,6 +9,9 @@ from pytorch_lightning.callbacks import WeightAveraging
 from datamodules import DATAMODULES
 from models import AE, MODELS, VAE, Model
 
+# Prior and posterior of models and papers that do not name them; tables name others only
+DEFAULT_PARTS = {"prior": "standard", "posterior": "diagonal"}
+
 # Default options of training that are stored in checkpoints
 TRAINING_DEFAULTS = {
     "early_stopping": None,
