@@ -209,8 +209,7 @@ def provenance(checkpoint: dict, path: Path, data: ImageData) -> dict[str, Any]:
 
 def prior_and_posterior(model: models.Model) -> dict[str, Any]:
     """Return the fields `prior` and `posterior` of `Evaluation`; none for a model without these options."""
-    options = (model.m1 if isinstance(model, models.M1M2) else model).hparams
-    return {name: options[name] for name in ("prior", "posterior") if options.get(name)}
+    return {name: model.hparams[name] for name in ("prior", "posterior") if model.hparams.get(name)}
 
 
 def likelihood_options(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str) -> dict[str, Any]:

@@ -36,11 +36,11 @@ class Evaluation:
     """
 
     model: Annotated[str, Doc("Name of the model class.")] = ""
-    prior: Annotated[str | None, Doc("`--model.prior`, of M1M2 that of M1; null for a model without this option.")] = (
+    prior: Annotated[str | None, Doc("`--model.prior`, of M1M2 that of z2; null for a model without this option.")] = (
         None
     )
     posterior: Annotated[
-        str | None, Doc("`--model.posterior`, of M1M2 that of M1; null for a model without this option.")
+        str | None, Doc("`--model.posterior`, of M1M2 that of z2; null for a model without this option.")
     ] = None
     data: Annotated[str, Doc("Name of the data set.")] = ""
     variant: Annotated[str, Doc("How the images were changed, such as resized or rotated; empty if unchanged.")] = ""

@@ -245,5 +245,6 @@ def test_prior_and_posterior_have_columns_if_one_is_not_the_usual_one():
 def test_prior_and_posterior_of_a_model_are_its_options(make_model):
     assert prior_and_posterior(make_model(prior="mixture")) == {"prior": "mixture", "posterior": "diagonal"}
     m1 = {"image_shape": (1, 8, 8), "hidden": [4], "z_dim": 4, "prior": "mixture"}
-    assert prior_and_posterior(make_model("M1M2", m1_options=m1)) == {"prior": "mixture", "posterior": "diagonal"}
+    stacked = make_model("M1M2", m1_options=m1, prior="flow", posterior="full")  # the prior of M1 is not part of it
+    assert prior_and_posterior(stacked) == {"prior": "flow", "posterior": "full"}
     assert prior_and_posterior(make_model("AE")) == {}
