@@ -361,14 +361,14 @@ def test_every_model_trains_and_is_used_with_every_posterior(make, binary, fit, 
 
 
 @new_kinds
-def test_annealed_importance_sampling_can_start_at_the_posterior(make, binary, kind):
-    model, (x, _) = near_prior(make("VAE", z_dim=2, init="glorot", **OPTIONS[kind])), binary(2)
-    settings = Settings(chains=16, temperatures=8, leapfrogs=1, start="posterior")
+def test_annealed_importance_sampling_can_start_at_the_posterior(make, squares, kind):
+    model, x = near_prior(make("VAE", (1, 2, 2), z_dim=2, init="glorot", **OPTIONS[kind])), squares
+    settings = Settings(chains=400, temperatures=8, leapfrogs=1, start="posterior")
     estimate = anneal(model, x, settings, [0.2] * 7)
     with evaluating(model):
         log_px_z = model.log_px(x, model.prior().sample((20_000, 1)))  # an estimate without the posterior
     log_px = log_px_z.logsumexp(0) - math.log(len(log_px_z))
-    torch.testing.assert_close(estimate.log_px.float(), log_px, rtol=0, atol=0.3)
+    assert (estimate.log_px.float() - log_px).abs().mean() < 0.12  # noise of both estimates
 
 
 @new_kinds
