@@ -1,6 +1,7 @@
 """Check before a model is built whether it fits into the memory of this machine."""
 
 import os
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from datamodules import ImageData
-from models import Model
+from models import Model, posteriors, priors
 
 COPIES_PER_WEIGHT = 4  # in training: weight, gradient and the two moments of Adam
 BYTES_PER_FLOAT = 4
@@ -34,10 +35,9 @@ def size_text(size: float) -> str:
     return f"{size / 2**40:,.0f} TB" if size >= 2**40 else f"{size / 2**30:,.1f} GB"
 
 
-def flow_weights(hidden: list[int] | None, transforms: int | None) -> int:
+def flow_weights(hidden: Sequence[int], transforms: int) -> int:
     """Return a lower bound of the weights of a normalizing flow: those between its hidden layers, and their biases."""
-    widths = hidden or [1]
-    return (transforms or 1) * (sum(widths) + sum(a * b for a, b in pairwise(widths)))
+    return transforms * (sum(hidden) + sum(a * b for a, b in pairwise(hidden)))
 
 
 def check_flows(options: dict[str, Any], memory: int) -> None:
@@ -45,8 +45,8 @@ def check_flows(options: dict[str, Any], memory: int) -> None:
 
     The masks of its layers are allocated when weights are counted, so its size is checked first.
     """
-    for part in ("prior", "posterior"):
-        weights = flow_weights(options.get(f"{part}_hidden"), options.get(f"{part}_transforms"))
+    for part, default in (("prior", priors.FLOW_HIDDEN), ("posterior", posteriors.HIDDEN)):
+        weights = flow_weights(options.get(f"{part}_hidden") or default, options.get(f"{part}_transforms") or 1)
         if (size := BYTES_PER_FLOAT * COPIES_PER_WEIGHT * weights) > memory:
             raise ValueError(
                 f"Training this model takes {size_text(size)} or more for the weights of its {part}, and this machine "

@@ -130,6 +130,7 @@ MISTAKES = {
     "--model.z_dim 1000000000000000000": "The weights of this model exceed any memory: lower --model.z_dim",
     "--model.hidden [1000000000]": "Training this model takes",
     "--model.posterior flow --model.posterior_hidden [600000,600000]": "lower --model.posterior_hidden or",
+    "--model.prior flow --model.prior_transforms 10000000": "lower --model.prior_hidden or",
     "--model.prior flow --model.prior_hidden [600000,600000]": "lower --model.prior_hidden or",
     "--model.prior vamp --model.prior_components 1000000000": "lower --model.prior_components",
     "--model HierarchicalVAE --model.z_dim [1000000000,4]": "Training this model takes",

@@ -112,6 +112,7 @@ def test_every_public_method_is_documented():
         "generate_codes",
         "feature_rows",
         "first_layer",
+        "first_layer_mean",
         "label_loss",
         "log_p_pruned",
         "log_px",
