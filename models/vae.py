@@ -259,8 +259,10 @@ class VAE(VariationalModel):
 
     @property
     def has_kl_of_dimensions(self) -> bool:
-        """Whether the KL of each dimension of z is known in closed form."""
-        return self.z_prior.has_independent_dimensions and self.z_posterior.has_independent_dimensions
+        """Whether the KL of each dimension of z is known in closed form; not for a subclass with a prior of its own."""
+        is_registered = type(self).prior is VariationalModel.prior
+        parts = (self.z_prior, self.z_posterior)
+        return is_registered and all(part.has_independent_dimensions for part in parts)
 
     @property
     def free_bits_per(self) -> str:
