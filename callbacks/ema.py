@@ -128,7 +128,7 @@ def averaged_weights(trainer: Trainer, model: LightningModule) -> Iterator[None]
 
 
 def restore_training_weights(trainer: Trainer, model: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Load the weights that training continues with from a checkpoint with an average, in a run without one."""
+    """Load the training weights of a checkpoint that also holds their average into a run without an average."""
     is_averaged = any(isinstance(callback, EMA) for callback in trainer.callbacks)
     if "current_model_state" in checkpoint and not is_averaged:
         model.load_state_dict(checkpoint["current_model_state"])

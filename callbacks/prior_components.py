@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import pad
 
 from callbacks.base import FigureCallback
 from callbacks.pseudo_inputs import percent, weights_text
@@ -19,13 +18,8 @@ MAX_ROWS = 10  # components of a conditional model, one row each
 
 
 def as_codes(model: Model, z: Tensor) -> Tensor:
-    """Return codes that `decode` takes for latents `(n, d)` of the prior.
-
-    In a hierarchy the layers below are at their means. A pose, of which the prior is not a part, is at 0.
-    """
-    if isinstance(model, HierarchicalVAE):
-        return model.first_layer_mean(z)
-    return pad(z, (0, model.latent_dim - z.shape[1]))
+    """Return codes that `decode` takes for latents `(n, d)` of the prior; in a hierarchy, with the means of z_1."""
+    return model.first_layer_mean(z) if isinstance(model, HierarchicalVAE) else z
 
 
 class PriorComponents(FigureCallback):

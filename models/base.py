@@ -296,7 +296,7 @@ class Model(LightningModule):
         return labels if self.is_conditional else ()
 
     def is_kl_warming_up(self) -> bool:
-        """Return whether the weight of the KL term has not yet reached its final value."""
+        """Return whether the weight of the KL term may still change."""
         return False
 
     @property

@@ -119,7 +119,7 @@ class GaussianFlow(Distribution):
         self.moment_noise, self.is_detached = moment_noise, is_detached
 
     def apply(self, v: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        """Return the outputs of `ConditionalTransform.forward` for `v (samples..., batch..., d)`."""
+        """Apply T or its inverse to `v (samples..., batch..., d)`, as `ConditionalTransform.forward` does."""
         with torch.autocast(v.device.type, enabled=False):
             weights: dict[str, Tensor] = dict(self.transform.named_parameters())
             if self.is_detached:
@@ -130,7 +130,7 @@ class GaussianFlow(Distribution):
             return functional_call(self.transform, weights, (v, self.context, inverse))
 
     def transformed(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z `(..., d)` for `noise (..., d)`, and log q(z) `(...)`."""
+        """Return the samples z that `noise (..., d)` is transformed to, `(..., d)`, and log q(z), `(...)`."""
         mu, sigma = self.base.base_dist.loc, self.base.base_dist.scale
         u, log_det = self.apply(noise)
         start = mu + noise * sigma

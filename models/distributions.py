@@ -203,8 +203,8 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
 def kl_per_dimension(q: Any, p: Any) -> Tensor:
     """Return KL(q(z_d) || p(z_d)) between the marginals of each dimension d, `(B, d)`, in nats.
 
-    If the dimensions of q(z|x) or of p(z) depend on each other, these do not sum to the rate KL(q(z|x) || p(z)): they
-    say which dimensions are used, and the rate is estimated elsewhere.
+    They say which dimensions are used. They sum to the rate KL(q(z|x) || p(z)) only if the dimensions are independent
+    under q(z|x) and p(z); the rate itself is computed by `rate_distortion`.
 
     The KL is exact if torch knows a closed form. Otherwise the expectation of log p(z_d) is a Gauss-Hermite quadrature
     for Gaussian marginals of q, and a mean over samples with fixed noise for any other q. `models.marginals` says how

@@ -11,7 +11,7 @@ MOMENT_SAMPLES = 2000  # from which mean and variance are estimated
 
 
 class FlowDistribution(Distribution):
-    """The distribution of z where f(z) ~ N(0, I), for an autoregressive transformation f of d dimensions.
+    """The distribution of z = f^-1(e) with e ~ N(0, I), for an autoregressive transformation f of d dimensions.
 
     The density of given vectors takes one pass through the networks of f, a sample takes d passes. Both are computed
     outside autocast.

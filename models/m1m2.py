@@ -201,8 +201,8 @@ class M1M2(MarginalLabel):
     def training_features(self, data) -> Tensor | None:
         """Return what z1 of the grey training images is drawn from, one row per image.
 
-        The rows are mean and scale of q(z1|x) at the kept dimensions, `(N, 2 d)`. Where these do not determine the
-        distribution that z1 is drawn from, they are the outputs of M1's encoder.
+        A row holds mean and scale of q(z1|x) at the kept dimensions, `(N, 2 d)`. If dimensions of z1 depend on each
+        other, these do not determine q(z1|x), and a row holds the outputs of M1's encoder instead.
         """
         if not self.classifies_grey:
             return None

@@ -70,7 +70,7 @@ def test_bounds_are_logged_without_free_bits(make, binary, name):
 
 
 def test_a_dimension_below_the_threshold_has_no_gradient(make, binary):
-    """The decoder ignores z here, so that the gradient of the encoder's outputs is that of the KL alone."""
+    """The decoder ignores z here: the gradient of the encoder's outputs comes from the KL alone."""
     model, (x, y) = spread(make("VAE", free_bits=2.5)), binary(6)
     nn.init.zeros_(model.decoder.output.weight)
     (gradient,) = torch.autograd.grad(model.loss(x, y), model.encoder.output.bias)

@@ -248,7 +248,7 @@ def loss_in_order(model, x):
 
 @pytest.mark.parametrize("name", ["VAE", "IWAE", "HierarchicalVAE"])
 def test_gradients_have_the_bits_of_earlier_versions(make, binary, name):
-    """They are summed in the reverse order of the terms of the loss, so that another order changes their last bits."""
+    """Gradients are summed in the reverse order of the terms of the loss: another order changes their last bits."""
     model, (x, y) = make(name, num_samples=3, objective="iwae" if name == "IWAE" else "elbo"), binary(6)
     gradients = []
     for loss in (lambda: model.loss(x, y), lambda: loss_in_order(model, x)):
