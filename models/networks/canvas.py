@@ -7,7 +7,15 @@ this step, and with attention also where, and where the next step reads.
 import torch
 from torch import Tensor, nn
 
-from models.networks.attention import NUM_PARAMETERS, Grid, filterbanks, make_grid, read_patch, write_patch
+from models.networks.attention import (
+    NUM_PARAMETERS,
+    Grid,
+    covering_parameters,
+    filterbanks,
+    make_grid,
+    read_patch,
+    write_patch,
+)
 from models.networks.layers import ImageShape, glorot
 
 
@@ -66,11 +74,25 @@ class AttentionCanvas(nn.Module):
 
     def __init__(self, image_shape: ImageShape, channels: int, rnn_size: int, read_size: int, write_size: int):
         super().__init__()
-        C, *self.size = image_shape
+        C, H, W = image_shape
+        self.size = (H, W)
         self.channels, self.read_size, self.write_size = channels, read_size, write_size
         self.read_dim = 2 * C * read_size**2
         self.layer = nn.Linear(rnn_size, 2 * NUM_PARAMETERS + channels * write_size**2)
         glorot(self.layer)
+        self.start_at_whole_image()
+
+    @torch.no_grad()
+    def start_at_whole_image(self) -> None:
+        """Set the biases so that both grids cover the image, and that a patch of ones adds about 1 to each pixel.
+
+        Filters sum to 1 over pixels, so that the filters of a grid with stride s sum to 1 / s^2 at each pixel.
+        """
+        height, width = self.size
+        stride = max(height, width) / self.write_size
+        read = covering_parameters(self.read_size, height, width, gain=1.0)
+        write = covering_parameters(self.write_size, height, width, gain=stride**-2)
+        self.layer.bias[: 2 * NUM_PARAMETERS].copy_(torch.tensor([*read, *write]))
 
     def read_grid(self, outputs: Tensor) -> Grid:
         """Return where the step after these outputs `(..., D)` reads."""

@@ -7,12 +7,14 @@ import pytorch_lightning as pl
 import torch
 
 from models import MODELS
+from tests.model_helpers import options_of
 
 # Arguments of a model beyond the image shape. A new model that needs no others is tested automatically.
 LABELS = {"num_classes": 3, "labelled_fraction": 0.4, "batch_norm": False}  # which is on by default
 OPTIONS = {
     "AffineVAE": {"num_classes": 3, "z_dim": 10, "decoder_hidden": [16], "activation": "tanh"},
     "HierarchicalVAE": {"z_dim": [3, 2], "inner_hidden": [8]},
+    "DRAW": {"z_dim": 3, "steps": 3, "rnn_size": 6},
     "CVAE": {"num_classes": 3},
     "M2": LABELS | {"z_dim": 4},
     "M1M2": LABELS | {"z_dim": 4, "m1": "m1.ckpt", "kept": [0, 2, 3]},
@@ -20,6 +22,7 @@ OPTIONS = {
     "SDGM": LABELS | {"z_dim": 4, "a_dim": 3, "classifier_samples": 5},
     "GAN": {"batch_norm": False},  # which is on by default
 }
+OF_NETWORKS = ("hidden", "activation", "batch_norm")  # options that models without such networks do not have
 M1_OPTIONS = {"z_dim": 4, "hidden": [16]}
 
 
@@ -53,6 +56,8 @@ def make():
     def build(name, image_shape=(1, 8, 8), seed=0, **options):
         torch.manual_seed(seed)
         options = {"hidden": [16], **OPTIONS.get(name, {}), **options}
+        if "encoder" not in options_of(MODELS[name]) and "decoder" not in options_of(MODELS[name]):
+            options = {key: value for key, value in options.items() if key not in OF_NETWORKS}
         if name == "M1M2":
             options["m1_options"] = {"image_shape": image_shape, **M1_OPTIONS, **options.get("m1_options", {})}
         return MODELS[name](image_shape=image_shape, **options)
