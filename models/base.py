@@ -158,6 +158,7 @@ class Model(LightningModule):
     interpolate: Callable[..., Tensor]  # (x0, x1, n) -> images from x0 to x1 (n, B, C, H, W); needs encode and decode
     add_direction: Callable[..., Tensor]  # (x, direction, weights) -> images of moved codes (len(weights), B, C, H, W)
     sample: Callable[..., Tensor]  # n -> mean images of samples from the prior (n, C, H, W)
+    sample_layers: Callable[..., Tensor]  # (n, rows) -> samples with fixed upper layers (L, rows, n, C, H, W)
     duplicates: Callable[..., float]  # images -> share of pairs of samples that are nearly identical
     sample_classes: Callable[..., Tensor]  # n -> the same for every label (n, num_classes, C, H, W)
     analogies: Callable[..., Tensor]  # images -> each image in the style of every label (B, num_classes, C, H, W)
