@@ -445,7 +445,12 @@ class Model(LightningModule):
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         for name, values in self.validation_metrics(*batch).items():
             self.val_means[name].update(values)
-            self.log(f"val/{name}", self.val_means[name], batch_size=len(batch[0]))
+
+    def on_validation_epoch_end(self) -> None:
+        # not after each batch: on a GPU, four calls of Lightning's log take longer than the batch
+        for name, mean in self.val_means.items():
+            if mean.update_called:
+                self.log(f"val/{name}", mean)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return all parameters that are not frozen."""

@@ -109,6 +109,10 @@ class GAN(ImplicitModel):
         """Return N(0, I), batch shape `()`."""
         return standard_normal(self.latent_dim, like=next(self.parameters()))
 
+    def draw_z(self, n: int) -> Tensor:
+        """Return n samples of z from the prior, `(n, z_dim)`."""
+        return self.prior().rsample((n,))  # `sample` would wait for the GPU, which a CUDA graph cannot do
+
     def generate(self, z: Tensor) -> Tensor:
         return at_least_float32(self.decoder(z)).sigmoid()
 
@@ -118,7 +122,7 @@ class GAN(ImplicitModel):
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the generator's loss for as many new samples as images."""
-        return generator_loss(self.logits(self.generate(self.prior().sample((len(x),)))))
+        return generator_loss(self.logits(self.generate(self.draw_z(len(x)))))
 
     def collapse_remedy(self) -> str:
         if not self.hparams.r1 and not self.hparams.spectral_norm:
@@ -159,7 +163,7 @@ class GAN(ImplicitModel):
     def take_step(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Take a step of the discriminator, then one of the generator, and return both losses, D(x) and D(G(z))."""
         discriminator, generator = self.all_optimizers()
-        samples = self.generate(self.prior().sample((len(x),)))
+        samples = self.generate(self.draw_z(len(x)))
         x = x.detach().requires_grad_(self.hparams.r1 > 0)
         real, fake = self.logits(x), self.logits(samples.detach())
         discriminator_value = discriminator_loss(real, fake)

@@ -233,7 +233,8 @@ class M1M2(MarginalLabel):
             mean, scale = x.chunk(2, -1)
             return mean + scale * torch.randn_like(mean) if sampled else mean
         qz1_x = self.m1.z_posterior(x) if x.ndim == 2 else self.posterior(x)
-        z1 = qz1_x.sample() if sampled else qz1_x.mean  # (B, d1)
+        # without gradient, as `sample` returns it, but `sample` would wait for the GPU, which a CUDA graph cannot do
+        z1 = qz1_x.rsample().detach() if sampled else qz1_x.mean  # (B, d1)
         return z1[:, self.kept]
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Capture an optimizer step as a CUDA graph, whose replay launches all its kernels at once."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,8 @@ WARM_UP_STEPS = 3  # before the capture, so that libraries allocate their worksp
 LOSS_TOLERANCE = (1e-4, 1e-4)  # relative and absolute, between a replay and the eager loss
 
 
-def capture(step: Callable[..., Any], *inputs: Tensor, restore: Callable[[], None]) -> Callable[..., Any]:
-    """Return a function that replays `step` on new inputs of the same shapes.
+def capture(step: Callable[..., Any], *inputs: Tensor, restore: Callable[[], None]) -> "CapturedStep":
+    """Return a callable that replays `step` on new inputs of the same shapes.
 
     A replay draws the same random numbers as the eager step with the same state of the generator. The next replay
     overwrites the tensors that a replay returns.
@@ -44,24 +45,48 @@ def capture(step: Callable[..., Any], *inputs: Tensor, restore: Callable[[], Non
     with torch.cuda.graph(graph):  # records the kernels without running them
         result = step(*buffers)
 
-    def replay(*new: Tensor) -> Any:
-        for buffer, value in zip(buffers, new, strict=True):
-            buffer.copy_(value)
-        graph.replay()
-        return result
+    return CapturedStep(graph, step, buffers, result)
 
-    return replay
+
+class CapturedStep:
+    """Replays a captured step on new inputs of the same shapes.
+
+    Args:
+        graph: The captured kernels.
+        step: What was captured. It is kept because the kernels use the memory of its tensors, such as the weights.
+        buffers: The inputs that the kernels read.
+        result: What the step returned; each replay overwrites its tensors.
+    """
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, step: Callable[..., Any], buffers: list[Tensor], result: Any):
+        self.graph, self.step, self.buffers, self.result = graph, step, buffers, result
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        for buffer, value in zip(self.buffers, inputs, strict=True):
+            buffer.copy_(value)
+        self.graph.replay()
+        return self.result
 
 
 @contextmanager
 def synchronization_forbidden() -> Iterator[None]:
     """Raise RuntimeError when an operation waits for the GPU; in a capture it would leave the GPU in a broken state."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    set_sync_debug_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        set_sync_debug_mode(before)
+
+
+def set_sync_debug_mode(mode: int | str) -> None:
+    """Set what happens when an operation waits for the GPU, without PyTorch's warning that this is a prototype.
+
+    The mode is set before the warning: where warnings are errors, it would stay set.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype", UserWarning)
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def snapshot(tensors: Iterable[Tensor], optimizers: Iterable[torch.optim.Optimizer]) -> Callable[[], None]:

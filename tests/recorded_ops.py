@@ -8,6 +8,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+aten = torch.ops.aten
+# Operations that wait for the GPU. `normal` with tensors, as in `Normal.sample`, checks that no scale is negative.
+WAITING = {
+    aten._local_scalar_dense.default, aten.normal.Tensor_Tensor, aten.normal.float_Tensor, aten.nonzero.default,
+    aten.masked_select.default, aten.multinomial.default, aten._unique2.default, aten.repeat_interleave.Tensor,
+}  # fmt: skip
+
 
 class Recorder(TorchDispatchMode):
     """Record all operations, with their arguments and results."""
@@ -17,8 +24,8 @@ class Recorder(TorchDispatchMode):
         self.calls = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise RuntimeError("A value is read while operations are recorded.")
+        if func in WAITING:
+            raise RuntimeError(f"{func} waits for the GPU.")
         results = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, results))
         return results

@@ -18,7 +18,7 @@ QUIET = ["--num_samples", "0", "--callbacks", "[]", "--trainer.enable_progress_b
 
 
 def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
+    return torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
 
 
 def run(folder, *options):
