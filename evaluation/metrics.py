@@ -1,14 +1,13 @@
 """Measure a model on test images: likelihoods, active units, classification, figures."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 from tqdm import tqdm
@@ -21,10 +20,11 @@ from callbacks.confusion_matrix import class_probabilities, confusion
 from callbacks.titles import class_names, subject
 from evaluation.schema import Evaluation
 from figures import charts
+from figures.animation import Drawing
 from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
 from models.estimators.passes import samples_per_pass
 from runtime.collectives import map_across_ranks
-from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
+from runtime.figure_files import DEFAULT_STYLE, FigureStyle, file_suffix, save_figure
 from runtime.processes import global_rank
 
 IMAGES_PER_PASS = 50
@@ -262,18 +262,18 @@ def save_figures(
     for callback in for_model(model, names):
         try:
             for name, figure in figures(callback, model, data, result).items():
-                save_figure(figure, folder / f"{name}_test{suffix}.{style.format}", style.dpi)
+                save_figure(figure, folder / f"{name}_test{suffix}.{file_suffix(figure, style)}", style.dpi)
         except Exception as error:
             failed[callback.name] = error
     return failed
 
 
-def figures(callback, model: models.Model, data, result: Evaluation) -> dict[str, Figure]:
+def figures(callback, model: models.Model, data, result: Evaluation) -> Mapping[str, Drawing]:
     """Return the figures of one callback by name; none for a callback that draws nothing from a checkpoint."""
     if isinstance(callback, ActiveUnits) and result.kl_per_dimension and result.active_dimensions:
         kl = [torch.tensor(layer) for layer in result.kl_per_dimension]
         active = [torch.tensor(layer) for layer in result.active_dimensions]
-        return {"kl_per_dimension": charts.kl_per_dimension(kl, active, subject(model, data))}
+        return {"kl_per_dimension": charts.kl_per_dimension(kl, active, subject(model, data), model.latent_part)}
     if isinstance(callback, ConfusionMatrix) and result.confusion:
         counts = torch.tensor(result.confusion)
         classes = class_names(data, len(counts))
