@@ -13,6 +13,7 @@ from models.gmmn import GMMN
 from models.hierarchical import HierarchicalVAE
 from models.implicit import ImplicitModel
 from models.iwae import IWAE
+from models.ladder import LadderVAE
 from models.latent_variable import LatentVariableModel
 from models.m1m2 import M1M2
 from models.m2 import M2
@@ -36,6 +37,7 @@ __all__ = [
     "AffineVAE",
     "HierarchicalVAE",
     "ImplicitModel",
+    "LadderVAE",
     "LatentVariableModel",
     "Model",
     "evaluating",
@@ -52,6 +54,7 @@ MODELS: dict[str, type[Model]] = {
         IWAE,
         AffineVAE,
         HierarchicalVAE,
+        LadderVAE,
         CVAE,
         M2,
         M1M2,

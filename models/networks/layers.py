@@ -23,6 +23,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "leaky_relu": nn.LeakyReLU,
+    "leaky_relu_0.1": partial(nn.LeakyReLU, 0.1),  # as in Sonderby et al. (2016)
     "leaky_relu_0.2": partial(nn.LeakyReLU, 0.2),  # as in Radford et al. (2016)
 }
 SATURATING = ("tanh", "softplus")  # the slope of softplus is 1/2 at 0, and 1 for large inputs
