@@ -8,6 +8,7 @@ from models.ae import AE
 from models.affine import AffineVAE
 from models.base import Model, evaluating
 from models.cvae import CVAE
+from models.draw import DRAW
 from models.gan import GAN
 from models.gmmn import GMMN
 from models.hierarchical import HierarchicalVAE
@@ -25,6 +26,7 @@ __all__ = [
     "AE",
     "CVAE",
     "DECODERS",
+    "DRAW",
     "ENCODERS",
     "GAN",
     "GMMN",
@@ -55,6 +57,7 @@ MODELS: dict[str, type[Model]] = {
         AffineVAE,
         HierarchicalVAE,
         LadderVAE,
+        DRAW,
         CVAE,
         M2,
         M1M2,

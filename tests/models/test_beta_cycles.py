@@ -10,7 +10,7 @@ from small_runs import assert_same, at_steps, command, contents, uninterrupted
 
 import train
 from models import VAE
-from models.vae import cyclical_factor
+from models.bound_model import cyclical_factor
 
 CYCLES = ["--model.beta_cycles", "3"]  # of 13 steps each
 
