@@ -45,7 +45,8 @@ def labels_or_none(model: models.Model, y: Tensor) -> Tensor | None:
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str = "fp32") -> dict[str, np.ndarray]:
     """Return per-image `log_px`, `ess` and `k_hat` with K importance samples, `rate` and `distortion`, each `(N,)`.
 
-    `log_px`, `rate` and `distortion` are in nats.
+    `log_px`, `rate` and `distortion` are in nats. With several layers of latents `rate_of_layers`, `(N, L)`, is the
+    rate of each of them.
     """
     parts, chunk = -(-len(x) // IMAGES_PER_PASS), samples_per_pass(model, x, labels_or_none(model, y), IMAGES_PER_PASS)
     # the same number on a GPU, where K samples would cost as much as log p(x)
@@ -62,6 +63,9 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
                 values["rate"], values["distortion"] = model.rate_distortion(
                     images, samples, *model.condition_args(labels)
                 )
+        if model.can("rate_of_layers") and len(model.latent_sizes) > 1:
+            with models.evaluating(model, seed=start):  # the noise of the rate
+                values["rate_of_layers"] = model.rate_of_layers(images, samples, *model.condition_args(labels))
         bar.update(start + len(images) - bar.n)
         return values
 
@@ -117,6 +121,8 @@ def likelihood_summary(values: dict[str, np.ndarray]) -> dict[str, Any]:
         rate, distortion = values["rate"].mean(), values["distortion"].mean()
         # Not the mean log weight: M2 marginalizes the label in its weights, which gives another, tighter bound.
         result |= {"rate": rate, "distortion": distortion, "elbo": -rate - distortion}
+    if "rate_of_layers" in values:
+        result["kl_per_layer"] = values["rate_of_layers"].mean(0).tolist()
     return result
 
 

@@ -221,7 +221,8 @@ def draw_box(
         edges.append((start + ends[0], ends[1] - ends[0]))
     (x, width_), (y, height) = edges
     style: dict[str, Any] = {"fill": False, "edgecolor": box.color, "linewidth": to_points(line, dpi)}
-    axes.add_patch(Rectangle((x, y), width_, height, joinstyle="miter", **style))
+    # add_patch would compute limits of the axes for each box
+    axes.add_artist(Rectangle((x, y), width_, height, joinstyle="miter", **style))
 
 
 def fit_column_labels(labels: Sequence[str], room: float) -> tuple[list[str], float]:

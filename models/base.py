@@ -171,6 +171,7 @@ class Model(LightningModule):
     pose: Callable[..., Tensor]  # images -> affine maps (B, 2, 3)
     log_weights: Callable[..., Tensor]  # (x, K, [y], [posterior]) -> log importance weights (K, B); needs posterior
     rate_distortion: Callable[..., tuple[Tensor, Tensor]]  # the same arguments -> rate and distortion, each (B,)
+    rate_of_layers: Callable[..., Tensor]  # the same arguments -> KL of each layer of latents (B, L)
 
     def __init__(
         self,
