@@ -9,6 +9,7 @@ from models.distributions import at_least_float32, soft_clip
 
 NUM_PARAMETERS = 5  # of one grid
 PARAMETER_LIMIT = 7.0  # bounds the logarithms of variance, stride and gain
+LEAST_EXPONENT = -40.0  # of a weight; without it, denormal numbers make products on a CPU half as fast
 EPSILON = 1e-8  # least sum of the weights of a filter before they are normalised
 
 
@@ -54,7 +55,8 @@ def filterbank(centre: Tensor, stride: Tensor, variance: Tensor, N: int, size: i
     offsets = torch.arange(N, device=centre.device, dtype=centre.dtype) - (N - 1) / 2
     pixels = torch.arange(1, size + 1, device=centre.device, dtype=centre.dtype)
     mu = centre[..., None] + offsets * stride[..., None]  # (..., N)
-    weights = ((pixels - mu[..., None]).square() / (-2 * variance[..., None, None])).exp()
+    exponents = (pixels - mu[..., None]).square() / (-2 * variance[..., None, None])
+    weights = exponents.clamp(min=LEAST_EXPONENT).exp()
     return weights / weights.sum(-1, keepdim=True).clamp(min=EPSILON)
 
 
