@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from figures.animation import Animation, durations
-from figures.grids import Box, GridFigure, image_grid
+from figures.grids import CELL, PER_ROW, Box, GridFigure, image_grid
 
 MAX_STEPS = 16  # columns; of more steps, evenly spaced ones are shown
-CELL = 56  # approximate pixels of the longer side of an image
+SMALL_CELL = 56  # approximate pixels of the longer side of an image if there are more than ten columns
 ROWS = 5  # images of each kind in the figure; the animation has all of them
 WRITE, READ = "#e8432e", "#3f90da"  # red and blue
-MAX_LINE = 0.1  # maximum width of a line relative to the side of the image
+MAX_LINE = 0.07  # maximum width of a line relative to the side of the image
 
 
 class Canvases(NamedTuple):
@@ -44,7 +44,7 @@ class Canvases(NamedTuple):
 
 
 def window_box(window: Tensor, side: int, color: str) -> Box:
-    """Return the box of a window `(4,)`; its line is as wide as the standard deviation, at most a tenth of `side`."""
+    """Return the box of a window `(4,)`; its line is as wide as the standard deviation, at most 0.07 of `side`."""
     x, y, length, deviation = window.float().tolist()
     low, high = 0.5 - length / 2, 0.5 + length / 2  # 0.5: from the corner of a pixel to its centre
     return Box(x + low, y + low, x + high, y + high, min(deviation, MAX_LINE * side), color)
@@ -88,7 +88,7 @@ def canvas_steps(groups: Sequence[Canvases], title: str = "") -> GridFigure:
         title="\n".join(filter(None, [title, legend(groups)])),
         row_breaks=breaks[1:],
         column_breaks=(len(steps),) if has_input else (),
-        cell=CELL,
+        cell=CELL if len(columns) <= PER_ROW else SMALL_CELL,
         boxes=boxes,
     )
 

@@ -51,16 +51,16 @@ def test_rows_columns_and_inputs():
         "generated", "reconstruction", "1", "2", "3", "input", "A title"
     ]  # fmt: skip
     canvas = torch.as_tensor(figure.axes[0].images[0].get_array())
-    side = 56  # seven pixels for each of eight
+    side = 72  # nine pixels for each of eight
     tops = grids.cell_offsets(2 * ROWS, side, breaks=(ROWS,))
     lefts = grids.cell_offsets(4, side, breaks=(3,))
     assert canvas.shape[:2] == (tops[-1], lefts[-1])
     for row in range(2 * ROWS):
         group, image = groups[row // ROWS], row % ROWS
         for column in range(3):
-            seen = canvas[tops[row] : tops[row] + side : 7, lefts[column] : lefts[column] + side : 7, 0]
+            seen = canvas[tops[row] : tops[row] + side : 9, lefts[column] : lefts[column] + side : 9, 0]
             torch.testing.assert_close(seen, group.canvas[column, image, 0])
-        last = canvas[tops[row] : tops[row] + side : 7, lefts[3] : lefts[3] + side : 7, 0]
+        last = canvas[tops[row] : tops[row] + side : 9, lefts[3] : lefts[3] + side : 9, 0]
         torch.testing.assert_close(last, torch.ones(8, 8) if group.x is None else x[image, 0])
 
 
@@ -69,23 +69,23 @@ def test_a_window_lies_around_the_centres_of_its_pixels():
     write = torch.tensor([2.5, 5.0, 4.0, 0.5]).expand(1, 1, 4)
     [(color, found)] = windows(canvas_steps([canvases(1, 1, write=write)]))
     assert color == WRITE
-    assert found == pytest.approx([7 * edge for edge in (1, 3.5, 5, 7.5, 0.5)])
+    assert found == pytest.approx([9 * edge for edge in (1, 3.5, 5, 7.5, 0.5)])
 
 
 def test_the_line_is_as_wide_as_the_filters_within_limits():
-    deviations = torch.tensor([0.0, 0.3, 0.7, 50.0])
+    deviations = torch.tensor([0.0, 0.3, 0.6, 50.0])
     write = torch.stack([torch.tensor([3.5, 3.5, 4.0, deviation]) for deviation in deviations])[:, None]
     lines = [found[-1] for _, found in windows(canvas_steps([canvases(4, 1, write=write)]))]
-    assert lines == pytest.approx([grids.MIN_OUTLINE, 2.1, 4.9, 0.1 * 56])
+    assert lines == pytest.approx([grids.MIN_OUTLINE, 2.7, 0.07 * 72, 0.07 * 72])
 
 
 def test_a_window_beyond_the_image_ends_at_its_border_within_its_own_image():
     write = torch.tensor([[3.5, 3.5, 100.0, 0.4], [-40.0, 3.5, 2.0, 0.4]])[:, None]
     (_, around), (_, outside) = windows(canvas_steps([canvases(2, 1, write=write)]))
-    half = 1.4
-    assert around[:4] == pytest.approx([half, half, 56 - half, 56 - half])
-    second = 56 + grids.GAP
-    assert outside[:4] == pytest.approx([second + half, 21, second + half, 35])
+    half = 1.8
+    assert around[:4] == pytest.approx([half, half, 72 - half, 72 - half])
+    second = 72 + grids.GAP
+    assert outside[:4] == pytest.approx([second + half, 27, second + half, 45])
 
 
 def test_windows_that_are_not_finite_are_left_out():
@@ -107,7 +107,7 @@ def test_read_and_write_windows_have_their_colours_and_a_legend():
 def test_windows_of_an_image_that_is_not_square():
     write = torch.tensor([9.5, 3.5, 4.0, 0.4]).expand(1, 1, 4)
     figure = canvas_steps([Canvases("generated", torch.rand(1, 1, 3, 8, 20), write)])
-    scale = 56 // 20 + 1
+    scale = 72 // 20 + 1
     [(_, found)] = windows(figure)
     assert found[:4] == pytest.approx([scale * edge for edge in (8, 2, 12, 6)])
 
@@ -116,7 +116,7 @@ def test_windows_of_an_image_that_is_not_square():
 def test_windows_grow_with_the_resolution(dpi):
     write = torch.tensor([2.5, 5.0, 4.0, 0.5]).expand(1, 1, 4)
     [(_, found)] = windows(canvas_steps([canvases(1, 1, write=write)]).at_dpi(dpi))
-    scale = round(56 * dpi / 100 / 8)
+    scale = round(72 * dpi / 100 / 8)
     assert found == pytest.approx([scale * edge for edge in (1, 3.5, 5, 7.5, 0.5)])
 
 
