@@ -159,7 +159,7 @@ class Model(LightningModule):
     interpolate: Callable[..., Tensor]  # (x0, x1, n) -> images from x0 to x1 (n, B, C, H, W); needs encode and decode
     add_direction: Callable[..., Tensor]  # (x, direction, weights) -> images of moved codes (len(weights), B, C, H, W)
     sample: Callable[..., Tensor]  # n -> mean images of samples from the prior (n, C, H, W)
-    sample_layers: Callable[..., Tensor]  # (n, rows) -> layers 1, ..., l redrawn n times (L, rows, n, C, H, W)
+    sample_layers: Callable[..., Tensor]  # (n, rows) -> samples with fixed upper layers (L, rows, n, C, H, W)
     generate_steps: Callable[..., Any]  # n -> `Steps` of samples: canvas (T, n, C, H, W), windows (T, n, 4) or None
     reconstruct_steps: Callable[..., Any]  # images -> the same of reconstructions, with the windows that are read
     duplicates: Callable[..., float]  # images -> share of pairs of samples that are nearly identical

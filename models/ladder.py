@@ -93,17 +93,18 @@ class LadderPosterior(Distribution):
     p(z_l|z_l+1). So a sample takes a pass downwards, and the density of a given z as well.
 
     Args:
-        evidence: Outputs of the upward pass for each layer, `(B, 2 d_l)`.
+        evidence: Output of the upward pass, `(B, 2 d)`.
         decoder: The network of the pass downwards.
     """
 
     arg_constraints: ClassVar[dict] = {}
     has_rsample = True
 
-    def __init__(self, evidence: Sequence[Tensor], decoder: LadderDecoder):
-        self.evidence, self.decoder = [mean_and_log_scale(part) for part in evidence], decoder
-        self.q_top: Any = diagonal_normal(evidence[-1])  # q(z_L|x), DiagonalNormal
-        super().__init__(evidence[0].shape[:-1], torch.Size([sum(decoder.sizes)]))
+    def __init__(self, evidence: Tensor, decoder: LadderDecoder):
+        *below, top = evidence.split([2 * size for size in decoder.sizes], -1)
+        self.evidence, self.decoder = [mean_and_log_scale(part) for part in below], decoder
+        self.q_top: Any = diagonal_normal(top)  # q(z_L|x), DiagonalNormal
+        super().__init__(evidence.shape[:-1], torch.Size([sum(decoder.sizes)]))
 
     def descend(self, choose: ChooseNoise) -> Pass:
         """Run a pass downwards in which `choose` returns the noise of each layer, from the last to the first."""
@@ -163,6 +164,29 @@ class LadderPosterior(Distribution):
         """Return log q(u|x) of the noise of a pass in nats, `(..., B)`."""
         below, top = split_top(found.u, self.decoder.sizes)
         return found.q_below.log_prob(below) + self.q_top.log_prob(top)
+
+
+class NoisePosterior(Distribution):
+    """q(u|x) over the noise of all layers, of which z is a function.
+
+    Args:
+        qz_x: q(z|x).
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, qz_x: LadderPosterior):
+        self.qz_x = qz_x
+        super().__init__(qz_x.batch_shape, qz_x.event_shape)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.qz_x.draw(sample_shape).u
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log q(u|x) of noise `(..., B, d)` in nats, `(..., B)`."""
+        u = value.split(self.qz_x.decoder.sizes, -1)
+        return self.qz_x.log_q_of_noise(self.qz_x.descend(lambda layer, r, s, p: u[layer]))
 
 
 def split_top(latents: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -406,6 +430,10 @@ class LadderVAE(VAE):
         """
         top, below = self.top_prior(), sum(self.latent_sizes[:-1])
         return concatenated(*([standard_normal(below, like=next(self.decoder.parameters()))] if below else []), top)
+
+    def ais_posterior(self, x: Tensor, y: Tensor | None = None) -> NoisePosterior:
+        """Return q over the noise of all layers, batch shape `(B,)`."""
+        return NoisePosterior(self.posterior(x, y))
 
     def px_of_noise(self, noise: Tensor) -> Independent:
         """Return p(x|z) for the noise of all layers `(..., d)`, batch shape `(...)`."""

@@ -15,6 +15,7 @@ M1 = {"image_shape": (1, 8, 8), **OPTIONS}
 MORE = {
     "AffineVAE": {"z_dim": 9, "decoder_hidden": [16]},  # six are the map
     "HierarchicalVAE": {"z_dim": [4, 3], "inner_hidden": [8]},
+    "LadderVAE": {"z_dim": [4, 3]},
     "ADGM": {"a_dim": 3, "classifier_samples": 5},
     "SDGM": {"a_dim": 3, "classifier_samples": 5},
     "M1M2": {"m1": "m1.ckpt", "m1_options": M1, "kept": [0, 2, 3]},  # the file is read by `for_data` alone

@@ -41,13 +41,16 @@ class LadderEncoder(nn.Module):
         self.blocks, self.heads = nn.ModuleList(blocks), nn.ModuleList(heads)
         glorot(self)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return mean and log scale before clipping of each layer, `(B, 2 d_l)`, for images `(B, C, H, W)`."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the parameters of all layers, `(B, 2 d)`, for images `(B, C, H, W)`.
+
+        Those of the first layer come first. Each layer has d_l means and d_l log scales before clipping.
+        """
         d, outputs = x.to(next(self.parameters()).dtype), []
         for block, head in zip(self.blocks, self.heads, strict=True):
             d = block(d)
             outputs.append(head(d).flatten(1))
-        return outputs
+        return torch.cat(outputs, -1)
 
     def initialise(self, activation: str) -> None:
         """Initialise the weights for `init=default`."""

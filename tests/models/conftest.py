@@ -13,6 +13,7 @@ LABELS = {"num_classes": 3, "labelled_fraction": 0.4, "batch_norm": False}  # wh
 OPTIONS = {
     "AffineVAE": {"num_classes": 3, "z_dim": 10, "decoder_hidden": [16], "activation": "tanh"},
     "HierarchicalVAE": {"z_dim": [3, 2], "inner_hidden": [8]},
+    "LadderVAE": {"z_dim": [3, 2], "hidden": [16], "batch_norm": False},  # which is on by default
     "CVAE": {"num_classes": 3},
     "M2": LABELS | {"z_dim": 4},
     "M1M2": LABELS | {"z_dim": 4, "m1": "m1.ckpt", "kept": [0, 2, 3]},
