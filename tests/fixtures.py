@@ -8,6 +8,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from datamodules import DATAMODULES
 from models import MODELS
+from tests.model_helpers import options_of
 
 # batch norm has state of its own that a look at the model could change
 OPTIONS = {"hidden": [16], "batch_norm": True, "z_dim": 4}
@@ -16,6 +17,7 @@ MORE = {
     "AffineVAE": {"z_dim": 9, "decoder_hidden": [16]},  # six are the map
     "HierarchicalVAE": {"z_dim": [4, 3], "inner_hidden": [8]},
     "LadderVAE": {"z_dim": [4, 3]},
+    "DRAW": {"z_dim": 2, "steps": 2, "rnn_size": 8},
     "ADGM": {"a_dim": 3, "classifier_samples": 5},
     "SDGM": {"a_dim": 3, "classifier_samples": 5},
     "M1M2": {"m1": "m1.ckpt", "m1_options": M1, "kept": [0, 2, 3]},  # the file is read by `for_data` alone
@@ -69,7 +71,8 @@ def make_model(data):
         torch.manual_seed(0)
         chosen = kind or MODELS[name]
         data_args = {key: getattr(data, key) for key in chosen.data_args}
-        return chosen(**data_args, **OPTIONS | MORE.get(name, {}) | options)
+        shared = {key: value for key, value in OPTIONS.items() if key in options_of(chosen)}
+        return chosen(**data_args, **shared | MORE.get(name, {}) | options)
 
     return make
 

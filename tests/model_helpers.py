@@ -1,8 +1,17 @@
 """Helpers of the tests of several models: fixed noise, Gaussians from network outputs, models far from uniform."""
 
+import inspect
+
 import torch
 from torch import nn
 from torch.distributions import Normal
+
+
+def options_of(kind):
+    """Return the names of the options of a class of models."""
+    constructors = [base.__init__ for base in kind.__mro__ if "__init__" in vars(base) and base is not object]
+    options = {name for init in constructors for name in inspect.signature(init).parameters}
+    return options - {"self", "args", "kwargs"}
 
 
 def under(seed, f, *args):

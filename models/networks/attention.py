@@ -1,15 +1,15 @@
 """Differentiable attention of DRAW: a grid of N x N Gaussian filters on an image (Gregor et al. 2015, section 3.2)."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from models.distributions import at_least_float32, soft_clip
+from models.distributions import at_least_float32, inverse_soft_clip, soft_clip
 
 NUM_PARAMETERS = 5  # of one grid
-PARAMETER_LIMIT = 7.0  # bounds the logarithms of variance, stride and gain
-LEAST_EXPONENT = -40.0  # of a weight; without it, denormal numbers make products on a CPU half as fast
+PARAMETER_LIMIT = 10.0  # bounds the logarithms of variance, stride and gain
 EPSILON = 1e-8  # least sum of the weights of a filter before they are normalised
 
 
@@ -39,6 +39,25 @@ def make_grid(parameters: Tensor, N: int, height: int, width: int) -> Grid:
     return Grid((width + 1) / 2 * (x + 1), (height + 1) / 2 * (y + 1), stride, variance, gain)
 
 
+def covering_parameters(N: int, height: int, width: int, gain: float) -> list[float]:
+    """Return parameters of a grid that covers an image: N x N cells, with a filter at the centre of each.
+
+    The stride is a cell of the longer side, the standard deviation of a filter half of it. With all parameters at 0 a
+    grid of 2 x 2 filters would be the corner pixels of the image, from which nothing is learned.
+
+    Args:
+        N: Filters per side.
+        height: Height of the image in pixels.
+        width: Its width.
+        gain: gamma.
+    """
+    size = max(height, width)
+    stride = size / N
+    logs = math.log((stride / 2) ** 2), math.log(stride * (N - 1) / max(size - 1, 1)), math.log(gain)
+    most = 0.9 * PARAMETER_LIMIT
+    return [0.0, 0.0, *(inverse_soft_clip(min(max(log, -most), most), PARAMETER_LIMIT) for log in logs)]
+
+
 def filterbank(centre: Tensor, stride: Tensor, variance: Tensor, N: int, size: int) -> Tensor:
     """Return F[i, a] = exp(-(a - mu_i)^2 / (2 sigma^2)) / Z_i along one axis of an image, `(..., N, size)`.
 
@@ -55,8 +74,7 @@ def filterbank(centre: Tensor, stride: Tensor, variance: Tensor, N: int, size: i
     offsets = torch.arange(N, device=centre.device, dtype=centre.dtype) - (N - 1) / 2
     pixels = torch.arange(1, size + 1, device=centre.device, dtype=centre.dtype)
     mu = centre[..., None] + offsets * stride[..., None]  # (..., N)
-    exponents = (pixels - mu[..., None]).square() / (-2 * variance[..., None, None])
-    weights = exponents.clamp(min=LEAST_EXPONENT).exp()
+    weights = ((pixels - mu[..., None]).square() / (-2 * variance[..., None, None])).exp()
     return weights / weights.sum(-1, keepdim=True).clamp(min=EPSILON)
 
 

@@ -7,7 +7,15 @@ this step, and with attention also where, and where the next step reads.
 import torch
 from torch import Tensor, nn
 
-from models.networks.attention import NUM_PARAMETERS, Grid, filterbanks, make_grid, read_patch, write_patch
+from models.networks.attention import (
+    NUM_PARAMETERS,
+    Grid,
+    covering_parameters,
+    filterbanks,
+    make_grid,
+    read_patch,
+    write_patch,
+)
 from models.networks.layers import ImageShape, glorot
 
 
@@ -71,6 +79,18 @@ class AttentionCanvas(nn.Module):
         self.read_dim = 2 * C * read_size**2
         self.layer = nn.Linear(rnn_size, 2 * NUM_PARAMETERS + channels * write_size**2)
         glorot(self.layer)
+        self.start_at_whole_image()
+
+    @torch.no_grad()
+    def start_at_whole_image(self) -> None:
+        """Set the biases so that both grids cover the image, and that a patch of ones adds about 1 to each pixel.
+
+        Filters sum to 1 over pixels, so that the filters of a grid with stride s sum to 1 / s^2 at each pixel.
+        """
+        stride = max(self.size) / self.write_size
+        read = covering_parameters(self.read_size, *self.size, gain=1.0)
+        write = covering_parameters(self.write_size, *self.size, gain=stride**-2)
+        self.layer.bias[: 2 * NUM_PARAMETERS].copy_(torch.tensor([*read, *write]))
 
     def read_grid(self, outputs: Tensor) -> Grid:
         """Return where the step after these outputs `(..., D)` reads."""

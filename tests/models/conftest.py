@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from models import MODELS
+from tests.model_helpers import options_of
 
 # Arguments of a model beyond the image shape. A new model that needs no others is tested automatically.
 LABELS = {"num_classes": 3, "labelled_fraction": 0.4, "batch_norm": False}  # which is on by default
@@ -14,6 +15,7 @@ OPTIONS = {
     "AffineVAE": {"num_classes": 3, "z_dim": 10, "decoder_hidden": [16], "activation": "tanh"},
     "HierarchicalVAE": {"z_dim": [3, 2], "inner_hidden": [8]},
     "LadderVAE": {"z_dim": [3, 2], "hidden": [16], "batch_norm": False},  # which is on by default
+    "DRAW": {"z_dim": 3, "steps": 3, "rnn_size": 6},
     "CVAE": {"num_classes": 3},
     "M2": LABELS | {"z_dim": 4},
     "M1M2": LABELS | {"z_dim": 4, "m1": "m1.ckpt", "kept": [0, 2, 3]},
@@ -53,7 +55,8 @@ def make():
 
     def build(name, image_shape=(1, 8, 8), seed=0, **options):
         torch.manual_seed(seed)
-        options = {"hidden": [16], **OPTIONS.get(name, {}), **options}
+        hidden = {"hidden": [16]} if "hidden" in options_of(MODELS[name]) else {}
+        options = {**hidden, **OPTIONS.get(name, {}), **options}
         if name == "M1M2":
             options["m1_options"] = {"image_shape": image_shape, **M1_OPTIONS, **options.get("m1_options", {})}
         return MODELS[name](image_shape=image_shape, **options)
