@@ -152,7 +152,8 @@ class LadderPosterior(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log q(z|x) of latents `(..., B, d)` in nats, `(..., B)`."""
-        z = value.split(self.decoder.sizes, -1)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        z = value.expand(shape).split(self.decoder.sizes, -1)
 
         def choose(layer: int, r: Tensor, s: Tensor, p: tuple[Tensor, Tensor] | None) -> Tensor:
             return z[layer] if p is None else (z[layer] - p[0]) * (-p[1]).exp()
