@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from model_helpers import gaussian, under
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -10,7 +11,6 @@ from models.base import evaluating
 from models.estimators.ais import Settings, anneal, bidirectional
 from models.estimators.importance import importance
 from models.ladder import merge
-from tests.model_helpers import gaussian, under
 
 CONV = {"encoder": "conv", "z_dim": [2, 1, 3], "layers_per_scale": [1, 2], "hidden": [6, 5]}
 DENSE = {"z_dim": [4, 3, 2], "hidden": [8, 7, 6]}
