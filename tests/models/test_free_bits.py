@@ -17,7 +17,8 @@ OPTIONS = {"objective": "elbo", "num_samples": 3, "beta": 0.7}
 def spread(model):
     """Give the model posterior means that vary between images, so that each dimension has another KL."""
     torch.manual_seed(1)
-    nn.init.normal_(model.encoder.output.weight, std=0.5)
+    for layer in getattr(model.encoder, "heads", None) or [model.encoder.output]:
+        nn.init.normal_(layer.weight, std=0.5)
     return model
 
 

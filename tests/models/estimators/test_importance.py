@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from exact_models import LinearGaussian
+from model_helpers import is_of_images
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
