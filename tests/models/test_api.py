@@ -12,8 +12,8 @@ from models import MODELS
 
 API = (Path(models.__file__).parents[1] / "docs" / "api.md").read_text()
 B, SHAPE = 3, (1, 8, 6)
-SIZES = {"n": 4, "rows": 2, "steps": 6, "K": 5, "num_classes": 3, "len(weights)": 2, "B": B, "...": B, "*size": SHAPE[1:]}
-SIZES |= dict(zip("CHW", SHAPE, strict=True))
+SIZES = {"n": 4, "rows": 2, "steps": 6, "K": 5, "num_classes": 3, "len(weights)": 2, "B": B, "...": B}
+SIZES |= {"*size": SHAPE[1:]} | dict(zip("CHW", SHAPE, strict=True))
 EXTRA = {"size": (8, 6), "path": "spherical", "n": 4, "rows": 2, "steps": 6, "K": 5, "weights": [0.0, 1.0]}
 
 

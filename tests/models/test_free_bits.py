@@ -89,6 +89,4 @@ def test_a_dimension_below_the_threshold_has_no_gradient(make, binary):
 
 @EVERY
 def test_the_default_parts(make, name):
-    assert make(name, objective="elbo", free_bits=0.1).free_bits_per == (
-        "layer" if name in LAYERS else "dimension"
-    )
+    assert make(name, objective="elbo", free_bits=0.1).free_bits_per == ("layer" if name in LAYERS else "dimension")

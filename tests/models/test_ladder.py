@@ -194,7 +194,9 @@ def test_samples_of_the_prior_are_ancestral(make, options):
         log_p = model.prior().log_prob(z)
         log_scales = []
 
-        def choose(layer, parameters, parts=z.split(list(model.latent_sizes), -1)):
+        parts = z.split(list(model.latent_sizes), -1)
+
+        def choose(layer, parameters):
             if parameters is not None:
                 log_scales.append(gaussian(parameters).stddev.log().sum(-1))
             return parts[layer]

@@ -194,7 +194,9 @@ def test_the_distribution_keeps_the_contract(shaken_prior, prior, options):
 
 
 @every_prior
-@pytest.mark.parametrize(("name", "sizes"), [("VAE", 3), ("CVAE", 3), ("HierarchicalVAE", [3, 2]), ("LadderVAE", [3, 2])])
+@pytest.mark.parametrize(("name", "sizes"), [
+    ("VAE", 3), ("CVAE", 3), ("HierarchicalVAE", [3, 2]), ("LadderVAE", [3, 2]),
+])  # fmt: skip
 def test_p_of_all_binary_images_sums_to_1(make, squares, name, sizes, prior, options):
     model = make(name, (1, 2, 2), z_dim=sizes, prior=prior, **options)
     for key, parameter in model.named_parameters():

@@ -184,7 +184,9 @@ REFUSED = {"LadderVAE": {"decoder", *(option for option in KNOBS if option.start
 
 
 @pytest.mark.parametrize(("name", "knob"), [
-    (name, knob) for name in DENSITIES for knob in sorted(options_of(name) - TESTED_ELSEWHERE - REFUSED.get(name, set()))
+    (name, knob)
+    for name in DENSITIES
+    for knob in sorted(options_of(name) - TESTED_ELSEWHERE - REFUSED.get(name, set()))
 ])  # fmt: skip
 def test_every_option_changes_the_loss(make, binary, monkeypatch, name, knob):
     monkeypatch.setitem(DECODERS, "wavy", Wavy)

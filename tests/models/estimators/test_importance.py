@@ -177,10 +177,10 @@ def test_ess_and_bounds_of_any_model(make, binary, name):
     torch.testing.assert_close(one.elbo, one.log_px)
 
 
-@pytest.mark.parametrize(
-    ("name", "z_dim"),
-    [("VAE", 2), ("IWAE", 2), ("AffineVAE", 8), ("HierarchicalVAE", [2, 2]), ("HierarchicalVAE", [3, 2, 2]), ("LadderVAE", [3, 2, 2])],
-)
+@pytest.mark.parametrize(("name", "z_dim"), [
+    ("VAE", 2), ("IWAE", 2), ("AffineVAE", 8), ("HierarchicalVAE", [2, 2]), ("HierarchicalVAE", [3, 2, 2]),
+    ("LadderVAE", [3, 2, 2]),
+])  # fmt: skip
 def test_p_of_all_binary_images_sums_to_1(make, squares, name, z_dim):
     model = make(name, (1, 2, 2), z_dim=z_dim)
     for key, parameter in model.named_parameters():
