@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from model_helpers import is_of_images
 from torch import nn
 from torch.distributions import Bernoulli, Normal
 
@@ -183,7 +184,9 @@ REFUSED = {"LadderVAE": {"decoder", *(option for option in KNOBS if option.start
 
 
 @pytest.mark.parametrize(("name", "knob"), [
-    (name, knob) for name in DENSITIES for knob in sorted(options_of(name) - TESTED_ELSEWHERE - REFUSED.get(name, set()))
+    (name, knob)
+    for name in DENSITIES
+    for knob in sorted(options_of(name) - TESTED_ELSEWHERE - REFUSED.get(name, set()))
 ])  # fmt: skip
 def test_every_option_changes_the_loss(make, binary, monkeypatch, name, knob):
     monkeypatch.setitem(DECODERS, "wavy", Wavy)
@@ -327,15 +330,10 @@ NETWORKS = [
 LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
 
 
-def between_layers(key):
-    """Return whether a parameter of the decoder of a ladder belongs to p(z_l|z_l+1)."""
-    return key.startswith("decoder.heads") or (key.startswith("decoder.blocks") and "blocks.0" not in key)
-
-
 def shaken(model, x):
     """Return the model with p(x) far from uniform, q(z|x) wide enough, and non-trivial batch norm statistics."""
     for key, parameter in model.named_parameters():
-        nn.init.normal_(parameter, std=0.6 if key.startswith("decoder") and not between_layers(key) else 0.1)
+        nn.init.normal_(parameter, std=0.6 if is_of_images(key) else 0.1)
     with torch.no_grad():
         model.train().log_weights(x, 4, *model.condition_args(torch.arange(len(x)) % 3))
     return model.eval()
