@@ -124,7 +124,7 @@ def test_labels_reach_the_model():
     importance(Labelled(None), images(2), 5, chunk=2, y=torch.tensor([3, 4]))
 
 
-@pytest.mark.parametrize("name", [name for name in DENSITIES if name != "M1M2"])
+@pytest.mark.parametrize("name", [name for name in DENSITIES if name not in ("M1M2", "DRAW")])
 def test_the_encoder_runs_once_and_chunks_bound_the_memory(make, binary, monkeypatch, name):
     model, (x, y) = make(name), binary(3)
     encoded, decoded = [], []
@@ -179,7 +179,7 @@ def test_ess_and_bounds_of_any_model(make, binary, name):
 
 @pytest.mark.parametrize(("name", "z_dim"), [
     ("VAE", 2), ("IWAE", 2), ("AffineVAE", 8), ("HierarchicalVAE", [2, 2]), ("HierarchicalVAE", [3, 2, 2]),
-    ("LadderVAE", [3, 2, 2]),
+    ("LadderVAE", [3, 2, 2]), ("DRAW", 2),
 ])  # fmt: skip
 def test_p_of_all_binary_images_sums_to_1(make, squares, name, z_dim):
     model = make(name, (1, 2, 2), z_dim=z_dim)
