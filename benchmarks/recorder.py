@@ -35,6 +35,8 @@ RUNS = {
     "AffineVAE": ["AffineVAE"],
     "HierarchicalVAE": ["HierarchicalVAE"],
     "HierarchicalVAE iwae": ["HierarchicalVAE", "objective=iwae", "num_samples=5"],
+    "LadderVAE": ["LadderVAE"],
+    "LadderVAE conv": ["LadderVAE", "encoder=conv"],
     "CVAE": ["CVAE"],
     "CVAE iwae": ["CVAE", "objective=iwae", "num_samples=5"],
     "M2": ["M2"],

@@ -44,17 +44,20 @@ class Canvases(NamedTuple):
 
 
 def window_box(window: Tensor, side: int, color: str) -> Box:
-    """Return the box of a window `(4,)`; its line is as wide as the standard deviation, at most 0.07 of `side`."""
+    """Return the box of a window `(4,)`.
+
+    Its line is half as wide as the standard deviation, so that the canvas stays visible; at most 0.07 of `side`.
+    """
     x, y, length, deviation = window.float().tolist()
     low, high = 0.5 - length / 2, 0.5 + length / 2  # 0.5: from the corner of a pixel to its centre
-    return Box(x + low, y + low, x + high, y + high, min(deviation, MAX_LINE * side), color)
+    return Box(x + low, y + low, x + high, y + high, min(deviation / 2, MAX_LINE * side), color)
 
 
 def legend(groups: Sequence[Canvases]) -> str:
     """Return what the boxes mean, for a title; empty without boxes."""
     colors = {"red: write window": "write", "blue: read window": "read"}
     found = [text for text, name in colors.items() if any(getattr(group, name) is not None for group in groups)]
-    return ", ".join([*found, "width of lines: standard deviation of the filters"]) if found else ""
+    return ", ".join([*found, "width of lines: half the standard deviation of filters"]) if found else ""
 
 
 def shown_steps(steps: int) -> list[int]:

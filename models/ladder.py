@@ -108,7 +108,7 @@ class LadderPosterior(Distribution):
 
     def descend(self, choose: ChooseNoise) -> Pass:
         """Run a pass downwards in which `choose` returns the noise of each layer, from the last to the first."""
-        u, z, r, s, log_scales = [], [], [], [], []
+        u, z, means, scales, log_scales = [], [], [], [], []
 
         def choose_latents(layer: int, parameters: Tensor | None) -> Tensor:
             if parameters is None:
@@ -120,16 +120,16 @@ class LadderPosterior(Distribution):
             mean, scale = merge(self.evidence[layer], p)
             u.append(choose(layer, mean, scale, p))
             z.append(mu_p + log_p.exp() * u[-1])
-            r.append(mean)
-            s.append(scale)
+            means.append(mean)
+            scales.append(scale)
             log_scales.append(log_p)
             return z[-1]
 
         lowest = self.decoder.descend(choose_latents)
-        empty = z[0][..., :0]
-        r, s, log_scales = (torch.cat([*parts[::-1], empty], -1) for parts in (r, s, log_scales))
+        none = z[0][..., :0]  # if there is only one layer
+        r, s, log_p = (torch.cat([*parts[::-1], none], -1) for parts in (means, scales, log_scales))
         q_below = DiagonalNormal(Normal(r, s), 1)
-        return Pass(torch.cat(z[::-1], -1), torch.cat(u[::-1], -1), q_below, log_scales.sum(-1), lowest)
+        return Pass(torch.cat(z[::-1], -1), torch.cat(u[::-1], -1), q_below, log_p.sum(-1), lowest)
 
     def draw(self, sample_shape: Any) -> Pass:
         """Return samples `(*sample_shape, B, d)` with all that the bounds need."""
@@ -152,7 +152,8 @@ class LadderPosterior(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log q(z|x) of latents `(..., B, d)` in nats, `(..., B)`."""
-        z = value.split(self.decoder.sizes, -1)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        z = value.expand(shape).split(self.decoder.sizes, -1)
 
         def choose(layer: int, r: Tensor, s: Tensor, p: tuple[Tensor, Tensor] | None) -> Tensor:
             return z[layer] if p is None else (z[layer] - p[0]) * (-p[1]).exp()
@@ -403,7 +404,7 @@ class LadderVAE(VAE):
 
     # The distributions, over the latents of all layers
 
-    def posterior(self, x: Tensor, y: Tensor | None = None) -> LadderPosterior:
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> Any:  # LadderPosterior
         """Return q(z|x), batch shape `(B,)`. The upward pass runs here."""
         self.check_form(x)
         return LadderPosterior(self.encoder(x), self.decoder)

@@ -101,7 +101,7 @@ class LatentVariableModel(Model):
         return self.prior()
 
     def ais_posterior(self, x: Tensor, y: Tensor | None = None) -> Distribution:
-        """Return q over the space of `ais_prior`, batch shape `(B,)`, where chains can start if it covers this space."""
+        """Return q(z|x), batch shape `(B,)`: chains can start there if it covers the space of `ais_prior`."""
         return self.posterior(x, y)
 
     def ais_log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:

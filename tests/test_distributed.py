@@ -56,8 +56,9 @@ few = ["--data.num_labels", "50"]
 OF_MODEL = {"M2": few, "ADGM": few, "SDGM": few,
             "M1M2": ["--data.num_labels", "50", "--model.m1", "VAE/checkpoints/last.ckpt"],
             "HierarchicalVAE": ["--model.z_dim", "[4,2]", "--model.inner_hidden", "[8]"], 
-            "AffineVAE": ["--model.label_weight", "1"]}
-norm = {"M2", "M1M2", "ADGM", "SDGM", "GAN"}  # with batch norm by default, which several processes on CPUs cannot have
+            "LadderVAE": ["--model.z_dim", "[4,2]"], "AffineVAE": ["--model.label_weight", "1"]}
+# with batch norm by default, which several processes on CPUs cannot have
+norm = {"LadderVAE", "M2", "M1M2", "ADGM", "SDGM", "GAN"}
 for name in [name for name in MODELS if name != "M1M2"] + ["M1M2"]:
     drawn = "[log_likelihood]" if MODELS[name].can("log_weights") else "[]"
     argv = ["--data", "Digits", "--model", name, "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples",
@@ -120,7 +121,8 @@ def done(found):
 
 def test_ranks_have_the_same_weights_and_different_noise():
     output = done(processes(2, ALL_MODELS))
-    assert all(f"trained {name}" in output for name in ("AE", "VAE", "M2", "M1M2", "ADGM", "SDGM", "HierarchicalVAE"))
+    names = ("AE", "VAE", "M2", "M1M2", "ADGM", "SDGM", "HierarchicalVAE", "LadderVAE")
+    assert all(f"trained {name}" in output for name in names)
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -74,7 +74,8 @@ class AttentionCanvas(nn.Module):
 
     def __init__(self, image_shape: ImageShape, channels: int, rnn_size: int, read_size: int, write_size: int):
         super().__init__()
-        C, *self.size = image_shape
+        C, H, W = image_shape
+        self.size = (H, W)
         self.channels, self.read_size, self.write_size = channels, read_size, write_size
         self.read_dim = 2 * C * read_size**2
         self.layer = nn.Linear(rnn_size, 2 * NUM_PARAMETERS + channels * write_size**2)
@@ -87,9 +88,10 @@ class AttentionCanvas(nn.Module):
 
         Filters sum to 1 over pixels, so that the filters of a grid with stride s sum to 1 / s^2 at each pixel.
         """
-        stride = max(self.size) / self.write_size
-        read = covering_parameters(self.read_size, *self.size, gain=1.0)
-        write = covering_parameters(self.write_size, *self.size, gain=stride**-2)
+        height, width = self.size
+        stride = max(height, width) / self.write_size
+        read = covering_parameters(self.read_size, height, width, gain=1.0)
+        write = covering_parameters(self.write_size, height, width, gain=stride**-2)
         self.layer.bias[: 2 * NUM_PARAMETERS].copy_(torch.tensor([*read, *write]))
 
     def read_grid(self, outputs: Tensor) -> Grid:

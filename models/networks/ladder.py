@@ -122,7 +122,7 @@ class LadderDecoder(nn.Module):
         """Initialise the weights for `init=default`: p(z_l|z_l+1) starts close to N(0, I)."""
         he_with_outputs(self, [*self.heads, self.output], activation)
         for layer in [self.output, *(module for module in self.heads.modules() if isinstance(module, LAYERS))]:
-            layer.weight.mul_(SMALL_OUTPUT)  # type: ignore[operator]  # a Tensor
+            layer.weight.mul_(SMALL_OUTPUT)
 
     def set_output_bias(self, mean: Tensor, link: Link = torch.logit) -> None:
         """Set the output bias to `link(mean)`, for the mean image `(C, H, W)`."""

@@ -69,20 +69,20 @@ def test_a_window_lies_around_the_centres_of_its_pixels():
     write = torch.tensor([2.5, 5.0, 4.0, 0.5]).expand(1, 1, 4)
     [(color, found)] = windows(canvas_steps([canvases(1, 1, write=write)]))
     assert color == WRITE
-    assert found == pytest.approx([9 * edge for edge in (1, 3.5, 5, 7.5, 0.5)])
+    assert found == pytest.approx([9 * edge for edge in (1, 3.5, 5, 7.5, 0.25)])
 
 
-def test_the_line_is_as_wide_as_the_filters_within_limits():
-    deviations = torch.tensor([0.0, 0.3, 0.6, 50.0])
+def test_the_line_is_half_as_wide_as_the_filters_within_limits():
+    deviations = torch.tensor([0.0, 0.4, 0.8, 50.0])
     write = torch.stack([torch.tensor([3.5, 3.5, 4.0, deviation]) for deviation in deviations])[:, None]
     lines = [found[-1] for _, found in windows(canvas_steps([canvases(4, 1, write=write)]))]
-    assert lines == pytest.approx([grids.MIN_OUTLINE, 2.7, 0.07 * 72, 0.07 * 72])
+    assert lines == pytest.approx([grids.MIN_OUTLINE, 1.8, 3.6, 0.07 * 72])
 
 
 def test_a_window_beyond_the_image_ends_at_its_border_within_its_own_image():
     write = torch.tensor([[3.5, 3.5, 100.0, 0.4], [-40.0, 3.5, 2.0, 0.4]])[:, None]
     (_, around), (_, outside) = windows(canvas_steps([canvases(2, 1, write=write)]))
-    half = 1.8
+    half = 0.9
     assert around[:4] == pytest.approx([half, half, 72 - half, 72 - half])
     second = 72 + grids.GAP
     assert outside[:4] == pytest.approx([second + half, 27, second + half, 45])
@@ -117,7 +117,7 @@ def test_windows_grow_with_the_resolution(dpi):
     write = torch.tensor([2.5, 5.0, 4.0, 0.5]).expand(1, 1, 4)
     [(_, found)] = windows(canvas_steps([canvases(1, 1, write=write)]).at_dpi(dpi))
     scale = round(72 * dpi / 100 / 8)
-    assert found == pytest.approx([scale * edge for edge in (1, 3.5, 5, 7.5, 0.5)])
+    assert found == pytest.approx([scale * edge for edge in (1, 3.5, 5, 7.5, 0.25)])
 
 
 def test_an_animation_has_all_steps_and_images():

@@ -23,6 +23,7 @@ OPTIONS = {
     "SDGM": LABELS | {"z_dim": 4, "a_dim": 3, "classifier_samples": 5},
     "GAN": {"batch_norm": False},  # which is on by default
 }
+OF_NETWORKS = ("hidden", "activation", "batch_norm")  # options that models without such networks do not have
 M1_OPTIONS = {"z_dim": 4, "hidden": [16]}
 
 
@@ -55,8 +56,9 @@ def make():
 
     def build(name, image_shape=(1, 8, 8), seed=0, **options):
         torch.manual_seed(seed)
-        hidden = {"hidden": [16]} if "hidden" in options_of(MODELS[name]) else {}
-        options = {**hidden, **OPTIONS.get(name, {}), **options}
+        options = {"hidden": [16], **OPTIONS.get(name, {}), **options}
+        if "encoder" not in options_of(MODELS[name]) and "decoder" not in options_of(MODELS[name]):
+            options = {key: value for key, value in options.items() if key not in OF_NETWORKS}
         if name == "M1M2":
             options["m1_options"] = {"image_shape": image_shape, **M1_OPTIONS, **options.get("m1_options", {})}
         return MODELS[name](image_shape=image_shape, **options)

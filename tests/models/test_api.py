@@ -12,9 +12,9 @@ from models import MODELS
 
 API = (Path(models.__file__).parents[1] / "docs" / "api.md").read_text()
 B, SHAPE = 3, (1, 8, 6)
-SIZES = {"n": 4, "steps": 6, "K": 5, "num_classes": 3, "len(weights)": 2, "B": B, "...": B, "*size": SHAPE[1:]}
-SIZES |= dict(zip("CHW", SHAPE, strict=True))
-EXTRA = {"size": (8, 6), "path": "spherical", "n": 4, "steps": 6, "K": 5, "weights": [0.0, 1.0]}
+SIZES = {"n": 4, "rows": 2, "steps": 6, "K": 5, "num_classes": 3, "len(weights)": 2, "B": B, "...": B}
+SIZES |= {"*size": SHAPE[1:]} | dict(zip("CHW", SHAPE, strict=True))
+EXTRA = {"size": (8, 6), "path": "spherical", "n": 4, "rows": 2, "steps": 6, "K": 5, "weights": [0.0, 1.0]}
 
 
 def cells(line):
@@ -93,6 +93,7 @@ def test_methods_have_the_documented_arguments_and_shapes(make, name, method, by
 def test_every_public_method_is_documented():
     low_level = {
         "ais_log_px",
+        "ais_posterior",
         "ais_simulate",
         "as_evidence",
         "as_images",
@@ -102,6 +103,7 @@ def test_every_public_method_is_documented():
         "class_terms",
         "codes",
         "context",
+        "distortion",
         "draw",
         "draw_all",
         "draw_features",

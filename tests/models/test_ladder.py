@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from model_helpers import gaussian, under
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -10,7 +11,6 @@ from models.base import evaluating
 from models.estimators.ais import Settings, anneal, bidirectional
 from models.estimators.importance import importance
 from models.ladder import merge
-from tests.model_helpers import gaussian, under
 
 CONV = {"encoder": "conv", "z_dim": [2, 1, 3], "layers_per_scale": [1, 2], "hidden": [6, 5]}
 DENSE = {"z_dim": [4, 3, 2], "hidden": [8, 7, 6]}
@@ -19,20 +19,22 @@ VARIANTS += [DENSE | {"prior": "mixture", "prior_components": 3}]
 variants = pytest.mark.parametrize("options", VARIANTS, ids=str)
 
 
+def last_layers(model):
+    """Return the layers with the evidence of each layer of latents."""
+    return [head[-1] if isinstance(head, nn.Sequential) else head for head in model.encoder.heads]
+
+
 def shaken(model, x):
     """Return the model with p(x) far from uniform, q(z|x) wide enough, and batch norm statistics of its own."""
     for key, parameter in model.named_parameters():
         image = key.startswith(("decoder.blocks.0", "decoder.to_image"))
         is_scale = parameter.ndim == 1 and key.endswith("weight")  # of batch norm
-        nn.init.normal_(parameter, mean=float(is_scale), std=0.5 if image else 0.15)
+        nn.init.normal_(parameter, mean=float(is_scale), std=0.4 if image else 0.15)
+    for head in last_layers(model):
+        head.bias.detach()[len(head.bias) // 2 :] = 0.7  # log scales: q is wide enough that weights have a variance
     with torch.no_grad():
         model.train().log_weights(x, 4)
     return model.eval()
-
-
-def last_layers(model):
-    """Return the layers with the evidence of each layer of latents."""
-    return [head[-1] if isinstance(head, nn.Sequential) else head for head in model.encoder.heads]
 
 
 # The formulas, image by image and layer by layer
@@ -170,8 +172,9 @@ def test_the_density_of_q_integrates_to_1(make, binary, options):
     """E_p[q(z|x) / p(z)] = 1, where p(z) is at least as wide as q(z|x)."""
     x, _ = binary(2)
     model = shaken(make("LadderVAE", **options), x.repeat(4, 1, 1, 1))
-    for head in last_layers(model):
-        head.bias.detach()[len(head.bias) // 2 :] = 1.0  # wide, so that the ratio has a small variance
+    *below, top = last_layers(model)
+    for head, log_scale in [*((head, 1.0) for head in below), (top, -0.2)]:  # q is a bit narrower than p
+        head.bias.detach()[len(head.bias) // 2 :] = log_scale
     with evaluating(model, seed=1):
         z = model.prior().sample((20_000, 1))
         ratio = (model.posterior(x).log_prob(z) - model.prior().log_prob(z)).double().exp()  # (20_000, 2)
@@ -191,7 +194,9 @@ def test_samples_of_the_prior_are_ancestral(make, options):
         log_p = model.prior().log_prob(z)
         log_scales = []
 
-        def choose(layer, parameters, parts=z.split(list(model.latent_sizes), -1)):
+        parts = z.split(list(model.latent_sizes), -1)
+
+        def choose(layer, parameters):
             if parameters is not None:
                 log_scales.append(gaussian(parameters).stddev.log().sum(-1))
             return parts[layer]
@@ -209,7 +214,7 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, options):
     with evaluating(model, seed=4):
         p = model.log_weights(squares, 20_000).double().exp().mean(0)
     assert p.sum().item() == pytest.approx(1, abs=0.02)
-    assert p.max() > 2 * p.min()
+    assert p.max() > 1.5 * p.min()
 
 
 @pytest.mark.parametrize("options", [DENSE, CONV], ids=["dense", "conv"])
@@ -251,13 +256,15 @@ def test_the_statistics_of_every_layer(make, binary):
 def test_a_layer_without_evidence_has_no_active_units(make, binary):
     """Its mean follows the layers above, which vary between images."""
     x, _ = binary(50)
-    model = shaken(make("LadderVAE", **DENSE), x)
+    model = make("LadderVAE", **DENSE)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
     head = model.encoder.heads[0]  # evidence of layer 1: the same for all images, and wide
     nn.init.zeros_(head.weight)
     head.bias.detach()[4:] = 50.0
-    (mean, kl), (above, _), _ = model.latent_statistics(x)
+    (mean, kl), (above, other), _ = model.latent_statistics(x)
     assert mean.var(0).max() < 1e-4 < above.var(0).max()
-    assert kl.abs().max() < 1e-3
+    assert kl.abs().max() < 0.01 < other.max()
     assert model.encode(x)[:, :4].var(0).max() > 1e-4
 
 
@@ -305,7 +312,7 @@ def test_ais_agrees_with_importance_sampling(make, squares, options, start):
     found = anneal(model, squares, settings, steps=[0.5] * 10)
     assert (found.log_px - expected).abs().mean() < 0.08  # noise of both estimates
     bounds = bidirectional(model, 10, settings, steps=[0.5] * 10)
-    assert (bounds.upper - bounds.lower).abs().mean() < 0.15
+    assert (bounds.upper - bounds.lower).abs().mean() < (0.15 if start == "prior" else 0.4)
 
 
 def test_the_space_of_ais_has_the_same_posterior_and_likelihood(make, binary):

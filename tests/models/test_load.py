@@ -37,6 +37,8 @@ VARIANTS = [(name, {}) for name in MODELS] + [
     ("VAE", {"encoder": "resnet", "decoder": "resnet", "hidden": None}),
     ("HierarchicalVAE", {"encoder": "gated", "decoder": "gated_conv", "hidden": None}),
     ("HierarchicalVAE", {"z_dim": (4, 3, 2), "batch_norm": True}),
+    ("LadderVAE", {"z_dim": (4, 3, 2), "batch_norm": True}),
+    ("LadderVAE", {"encoder": "conv", "layers_per_scale": [1, 1], "prior": "mixture"}),
     ("AffineVAE", {"label_weight": 0.1, "batch_norm": True}),
     ("AffineVAE", {"transforms": ["shift", "rotation"], "transform_scale": 0.3, "encoder": "conv", "hidden": None}),
     ("CVAE", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),

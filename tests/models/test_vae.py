@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from model_helpers import is_of_images
 from torch import nn
 from torch.distributions import Bernoulli, Normal
 
-from models import MODELS, VAE
+from models import DRAW, MODELS, VAE
 from models.base import Model, evaluating
 from models.networks import DECODERS, ENCODERS
 from models.networks.coordinate import CoordinateDecoder
@@ -39,7 +40,11 @@ def under(seed, f, *args):
 
 def certain(model):
     """Return the model with a posterior of almost zero width, so that noise has no effect."""
-    for last in getattr(model.encoder, "heads", None) or [model.encoder.rest[-1]]:
+    if isinstance(model, DRAW):
+        lasts = [model.posterior_layer]
+    else:
+        lasts = getattr(model.encoder, "heads", None) or [model.encoder.rest[-1]]
+    for last in lasts:
         nn.init.constant_(last.bias[last.bias.numel() // 2 :].detach(), -1e3)
     return model
 
@@ -90,7 +95,7 @@ def test_the_loss_does_not_depend_on_the_batch_size(make, binary, name):
     for parameter in model.parameters():  # the decoder is constant, so the only noise is that of the posterior
         nn.init.zeros_(parameter)
     certain(model)
-    nn.init.normal_(model.decoder.output.bias)
+    nn.init.normal_(model.first_canvas if name == "DRAW" else model.decoder.output.bias)
     torch.testing.assert_close(model.loss(x.repeat(5, 1, 1, 1), y.repeat(5)), model.loss(x, y), rtol=0.1, atol=0)
 
 
@@ -152,6 +157,9 @@ OWN_KNOBS = {
     ("AffineVAE", "z_dim"): ({}, {"z_dim": 9}),
     # classes have no effect without a classifier
     ("AffineVAE", "num_classes"): ({"label_weight": 0.1}, {"label_weight": 0.1, "num_classes": 4}),
+    ("DRAW", "attention"): ({}, {"attention": True}),
+    ("DRAW", "read_size"): ({"attention": True}, {"attention": True, "read_size": 3}),
+    ("DRAW", "write_size"): ({"attention": True}, {"attention": True, "write_size": 3}),
     # other decoders are refused
     ("AffineVAE", "decoder"): ({}, {"decoder": "wavy"}),
 }
@@ -183,7 +191,9 @@ REFUSED = {"LadderVAE": {"decoder", *(option for option in KNOBS if option.start
 
 
 @pytest.mark.parametrize(("name", "knob"), [
-    (name, knob) for name in DENSITIES for knob in sorted(options_of(name) - TESTED_ELSEWHERE - REFUSED.get(name, set()))
+    (name, knob)
+    for name in DENSITIES
+    for knob in sorted(options_of(name) - TESTED_ELSEWHERE - REFUSED.get(name, set()))
 ])  # fmt: skip
 def test_every_option_changes_the_loss(make, binary, monkeypatch, name, knob):
     monkeypatch.setitem(DECODERS, "wavy", Wavy)
@@ -327,15 +337,11 @@ NETWORKS = [
 LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("HierarchicalVAE", {"z_dim": [3, 2, 2]})]
 
 
-def between_layers(key):
-    """Return whether a parameter of the decoder of a ladder belongs to p(z_l|z_l+1)."""
-    return key.startswith("decoder.heads") or (key.startswith("decoder.blocks") and "blocks.0" not in key)
-
-
 def shaken(model, x):
     """Return the model with p(x) far from uniform, q(z|x) wide enough, and non-trivial batch norm statistics."""
     for key, parameter in model.named_parameters():
-        nn.init.normal_(parameter, std=0.6 if key.startswith("decoder") and not between_layers(key) else 0.1)
+        of_images = is_of_images(key) or key.startswith("canvas")
+        nn.init.normal_(parameter, std=0.6 if of_images else 0.1)
     with torch.no_grad():
         model.train().log_weights(x, 4, *model.condition_args(torch.arange(len(x)) % 3))
     return model.eval()

@@ -69,7 +69,7 @@ def trained_on_digits(name, **options):
     x = data.images("train")[0]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = MODELS[name]((1, 8, 8), hidden=[32], **options)
+        model = MODELS[name]((1, 8, 8), **options)
         adam = torch.optim.Adam(model.parameters(), lr=1e-2)
         for _ in range(600):
             batch = x[torch.randint(len(x), (100,))]
@@ -81,8 +81,10 @@ def trained_on_digits(name, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [
-    ("VAE", {"z_dim": 5}), ("IWAE", {"z_dim": 5}), ("HierarchicalVAE", {"z_dim": [5, 2], "inner_hidden": [16]}),
-    ("LadderVAE", {"z_dim": [5, 2]}),
+    ("VAE", {"z_dim": 5, "hidden": [32]}), ("IWAE", {"z_dim": 5, "hidden": [32]}),
+    ("HierarchicalVAE", {"z_dim": [5, 2], "hidden": [32], "inner_hidden": [16]}),
+    ("LadderVAE", {"z_dim": [5, 2], "hidden": [32]}),
+    ("DRAW", {"z_dim": 2, "steps": 3, "rnn_size": 16}), ("DRAW", {"z_dim": 2, "steps": 3, "attention": True}),
 ])  # fmt: skip
 def test_ais_agrees_with_100000_importance_samples_on_a_trained_model(name, options):
     """With few latents, importance sampling is close to the exact value. AIS has an error of 0.2 nats per image."""

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from exact_models import LinearGaussian
+from model_helpers import is_of_images
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -123,7 +124,7 @@ def test_labels_reach_the_model():
     importance(Labelled(None), images(2), 5, chunk=2, y=torch.tensor([3, 4]))
 
 
-@pytest.mark.parametrize("name", [name for name in DENSITIES if name != "M1M2"])
+@pytest.mark.parametrize("name", [name for name in DENSITIES if name not in ("M1M2", "DRAW")])
 def test_the_encoder_runs_once_and_chunks_bound_the_memory(make, binary, monkeypatch, name):
     model, (x, y) = make(name), binary(3)
     encoded, decoded = [], []
@@ -176,14 +177,14 @@ def test_ess_and_bounds_of_any_model(make, binary, name):
     torch.testing.assert_close(one.elbo, one.log_px)
 
 
-@pytest.mark.parametrize(
-    ("name", "z_dim"),
-    [("VAE", 2), ("IWAE", 2), ("AffineVAE", 8), ("HierarchicalVAE", [2, 2]), ("HierarchicalVAE", [3, 2, 2])],
-)
+@pytest.mark.parametrize(("name", "z_dim"), [
+    ("VAE", 2), ("IWAE", 2), ("AffineVAE", 8), ("HierarchicalVAE", [2, 2]), ("HierarchicalVAE", [3, 2, 2]),
+    ("LadderVAE", [3, 2, 2]), ("DRAW", 2),
+])  # fmt: skip
 def test_p_of_all_binary_images_sums_to_1(make, squares, name, z_dim):
     model = make(name, (1, 2, 2), z_dim=z_dim)
     for key, parameter in model.named_parameters():
-        nn.init.normal_(parameter, std=0.6 if key.startswith("decoder") else 0.1)
+        nn.init.normal_(parameter, std=0.6 if is_of_images(key) else 0.1)
     p = importance(model, squares, 20_000, chunk=3000).log_px.exp()
     assert p.sum().item() == pytest.approx(1, abs=0.02)
 
