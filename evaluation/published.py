@@ -250,7 +250,7 @@ def ladder_settings(options: dict[str, Any]) -> dict[str, Any]:
     conv = options["encoder"] == "conv"
     z_dim = options["z_dim"] or list(ladder.CONV_Z_DIM if conv else ladder.Z_DIM)
     per_scale = (options["layers_per_scale"] or list(ladder.LAYERS_PER_SCALE)) if conv else None
-    hidden = options["hidden"] or ([ladder.CONV_HIDDEN] if conv else list(ladder.HIDDEN))
+    hidden = options["hidden"] or list(ladder.CONV_HIDDEN if conv else ladder.HIDDEN)
     if len(hidden) == 1:  # for all layers, or for all resolutions
         hidden = hidden * len(z_dim if per_scale is None else per_scale)
     sizes = {"z_dim": z_dim, "hidden": hidden, "layers_per_scale": per_scale}
