@@ -39,9 +39,9 @@ from models.vae import VAE
 
 Z_DIM = (64, 32, 16, 8, 4)  # defaults of encoder mlp (Sonderby et al. 2016)
 HIDDEN = (512, 256, 128, 64, 32)
-CONV_Z_DIM = (4, 4, 4, 4, 4, 4)  # and of encoder conv
-CONV_HIDDEN = 32
-LAYERS_PER_SCALE = (2, 2, 2)
+CONV_Z_DIM = (4, 4, 4, 8)  # and of encoder conv
+CONV_HIDDEN = (24, 48, 64)
+LAYERS_PER_SCALE = (1, 2, 1)
 STATISTICS_SAMPLES = 16  # samples that the KL of each dimension is a mean of
 
 
@@ -264,17 +264,17 @@ class LadderVAE(VAE):
     Args:
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of each layer of latents, from the image upwards, by default [64, 32, 16, 8, 4]; with encoder
-            conv their channels, by default [4, 4, 4, 4, 4, 4].
+            conv their channels, by default [4, 4, 4, 8].
         hidden: Width of the two hidden layers between two layers of latents, for each of them, from the image upwards,
-            by default [512, 256, 128, 64, 32]; with encoder conv the channels at each resolution, by default 32. A
-            single number holds for all of them. The pass downwards has the same.
+            by default [512, 256, 128, 64, 32]; with encoder conv the channels at each resolution, by default
+            [24, 48, 64]. A single number holds for all of them. The pass downwards has the same.
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu, leaky_relu_0.1
             or leaky_relu_0.2.
         encoder: mlp, or conv for image-shaped latents.
         decoder: That of the encoder, since q and p share the networks of the pass downwards: leave it out.
         batch_norm: Batch norm before each activation.
         layers_per_scale: With encoder conv: number of layers of latents at 1/2, 1/4, ... of the resolution of the
-            image, by default [2, 2, 2].
+            image, by default [1, 2, 1].
     """
 
     # the surrogate gradients assume one layer of latents
@@ -338,15 +338,16 @@ class LadderVAE(VAE):
             check_sizes(hidden)
         shared = {"z_dim": self.z_dim, "activation": options.activation, "batch_norm": options.batch_norm}
         if not self.is_conv:
-            default = [HIDDEN[min(layer, len(HIDDEN) - 1)] for layer in range(layers)]
-            return shared | {"hidden": one_for_each(hidden or default, layers, "layers of latents")}
+            widths = one_for_each(hidden or first(HIDDEN, layers), layers, "layers of latents")
+            return shared | {"hidden": widths}
         per_scale = list(options.layers_per_scale or LAYERS_PER_SCALE)
         if min(per_scale, default=0) < 1 or sum(per_scale) != layers:
             raise ValueError(
                 f"layers_per_scale must hold positive numbers whose sum is that of the layers of latents, {layers}; "
                 f"got {per_scale}."
             )
-        widths = one_for_each(hidden or [CONV_HIDDEN], len(per_scale), "entries of layers_per_scale")
+        scales = len(per_scale)
+        widths = one_for_each(hidden or first(CONV_HIDDEN, scales), scales, "entries of layers_per_scale")
         return shared | {"hidden": widths, "layers_per_scale": per_scale}
 
     def new_encoder(self, out_dim: int, context_dim: int = 0, init: str = "glorot") -> nn.Module:
@@ -527,6 +528,11 @@ def kl_to_noise(q: DiagonalNormal) -> Tensor:
     """Return the KL of each dimension of a diagonal Gaussian to N(0, 1), `(..., d)`."""
     r, s = q.base_dist.loc, q.base_dist.scale
     return 0.5 * torch.addcmul(r * r, s, s) - s.log() - 0.5
+
+
+def first(values: Sequence[int], number: int) -> list[int]:
+    """Return the first `number` values; the last one is repeated."""
+    return [values[min(i, len(values) - 1)] for i in range(number)]
 
 
 def one_for_each(values: Sequence[int], number: int, what: str) -> list[int]:
