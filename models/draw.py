@@ -16,7 +16,7 @@ from models.networks.layers import ImageShape, glorot
 from models.networks.recurrent import lstm, lstm_layer
 from models.objectives import BOUNDS
 
-READ_SIZE, WRITE_SIZE = 2, 5  # defaults with attention; those of the paper for MNIST
+READ_SIZE, WRITE_SIZE = 5, 5  # defaults with attention
 STATISTICS_SAMPLES = 16  # of the KL that `latent_statistics` returns
 
 
@@ -100,7 +100,7 @@ class DRAWPosterior(Distribution):
     def path(self, choose: Callable[[int, Tensor, Tensor], Tensor]) -> Path:
         """Return all steps with z_t = choose(t, mu_t, sigma_t)."""
         states, *latents = zip(*self.steps(choose), strict=True)
-        z, mu, sigma = (torch.stack(torch.broadcast_tensors(*part), -2) for part in latents)
+        z, mu, sigma = (torch.stack(part, -2) for part in latents)
         return Path(z, mu, sigma, states[-1].canvas)
 
     def rsample_path(self, sample_shape: Any = ()) -> Path:
@@ -150,7 +150,7 @@ class DRAW(BoundModel):
         rnn_size: Units of the encoder's LSTM, and of the decoder's.
         attention: Read and write through grids of Gaussian filters that move over the image, in place of linear layers
             of all pixels.
-        read_size: Filters per side of the grid that reads, 2 by default. With attention only.
+        read_size: Filters per side of the grid that reads, 5 by default. With attention only.
         write_size: Filters per side of the grid that writes, 5 by default. With attention only.
     """
 
@@ -280,7 +280,7 @@ class DRAW(BoundModel):
             state, mu, sigma = self.encode_step(x, gates_x, state)
             z = choose(t, mu, sigma)
             state = self.decode_step(z, state)
-            yield Step(state, z, mu, sigma)
+            yield Step(state, z, mu.expand_as(z), sigma.expand_as(z))
 
     # The distributions
 
