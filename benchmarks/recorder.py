@@ -35,6 +35,8 @@ RUNS = {
     "AffineVAE": ["AffineVAE"],
     "HierarchicalVAE": ["HierarchicalVAE"],
     "HierarchicalVAE iwae": ["HierarchicalVAE", "objective=iwae", "num_samples=5"],
+    "DRAW": ["DRAW", "steps=4", "rnn_size=32"],
+    "DRAW attention": ["DRAW", "steps=4", "rnn_size=32", "attention=true"],
     "CVAE": ["CVAE"],
     "CVAE iwae": ["CVAE", "objective=iwae", "num_samples=5"],
     "M2": ["M2"],
