@@ -37,6 +37,8 @@ RUNS = {
     "HierarchicalVAE iwae": ["HierarchicalVAE", "objective=iwae", "num_samples=5"],
     "LadderVAE": ["LadderVAE"],
     "LadderVAE conv": ["LadderVAE", "encoder=conv"],
+    "DRAW": ["DRAW", "steps=4", "rnn_size=32"],
+    "DRAW attention": ["DRAW", "steps=4", "rnn_size=32", "attention=true"],
     "CVAE": ["CVAE"],
     "CVAE iwae": ["CVAE", "objective=iwae", "num_samples=5"],
     "M2": ["M2"],

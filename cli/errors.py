@@ -73,6 +73,8 @@ def explain_parser_error(text: str, names: dict[str, str], known: list[str]) -> 
     if required := re.match(r"the following arguments are required: (\S+)", text):
         option, section = required[1], required[1].partition(".")[0]
         return f"{names[section]} needs --{option}." if section in names else f"Give one {option.rstrip('s')} or more."
+    if empty := re.match(r"argument (--[\w.]+): expected one argument", text):
+        return f"{empty[1]} needs a value, as in --model.batch_norm true."
     if switch := re.match(r"argument (--\w+)/(--no_\w+): ignored explicit argument", text):
         return f"{switch[1]} takes no value: write {switch[1]} or {switch[2]}."
     if invalid := re.match(r'Parser key "([^"]+)":\s+(?:Expected|Does not validate)', text):

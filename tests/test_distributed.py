@@ -56,13 +56,16 @@ few = ["--data.num_labels", "50"]
 OF_MODEL = {"M2": few, "ADGM": few, "SDGM": few,
             "M1M2": ["--data.num_labels", "50", "--model.m1", "VAE/checkpoints/last.ckpt"],
             "HierarchicalVAE": ["--model.z_dim", "[4,2]", "--model.inner_hidden", "[8]"], 
-            "LadderVAE": ["--model.z_dim", "[4,2]"], "AffineVAE": ["--model.label_weight", "1"]}
+            "LadderVAE": ["--model.z_dim", "[4,2]"],
+            "DRAW": ["--model.steps", "2", "--model.rnn_size", "8", "--model.attention", "true"],
+            "AffineVAE": ["--model.label_weight", "1"]}
 # with batch norm by default, which several processes on CPUs cannot have
 norm = {"LadderVAE", "M2", "M1M2", "ADGM", "SDGM", "GAN"}
 for name in [name for name in MODELS if name != "M1M2"] + ["M1M2"]:
     drawn = "[log_likelihood]" if MODELS[name].can("log_weights") else "[]"
-    argv = ["--data", "Digits", "--model", name, "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples",
-            "3", "--callbacks", drawn, "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
+    argv = ["--data", "Digits", "--model", name, "--trainer.max_epochs", "1", "--num_samples", "3", "--callbacks",
+            drawn, "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
+    argv += [] if name == "DRAW" else ["--model.hidden", "[8]"]
     assert train.main(argv + (["--model.batch_norm", "false"] if name in norm else [])) == 0, name
     weights = torch.cat([parameter.detach().flatten() for parameter in seen["model"].parameters()])
     everywhere = [torch.empty_like(weights) for _ in range(2)]

@@ -57,7 +57,7 @@ def make():
     def build(name, image_shape=(1, 8, 8), seed=0, **options):
         torch.manual_seed(seed)
         options = {"hidden": [16], **OPTIONS.get(name, {}), **options}
-        if "encoder" not in options_of(MODELS[name]) and "decoder" not in options_of(MODELS[name]):
+        if "hidden" not in options_of(MODELS[name]):
             options = {key: value for key, value in options.items() if key not in OF_NETWORKS}
         if name == "M1M2":
             options["m1_options"] = {"image_shape": image_shape, **M1_OPTIONS, **options.get("m1_options", {})}

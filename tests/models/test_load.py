@@ -41,6 +41,7 @@ VARIANTS = [(name, {}) for name in MODELS] + [
     ("LadderVAE", {"encoder": "conv", "layers_per_scale": [1, 1], "prior": "mixture"}),
     ("AffineVAE", {"label_weight": 0.1, "batch_norm": True}),
     ("AffineVAE", {"transforms": ["shift", "rotation"], "transform_scale": 0.3, "encoder": "conv", "hidden": None}),
+    ("DRAW", {"attention": True, "read_size": 2, "likelihood": "gaussian"}),
     ("CVAE", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),
     ("M2", {"likelihood": "gaussian", "scale": 0.1, "learn_scale": True}),
     ("M2", {"encoder": "conv", "decoder": "conv", "batch_norm": True, "hidden": None}),

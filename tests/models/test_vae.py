@@ -22,7 +22,7 @@ every_density = pytest.mark.parametrize("name", DENSITIES)
 # models with one z per image and the options of a VAE; conditional ones get labels
 densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name not in WITH_CLASSES])
 # models that need only images
-unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE"])
+unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE", "DRAW"])
 GAUSSIAN = {"likelihood": "gaussian"}
 LOGISTIC = {"likelihood": "discretized_logistic"}
 MIXTURE = {"likelihood": "discretized_logistic_mixture"}
