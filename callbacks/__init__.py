@@ -11,6 +11,7 @@ from callbacks.analogies import Analogies
 from callbacks.attributes import Attributes
 from callbacks.base import FigureCallback, PowersOfTwoCallback
 from callbacks.canonical import Canonical
+from callbacks.canvas_steps import CanvasSteps
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.class_samples import ClassSamples
 from callbacks.confusion_matrix import ConfusionMatrix
@@ -22,6 +23,7 @@ from callbacks.interpolations import Interpolations
 from callbacks.latent_codes import LatentCodes
 from callbacks.latent_codes_tsne import LatentCodesTSNE
 from callbacks.latent_plane import LatentPlane
+from callbacks.layer_samples import LayerSamples
 from callbacks.log_likelihood import LogLikelihood
 from callbacks.mode_collapse import ModeCollapse
 from callbacks.nan_guard import NaNGuard
@@ -44,6 +46,7 @@ __all__ = [
     "Analogies",
     "Attributes",
     "Canonical",
+    "CanvasSteps",
     "ClassSamples",
     "ConfusionMatrix",
     "EarlyStopping",
@@ -55,6 +58,7 @@ __all__ = [
     "LatentCodes",
     "LatentCodesTSNE",
     "LatentPlane",
+    "LayerSamples",
     "LogLikelihood",
     "ModeCollapse",
     "NaNGuard",
@@ -77,6 +81,8 @@ CALLBACKS: dict[str, type[PowersOfTwoCallback]] = {
     for callback in (
         Reconstructions,
         Samples,
+        LayerSamples,
+        CanvasSteps,
         NearestNeighbours,
         Interpolations,
         ActiveUnits,

@@ -104,7 +104,8 @@ class ActiveUnits(PowersOfTwoCallback):
         counts = [int(layer.sum()) for layer in active]
         names = ["val/active_units", *(f"val/active_units_{layer}" for layer in range(2, len(counts) + 1))]
         record_metrics(trainer, dict(zip(names, counts, strict=True)))
-        figure = charts.kl_per_dimension([kl.mean(0) for kl in kls], active, subject(model, trainer.datamodule))
+        of = subject(model, trainer.datamodule)
+        figure = charts.kl_per_dimension([kl.mean(0) for kl in kls], active, of, model.latent_part)
         record_figure(trainer, "kl_per_dimension", figure)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,14 +1,14 @@
 """Base classes of callbacks that run after epochs 1, 2, 4, 8, ... and after the last."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.ema import averaged_weights
 from callbacks.record import finished_epochs, record_figure
+from figures.animation import Drawing
 from models import Model, evaluating
 
 
@@ -80,8 +80,8 @@ class FigureCallback(PowersOfTwoCallback):
     `draw` needs no Trainer: within `models.evaluating(model)` it draws the same figures from a checkpoint.
     """
 
-    def draw(self, model: Model, data: Any) -> dict[str, Figure]:
-        """Return figures by name; an empty dictionary if there is nothing to draw for this data.
+    def draw(self, model: Model, data: Any) -> Mapping[str, Drawing]:
+        """Return figures and animations by name; an empty dictionary if there is nothing to draw for this data.
 
         Args:
             model: The model, in evaluation mode, without gradients.

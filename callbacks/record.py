@@ -1,13 +1,14 @@
 """Record figures and metrics of callbacks in the run folder, and in W&B if it is switched on."""
 
 from pathlib import Path
+from typing import Any
 
-from matplotlib.figure import Figure
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from runtime.figure_files import DEFAULT_STYLE, at_dpi, render, save_figure
+from figures.animation import Animation, Drawing
+from runtime.figure_files import DEFAULT_STYLE, at_dpi, file_suffix, render, save_figure
 
 
 def finished_epochs(trainer: Trainer) -> int:
@@ -35,18 +36,26 @@ def record_metrics(trainer: Trainer, metrics: dict[str, float]) -> None:
 
 
 @rank_zero_only
-def record_figure(trainer: Trainer, name: str, figure: Figure) -> None:
+def record_figure(trainer: Trainer, name: str, figure: Drawing) -> None:
     """Save `figures/<name>_epoch0001.png` (epochs from 1) in the run folder, and log it to W&B as `figures/<name>`.
 
-    `trainer.figure_style`, if set, defines the format and resolution of the file. W&B always gets pixels.
+    `trainer.figure_style`, if set, defines the format and resolution of the file. W&B always gets pixels. An animation
+    is a GIF file, for W&B too.
     """
     style = getattr(trainer, "figure_style", DEFAULT_STYLE)
-    path = Path(trainer.default_root_dir, "figures", f"{name}_epoch{finished_epochs(trainer):04d}.{style.format}")
+    file_name = f"{name}_epoch{finished_epochs(trainer):04d}.{file_suffix(figure, style)}"
+    path = Path(trainer.default_root_dir, "figures", file_name)
     save_figure(figure, path, style.dpi)
     epoch, step = position(trainer)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            import wandb
+            logger.log_metrics({f"figures/{name}": wandb_media(figure, path, style.dpi), "epoch": epoch}, step=step)
 
-            image = str(path) if style.format == "png" else render(at_dpi(figure, style.dpi))
-            logger.log_metrics({f"figures/{name}": wandb.Image(image), "epoch": epoch}, step=step)
+
+def wandb_media(figure: Drawing, path: Path, dpi: int) -> Any:
+    """Return what W&B logs of a figure or animation: its file if it has pixels, else the figure as pixels."""
+    import wandb
+
+    if isinstance(figure, Animation):
+        return wandb.Video(str(path), format="gif")  # a file is copied as it is, without the library that makes videos
+    return wandb.Image(str(path) if path.suffix == ".png" else render(at_dpi(figure, dpi)))

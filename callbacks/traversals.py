@@ -29,8 +29,13 @@ def moved(z: Tensor, dims: Tensor, values: Tensor) -> Tensor:
 
 
 def dimension_names(model: Model) -> list[str]:
-    """Return the names of the latent dimensions: z1, z2, ..., and p1, p2, ... for those of a spatial transform."""
-    size = code_size(model)
+    """Return the names of the latent dimensions: z1, z2, ..., and p1, p2, ... for those of a spatial transform.
+
+    In codes that hold several layers of latents, z3.1 is the first dimension of the third layer.
+    """
+    size, sizes = code_size(model), model.latent_sizes
+    if len(sizes) > 1 and sum(sizes) == size:
+        return [f"z{layer}.{i + 1}" for layer, d in enumerate(sizes, 1) for i in range(d)]
     content_size = model.code_dim
     return [f"z{i + 1}" for i in range(content_size)] + [f"p{i + 1}" for i in range(size - content_size)]
 

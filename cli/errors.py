@@ -12,7 +12,7 @@ STORAGE_ERRORS = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "E
 SHORT_FORMS = {"wandb.mode": "wandb"}
 TYPE_DESCRIPTIONS = {
     "NoneType": "null",
-    "Sequence": "a list such as [100,50] or [rotation,shift]",
+    "Sequence": "a list such as [100,50]",
     "bool": "true or false",
     "float": "a number",
     "int": "a whole number",
@@ -73,6 +73,8 @@ def explain_parser_error(text: str, names: dict[str, str], known: list[str]) -> 
     if required := re.match(r"the following arguments are required: (\S+)", text):
         option, section = required[1], required[1].partition(".")[0]
         return f"{names[section]} needs --{option}." if section in names else f"Give one {option.rstrip('s')} or more."
+    if empty := re.match(r"argument (--[\w.]+): expected one argument", text):
+        return f"{empty[1]} needs a value: write {empty[1]} VALUE."
     if switch := re.match(r"argument (--\w+)/(--no_\w+): ignored explicit argument", text):
         return f"{switch[1]} takes no value: write {switch[1]} or {switch[2]}."
     if invalid := re.match(r'Parser key "([^"]+)":\s+(?:Expected|Does not validate)', text):
@@ -90,6 +92,8 @@ def explain_invalid_value(option: str, text: str) -> str:
     value = re.findall(r"(?:Got|Given) value: (.*)", text)[-1]
     option = SHORT_FORMS.get(option, option)
     message = f"--{option} takes {' or '.join(dict.fromkeys(allowed))}; got {value}."
+    if option == "model.transforms":
+        message = message.replace("[100,50]", "[rotation,shift]")
     if option in ("callbacks", "figures"):
         message = message.replace("[400,400]", "[samples,traversals]")
     if option == "wandb.tags":

@@ -397,7 +397,7 @@ def add_limit_option(parser: ArgumentParser) -> None:
         type=int | None,
         default=None,
         help="Evaluate the likelihood on the first N test images; by default on all (M2, M1M2, ADGM, SDGM, "
-        "AffineVAE: on 1000).",
+        "AffineVAE, DRAW: on 1000).",
     )
 
 

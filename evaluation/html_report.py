@@ -36,7 +36,7 @@ EMPTY_CELL = re.compile(r"(|-|None|- \[\d+\])")
 NOT_FINITE = "not finite"
 # A number at the beginning of a cell: "-1.20 ± 0.10", "3.5%", "86.76 [1]", "90 min", "1.5 h", "5 draws of 10 runs"
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)%?(?: (min|h))?(?= |$)")
-LAYERS = re.compile(r"\d+(\+\d+)+")  # a number per layer, such as active units "3+2"
+LAYERS = re.compile(r"-?\d+(\.\d+)?(\+-?\d+(\.\d+)?)+")  # a number per layer, such as active units "3+2"
 MINUTES = {"min": 1, "h": 60}
 LONG_TEXT = 40  # characters; longer cells are wrapped
 
@@ -203,7 +203,7 @@ def sort_value(cell: str) -> float | None:
     The value of 3.5% is 3.5, of 1.5 h it is 90 (minutes), and of 3+2 (active units per layer) it is 5.
     """
     if LAYERS.fullmatch(cell):
-        return float(sum(map(int, cell.split("+"))))
+        return sum(map(float, cell.split("+")))
     found = NUMBER.match(cell)
     return float(found[1]) * MINUTES.get(found[2], 1) if found else None
 

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import Namespace
 
 import models
-from callbacks import for_model
+from callbacks import ActiveUnits, for_model
 from callbacks.base import FigureCallback
 from cli.evaluate_options import check_ais
 from cli.train_options import check_numbers
@@ -139,7 +139,7 @@ def load_data(opened: list[tuple[dict, ImageData]]) -> list[tuple[dict, ImageDat
 def check_figures(model: models.Model, names: Sequence[str] | None) -> None:
     """Raise ValueError if the model does not support one of these figures, or a name is not that of a figure."""
     for callback in for_model(model, names) if names else ():
-        if not isinstance(callback, FigureCallback):
+        if not isinstance(callback, FigureCallback | ActiveUnits):
             raise ValueError(f"{callback.name} draws nothing from a checkpoint: leave it out of --figures.")
 
 

@@ -1,14 +1,13 @@
 """Measure a model on test images: likelihoods, active units, classification, figures."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 from tqdm import tqdm
@@ -21,10 +20,11 @@ from callbacks.confusion_matrix import class_probabilities, confusion
 from callbacks.titles import class_names, subject
 from evaluation.schema import Evaluation
 from figures import charts
+from figures.animation import Drawing
 from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
 from models.estimators.passes import samples_per_pass
 from runtime.collectives import map_across_ranks
-from runtime.figure_files import DEFAULT_STYLE, FigureStyle, save_figure
+from runtime.figure_files import DEFAULT_STYLE, FigureStyle, file_suffix, save_figure
 from runtime.processes import global_rank
 
 IMAGES_PER_PASS = 50
@@ -45,7 +45,8 @@ def labels_or_none(model: models.Model, y: Tensor) -> Tensor | None:
 def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: str = "fp32") -> dict[str, np.ndarray]:
     """Return per-image `log_px`, `ess` and `k_hat` with K importance samples, `rate` and `distortion`, each `(N,)`.
 
-    `log_px`, `rate` and `distortion` are in nats.
+    `log_px`, `rate` and `distortion` are in nats. With several layers of latents `rate_of_layers`, `(N, L)`, is the
+    rate of each of them.
     """
     parts, chunk = -(-len(x) // IMAGES_PER_PASS), samples_per_pass(model, x, labels_or_none(model, y), IMAGES_PER_PASS)
     # the same number on a GPU, where K samples would cost as much as log p(x)
@@ -62,6 +63,9 @@ def likelihoods(model: models.Model, x: Tensor, y: Tensor, K: int, precision: st
                 values["rate"], values["distortion"] = model.rate_distortion(
                     images, samples, *model.condition_args(labels)
                 )
+        if model.can("rate_of_layers") and len(model.latent_sizes) > 1:
+            with models.evaluating(model, seed=start):  # the noise of the rate
+                values["rate_of_layers"] = model.rate_of_layers(images, samples, *model.condition_args(labels))
         bar.update(start + len(images) - bar.n)
         return values
 
@@ -117,6 +121,8 @@ def likelihood_summary(values: dict[str, np.ndarray]) -> dict[str, Any]:
         rate, distortion = values["rate"].mean(), values["distortion"].mean()
         # Not the mean log weight: M2 marginalizes the label in its weights, which gives another, tighter bound.
         result |= {"rate": rate, "distortion": distortion, "elbo": -rate - distortion}
+    if "rate_of_layers" in values:
+        result["kl_per_layer"] = values["rate_of_layers"].mean(0).tolist()
     return result
 
 
@@ -262,18 +268,18 @@ def save_figures(
     for callback in for_model(model, names):
         try:
             for name, figure in figures(callback, model, data, result).items():
-                save_figure(figure, folder / f"{name}_test{suffix}.{style.format}", style.dpi)
+                save_figure(figure, folder / f"{name}_test{suffix}.{file_suffix(figure, style)}", style.dpi)
         except Exception as error:
             failed[callback.name] = error
     return failed
 
 
-def figures(callback, model: models.Model, data, result: Evaluation) -> dict[str, Figure]:
+def figures(callback, model: models.Model, data, result: Evaluation) -> Mapping[str, Drawing]:
     """Return the figures of one callback by name; none for a callback that draws nothing from a checkpoint."""
     if isinstance(callback, ActiveUnits) and result.kl_per_dimension and result.active_dimensions:
         kl = [torch.tensor(layer) for layer in result.kl_per_dimension]
         active = [torch.tensor(layer) for layer in result.active_dimensions]
-        return {"kl_per_dimension": charts.kl_per_dimension(kl, active, subject(model, data))}
+        return {"kl_per_dimension": charts.kl_per_dimension(kl, active, subject(model, data), model.latent_part)}
     if isinstance(callback, ConfusionMatrix) and result.confusion:
         counts = torch.tensor(result.confusion)
         classes = class_names(data, len(counts))

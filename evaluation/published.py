@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from models import draw, ladder
 from models.priors import VAMP_COMPONENTS
 from runtime.hparams import DEFAULT_PARTS, non_default_options, run_options
 
@@ -46,7 +47,7 @@ class Reported(NamedTuple):
 # Settings that must agree for a published number to be mentioned at all
 REQUIRED_AGREEMENT = (
     "quantity", "model", "images", "labels", "objective", "K", "num_groups", "ciwae_beta", "prior", "posterior",
-    "encoder", "decoder",
+    "encoder", "decoder", "attention",
     "likelihood", "hidden", "inner_hidden", "m1.encoder", "m1.decoder", "m1.likelihood", "m1.hidden",
 )  # fmt: skip
 
@@ -63,8 +64,14 @@ NOT_COMPARED = {
     "objective", "num_samples", "data.binarization", "data.num_labels", "data.val_size",
 }  # fmt: skip
 
+# Options that are numbers, and of what
+COUNTED = {
+    "z_dim": "latents", "training_images": "training images", "prior_components": "components of the prior",
+    "steps": "steps", "rnn_size": "units",
+}  # fmt: skip
+
 CLASSIFIERS = ("M2", "M1M2", "ADGM", "SDGM")
-MODELS = ("VAE", "IWAE", "HierarchicalVAE", *CLASSIFIERS)
+MODELS = ("VAE", "IWAE", "HierarchicalVAE", "LadderVAE", "DRAW", *CLASSIFIERS)
 
 
 class DataSet(NamedTuple):
@@ -228,9 +235,32 @@ def run_settings(checkpoint: dict) -> dict[str, Any]:
         return settings | {"model": model, "quantity": "test_error", "labels": settings["data.num_labels"]}
     if settings["objective"] != "elbo":
         settings["beta_warmup"] = 0  # only the ELBO has a warm-up
-    layers = len(settings["z_dim"]) if isinstance(settings["z_dim"], list) else 1
-    settings["model"] = {1: "one layer", 2: "two layers"}.get(layers, f"{layers} layers")
-    return settings | objective_settings(settings["objective"], settings["num_samples"])
+    of_model = {"LadderVAE": ladder_settings, "DRAW": draw_settings}.get(model, layered_settings)
+    return settings | of_model(settings) | objective_settings(settings["objective"], settings["num_samples"])
+
+
+def layered_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the name of a model by its layers of latents."""
+    layers = len(options["z_dim"]) if isinstance(options["z_dim"], list) else 1
+    return {"model": {1: "one layer", 2: "two layers"}.get(layers, f"{layers} layers")}
+
+
+def ladder_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the name of a LadderVAE by its layers of latents, and its sizes where options leave them to the model."""
+    conv = options["encoder"] == "conv"
+    z_dim = options["z_dim"] or list(ladder.CONV_Z_DIM if conv else ladder.Z_DIM)
+    per_scale = (options["layers_per_scale"] or list(ladder.LAYERS_PER_SCALE)) if conv else None
+    hidden = options["hidden"] or list(ladder.CONV_HIDDEN if conv else ladder.HIDDEN)
+    if len(hidden) == 1:  # for all layers, or for all resolutions
+        hidden = hidden * len(z_dim if per_scale is None else per_scale)
+    sizes = {"z_dim": z_dim, "hidden": hidden, "layers_per_scale": per_scale}
+    return sizes | {"model": f"ladder, {len(z_dim)} layers"}
+
+
+def draw_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the name of a DRAW, and the sizes of its attention where options leave them to the model."""
+    sizes = {"read_size": draw.READ_SIZE, "write_size": draw.WRITE_SIZE} if options["attention"] else {}
+    return {"model": "DRAW"} | {name: options[name] or default for name, default in sizes.items()}
 
 
 def reported(checkpoint: dict) -> dict[str, Reported]:
@@ -243,7 +273,7 @@ def reported(checkpoint: dict) -> dict[str, Reported]:
 
     Returns:
         The number by its quantity, `nll` or `test_error`; empty if every experiment has another quantity, model family,
-        data set, protocol, objective, K, prior, posterior or hidden layers.
+        data set, protocol, objective, K, prior, posterior or hidden layers, or has attention or not.
     """
     if checkpoint["model"] not in MODELS or checkpoint["run"]["data"] not in DATA_SETS:
         return {}
@@ -286,14 +316,9 @@ def describe(name: str, theirs: Any, ours: Any) -> str:
     """Describe a setting in which a paper's experiment and a run differ: "100 latents, not 50"."""
     if name.startswith("m1."):
         return f"{describe(name.removeprefix('m1.'), theirs, ours)} in M1"
-    if name == "z_dim":
-        return f"{sizes(theirs)} latents, not {sizes(ours)}"
-    if name == "training_images":
-        number = "an unknown number of" if theirs is None else f"{theirs:,}"
-        return f"{number} training images, not {ours:,}"
-    if name == "prior_components":
-        number = "an unknown number of" if theirs is None else f"{theirs:,}"
-        return f"{number} components of the prior, not {ours:,}"
+    if name in COUNTED:
+        number = "an unknown number of" if theirs is None else sizes(theirs)
+        return f"{number} {COUNTED[name]}, not {sizes(ours)}"
     if name == "activation":
         return f"{theirs}, not {ours}"
     if name == "batch_norm":
@@ -304,5 +329,5 @@ def describe(name: str, theirs: Any, ours: Any) -> str:
 
 
 def sizes(value: int | list[int]) -> str:
-    """Format the number of latents of each layer: "50", or "100+50"."""
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    """Format a number, or one for each layer: "55,000", or "100+50"."""
+    return "+".join(map(str, value)) if isinstance(value, list) else f"{value:,}"

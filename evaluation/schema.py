@@ -78,6 +78,10 @@ class Evaluation:
     bf16_bias_se: Annotated[float | None, Doc("Standard error of `bf16_bias` over images.", NATS)] = None
     elbo: Annotated[float | None, Doc("Evidence lower bound: -(`rate` + `distortion`).", NATS)] = None
     rate: Annotated[float | None, Doc("KL(q(z|x) || p(z)), mean over images.", NATS)] = None
+    kl_per_layer: Annotated[
+        list[float] | None,
+        Doc("KL of each layer of latents, of DRAW of each step; they sum to `rate`. Null for a single layer.", NATS),
+    ] = None
     distortion: Annotated[float | None, Doc("-E[log p(x|z)] under the posterior, mean over images.", NATS)] = None
     ess_median: Annotated[float | None, Doc("Median effective sample size of the K weights.", "samples")] = None
     k_hat_median: Annotated[float | None, Doc("Median Pareto k-hat of the importance weights.")] = None

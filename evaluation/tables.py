@@ -8,6 +8,7 @@ from typing import NamedTuple
 from cli.terminal import FILE, Screen, lay_out, number, wrapped
 from datamodules import DATAMODULES, GREY_PROTOCOLS
 from evaluation.schema import ComparedEvaluation, Evaluation
+from models import MODELS
 from models.estimators.observation_scale import VARIANCES
 from models.implicit import COLLAPSED_SHARE
 from runtime.hparams import DEFAULT_PARTS
@@ -16,6 +17,7 @@ from runtime.run_folder import run_name
 MIN_IMAGES = 50  # below this, the images may by chance be harder than average
 # Optimizer steps. In shorter training, a high rate and nearly identical samples are normal.
 SHORT_TRAINING = 1000
+MAX_LAYERS = 6  # layers of latents whose numbers fit into one cell
 FAR_ABOVE = 10  # a healthy model starts at less than this many times the NLL of the mean image
 HIGH_K_HAT_SHARE = 0.1  # share of images with a high k-hat above which a remark is printed
 SAMPLE_CRITERION = "MMD^2"  # criterion of generators, between their samples and test images
@@ -81,9 +83,46 @@ def variance_of_pixels(row: Evaluation) -> str | None:
     return None if row.px_scale is None else f"{row.px_scale**2:.2g}"
 
 
+def joined(values: Sequence[float | None], form: str, separator: str = "+") -> str:
+    """Return one number per layer, as in 3+2."""
+    return separator.join("not finite" if value is None else format(value, form) for value in values)
+
+
 def active_units(row: Evaluation) -> str | None:
-    """Return the cell of the active units per layer."""
-    return None if row.active_units_per_layer is None else "+".join(map(str, row.active_units_per_layer))
+    """Return the cell of the active units per layer; of many layers, of all together."""
+    units = row.active_units_per_layer
+    if units is None:
+        return None
+    return joined(units, "d") if len(units) <= MAX_LAYERS else f"{sum(units)} in {len(units)} {latent_part(row)}s"
+
+
+def kl_per_layer(row: Evaluation) -> str | None:
+    """Return the cell of the KL per layer; of many layers, the smallest and the largest."""
+    kl = row.kl_per_layer
+    if kl is None or len(kl) <= MAX_LAYERS:
+        return None if kl is None else joined(kl, "z.1f")
+    finite = [value for value in kl if value is not None]
+    return "not finite" if len(finite) < len(kl) else f"{min(finite):z.1f} to {max(finite):z.1f}"
+
+
+def latent_part(row: Evaluation) -> str:
+    """Return what a layer of latents of a model is called."""
+    return MODELS[row.model].latent_part if row.model in MODELS else "layer"
+
+
+def layer_remarks(results: Sequence[Evaluation]) -> list[str]:
+    """Return a remark for each run with many layers of latents: the numbers of each layer."""
+    remarks = []
+    for result in results:
+        parts = {"KL": (result.kl_per_layer, "z.1f"), "active units": (result.active_units_per_layer, "d")}
+        texts = [
+            f"{name} {joined(values, form, ', ')}"
+            for name, (values, form) in parts.items()
+            if values is not None and len(values) > MAX_LAYERS
+        ]
+        if texts:
+            remarks.append(f"Of each {latent_part(result)} ({run_name(result.checkpoint)}): {'; '.join(texts)}.")
+    return remarks
 
 
 def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None]]:
@@ -112,6 +151,7 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
         "rate": lambda row: estimate(row.rate, None, ".2f"),
         "distortion": lambda row: estimate(row.distortion, None, ".2f"),
         "active units": active_units,
+        "KL per layer": kl_per_layer,
         "ESS": lambda row: formatted(row.ess_median, ".1f"),
         "k-hat > 0.7": lambda row: formatted(row.k_hat_above, ".0%"),
         "loss": loss,
@@ -127,8 +167,8 @@ def columns(notes: Sequence[str]) -> dict[str, Callable[[Evaluation], str | None
 # Order in which columns are kept if a table is too wide for the terminal
 IMPORTANCE = ("run", "NLL ± SE", "bits/dim ± SE", "loss", "test error", "model", "prior", "posterior", "K",
               "to the first", "paper", "paper's", "AIS NLL ± SE (images)", "MMD^2", "active units", "ELBO",
-              "k-hat > 0.7", "AIS - NLL", "5-NN", "linear", "ECE", "rate", "distortion", "ESS", "bf16 - fp32",
-              "AIS gap", "sigma^2", "Parzen NLL ± SE")  # fmt: skip
+              "KL per layer", "k-hat > 0.7", "AIS - NLL", "5-NN", "linear", "ECE", "rate", "distortion", "ESS",
+              "bf16 - fp32", "AIS gap", "sigma^2", "Parzen NLL ± SE")  # fmt: skip
 # The same for a table with generators, which have no importance weights: AIS is what the rows have in common
 GENERATOR_IMPORTANCE = ("run", "model", "AIS NLL ± SE (images)", "AIS gap", "sigma^2", "NLL ± SE", "Parzen NLL ± SE",
                         "MMD^2", *IMPORTANCE)  # fmt: skip
@@ -233,7 +273,8 @@ def tables_by_key(results: Sequence[Evaluation]) -> list[Table]:
         }
         lines = [["-" if cell is None else cell for cell in line] for line in zip(*cells.values(), strict=True)]
         remarks = [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
-        remarks += failures(group) + k_hat_remark(group) + label_remark(group) + generator_remarks(group)
+        about_runs = (layer_remarks, failures, k_hat_remark, label_remark, generator_remarks)
+        remarks += [remark for find in about_runs for remark in find(group)]
         has_generators = any(result.criterion == SAMPLE_CRITERION for result in group)
         importance = GENERATOR_IMPORTANCE if has_generators else IMPORTANCE
         tables.append(Table(title(group), list(cells), lines, remarks, importance))

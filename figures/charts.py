@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,7 +20,7 @@ from figures.text import shortened as shortened_text
 ACTIVE, INACTIVE = "tab:blue", "silver"
 BLUE, RED = (0.12, 0.47, 0.71), (0.84, 0.15, 0.16)
 MAX_BARS = 100  # more dimensions are drawn as outlines instead of single bars
-MAX_LAYERS = 6  # panels of the KL figure
+MAX_LAYERS = 6  # panels of the KL figure; of more layers, only sums are drawn
 MAX_NUMBERED_CLASSES = 30  # more classes are drawn without a number in each cell
 MAX_CELLS = 250  # rows of a confusion matrix; with more classes, a cell holds several
 MAX_NAMED_CLASSES = 20  # classes in a legend
@@ -38,35 +39,78 @@ def set_title(axes: Axes, text: str, subject: str = "") -> None:
     axes.set_title("\n".join(filter(None, [text, printable(subject)])), fontsize=TITLE, loc="left", parse_math=False)
 
 
-def kl_per_dimension(kl: Sequence[Tensor], active: Sequence[Tensor], subject: str = "") -> Figure:
+def kl_per_dimension(kl: Sequence[Tensor], active: Sequence[Tensor], subject: str = "", part: str = "layer") -> Figure:
     """Return a bar chart of the KL per latent dimension, sorted, with one panel per stochastic layer.
+
+    Of more than six layers, it shows the sum over the dimensions of each layer.
 
     Args:
         kl: KL per dimension in nats per image, `(d,)` for each layer.
         active: Whether each dimension is an active unit, boolean `(d,)` for each layer.
         subject: The model and its data, for the title.
+        part: What a layer is called, such as "step".
     """
-    layers = min(len(kl), MAX_LAYERS)
-    figure = Figure((7, 2.6 * layers), dpi=DPI, facecolor="white", layout="constrained")
-    for layer, axes in enumerate(figure.subplots(layers, 1, squeeze=False, sharey=True)[:, 0]):
+    if len(kl) > MAX_LAYERS:
+        return kl_per_layer(kl, active, subject, part)
+    figure = Figure((7, (2.6 if len(kl) < 4 else 2.1) * len(kl)), dpi=DPI, facecolor="white", layout="constrained")
+    for layer, axes in enumerate(figure.subplots(len(kl), 1, squeeze=False, sharey=True)[:, 0]):
         finite = kl[layer].nan_to_num(0, 0, 0)
         order = finite.argsort(descending=True).cpu()
         values, is_active = finite.cpu()[order].numpy(), active[layer].cpu()[order].numpy()
         draw_bars(axes, values, is_active)
-        counts = ((ACTIVE, f"{is_active.sum()} active"), (INACTIVE, f"{(~is_active).sum()} inactive"))
-        patches = [Patch(color=color, label=label) for color, label in counts]
-        # beside the axes: with few dimensions, bars reach the upper right corner
-        axes.legend(handles=patches, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        add_counts(axes, is_active.sum(), (~is_active).sum())
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlim=(0.4, len(values) + 0.6), ylabel="KL (nats)", xlabel="latent dimension, sorted by KL")
         axes.spines[["top", "right"]].set_visible(False)
-        name = f"Layer {layer + 1}{f' of {len(kl)}' if layers < len(kl) else ''}: " if len(kl) > 1 else ""
-        num_invalid = int((~kl[layer].isfinite()).sum())
-        note = f" ({num_invalid} not finite, drawn as 0)" if num_invalid else ""
-        title = f"{name}KL of each dimension, {values.sum():.1f} nats in all{note}"
+        name = f"{part.capitalize()} {layer + 1}: " if len(kl) > 1 else ""
+        title = f"{name}KL of each dimension, {values.sum():.1f} nats in all{not_finite_note(kl[layer])}"
         set_title(axes, title, subject if layer == 0 else "")
-    highest = max(float(part.nan_to_num(0, 0, 0).max()) for part in kl[:layers])
-    axes.set_ylim(min(0, *(float(part.nan_to_num(0, 0, 0).min()) for part in kl[:layers]), 0), 1.05 * highest or 1)
+    highest = max(float(part.nan_to_num(0, 0, 0).max()) for part in kl)
+    axes.set_ylim(min(0, *(float(part.nan_to_num(0, 0, 0).min()) for part in kl), 0), 1.05 * highest or 1)
+    return figure
+
+
+def add_counts(axes: Axes, active: int, inactive: int) -> None:
+    """Add a legend with the numbers of active and of inactive units, beside the axes."""
+    counts = ((ACTIVE, f"{active} active"), (INACTIVE, f"{inactive} inactive"))
+    patches = [Patch(color=color, label=label) for color, label in counts]
+    # beside the axes: with few dimensions, bars reach the upper right corner
+    axes.legend(handles=patches, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def not_finite_note(kl: Tensor) -> str:
+    """Return a note for a title on values that are not finite; empty if all are."""
+    num_invalid = int((~kl.isfinite()).sum())
+    return f" ({num_invalid} not finite, drawn as 0)" if num_invalid else ""
+
+
+def kl_per_layer(kl: Sequence[Tensor], active: Sequence[Tensor], subject: str, part: str) -> Figure:
+    """Return a chart of the KL of each layer, above one of its active and inactive units.
+
+    Args:
+        kl: KL per dimension in nats per image, `(d,)` for each layer.
+        active: Whether each dimension is an active unit, boolean `(d,)` for each layer.
+        subject: The model and its data, for the title.
+        part: What a layer is called.
+    """
+    figure = Figure((7, 5.2), dpi=DPI, facecolor="white", layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    number = np.arange(1, len(kl) + 1)
+    total = np.array([float(values.nan_to_num(0, 0, 0).sum()) for values in kl])
+    units, num_active = (np.array([int(values) for values in column]) for column in (map(len, kl), map(sum, active)))
+    above.bar(number, total, color=np.where(num_active > 0, ACTIVE, INACTIVE))
+    note = not_finite_note(torch.cat(list(kl)))
+    set_title(above, f"KL of each {part}, {total.sum():.1f} nats in all{note}", subject)
+    above.set(ylabel="KL (nats)")
+    below.bar(number, num_active, color=ACTIVE)
+    below.bar(number, units - num_active, bottom=num_active, color=INACTIVE)
+    set_title(below, f"Active units of each {part}, {num_active.sum()} of {units.sum()}")
+    below.set(ylabel="units", xlabel=part, xlim=(0.4, len(kl) + 0.6))
+    add_counts(below, num_active.sum(), (units - num_active).sum())
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    below.xaxis.set_major_locator(MaxNLocator(16, integer=True, min_n_ticks=1))
+    below.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     return figure
 
 

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -21,6 +22,7 @@ GAP, BREAK = 2, 14  # pixels between images, and at a break between groups of ro
 CHARACTER, LINE, MARGIN = 8, 18, 8  # pixels: maximum width of a character, height of a line of text, margin
 SMALL_LINE = 12  # pixels between lines of small text
 INDENT = 6  # pixels between a label and its row
+MIN_OUTLINE = 1  # pixels: minimum width of the line of a box
 TITLE, LABEL, SMALL = 10, 9, 7.5  # font sizes in points
 COLORS = {TITLE: "0", LABEL: "0.15", SMALL: "0.15"}
 MAX_LABEL_LENGTH = 24  # characters of a row label
@@ -36,6 +38,26 @@ class GridFigure(Figure):
     """A figure of images. `at_dpi(n)` lays it out again, so that image pixels are whole numbers of dots at n dpi."""
 
     at_dpi: Callable[[int], "GridFigure"]
+
+
+class Box(NamedTuple):
+    """A rectangle to draw on an image. Lengths are in pixels of the image; (0, 0) is its upper left corner.
+
+    Args:
+        left: Position of the left edge; outside of the image it is drawn at its border, as are the other edges.
+        top: Position of the upper edge.
+        right: Position of the right edge.
+        bottom: Position of the lower edge.
+        line: Width of the line.
+        color: Colour of the line.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    line: float
+    color: str
 
 
 def reduced(images: Tensor, largest: int) -> Tensor:
@@ -81,6 +103,7 @@ def image_grid(
     gap: int = GAP,
     cell: int = CELL,
     largest: int = LARGEST,
+    boxes: Sequence[Sequence[Sequence[Box]]] = (),
     dpi: int = DPI,
 ) -> GridFigure:
     """Return a grid of images; image pixels are squares of whole screen pixels, colours run from 0 to 1.
@@ -96,6 +119,7 @@ def image_grid(
         gap: Pixels between images.
         cell: Approximate pixels of the longer side of an image.
         largest: Maximum pixels of the longer side; larger images are reduced.
+        boxes: Rows of lists of rectangles, those of each image.
         dpi: Dots per inch. Lengths in pixels, such as `gap`, refer to 100 dpi.
     """
     layout_again = partial(
@@ -110,7 +134,9 @@ def image_grid(
         gap,
         cell,
         largest,
+        boxes,
     )
+    image_height, image_width = images[0].shape[-2:]
 
     def px(length: float) -> int:
         return round(length * dpi / DPI)
@@ -166,7 +192,37 @@ def image_grid(
             write(left + width_ / 2, top + height + line / 2, label, SMALL, ha="center", va="center")
     for column, text in titles.items():
         write(lefts[column], -px(4) - above_columns, text, TITLE, va="bottom")
+    for top, row_boxes in zip(tops, boxes, strict=False):
+        for left, of_image in zip(lefts, row_boxes, strict=False):
+            for box in of_image:
+                draw_box(axes, box, (left, top), (width_ / image_width, height / image_height), (width_, height), dpi)
     return figure
+
+
+def draw_box(
+    axes: Axes, box: Box, corner: tuple[int, int], scale: tuple[float, float], size: tuple[int, int], dpi: int
+) -> None:
+    """Draw a rectangle on an image of a grid, with its whole line within the image; nothing if it is not finite.
+
+    Args:
+        axes: The axes of the grid, in pixels.
+        box: The rectangle.
+        corner: Position of the upper left corner of the image (x, y).
+        scale: Pixels of the grid per pixel of the image along x and y.
+        size: Width and height of the image in the grid.
+        dpi: Dots per inch.
+    """
+    if not np.isfinite(box[:5]).all():
+        return
+    line = max(box.line * scale[0], MIN_OUTLINE * dpi / DPI)
+    edges = []
+    for low, high, start, factor, length in zip(box[:2], box[2:4], corner, scale, size, strict=True):
+        ends = np.clip([low * factor, high * factor], line / 2, length - line / 2)
+        edges.append((start + ends[0], ends[1] - ends[0]))
+    (x, width_), (y, height) = edges
+    style: dict[str, Any] = {"fill": False, "edgecolor": box.color, "linewidth": to_points(line, dpi)}
+    # add_patch would compute limits of the axes for each box
+    axes.add_artist(Rectangle((x, y), width_, height, joinstyle="miter", **style))
 
 
 def fit_column_labels(labels: Sequence[str], room: float) -> tuple[list[str], float]:

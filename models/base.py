@@ -131,6 +131,7 @@ class Model(LightningModule):
     checkpoint_args: tuple[str, ...] = ()  # constructor arguments that are read from another model's checkpoint
     learns_from_labels = False  # whether each training batch of partly labelled data contains labelled images
     is_conditional = False  # whether methods receive the label y with each image, as in a CVAE
+    latent_part = "layer"  # what an entry of `latent_sizes` is called in figures; of a sequential model "step"
     takes_own_steps = False  # whether it overrides `take_step`, because it has several optimizers
     default_limit: int | None = None  # default number of test images for the likelihood; None: all of them
     default_epochs = 300  # default limit of --trainer.max_epochs
@@ -158,6 +159,9 @@ class Model(LightningModule):
     interpolate: Callable[..., Tensor]  # (x0, x1, n) -> images from x0 to x1 (n, B, C, H, W); needs encode and decode
     add_direction: Callable[..., Tensor]  # (x, direction, weights) -> images of moved codes (len(weights), B, C, H, W)
     sample: Callable[..., Tensor]  # n -> mean images of samples from the prior (n, C, H, W)
+    sample_layers: Callable[..., Tensor]  # (n, rows) -> samples with fixed upper layers (L, rows, n, C, H, W)
+    generate_steps: Callable[..., Any]  # n -> `Steps` of samples: canvas (T, n, C, H, W), windows (T, n, 4) or None
+    reconstruct_steps: Callable[..., Any]  # images -> the same of reconstructions, with the windows that are read
     duplicates: Callable[..., float]  # images -> share of pairs of samples that are nearly identical
     sample_classes: Callable[..., Tensor]  # n -> the same for every label (n, num_classes, C, H, W)
     analogies: Callable[..., Tensor]  # images -> each image in the style of every label (B, num_classes, C, H, W)
@@ -167,6 +171,7 @@ class Model(LightningModule):
     pose: Callable[..., Tensor]  # images -> affine maps (B, 2, 3)
     log_weights: Callable[..., Tensor]  # (x, K, [y], [posterior]) -> log importance weights (K, B); needs posterior
     rate_distortion: Callable[..., tuple[Tensor, Tensor]]  # the same arguments -> rate and distortion, each (B,)
+    rate_of_layers: Callable[..., Tensor]  # the same arguments -> KL of each layer of latents (B, L)
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
 from models.base import evaluating
 from models.distributions import kl_per_dimension
@@ -208,6 +208,22 @@ class BoundModel(LatentVariableModel):
         """Return the KL of each part that has free bits, `(B, J)`, and the distortion, `(B,)`."""
         rate, distortion = self.rate_distortion(x, K, y, qz_x)
         return rate[:, None], distortion
+
+    def rate_of_layers(
+        self, x: Tensor, K: int, y: Tensor | None = None, posterior: Distribution | None = None
+    ) -> Tensor:
+        """Return the KL of each layer of latents, `(B, L)`; their sum is the rate.
+
+        With the same noise it is the sum that `rate_distortion` returns. Arguments and errors are those of
+        `log_weights`.
+        """
+        x, K, labels, qz_x = self.with_posterior(x, K, y, posterior)
+        given: Any = labels
+        rates, _ = self.rate_of_parts(x, K, given, qz_x)
+        sizes = list(self.latent_sizes)
+        if rates.shape[1] == len(sizes):
+            return rates
+        return torch.stack([of_layer.sum(1) for of_layer in rates.split(sizes, 1)], 1)  # they were of dimensions
 
     def warmup_steps(self) -> float:
         """Return the number of steps over which beta grows to its final value."""

@@ -154,6 +154,7 @@ class DRAW(BoundModel):
         write_size: Filters per side of the grid that writes, 5 by default. With attention only.
     """
 
+    latent_part = "step"
     objectives = tuple(BOUNDS)  # surrogate gradients would need q(z|x) with detached parameters
     default_limit = 1000  # the encoder and the decoder run T times per sample
     has_kl_of_dimensions = True  # given the latents of earlier steps

@@ -18,6 +18,7 @@ from models.distributions import (
 )
 from models.inputs import as_count
 from models.latent_variable import LatentVariableModel
+from models.layer_samples import redrawn_layers
 from models.networks import check_sizes
 from models.networks.layers import ImageShape, apply_rowwise, mlp
 from models.objectives import BOUNDS
@@ -162,6 +163,16 @@ class HierarchicalVAE(VAE):
         for net in reversed(self.p_nets):
             z = conditional(net, z).sample()
         return self.px(z).mean
+
+    @torch.no_grad()
+    def sample_layers(self, n: int, rows: int) -> Tensor:
+        """Return mean images of samples from the prior, `(L, rows, n, C, H, W)`.
+
+        Entry l - 1 has n draws of layers 1 ... l. The layers above are the same within each row, and in all entries.
+        """
+        sizes = list(self.hparams.z_dim)
+        noise = redrawn_layers(self.ais_prior(), sizes, as_count(n, "n"), as_count(rows, "rows"))
+        return self.px(self.first_layer(noise)).mean
 
     def first_layer_mean(self, z: Tensor) -> Tensor:
         """Return z_1 `(..., d_1)` for `z (..., d_L)`, with each layer at its mean given the one above."""

@@ -39,9 +39,9 @@ from models.vae import VAE
 
 Z_DIM = (64, 32, 16, 8, 4)  # defaults of encoder mlp (Sonderby et al. 2016)
 HIDDEN = (512, 256, 128, 64, 32)
-CONV_Z_DIM = (4, 4, 4, 4, 4, 4)  # and of encoder conv
-CONV_HIDDEN = 32
-LAYERS_PER_SCALE = (2, 2, 2)
+CONV_Z_DIM = (4, 4, 4, 8)  # and of encoder conv
+CONV_HIDDEN = (24, 48, 64)
+LAYERS_PER_SCALE = (1, 2, 1)
 STATISTICS_SAMPLES = 16  # samples that the KL of each dimension is a mean of
 
 
@@ -93,21 +93,22 @@ class LadderPosterior(Distribution):
     p(z_l|z_l+1). So a sample takes a pass downwards, and the density of a given z as well.
 
     Args:
-        evidence: Outputs of the upward pass for each layer, `(B, 2 d_l)`.
+        evidence: Output of the upward pass, `(B, 2 d)`.
         decoder: The network of the pass downwards.
     """
 
     arg_constraints: ClassVar[dict] = {}
     has_rsample = True
 
-    def __init__(self, evidence: Sequence[Tensor], decoder: LadderDecoder):
-        self.evidence, self.decoder = [mean_and_log_scale(part) for part in evidence], decoder
-        self.q_top: Any = diagonal_normal(evidence[-1])  # q(z_L|x), DiagonalNormal
-        super().__init__(evidence[0].shape[:-1], torch.Size([sum(decoder.sizes)]))
+    def __init__(self, evidence: Tensor, decoder: LadderDecoder):
+        *below, top = evidence.split([2 * size for size in decoder.sizes], -1)
+        self.evidence, self.decoder = [mean_and_log_scale(part) for part in below], decoder
+        self.q_top: Any = diagonal_normal(top)  # q(z_L|x), DiagonalNormal
+        super().__init__(evidence.shape[:-1], torch.Size([sum(decoder.sizes)]))
 
     def descend(self, choose: ChooseNoise) -> Pass:
         """Run a pass downwards in which `choose` returns the noise of each layer, from the last to the first."""
-        u, z, r, s, log_scales = [], [], [], [], []
+        u, z, means, scales, log_scales = [], [], [], [], []
 
         def choose_latents(layer: int, parameters: Tensor | None) -> Tensor:
             if parameters is None:
@@ -119,16 +120,16 @@ class LadderPosterior(Distribution):
             mean, scale = merge(self.evidence[layer], p)
             u.append(choose(layer, mean, scale, p))
             z.append(mu_p + log_p.exp() * u[-1])
-            r.append(mean)
-            s.append(scale)
+            means.append(mean)
+            scales.append(scale)
             log_scales.append(log_p)
             return z[-1]
 
         lowest = self.decoder.descend(choose_latents)
-        empty = z[0][..., :0]
-        r, s, log_scales = (torch.cat([*parts[::-1], empty], -1) for parts in (r, s, log_scales))
+        none = z[0][..., :0]  # if there is only one layer
+        r, s, log_p = (torch.cat([*parts[::-1], none], -1) for parts in (means, scales, log_scales))
         q_below = DiagonalNormal(Normal(r, s), 1)
-        return Pass(torch.cat(z[::-1], -1), torch.cat(u[::-1], -1), q_below, log_scales.sum(-1), lowest)
+        return Pass(torch.cat(z[::-1], -1), torch.cat(u[::-1], -1), q_below, log_p.sum(-1), lowest)
 
     def draw(self, sample_shape: Any) -> Pass:
         """Return samples `(*sample_shape, B, d)` with all that the bounds need."""
@@ -151,7 +152,8 @@ class LadderPosterior(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log q(z|x) of latents `(..., B, d)` in nats, `(..., B)`."""
-        z = value.split(self.decoder.sizes, -1)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        z = value.expand(shape).split(self.decoder.sizes, -1)
 
         def choose(layer: int, r: Tensor, s: Tensor, p: tuple[Tensor, Tensor] | None) -> Tensor:
             return z[layer] if p is None else (z[layer] - p[0]) * (-p[1]).exp()
@@ -163,6 +165,29 @@ class LadderPosterior(Distribution):
         """Return log q(u|x) of the noise of a pass in nats, `(..., B)`."""
         below, top = split_top(found.u, self.decoder.sizes)
         return found.q_below.log_prob(below) + self.q_top.log_prob(top)
+
+
+class NoisePosterior(Distribution):
+    """q(u|x) over the noise of all layers, of which z is a function.
+
+    Args:
+        qz_x: q(z|x).
+    """
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, qz_x: LadderPosterior):
+        self.qz_x = qz_x
+        super().__init__(qz_x.batch_shape, qz_x.event_shape)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.qz_x.draw(sample_shape).u
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log q(u|x) of noise `(..., B, d)` in nats, `(..., B)`."""
+        u = value.split(self.qz_x.decoder.sizes, -1)
+        return self.qz_x.log_q_of_noise(self.qz_x.descend(lambda layer, r, s, p: u[layer]))
 
 
 def split_top(latents: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -239,17 +264,17 @@ class LadderVAE(VAE):
     Args:
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of each layer of latents, from the image upwards, by default [64, 32, 16, 8, 4]; with encoder
-            conv their channels, by default [4, 4, 4, 4, 4, 4].
+            conv their channels, by default [4, 4, 4, 8].
         hidden: Width of the two hidden layers between two layers of latents, for each of them, from the image upwards,
-            by default [512, 256, 128, 64, 32]; with encoder conv the channels at each resolution, by default 32. A
-            single number holds for all of them. The pass downwards has the same.
+            by default [512, 256, 128, 64, 32]; with encoder conv the channels at each resolution, by default
+            [24, 48, 64]. A single number holds for all of them. The pass downwards has the same.
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu, leaky_relu_0.1
             or leaky_relu_0.2.
         encoder: mlp, or conv for image-shaped latents.
         decoder: That of the encoder, since q and p share the networks of the pass downwards: leave it out.
         batch_norm: Batch norm before each activation.
         layers_per_scale: With encoder conv: number of layers of latents at 1/2, 1/4, ... of the resolution of the
-            image, by default [2, 2, 2].
+            image, by default [1, 2, 1].
     """
 
     # the surrogate gradients assume one layer of latents
@@ -313,15 +338,16 @@ class LadderVAE(VAE):
             check_sizes(hidden)
         shared = {"z_dim": self.z_dim, "activation": options.activation, "batch_norm": options.batch_norm}
         if not self.is_conv:
-            default = [HIDDEN[min(layer, len(HIDDEN) - 1)] for layer in range(layers)]
-            return shared | {"hidden": one_for_each(hidden or default, layers, "layers of latents")}
+            widths = one_for_each(hidden or first(HIDDEN, layers), layers, "layers of latents")
+            return shared | {"hidden": widths}
         per_scale = list(options.layers_per_scale or LAYERS_PER_SCALE)
         if min(per_scale, default=0) < 1 or sum(per_scale) != layers:
             raise ValueError(
                 f"layers_per_scale must hold positive numbers whose sum is that of the layers of latents, {layers}; "
                 f"got {per_scale}."
             )
-        widths = one_for_each(hidden or [CONV_HIDDEN], len(per_scale), "entries of layers_per_scale")
+        scales = len(per_scale)
+        widths = one_for_each(hidden or first(CONV_HIDDEN, scales), scales, "entries of layers_per_scale")
         return shared | {"hidden": widths, "layers_per_scale": per_scale}
 
     def new_encoder(self, out_dim: int, context_dim: int = 0, init: str = "glorot") -> nn.Module:
@@ -379,7 +405,7 @@ class LadderVAE(VAE):
 
     # The distributions, over the latents of all layers
 
-    def posterior(self, x: Tensor, y: Tensor | None = None) -> LadderPosterior:
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> Any:  # LadderPosterior
         """Return q(z|x), batch shape `(B,)`. The upward pass runs here."""
         self.check_form(x)
         return LadderPosterior(self.encoder(x), self.decoder)
@@ -406,6 +432,10 @@ class LadderVAE(VAE):
         """
         top, below = self.top_prior(), sum(self.latent_sizes[:-1])
         return concatenated(*([standard_normal(below, like=next(self.decoder.parameters()))] if below else []), top)
+
+    def ais_posterior(self, x: Tensor, y: Tensor | None = None) -> NoisePosterior:
+        """Return q over the noise of all layers, batch shape `(B,)`."""
+        return NoisePosterior(self.posterior(x, y))
 
     def px_of_noise(self, noise: Tensor) -> Independent:
         """Return p(x|z) for the noise of all layers `(..., d)`, batch shape `(...)`."""
@@ -498,6 +528,11 @@ def kl_to_noise(q: DiagonalNormal) -> Tensor:
     """Return the KL of each dimension of a diagonal Gaussian to N(0, 1), `(..., d)`."""
     r, s = q.base_dist.loc, q.base_dist.scale
     return 0.5 * torch.addcmul(r * r, s, s) - s.log() - 0.5
+
+
+def first(values: Sequence[int], number: int) -> list[int]:
+    """Return the first `number` values; the last one is repeated."""
+    return [values[min(i, len(values) - 1)] for i in range(number)]
 
 
 def one_for_each(values: Sequence[int], number: int, what: str) -> list[int]:

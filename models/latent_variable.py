@@ -100,6 +100,10 @@ class LatentVariableModel(Model):
         """Return the distribution of everything that is drawn before x, batch shape `()`."""
         return self.prior()
 
+    def ais_posterior(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """Return q(z|x), batch shape `(B,)`: chains can start there if it covers the space of `ais_prior`."""
+        return self.posterior(x, y)
+
     def ais_log_px(self, x: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return log p(x|z) for `z (..., B, d)` from the space of `ais_prior`: `(..., B)`."""
         return self.log_px(x, z, y)

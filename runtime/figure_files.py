@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from figures.animation import Animation, Drawing
 from figures.grids import DPI
 from runtime.atomic_write import atomic_write
 
@@ -59,8 +60,35 @@ def render(figure: Figure) -> Image.Image:
     return Image.fromarray(rgb[..., 0] if is_grayscale else rgb)
 
 
-def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
-    """Write a figure at its own size, in the format of the file suffix: .png, .pdf or .svg."""
+def as_palette(image: Image.Image) -> Image.Image:
+    """Return an image with a palette, as GIF files have it; without dithering, which would look like noise.
+
+    Maximum coverage is exact to a few grey levels; a median cut changes rare colours, such as those of thin lines.
+    """
+    if image.mode == "L":
+        return image.convert("P")
+    return image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+
+
+def save_animation(animation: Animation, path: Path) -> None:
+    """Write an animation as a GIF file that repeats, at the default resolution: a GIF has pixels only."""
+    first, *others = map(as_palette, map(render, animation.frames()))
+    with atomic_write(path) as file:
+        first.save(
+            file, format="gif", save_all=True, append_images=others, duration=list(animation.milliseconds), loop=0
+        )
+
+
+def file_suffix(drawing: Drawing, style: FigureStyle) -> str:
+    """Return the suffix of the file of a figure or animation, without the dot."""
+    return "gif" if isinstance(drawing, Animation) else style.format
+
+
+def save_figure(figure: Drawing, path: Path, dpi: int = DPI) -> None:
+    """Write a figure at its own size, in the format of the file suffix: .png, .pdf or .svg; an animation as .gif."""
+    if isinstance(figure, Animation):
+        save_animation(figure, path)
+        return
     figure, file_format = at_dpi(figure, dpi), path.suffix[1:]
     with atomic_write(path) as file:
         if file_format == "png":

@@ -16,6 +16,7 @@ M1 = {"image_shape": (1, 8, 8), **OPTIONS}
 MORE = {
     "AffineVAE": {"z_dim": 9, "decoder_hidden": [16]},  # six are the map
     "HierarchicalVAE": {"z_dim": [4, 3], "inner_hidden": [8]},
+    "LadderVAE": {"z_dim": [4, 3]},
     "DRAW": {"z_dim": 2, "steps": 2, "rnn_size": 8},
     "ADGM": {"a_dim": 3, "classifier_samples": 5},
     "SDGM": {"a_dim": 3, "classifier_samples": 5},

@@ -26,6 +26,12 @@ def gaussian(outputs):
     return Normal(mu, (7 * (raw / 7).tanh()).exp())
 
 
+def is_of_images(key):
+    """Return whether a parameter belongs to p(x|z): of the decoder, but not of p(z_l|z_l+1) in a ladder."""
+    between = key.startswith("decoder.heads") or (key.startswith("decoder.blocks") and "blocks.0" not in key)
+    return key.startswith("decoder") and not between
+
+
 def shaken(model, x):
     """Return the model with random weights and distributions far from uniform, in which q(a|x) and p(a|x,y,z) are near.
 

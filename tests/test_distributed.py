@@ -33,6 +33,7 @@ QUIET = [
     "false",
 ]
 ON_CPUS = {"VAE": [], "M2": ["--model.batch_norm", "false"]}
+SHORT_PILOT = "from models.estimators import ais; ais.PILOT_MOVES = 20\n"
 pytestmark = pytest.mark.slow
 
 ALL_MODELS = """
@@ -55,12 +56,16 @@ few = ["--data.num_labels", "50"]
 OF_MODEL = {"M2": few, "ADGM": few, "SDGM": few,
             "M1M2": ["--data.num_labels", "50", "--model.m1", "VAE/checkpoints/last.ckpt"],
             "HierarchicalVAE": ["--model.z_dim", "[4,2]", "--model.inner_hidden", "[8]"], 
+            "LadderVAE": ["--model.z_dim", "[4,2]"],
+            "DRAW": ["--model.steps", "2", "--model.rnn_size", "8", "--model.attention", "true"],
             "AffineVAE": ["--model.label_weight", "1"]}
-norm = {"M2", "M1M2", "ADGM", "SDGM", "GAN"}  # with batch norm by default, which several processes on CPUs cannot have
+# with batch norm by default, which several processes on CPUs cannot have
+norm = {"LadderVAE", "M2", "M1M2", "ADGM", "SDGM", "GAN"}
 for name in [name for name in MODELS if name != "M1M2"] + ["M1M2"]:
     drawn = "[log_likelihood]" if MODELS[name].can("log_weights") else "[]"
-    argv = ["--data", "Digits", "--model", name, "--model.hidden", "[8]", "--trainer.max_epochs", "1", "--num_samples",
-            "3", "--callbacks", drawn, "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
+    argv = ["--data", "Digits", "--model", name, "--trainer.max_epochs", "1", "--num_samples", "3", "--callbacks",
+            drawn, "--limit", "120", "--run_dir", name, *OF_MODEL.get(name, [])]
+    argv += [] if name == "DRAW" else ["--model.hidden", "[8]"]
     assert train.main(argv + (["--model.batch_norm", "false"] if name in norm else [])) == 0, name
     weights = torch.cat([parameter.detach().flatten() for parameter in seen["model"].parameters()])
     everywhere = [torch.empty_like(weights) for _ in range(2)]
@@ -119,7 +124,8 @@ def done(found):
 
 def test_ranks_have_the_same_weights_and_different_noise():
     output = done(processes(2, ALL_MODELS))
-    assert all(f"trained {name}" in output for name in ("AE", "VAE", "M2", "M1M2", "ADGM", "SDGM", "HierarchicalVAE"))
+    names = ("AE", "VAE", "M2", "M1M2", "ADGM", "SDGM", "HierarchicalVAE", "LadderVAE")
+    assert all(f"trained {name}" in output for name in names)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -138,16 +144,17 @@ def test_map_across_ranks_with_one_process():
 
 
 @pytest.mark.parametrize("kind", ["VAE", "M2", "CVAE"])
-def test_the_test_likelihood_does_not_depend_on_the_number_of_processes(kind):
+def test_the_test_likelihood_does_not_depend_on_the_number_of_processes(kind, monkeypatch):
+    monkeypatch.setattr("models.estimators.ais.PILOT_MOVES", 20)  # every process makes the pilot run
     assert train.main([*QUIET, "--model", kind, "--num_samples", "0", "--run_dir", "a"]) == 0
-    options = ["--num_samples", "7", "--device", "cpu", "--limit", "250"]
-    options += ["--ais", "--ais_images", "120", "--ais_temperatures", "3", "--ais_leapfrogs", "2"]
+    options = ["--num_samples", "7", "--device", "cpu", "--limit", "250", "--figures", "[]"]
+    options += ["--ais", "--ais_images", "120", "--ais_temperatures", "20", "--ais_leapfrogs", "2"]
     assert evaluate.main(["a/checkpoints/best.ckpt", *options]) == 0
     alone = np.load("a/log_px.npy"), json.loads(Path("a/evaluation.json").read_text())
     assert len(alone[0]) == 250  # five parts of 50 images, a number that neither 2 nor 3 divides
     for world in (2, 3):
         shutil.rmtree("a/per_image")  # otherwise the cache would be used
-        done(processes(world, EVALUATE, "a/checkpoints/best.ckpt", *options))
+        done(processes(world, SHORT_PILOT + EVALUATE, "a/checkpoints/best.ckpt", *options))
         np.testing.assert_array_equal(np.load("a/log_px.npy"), alone[0])
         assert json.loads(Path("a/evaluation.json").read_text()) == alone[1]
 

@@ -1,5 +1,7 @@
 """Read the `.wandb` file of an offline W&B run."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -22,3 +24,11 @@ def read_wandb_file(path: Path) -> list:
             records.append(wandb_internal_pb2.Record.FromString(parts))
             parts = b""
     return records
+
+
+def wandb_history(path: Path) -> Iterator[dict]:
+    """Yield the rows of the history of an offline run."""
+    for record in read_wandb_file(path):
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}

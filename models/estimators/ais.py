@@ -87,7 +87,7 @@ def annealing_path(model, x: Tensor, y: Tensor | None, start: str) -> Path:
     prior = model.ais_prior()
     if start == "prior":
         return Path(prior.expand((len(x),)), lambda z: model.ais_log_px(x, z, y))
-    q = model.posterior(x, y) if model.can("posterior") else None
+    q = model.ais_posterior(x, y) if model.can("ais_posterior") else None
     if start != "posterior" or q is None or q.event_shape != prior.event_shape or q.batch_shape != (len(x),):
         raise ValueError(f"Chains of {kind} cannot start at '{start}': start them at the prior.")
     return Path(q, lambda z: model.ais_log_px(x, z, y) + prior.log_prob(z) - q.log_prob(z))

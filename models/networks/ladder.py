@@ -41,13 +41,16 @@ class LadderEncoder(nn.Module):
         self.blocks, self.heads = nn.ModuleList(blocks), nn.ModuleList(heads)
         glorot(self)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return mean and log scale before clipping of each layer, `(B, 2 d_l)`, for images `(B, C, H, W)`."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the parameters of all layers, `(B, 2 d)`, for images `(B, C, H, W)`.
+
+        Those of the first layer come first. Each layer has d_l means and d_l log scales before clipping.
+        """
         d, outputs = x.to(next(self.parameters()).dtype), []
         for block, head in zip(self.blocks, self.heads, strict=True):
             d = block(d)
             outputs.append(head(d).flatten(1))
-        return outputs
+        return torch.cat(outputs, -1)
 
     def initialise(self, activation: str) -> None:
         """Initialise the weights for `init=default`."""
@@ -119,7 +122,7 @@ class LadderDecoder(nn.Module):
         """Initialise the weights for `init=default`: p(z_l|z_l+1) starts close to N(0, I)."""
         he_with_outputs(self, [*self.heads, self.output], activation)
         for layer in [self.output, *(module for module in self.heads.modules() if isinstance(module, LAYERS))]:
-            layer.weight.mul_(SMALL_OUTPUT)  # type: ignore[operator]  # a Tensor
+            layer.weight.mul_(SMALL_OUTPUT)
 
     def set_output_bias(self, mean: Tensor, link: Link = torch.logit) -> None:
         """Set the output bias to `link(mean)`, for the mean image `(C, H, W)`."""

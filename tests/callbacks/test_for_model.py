@@ -19,6 +19,8 @@ SUPPORTED = {
     "IWAE": WITH_LATENT,
     "AffineVAE": [*WITH_LATENT, "canonical"],
     "HierarchicalVAE": WITH_LATENT,
+    "LadderVAE": WITH_LATENT,
+    "DRAW": WITH_LATENT,
     "CVAE": [*WITH_LATENT, "class_samples"],
     "M2": ["reconstructions", "samples", *LIKELIHOOD, "latent_codes", *CLASSIFIER],
     "M1M2": ["reconstructions", "samples", *LIKELIHOOD, *CLASSIFIER],

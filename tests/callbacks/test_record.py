@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import wandb
 from matplotlib.image import imread
 from PIL import Image
 from pytorch_lightning import Callback
-from pytorch_lightning.loggers import WandbLogger
-from wandb_file import read_wandb_file
+from wandb_file import wandb_history
 
 from callbacks import Samples, for_model
 from figures import charts, grids
@@ -28,14 +26,6 @@ FIGURES = (
 )
 
 
-def wandb_history(path):
-    """The rows of history in an offline run."""
-    for record in read_wandb_file(path):
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_only_a_figure_with_colours_is_saved_in_colour(tmp_path, channels, mode):
     images = torch.randint(0, 256, (1, 1, channels, 8, 8)).float() / 255
@@ -49,16 +39,6 @@ def test_only_a_figure_with_colours_is_saved_in_colour(tmp_path, channels, mode)
     cell = seen[edge[0] + 4 : edge[0] + grids.CELL : 9, edge[1] + 4 : edge[1] + grids.CELL : 9]
     expected = images[0, 0].mul(255).round().expand(3, -1, -1).permute(1, 2, 0)
     np.testing.assert_allclose(cell, expected.numpy(), atol=1)
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    yield WandbLogger(save_dir=tmp_path, project="test", offline=True)
-    wandb.finish()  # also after a failure: a run left open would be taken up by the next logger
 
 
 def test_a_file_for_each_figure_and_scheduled_epoch(fit, make_model, tmp_path):

@@ -89,7 +89,7 @@ def test_a_network_on_the_labelled_pixels(data, make_model):
     assert alone["MLP"] == baselines(make_model("M1M2"), few, test)["MLP"]
 
 
-KINDS = ["AE", "VAE", "IWAE", "AffineVAE", "HierarchicalVAE", "CVAE", "M2", "M1M2"]
+KINDS = ["AE", "VAE", "IWAE", "AffineVAE", "HierarchicalVAE", "LadderVAE", "CVAE", "M2", "M1M2"]
 
 
 def test_who_gets_them():
@@ -98,6 +98,6 @@ def test_who_gets_them():
     assert [name for name in KINDS if wants_baselines(MODELS[name], few_known, None)] == ["M2", "M1M2"]
     assert not any(wants_baselines(kind, all_known, None) for kind in MODELS.values())
     for y in (all_known, few_known):
-        on_request = ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE", "M2", "M1M2"]
+        on_request = ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE", "LadderVAE", "M2", "M1M2"]
         assert [name for name in KINDS if wants_baselines(MODELS[name], y, True)] == on_request
         assert not any(wants_baselines(kind, y, False) for kind in MODELS.values())

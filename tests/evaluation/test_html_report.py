@@ -264,6 +264,7 @@ def test_the_same_results_give_the_same_page(results):
 @pytest.mark.parametrize(("cell", "value"), [
     ("86.30 ± 0.44", 86.3), ("-1.20", -1.2), ("+0.05 ± 0.01", 0.05), ("2.70e+08", 2.7e8), ("3.50%", 3.5),
     ("86.76 [1]", 86.76), ("84.10 ± 2.00 (10)", 84.1), ("90 min", 90.0), ("1.5 h", 90.0), ("3+2", 5.0),
+    ("4.5+-0.5", 4.0), ("98 in 12 layers", 98.0), ("0.1 to 4.3", 0.1),
     ("5 draws of 10 runs", 5.0), ("not finite", None), ("-", None), ("", None), ("[200, 200]", None),
     ("2x2", None), ("0123abc", None), ("1e-05", 1e-5), ("True", None),
 ])  # fmt: skip

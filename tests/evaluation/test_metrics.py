@@ -1,11 +1,33 @@
-"""Calibration of the class probabilities of a model."""
+"""Rate of each layer of latents, and calibration of the class probabilities of a model."""
 
 import numpy as np
 import pytest
 import torch
 
-from evaluation.metrics import calibration_error, classification
-from models import M2
+from evaluation.metrics import calibration_error, classification, likelihood_summary, likelihoods
+from models import M2, MODELS
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("HierarchicalVAE", {"z_dim": [4, 3], "hidden": [8], "inner_hidden": [8]}),
+    ("LadderVAE", {"z_dim": [4, 3, 2], "hidden": [8]}),
+    ("DRAW", {"z_dim": 2, "steps": 3, "rnn_size": 8}),
+])  # fmt: skip
+def test_rates_of_several_layers_are_per_image_and_sum_to_the_rate(data, name, options):
+    model, (x, y) = MODELS[name](image_shape=(1, 8, 8), **options), data.images("test", 70)  # 50 images and 20
+    values = likelihoods(model, x, y, 20)
+    assert values["rate_of_layers"].shape == (70, len(model.latent_sizes))
+    np.testing.assert_allclose(values["rate_of_layers"].sum(1), values["rate"], rtol=1e-4, atol=1e-4)
+    summary = likelihood_summary(values)
+    np.testing.assert_allclose(summary["kl_per_layer"], values["rate_of_layers"].mean(0))
+    assert sum(summary["kl_per_layer"]) == pytest.approx(summary["rate"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["VAE", "CVAE", "M2"])
+def test_a_single_layer_has_no_rate_of_its_own(make_model, data, name):
+    values = likelihoods(make_model(name).eval(), *data.images("test", 5), 5)
+    assert "rate_of_layers" not in values
+    assert "kl_per_layer" not in likelihood_summary(values)
 
 
 def naive(qy, y, bins=15):

@@ -33,6 +33,7 @@ NEWER = (
     "images_read_as",
     "prior",
     "posterior",
+    "kl_per_layer",
 )
 
 

@@ -230,6 +230,43 @@ def test_a_short_run_has_not_failed_because_it_is_behind_the_mean_image():
     assert "has failed" in tables([of(1e10, 26)])
 
 
+def layered(run, layers, **more):
+    """A result of a model with a number of layers, the first of which has the most active units and the largest KL."""
+    units, kl = list(range(layers, 0, -1)), [layer / 2 for layer in range(layers, 0, -1)]
+    return result(run, active_units_per_layer=units, kl_per_layer=kl, **more)
+
+
+def cells_of(*results):
+    [table] = tables_by_key(results)
+    return [dict(zip(table.columns, line, strict=True)) for line in table.lines], table.remarks
+
+
+def test_a_few_layers_have_a_number_each():
+    [few, single], remarks = cells_of(layered("a", 5, model="LadderVAE"), result("b", "VAE"))
+    assert (few["active units"], few["KL per layer"]) == ("5+4+3+2+1", "2.5+2.0+1.5+1.0+0.5")
+    assert (single["active units"], single["KL per layer"]) == ("3", "-")
+    assert not remarks
+
+
+@pytest.mark.parametrize(("model", "part"), [("LadderVAE", "layer"), ("DRAW", "step"), ("ofANewerVersion", "layer")])
+def test_numbers_of_many_layers_are_below_the_table(model, part):
+    [row], [remark] = cells_of(layered("a", 12, model=model))
+    assert (row["active units"], row["KL per layer"]) == (f"78 in 12 {part}s", "0.5 to 6.0")
+    assert remark == (
+        f"Of each {part} (a): KL 6.0, 5.5, 5.0, 4.5, 4.0, 3.5, 3.0, 2.5, 2.0, 1.5, 1.0, 0.5; "
+        "active units 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1."
+    )
+
+
+def test_a_layer_whose_kl_is_not_finite_is_named():
+    [few, many], [remark] = cells_of(
+        result("a", kl_per_layer=[1.0, None, -0.04]), result("b", kl_per_layer=[None] * 7, active_units_per_layer=None)
+    )
+    assert few["KL per layer"] == "1.0+not finite+0.0"
+    assert many["KL per layer"] == "not finite"
+    assert remark == f"Of each layer (b): KL {', '.join(['not finite'] * 7)}."
+
+
 def test_prior_and_posterior_have_columns_if_one_is_not_the_usual_one():
     usual = result("a", prior="standard", posterior="diagonal")
     (table,) = tables_by_key([usual, result("b")])

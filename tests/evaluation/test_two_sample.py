@@ -163,7 +163,10 @@ def test_samples_of_a_binary_protocol_are_binary_and_those_of_grey_images_are_me
     assert torch.equal(noisy, draw(gaussian, 200, labels, with_noise=True))
 
 
-@pytest.mark.parametrize("name", ["CVAE", "M2", "M1M2", "ADGM", "SDGM", "HierarchicalVAE", "AffineVAE", "IWAE"])
+SAMPLED = ["CVAE", "M2", "M1M2", "ADGM", "SDGM", "HierarchicalVAE", "LadderVAE", "AffineVAE", "IWAE"]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
 def test_all_models_that_sample_can_be_measured(make_model, name):
     labels = torch.tensor([0, 3, 3])
     samples = draw(make_model(name), 10, labels, with_noise=True)

@@ -24,6 +24,28 @@ def test_kl_is_sorted_and_the_active_dimensions_coloured():
     assert "5.1 nats" in first.get_title(loc="left")
 
 
+def heights(bars):
+    return [bar.get_height() for bar in bars]
+
+
+def test_many_layers_are_drawn_as_the_kl_and_the_active_units_of_each():
+    kl = [torch.tensor([layer, 0.5]) for layer in range(8)]
+    kl[3] = torch.tensor([torch.nan, 2.0, torch.inf])
+    active = [values > 0.6 for values in kl]
+    figure = charts.kl_per_dimension(kl, active, "DRAW on Digits", "step")
+    above, below = figure.axes
+    np.testing.assert_allclose(heights(above.patches), [0.5, 1.5, 2.5, 2.0, 4.5, 5.5, 6.5, 7.5])
+    np.testing.assert_allclose(heights(below.patches[:8]), [0, 1, 1, 2, 1, 1, 1, 1])
+    np.testing.assert_allclose(heights(below.patches[8:]), [2, 1, 1, 1, 1, 1, 1, 1])
+    colors = [bar.get_facecolor() for bar in above.patches]
+    assert colors[0] == below.patches[8].get_facecolor() != colors[1] == below.patches[0].get_facecolor()
+    title = "KL of each step, 30.5 nats in all (2 not finite, drawn as 0)\nDRAW on Digits"
+    assert above.get_title(loc="left") == title
+    assert below.get_title(loc="left") == "Active units of each step, 8 of 17"
+    assert below.get_xlabel() == "step"
+    assert [text.get_text() for text in below.get_legend().texts] == ["8 active", "9 inactive"]
+
+
 def test_confusion_matrix_has_true_rows_counts_and_the_error():
     axes = charts.confusion_matrix(torch.tensor([[9, 1], [0, 1000]]), "test").axes[0]
     cells = {text.get_position(): text.get_text() for text in axes.texts}

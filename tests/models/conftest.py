@@ -14,6 +14,7 @@ LABELS = {"num_classes": 3, "labelled_fraction": 0.4, "batch_norm": False}  # wh
 OPTIONS = {
     "AffineVAE": {"num_classes": 3, "z_dim": 10, "decoder_hidden": [16], "activation": "tanh"},
     "HierarchicalVAE": {"z_dim": [3, 2], "inner_hidden": [8]},
+    "LadderVAE": {"z_dim": [3, 2], "hidden": [16], "batch_norm": False},  # which is on by default
     "DRAW": {"z_dim": 3, "steps": 3, "rnn_size": 6},
     "CVAE": {"num_classes": 3},
     "M2": LABELS | {"z_dim": 4},
@@ -56,7 +57,7 @@ def make():
     def build(name, image_shape=(1, 8, 8), seed=0, **options):
         torch.manual_seed(seed)
         options = {"hidden": [16], **OPTIONS.get(name, {}), **options}
-        if "encoder" not in options_of(MODELS[name]) and "decoder" not in options_of(MODELS[name]):
+        if "hidden" not in options_of(MODELS[name]):
             options = {key: value for key, value in options.items() if key not in OF_NETWORKS}
         if name == "M1M2":
             options["m1_options"] = {"image_shape": image_shape, **M1_OPTIONS, **options.get("m1_options", {})}

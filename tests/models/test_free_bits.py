@@ -8,15 +8,17 @@ from torch import nn
 from models.base import evaluating
 from models.distributions import kl_per_dimension
 
+LAYERS = ("HierarchicalVAE", "LadderVAE")
 ONE_LAYER = pytest.mark.parametrize("name", ["VAE", "IWAE", "CVAE", "AffineVAE"])
-EVERY = pytest.mark.parametrize("name", ["VAE", "IWAE", "CVAE", "AffineVAE", "HierarchicalVAE"])
+EVERY = pytest.mark.parametrize("name", ["VAE", "IWAE", "CVAE", "AffineVAE", *LAYERS])
 OPTIONS = {"objective": "elbo", "num_samples": 3, "beta": 0.7}
 
 
 def spread(model):
     """Give the model posterior means that vary between images, so that each dimension has another KL."""
     torch.manual_seed(1)
-    nn.init.normal_(model.encoder.output.weight, std=0.5)
+    for layer in getattr(model.encoder, "heads", None) or [model.encoder.output]:
+        nn.init.normal_(layer.weight, std=0.5)
     return model
 
 
@@ -48,7 +50,7 @@ def test_the_loss_of_a_hierarchy_is_the_explicit_sum_over_its_layers(make, binar
 @EVERY
 @pytest.mark.parametrize("free_bits_per", ["dimension", "layer"])
 def test_no_free_bits_are_the_elbo(make, binary, name, free_bits_per):
-    if name == "HierarchicalVAE" and free_bits_per == "dimension":
+    if name in LAYERS and free_bits_per == "dimension":
         with pytest.raises(ValueError, match="no closed-form KL of each dimension: use free_bits_per layer"):
             make(name, free_bits=0.0, free_bits_per=free_bits_per, **OPTIONS)
         return
@@ -87,6 +89,4 @@ def test_a_dimension_below_the_threshold_has_no_gradient(make, binary):
 
 @EVERY
 def test_the_default_parts(make, name):
-    assert make(name, objective="elbo", free_bits=0.1).free_bits_per == (
-        "layer" if name == "HierarchicalVAE" else "dimension"
-    )
+    assert make(name, objective="elbo", free_bits=0.1).free_bits_per == ("layer" if name in LAYERS else "dimension")

@@ -104,13 +104,14 @@ def test_nothing_is_said_to_be_standard_normal(model):
 
 @pytest.mark.parametrize("kind", [Vamp, Minimal])
 def test_it_trains_resumes_draws_and_evaluates(monkeypatch, tmp_path, capsys, kind):
+    monkeypatch.setattr("models.estimators.ais.PILOT_MOVES", 20)  # most of the time otherwise
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(MODELS, kind.__name__, kind)
     options = ["--model.z_dim", "2", "--model.hidden", "[8]"] if kind is Vamp else []
     command = ["--model", kind.__name__, "--data", "Digits", *options, "--num_samples", "3", "--run_dir", "run"]
     assert train.main([*command, "--trainer.max_epochs", "1", "--callbacks", "[]"]) == 0
     assert train.main([*command, "--trainer.max_epochs", "2", "--resume", "auto"]) == 0
-    ais = ["--ais", "--ais_chains", "2", "--ais_temperatures", "3", "--ais_leapfrogs", "1", "--ais_images", "4"]
+    ais = ["--ais", "--ais_chains", "2", "--ais_temperatures", "20", "--ais_leapfrogs", "1", "--ais_images", "4"]
     assert evaluate.main(["run/checkpoints/best.ckpt", "--num_samples", "5", *ais]) == 0
     result = json.loads(Path("run/evaluation.json").read_text())
     assert result["num_samples"] == 5

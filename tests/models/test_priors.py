@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from exact_models import LinearGaussian
+from model_helpers import is_of_images
 from torch import nn
 from torch.distributions import (
     Categorical,
@@ -33,6 +34,7 @@ SMALL = {  # options of small priors
 PRIOR_OPTIONS = [(name, SMALL.get(name, {})) for name in PRIORS] + [("flow", {**SMALL["flow"], "prior_flow": "maf"})]
 every_prior = pytest.mark.parametrize(("prior", "options"), PRIOR_OPTIONS)
 other_priors = pytest.mark.parametrize(("prior", "options"), PRIOR_OPTIONS[1:])
+hierarchies = pytest.mark.parametrize("name", ["HierarchicalVAE", "LadderVAE"])
 
 
 def random_mixture(C, d, scale=0.5, full=False):
@@ -192,11 +194,13 @@ def test_the_distribution_keeps_the_contract(shaken_prior, prior, options):
 
 
 @every_prior
-@pytest.mark.parametrize(("name", "sizes"), [("VAE", 3), ("CVAE", 3), ("HierarchicalVAE", [3, 2])])
+@pytest.mark.parametrize(("name", "sizes"), [
+    ("VAE", 3), ("CVAE", 3), ("HierarchicalVAE", [3, 2]), ("LadderVAE", [3, 2]),
+])  # fmt: skip
 def test_p_of_all_binary_images_sums_to_1(make, squares, name, sizes, prior, options):
     model = make(name, (1, 2, 2), z_dim=sizes, prior=prior, **options)
     for key, parameter in model.named_parameters():
-        nn.init.normal_(parameter, std=0.4 if key.startswith("decoder") else 0.1)
+        nn.init.normal_(parameter, std=0.4 if is_of_images(key) else 0.1)
     with evaluating(model, seed=4):
         p = model.log_weights(squares, 4000, *model.condition_args(torch.full((16,), 2))).double().exp()  # (K, 16)
     total, error = p.sum(1).mean(), p.sum(1).std() / math.sqrt(len(p))
@@ -270,10 +274,11 @@ def test_ais_is_exact_under_a_mixture_prior():
 
 
 @every_prior
-def test_ais_of_a_hierarchy_agrees_with_importance_sampling(make, squares, prior, options):
-    model = make("HierarchicalVAE", (1, 2, 2), prior=prior, **options)
+@hierarchies
+def test_ais_of_a_hierarchy_agrees_with_importance_sampling(make, squares, name, prior, options):
+    model = make(name, (1, 2, 2), prior=prior, **options)
     for key, parameter in model.named_parameters():
-        nn.init.normal_(parameter, std=0.4 if key.startswith("decoder") else 0.1)
+        nn.init.normal_(parameter, std=0.4 if is_of_images(key) else 0.1)
     with evaluating(model):
         assert model.ais_prior().event_shape == (5,)
         assert model.ais_prior().sample((7,)).shape == (7, 5)
@@ -287,8 +292,9 @@ def test_ais_of_a_hierarchy_agrees_with_importance_sampling(make, squares, prior
 
 
 @other_priors
-def test_the_latent_statistics_of_a_hierarchy_are_those_of_its_prior(make, binary, prior, options):
-    model = make("HierarchicalVAE", prior=prior, **options)
+@hierarchies
+def test_the_latent_statistics_of_a_hierarchy_are_those_of_its_prior(make, binary, name, prior, options):
+    model = make(name, prior=prior, **options)
     statistics = model.latent_statistics(binary(5)[0])
     assert [kl.shape for _, kl in statistics] == [(5, 3), (5, 2)]
     assert all(kl.isfinite().all() for _, kl in statistics)
@@ -322,10 +328,10 @@ def test_the_pseudo_inputs_of_a_conditional_model_have_fixed_labels(make):
     torch.testing.assert_close(model.prior().log_prob(z), q.log_prob(z[:, None]).logsumexp(1) - math.log(5))
 
 
-@pytest.mark.parametrize("name", ["VAE", "IWAE", "CVAE", "AffineVAE", "HierarchicalVAE"])
+@pytest.mark.parametrize("name", ["VAE", "IWAE", "CVAE", "AffineVAE", "HierarchicalVAE", "LadderVAE"])
 def test_pseudo_inputs_and_weights_have_a_gradient(make, binary, name):
     # few dimensions, so that no component is so far from all samples that its weight underflows
-    sizes = {"AffineVAE": {}, "HierarchicalVAE": {}}.get(name, {"z_dim": 2})
+    sizes = {"AffineVAE": {}, "HierarchicalVAE": {}, "LadderVAE": {}}.get(name, {"z_dim": 2})
     model = make(name, prior="vamp", prior_components=5, init="glorot", **sizes)
     model.loss(*binary(8)).backward()
     assert (model.z_prior.pixel_logits.grad != 0).any((1, 2, 3)).all()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from model_helpers import is_of_images
 from torch import nn
 from torch.distributions import Bernoulli, Normal
 
@@ -21,13 +22,14 @@ every_density = pytest.mark.parametrize("name", DENSITIES)
 # models with one z per image and the options of a VAE; conditional ones get labels
 densities = pytest.mark.parametrize("name", [name for name in DENSITIES if name not in WITH_CLASSES])
 # models that need only images
-unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE"])
+unlabelled = pytest.mark.parametrize("name", ["VAE", "IWAE", "AffineVAE", "HierarchicalVAE", "DRAW"])
 GAUSSIAN = {"likelihood": "gaussian"}
 LOGISTIC = {"likelihood": "discretized_logistic"}
 MIXTURE = {"likelihood": "discretized_logistic_mixture"}
 GROUPS = {"objective": "miwae", "num_samples": 4}
 CIWAE = {"objective": "ciwae", "num_samples": 4}
 FLOW = {"posterior": "flow"}
+LADDER = {"encoder": "conv"}
 FREE_BITS = {"objective": "elbo", "free_bits": 1000.0}
 
 
@@ -38,8 +40,12 @@ def under(seed, f, *args):
 
 def certain(model):
     """Return the model with a posterior of almost zero width, so that noise has no effect."""
-    last = model.posterior_layer if isinstance(model, DRAW) else model.encoder.rest[-1]
-    nn.init.constant_(last.bias[last.bias.numel() // 2 :].detach(), -1e3)
+    if isinstance(model, DRAW):
+        lasts = [model.posterior_layer]
+    else:
+        lasts = getattr(model.encoder, "heads", None) or [model.encoder.rest[-1]]
+    for last in lasts:
+        nn.init.constant_(last.bias[last.bias.numel() // 2 :].detach(), -1e3)
     return model
 
 
@@ -75,7 +81,7 @@ def test_the_loss_against_torch_distributions_under_the_same_noise(make, binary,
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 4, 5)])
-@densities
+@pytest.mark.parametrize("name", [name for name in DENSITIES if name not in (*WITH_CLASSES, "LadderVAE")])
 def test_zero_weights_and_binary_images_cost_ln_2_per_pixel(make, binary, name, shape):
     model = make(name, image_shape=shape)
     for parameter in model.parameters():
@@ -145,6 +151,9 @@ KNOBS = {
 # options with another meaning for another model
 OWN_KNOBS = {
     ("HierarchicalVAE", "z_dim"): ({}, {"z_dim": [3, 5]}),
+    ("LadderVAE", "z_dim"): ({}, {"z_dim": [3, 5]}),
+    ("LadderVAE", "encoder"): ({}, {"encoder": "conv", "layers_per_scale": [1, 1]}),
+    ("LadderVAE", "layers_per_scale"): (LADDER | {"layers_per_scale": [1, 1]}, LADDER | {"layers_per_scale": [2]}),
     ("AffineVAE", "z_dim"): ({}, {"z_dim": 9}),
     # classes have no effect without a classifier
     ("AffineVAE", "num_classes"): ({"label_weight": 0.1}, {"label_weight": 0.1, "num_classes": 4}),
@@ -177,9 +186,15 @@ def doubled(name, knob):
     return {knob: default}, {knob: 2 * default}
 
 
-@pytest.mark.parametrize(
-    ("name", "knob"), [(name, knob) for name in DENSITIES for knob in sorted(options_of(name) - TESTED_ELSEWHERE)]
-)
+# options that a model refuses
+REFUSED = {"LadderVAE": {"decoder", *(option for option in KNOBS if option.startswith("posterior"))}}
+
+
+@pytest.mark.parametrize(("name", "knob"), [
+    (name, knob)
+    for name in DENSITIES
+    for knob in sorted(options_of(name) - TESTED_ELSEWHERE - REFUSED.get(name, set()))
+])  # fmt: skip
 def test_every_option_changes_the_loss(make, binary, monkeypatch, name, knob):
     monkeypatch.setitem(DECODERS, "wavy", Wavy)
     before, after = OWN_KNOBS.get((name, knob)) or KNOBS.get(knob) or doubled(name, knob)
@@ -325,7 +340,8 @@ LAYERS = [(name, {}) for name in ("VAE", "IWAE", "HierarchicalVAE", "M2")] + [("
 def shaken(model, x):
     """Return the model with p(x) far from uniform, q(z|x) wide enough, and non-trivial batch norm statistics."""
     for key, parameter in model.named_parameters():
-        nn.init.normal_(parameter, std=0.6 if key.startswith(("decoder", "canvas")) else 0.1)
+        of_images = is_of_images(key) or key.startswith("canvas")
+        nn.init.normal_(parameter, std=0.6 if of_images else 0.1)
     with torch.no_grad():
         model.train().log_weights(x, 4, *model.condition_args(torch.arange(len(x)) % 3))
     return model.eval()

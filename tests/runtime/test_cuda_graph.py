@@ -43,7 +43,10 @@ def run(folder, *more, epochs=3):
     ["--trainer.precision", "bf16-mixed"], ["--model.batch_norm", "true"],
     ["--model.encoder", "resnet", "--model.decoder", "resnet", "--model.hidden", "[8,8]"],
     ["--model.objective", "dreg", "--model.num_samples", "3"],
+    ["--model", "DRAW", "--model.steps", "3"], ["--model", "DRAW", "--model.steps", "3", "--model.attention", "true"],
     ["--model", "HierarchicalVAE"], ["--model", "AffineVAE"],  # CVAE reads its labels, on a CPU only
+    ["--model", "LadderVAE", "--model.hidden", "[16]"],
+    ["--model", "LadderVAE", "--model.encoder", "conv", "--model.hidden", "[8]"],
     ["--model", "M2", "--data.num_labels", "50", "--model.hidden", "[16]"],
     ["--model", "ADGM", "--data.num_labels", "50", "--model.hidden", "[16]"],
     ["--model", "GMMN"], ["--model", "GAN"], ["--model", "GAN", "--model.r1", "0.1"], ["--model", "AE"],
@@ -150,6 +153,8 @@ def test_restoring_a_snapshot_undoes_steps():
 @pytest.mark.gpu
 @pytest.mark.parametrize("more", [
     ["--model.beta_warmup", "2", "--model.lr_final", "1e-5"], ["--model", "HierarchicalVAE"], ["--model", "AffineVAE"],
+    ["--model", "LadderVAE"], ["--model", "LadderVAE", "--model.encoder", "conv"],
+    ["--model", "DRAW"], ["--model", "DRAW", "--model.attention", "true"],
     ["--model", "CVAE"], ["--model", "M2", "--data.num_labels", "50"], ["--model", "GAN"], ["--model", "GMMN"],
     ["--trainer.precision", "bf16-mixed"],
 ], ids=" ".join)  # fmt: skip

@@ -32,7 +32,7 @@ def images(n, seed=3):
 def shaken(model):
     for key, parameter in model.named_parameters():
         # two layers of latents, for which q is far from the true posterior
-        between = any(part in key for part in ("p_nets", "m2.decoder"))
+        between = any(part in key for part in ("p_nets", "m2.decoder", "decoder.heads", "decoder.blocks.1"))
         images = "decoder" in key and "aux_decoder" not in key
         nn.init.normal_(parameter, std=0.2 if between else 0.6 if images else 0.1)
     return model
@@ -83,6 +83,7 @@ def trained_on_digits(name, **options):
 @pytest.mark.parametrize(("name", "options"), [
     ("VAE", {"z_dim": 5, "hidden": [32]}), ("IWAE", {"z_dim": 5, "hidden": [32]}),
     ("HierarchicalVAE", {"z_dim": [5, 2], "hidden": [32], "inner_hidden": [16]}),
+    ("LadderVAE", {"z_dim": [5, 2], "hidden": [32]}),
     ("DRAW", {"z_dim": 2, "steps": 3, "rnn_size": 16}), ("DRAW", {"z_dim": 2, "steps": 3, "attention": True}),
 ])  # fmt: skip
 def test_ais_agrees_with_100000_importance_samples_on_a_trained_model(name, options):
@@ -162,7 +163,7 @@ def test_an_hmc_step_leaves_its_target_invariant():
 
 @pytest.mark.parametrize("name", [name for name in BERNOULLI if name != "CVAE"])
 def test_p_of_all_binary_images_sums_to_1(make, squares, name):
-    z_dim = {"HierarchicalVAE": [3, 2], "AffineVAE": 8}.get(name, 2)
+    z_dim = {"HierarchicalVAE": [3, 2], "LadderVAE": [3, 2], "AffineVAE": 8}.get(name, 2)
     options = {"m1_options": {"z_dim": 3}, "kept": [0, 2]} if name == "M1M2" else {}
     model = shaken(make(name, (1, 2, 2), z_dim=z_dim, **options))
     settings = Settings(chains=300, temperatures=10, leapfrogs=3)
