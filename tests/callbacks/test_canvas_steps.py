@@ -94,6 +94,15 @@ def test_a_checkpoint_gets_the_files_of_training(fit, make_model, data, tmp_path
         assert (tmp_path / f"again.{suffix}").read_bytes() == in_training.read_bytes()
 
 
+@pytest.mark.parametrize("attention", [False, True])
+def test_draw_has_the_windows_of_its_attention(make_model, data, attention):
+    model = make_model("DRAW", steps=3, attention=attention)
+    with evaluating(model):
+        figure = CanvasSteps(num_images=4).draw(model, data)["canvas_steps"]
+    # one window of each step of a sample, two of a reconstruction
+    assert len(figure.axes[0].patches) == (3 * 4 * 3 if attention else 0)
+
+
 class AsPDF(Callback):
     """Asks for figures as PDF."""
 

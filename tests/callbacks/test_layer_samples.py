@@ -30,12 +30,21 @@ def drawn(monkeypatch):
 
 @pytest.mark.parametrize(("kind", "count"), [(Layers, ""), (Deep, " (6 of 12 layers)")])
 def test_samples_of_each_layer(make_model, data, drawn, kind, count):
-    with evaluating(make_model(kind=kind)) as _:
-        assert list(LayerSamples(num_rows=4, num_images=3).draw(make_model(kind=kind), data)) == ["layer_samples"]
+    model = make_model(kind=kind)
+    with evaluating(model):
+        assert list(LayerSamples(num_rows=4, num_images=3).draw(model, data)) == ["layer_samples"]
     [(images, title)] = drawn
     assert images.shape == (kind.layers, 4, 3, 1, 8, 8)
     assert title.startswith(f"Samples from the prior{count}: within a row, the named layers are redrawn")
     assert title.endswith(f"\n{kind.__name__} on Digits")
+
+
+@pytest.mark.parametrize(("name", "layers"), [("HierarchicalVAE", 2), ("LadderVAE", 2)])
+def test_hierarchies_have_samples_of_their_layers(make_model, data, drawn, name, layers):
+    model = make_model(name)
+    with evaluating(model):
+        assert LayerSamples(num_rows=2, num_images=3).draw(model, data)
+    assert drawn[0][0].shape == (layers, 2, 3, 1, 8, 8)
 
 
 def test_it_needs_a_hierarchy(make_model):

@@ -116,3 +116,8 @@ def test_dimensions_with_little_variance_are_not_drawn(make_model, data, monkeyp
     ((_, _, rows, _, title),) = calls
     assert rows == ["z1", "z3"]  # the others are active by Burda's measure
     assert "4 of 4 dimensions are active, 2 shown" in title
+
+
+def test_dimensions_of_codes_with_several_layers_are_named_by_layer(make_model):
+    assert dimension_names(make_model("LadderVAE", z_dim=[3, 1])) == ["z1.1", "z1.2", "z1.3", "z2.1"]
+    assert dimension_names(make_model("DRAW", z_dim=2, steps=2)) == ["z1.1", "z1.2", "z2.1", "z2.2"]

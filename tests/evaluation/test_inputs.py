@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 import models
 from cli.evaluate_options import build_evaluation_parser, check_ais
 from datamodules import DATAMODULES
-from evaluation.inputs import data_key, expand, open_checkpoint
+from evaluation.inputs import check_figures, data_key, expand, open_checkpoint
 
 
 @pytest.fixture
@@ -254,3 +254,10 @@ def test_an_image_shape_that_is_none_is_refused(whole, tmp_path, monkeypatch, va
     changed = whole | {"hyper_parameters": whole["hyper_parameters"] | {"image_shape": value}}
     with pytest.raises(ValueError, match="does not fit this version of VAE: "):
         open_checkpoint(saved(changed), {})
+
+
+def test_figures_are_of_callbacks_that_draw_from_a_checkpoint():
+    model = models.VAE((1, 2, 2), z_dim=3, hidden=[4])
+    check_figures(model, ["samples", "latent_statistics"])
+    with pytest.raises(ValueError, match=r"^log_likelihood draws nothing from a checkpoint: leave it out of --figures"):
+        check_figures(model, ["samples", "log_likelihood"])
