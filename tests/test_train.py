@@ -290,7 +290,7 @@ def test_run_folder(name, capsys):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["seed"] == 5
     assert config["model"]["name"] == name
-    assert config["model"]["batch_norm"] == (name in (*WITH_CLASSES, "GAN"))
+    assert config["model"]["batch_norm"] == (name in (*WITH_CLASSES, "GAN", "LadderVAE"))
     result = json.loads((folder / "evaluation.json").read_text())
     assert result.keys() >= KEYS
     assert (result["model"], result["data"], result["seed"]) == (name, "Digits", 5)
