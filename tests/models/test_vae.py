@@ -447,9 +447,10 @@ def test_validation_samples_z_instead_of_using_the_mean(make, binary):
 def test_codes_images_and_reconstructions(make, binary, name, options):
     model, (x, _) = make(name, **options).eval(), binary(5)
     z = model.encode(x)
-    torch.testing.assert_close(z, model.encoder(x).chunk(2, -1)[0])
-    where = {"transform": model.split(z)[1]} if name == "AffineVAE" else {}
-    torch.testing.assert_close(model.decode(z), model.decoder(z[:, : model.code_dim], **where).sigmoid())
+    if name != "DRAW":  # whose networks are parts of a recurrence
+        torch.testing.assert_close(z, model.encoder(x).chunk(2, -1)[0])
+        where = {"transform": model.split(z)[1]} if name == "AffineVAE" else {}
+        torch.testing.assert_close(model.decode(z), model.decoder(z[:, : model.code_dim], **where).sigmoid())
     torch.testing.assert_close(model.reconstruct(x), model.decode(z))
     for leading in ((), (4,), (2, 4)):
         assert model.decode(torch.randn(*leading, z.shape[-1])).shape == (*leading, 1, 8, 8)
