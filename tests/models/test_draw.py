@@ -265,7 +265,7 @@ def test_the_first_canvas_is_the_mean_image(make, kind):
 
 @kinds
 def test_it_learns_from_the_start(kind):
-    """With all parameters of the grids at 0, attention would read corners only, and p(x) would not grow."""
+    """The distortion falls only if the encoder reads, and the decoder writes, where the images differ."""
     torch.manual_seed(0)
     x = torch.zeros(16, 1, 12, 12)  # a square at one of 16 places, away from the corners
     for i in range(16):
