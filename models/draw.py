@@ -98,10 +98,13 @@ class DRAWPosterior(Distribution):
         return self.model.inference_steps(self.x, self.gates_x, choose)
 
     def path(self, choose: Callable[[int, Tensor, Tensor], Tensor]) -> Path:
-        """Return all steps with z_t = choose(t, mu_t, sigma_t)."""
-        states, *latents = zip(*self.steps(choose), strict=True)
-        z, mu, sigma = (torch.stack(part, -2) for part in latents)
-        return Path(z, mu, sigma, states[-1].canvas)
+        """Return all steps with z_t = choose(t, mu_t, sigma_t). Only the last canvas is kept."""
+        latents = []
+        for step in self.steps(choose):
+            latents.append((step.z, step.mu, step.sigma))
+            canvas = step.state.canvas
+        z, mu, sigma = (torch.stack(part, -2) for part in zip(*latents, strict=True))
+        return Path(z, mu, sigma, canvas)
 
     def rsample_path(self, sample_shape: Any = ()) -> Path:
         """Return a path with samples of z, `(samples..., B, T, z_dim)`."""
