@@ -143,6 +143,18 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, kind):
 
 
 @kinds
+def test_the_bounds_are_in_order(make, squares, kind):
+    model = shaken(make("DRAW", (1, 2, 2), z_dim=2, **KINDS[kind]))
+    with evaluating(model, seed=4):
+        log_w = model.log_weights(squares, 50 * 200).double().view(200, 50, 16)
+    elbo, iwae_50 = log_w.mean(1), log_w.logsumexp(1) - math.log(50)
+    iwae_5 = log_w.view(200, 10, 5, 16).logsumexp(2).mean(1) - math.log(5)
+    for lower, upper in ((elbo, iwae_5), (iwae_5, iwae_50)):
+        gap = (upper - lower).mean(1)  # (200,)
+        assert gap.mean() > 3 * gap.std() / 200**0.5
+
+
+@kinds
 def test_the_rate_is_the_sum_of_the_kl_of_the_steps(make, binary, kind):
     model, (x, y) = shaken(make("DRAW", **KINDS[kind])), binary(200)
     qz_x = model.posterior(x)
