@@ -316,6 +316,21 @@ def test_the_prior_vamp_of_the_last_layer_is_a_mixture_of_its_posteriors(make):
     torch.testing.assert_close(model.top_prior().log_prob(z), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [DENSE, CONV], ids=["dense", "conv"])
+@pytest.mark.parametrize("is_true", [False, True], ids=["mixed", "true"])
+def test_densities_have_32_bits_in_networks_of_16(make, binary, options, is_true):
+    model, (x, _) = make("LadderVAE", **options), binary(4)
+    if is_true:
+        model, x = model.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=not is_true):
+        qz_x = model.posterior(x)
+        found = qz_x.draw((2,))
+        q, top = found.q_below.base_dist, qz_x.q_top.base_dist
+        parts = [found.z, found.u, found.log_scale, q.loc, q.scale, top.loc, top.scale]
+        parts += [model.log_terms(x, 2, qz_x)[1], qz_x.log_prob(found.z), model.prior().log_prob(found.z)]
+    assert {part.dtype for part in parts} == {torch.float32}
+
+
 # Annealed importance sampling
 
 
