@@ -62,7 +62,7 @@ def filterbank(centre: Tensor, stride: Tensor, variance: Tensor, N: int, size: i
     """Return F[i, a] = exp(-(a - mu_i)^2 / (2 sigma^2)) / Z_i along one axis of an image, `(..., N, size)`.
 
     mu_i = g + (i - N / 2 - 0.5) delta (eq. 19), i = 1 ... N, a = 1 ... size, and Z_i is the sum over a (eq. 25-26). A
-    filter so far outside the image that Z_i is below `EPSILON` fades to 0.
+    filter with Z_i below `EPSILON` fades to 0: one far outside the image, or so narrow that it falls between pixels.
 
     Args:
         centre: g, `(...)`.

@@ -143,6 +143,18 @@ def test_p_of_all_binary_images_sums_to_1(make, squares, kind):
 
 
 @kinds
+def test_the_bounds_are_in_order(make, squares, kind):
+    model = shaken(make("DRAW", (1, 2, 2), z_dim=2, **KINDS[kind]))
+    with evaluating(model, seed=4):
+        log_w = model.log_weights(squares, 50 * 200).double().view(200, 50, 16)
+    elbo, iwae_50 = log_w.mean(1), log_w.logsumexp(1) - math.log(50)
+    iwae_5 = log_w.view(200, 10, 5, 16).logsumexp(2).mean(1) - math.log(5)
+    for lower, upper in ((elbo, iwae_5), (iwae_5, iwae_50)):
+        gap = (upper - lower).mean(1)  # (200,)
+        assert gap.mean() > 3 * gap.std() / 200**0.5
+
+
+@kinds
 def test_the_rate_is_the_sum_of_the_kl_of_the_steps(make, binary, kind):
     model, (x, y) = shaken(make("DRAW", **KINDS[kind])), binary(200)
     qz_x = model.posterior(x)
@@ -162,6 +174,26 @@ def test_the_rate_is_the_sum_of_the_kl_of_the_steps(make, binary, kind):
         difference = other - exact
         assert abs(difference.mean()) < 5 * difference.std() / math.sqrt(len(x))
         assert difference.std() < exact.mean()
+
+
+@kinds
+def test_the_statistics_of_a_step_are_means_over_samples_of_the_steps_before(make, binary, kind):
+    model, (x, y) = shaken(make("DRAW", **KINDS[kind])), binary(5)
+    statistics = under(3, model.latent_statistics, x)
+    expected, _ = under(3, model.rate_of_parts, x, 16, y, model.posterior(x))
+    torch.testing.assert_close(torch.cat([kl for _, kl in statistics], 1), expected)
+
+
+@kinds
+@pytest.mark.parametrize("is_true", [False, True], ids=["mixed", "true"])
+def test_densities_have_32_bits_in_networks_of_16(make, binary, kind, is_true):
+    model, (x, _) = shaken(make("DRAW", **KINDS[kind])), binary(4)
+    if is_true:
+        model, x = model.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=not is_true):
+        path = model.posterior(x).rsample_path((2,))
+        parts = [*path, path.log_ratio(), model.first_state(4).canvas, model.px(path.z.flatten(-2)).mean]
+    assert {part.dtype for part in parts} == {torch.float32}
 
 
 def test_the_closed_form_of_the_kl_has_less_noise(make, binary):

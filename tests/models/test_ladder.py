@@ -241,6 +241,19 @@ def test_the_kl_of_every_layer_sums_to_the_rate(make, binary, options):
     assert (rates[:, :-1] > 0).all()
 
 
+@variants
+def test_the_rate_is_the_mean_of_log_q_minus_log_p(make, binary, options):
+    """The closed forms, and what stands in for them with a prior that has none, against the samples of the default."""
+    x, _ = binary(40)
+    model = shaken(make("LadderVAE", **options), x)
+    with evaluating(model, seed=4):
+        rates, _ = model.rate_of_parts(x, 200, None, model.posterior(x))
+        difference = -model.log_terms(x, 200, model.posterior(x))[1].mean(0) - rates.sum(1)
+    error = difference.std() / len(x) ** 0.5
+    assert difference.mean().abs() < 5 * error
+    assert 10 * error < rates[:, -1].mean()  # the last layer, whose KL depends on the prior, is not within the noise
+
+
 def test_the_statistics_of_every_layer(make, binary):
     x, _ = binary(400)
     model = shaken(make("LadderVAE", **DENSE), x)
@@ -294,6 +307,28 @@ def test_p_sees_samples_of_q_in_training_and_running_statistics_in_evaluation(ma
         alone, together = (under(3, model.encode, part) for part in (x[:1], x))
     torch.testing.assert_close(alone, together[:1], rtol=1e-4, atol=1e-5)
     assert torch.equal(norm.running_mean, before)
+
+
+def test_the_prior_vamp_of_the_last_layer_is_a_mixture_of_its_posteriors(make):
+    model = make("LadderVAE", **DENSE, prior="vamp", prior_components=5)
+    z, parameters = torch.randn(7, 2), model.encoder(model.z_prior.pseudo_inputs)[:, -4:]  # of the last layer, 2 + 2
+    expected = torch.stack([gaussian(u).log_prob(z).sum(-1) for u in parameters]).logsumexp(0) - math.log(5)
+    torch.testing.assert_close(model.top_prior().log_prob(z), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [DENSE, CONV], ids=["dense", "conv"])
+@pytest.mark.parametrize("is_true", [False, True], ids=["mixed", "true"])
+def test_densities_have_32_bits_in_networks_of_16(make, binary, options, is_true):
+    model, (x, _) = make("LadderVAE", **options), binary(4)
+    if is_true:
+        model, x = model.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=not is_true):
+        qz_x = model.posterior(x)
+        found = qz_x.draw((2,))
+        q, top = found.q_below.base_dist, qz_x.q_top.base_dist
+        parts = [found.z, found.u, found.log_scale, q.loc, q.scale, top.loc, top.scale]
+        parts += [model.log_terms(x, 2, qz_x)[1], qz_x.log_prob(found.z), model.prior().log_prob(found.z)]
+    assert {part.dtype for part in parts} == {torch.float32}
 
 
 # Annealed importance sampling
