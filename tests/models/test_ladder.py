@@ -10,7 +10,7 @@ from models import VAE, LadderVAE
 from models.base import evaluating
 from models.estimators.ais import Settings, anneal, bidirectional
 from models.estimators.importance import importance
-from models.ladder import merge
+from models.ladder import mean_and_log_scale, merge
 
 CONV = {"encoder": "conv", "z_dim": [2, 1, 3], "layers_per_scale": [1, 2], "hidden": [6, 5]}
 DENSE = {"z_dim": [4, 3, 2], "hidden": [8, 7, 6]}
@@ -328,6 +328,7 @@ def test_densities_have_32_bits_in_networks_of_16(make, binary, options, is_true
         q, top = found.q_below.base_dist, qz_x.q_top.base_dist
         parts = [found.z, found.u, found.log_scale, q.loc, q.scale, top.loc, top.scale]
         parts += [model.log_terms(x, 2, qz_x)[1], qz_x.log_prob(found.z), model.prior().log_prob(found.z)]
+    parts += mean_and_log_scale(torch.randn(2, 4).bfloat16())
     assert {part.dtype for part in parts} == {torch.float32}
 
 

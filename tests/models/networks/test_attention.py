@@ -74,6 +74,10 @@ def test_the_grid_of_zeros_spans_the_longer_side(size):
     assert (grid.variance.item(), grid.gain.item()) == (1, 1)
 
 
+def test_the_grid_has_32_bits_in_networks_of_16():
+    assert {part.dtype for part in make_grid(torch.randn(3, 5).bfloat16(), 4, 7, 9)} == {torch.float32}
+
+
 @pytest.mark.parametrize("N", [2, 5])
 def test_the_covering_grid_has_a_filter_at_the_centre_of_each_cell(N):
     grid = make_grid(torch.tensor(covering_parameters(N, 20, 20, gain=0.1)), N, 20, 20)
