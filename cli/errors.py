@@ -91,6 +91,8 @@ def explain_invalid_value(option: str, text: str) -> str:
     ]
     value = re.findall(r"(?:Got|Given) value: (.*)", text)[-1]
     option = SHORT_FORMS.get(option, option)
+    if value.startswith("[") and re.search(r"(?:Sequence|list)\[int\]", text):  # a list with a wrong element
+        allowed = ["a list of whole numbers" if name == TYPE_DESCRIPTIONS["int"] else name for name in allowed]
     message = f"--{option} takes {' or '.join(dict.fromkeys(allowed))}; got {value}."
     if option == "model.transforms":
         message = message.replace("[100,50]", "[rotation,shift]")

@@ -121,7 +121,8 @@ class RunOutputs(NamedTuple):
         if values is None:
             return
         columns = {"image": list(range(len(x))), **self.label_column(y)}
-        columns |= {name: [number_or_none(value) for value in array.tolist()] for name, array in values.items()}
+        for name, array in values.items():
+            columns |= number_columns(name, array)
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         run.log({"test/per_image": wandb.Table(columns=list(columns), data=rows[:MAX_ROWS])})
 
@@ -160,6 +161,12 @@ class RunOutputs(NamedTuple):
             return {}
         names = self.data.class_names
         return {"label": [None if label < 0 else names[label] if names else str(label) for label in y.tolist()]}
+
+
+def number_columns(name: str, values: np.ndarray) -> dict[str, list[float | None]]:
+    """Return the column of per-image values `(n,)`; of values per layer `(n, L)` the columns `name_1` ... `name_L`."""
+    parts = {name: values} if values.ndim == 1 else {f"{name}_{i + 1}": part for i, part in enumerate(values.T)}
+    return {key: [number_or_none(value) for value in part.tolist()] for key, part in parts.items()}
 
 
 def number_or_none(value: float) -> float | None:

@@ -338,16 +338,18 @@ class LadderVAE(VAE):
             check_sizes(hidden)
         shared = {"z_dim": self.z_dim, "activation": options.activation, "batch_norm": options.batch_norm}
         if not self.is_conv:
-            widths = one_for_each(hidden or first(HIDDEN, layers), layers, "layers of latents")
+            widths = one_for_each(first(HIDDEN, layers) if hidden is None else hidden, layers, "layers of latents")
             return shared | {"hidden": widths}
-        per_scale = list(options.layers_per_scale or LAYERS_PER_SCALE)
+        per_scale = list(LAYERS_PER_SCALE if options.layers_per_scale is None else options.layers_per_scale)
         if min(per_scale, default=0) < 1 or sum(per_scale) != layers:
             raise ValueError(
-                f"layers_per_scale must hold positive numbers whose sum is that of the layers of latents, {layers}; "
+                f"layers_per_scale must hold positive numbers whose sum is the number of layers of latents, {layers}; "
                 f"got {per_scale}."
             )
         scales = len(per_scale)
-        widths = one_for_each(hidden or first(CONV_HIDDEN, scales), scales, "entries of layers_per_scale")
+        widths = one_for_each(
+            first(CONV_HIDDEN, scales) if hidden is None else hidden, scales, "entries of layers_per_scale"
+        )
         return shared | {"hidden": widths, "layers_per_scale": per_scale}
 
     def new_encoder(self, out_dim: int, context_dim: int = 0, init: str = "glorot") -> nn.Module:

@@ -147,6 +147,7 @@ MISTAKES = {
     "--model.hidden [4,0]": "hidden must hold positive sizes",
     "--model.hidden 4,4": "--model.hidden takes a list such as [400,400] or null; got 4,4.",
     "--model LadderVAE --model.z_dim 5": "--model.z_dim takes a list such as [100,50] or null; got 5.",
+    "--model LadderVAE --model.z_dim [4,a]": "--model.z_dim takes a list of whole numbers or null; got [4, 'a'].",
     "--model LadderVAE --model.encoder conv --model.z_dim [4,4]": "layers_per_scale must hold positive numbers",
     "--model LadderVAE --model.posterior full": "leave out posterior full",
     "--model LadderVAE --model.prior vamp": "choose another prior or --model.batch_norm false",

@@ -19,7 +19,7 @@ from wandb_file import read_wandb_file
 import train
 from datamodules import Digits
 from evaluation.schema import Evaluation
-from evaluation.wandb_outputs import RunOutputs
+from evaluation.wandb_outputs import RunOutputs, number_columns
 from models import VAE
 
 QUICK = ["--data", "Digits", "--model.hidden", "[4]", "--trainer.max_epochs", "2",
@@ -295,3 +295,9 @@ def test_a_failure_of_wandb_at_the_end_costs_a_warning(tmp_path, monkeypatch, ca
     assert Path("a/evaluation.json").is_file()
     records = read_wandb_file(next(Path("a").rglob("*.wandb")))
     assert any(record.HasField("exit") for record in records)  # the rest is there
+
+
+def test_values_per_layer_have_a_column_for_each_layer():
+    values = np.array([[1.0, 2.0], [3.0, np.nan]])
+    assert number_columns("rate_of_layers", values) == {"rate_of_layers_1": [1.0, 3.0], "rate_of_layers_2": [2.0, None]}
+    assert number_columns("log_px", values[:, 0]) == {"log_px": [1.0, 3.0]}
