@@ -38,7 +38,7 @@ RUNS = {
     "LadderVAE": ["LadderVAE"],
     "LadderVAE conv": ["LadderVAE", "encoder=conv"],
     "DRAW": ["DRAW", "steps=4", "rnn_size=32"],
-    "DRAW attention": ["DRAW", "steps=4", "rnn_size=32", "attention=true"],
+    "DRAW attention": ["DRAW", "steps=4", "rnn_size=32", "attention=True"],
     "CVAE": ["CVAE"],
     "CVAE iwae": ["CVAE", "objective=iwae", "num_samples=5"],
     "M2": ["M2"],

@@ -6,6 +6,7 @@ import torch
 from callbacks import FigureCallback, LatentCodes, LatentCodesTSNE, for_model
 from callbacks.codes import active_dimensions, in_plane
 from figures import charts
+from figures.animation import Animation
 from models import MODELS, evaluating
 
 SAME = r"The codes of all \d+ images are the same"
@@ -34,8 +35,9 @@ def test_every_figure_of_few_images_that_are_the_same(make_model, name, count, l
     for callback in for_model(model):
         if isinstance(callback, FigureCallback):
             with evaluating(model):
-                for figure in callback.draw(model, data).values():
-                    figure.draw_without_rendering()
+                for drawing in callback.draw(model, data).values():
+                    for figure in drawing.frames() if isinstance(drawing, Animation) else [drawing]:
+                        figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.7, -1e6])

@@ -185,6 +185,7 @@ OF_MODELS = {
     "--model AE": {"test/reconstructions"},
     "--model GMMN": set(),
     "--model CVAE": {"test/per_image", "test/reconstructions"},
+    "--model LadderVAE --model.z_dim [4,2]": {"test/per_image", "test/reconstructions"},
     "--model M2 --data.num_labels 50": {"test/per_image", "test/reconstructions"},
     "--model VAE --data NPZ --data.root unlabelled.npz": {"test/per_image", "test/reconstructions"},
 }

@@ -89,7 +89,8 @@ def integrated(model, x, n=20_001):
 @pytest.mark.parametrize("size", [1.0, 3.0])
 def test_ais_with_a_uniform_prior_agrees_with_numerical_integration(size):
     """It holds for images whose latent is near the boundary of the prior, too."""
-    model, settings = UniformLinear(SHAPE, z_dim=1), Settings(chains=8, temperatures=300, leapfrogs=5)
+    # with 8 chains, three of eight seeds have an image that is more than 0.4 off; with 32 none is more than 0.24 off
+    model, settings = UniformLinear(SHAPE, z_dim=1), Settings(chains=32, temperatures=300, leapfrogs=5)
     with torch.no_grad():
         model.weight.mul_(size)
     x, pilot = images_of(model, 40, 1), images_of(model, 10, 2)
