@@ -265,9 +265,9 @@ class LadderVAE(VAE):
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of each layer of latents, from the image upwards, by default [64, 32, 16, 8, 4]; with encoder
             conv their channels, by default [4, 4, 4, 8].
-        hidden: Width of the two hidden layers between two layers of latents, for each of them, from the image upwards,
-            by default [512, 256, 128, 64, 32]; with encoder conv the channels at each resolution, by default
-            [24, 48, 64]. A single number holds for all of them. The pass downwards has the same.
+        hidden: Width of the two hidden layers for each layer of latents, from the image upwards, by default
+            [512, 256, 128, 64, 32]; with encoder conv the channels at each resolution, by default [24, 48, 64]. One
+            entry, such as [100], holds for all of them. The pass downwards has the same.
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu, leaky_relu_0.1
             or leaky_relu_0.2.
         encoder: mlp, or conv for image-shaped latents.
