@@ -31,7 +31,7 @@ def moved(z: Tensor, dims: Tensor, values: Tensor) -> Tensor:
 def dimension_names(model: Model) -> list[str]:
     """Return the names of the latent dimensions: z1, z2, ..., and p1, p2, ... for those of a spatial transform.
 
-    In codes that hold several layers of latents, z3.1 is the first dimension of the third layer.
+    If codes hold several layers of latents, names have the layer first: z3.1 is dimension 1 of layer 3.
     """
     size, sizes = code_size(model), model.latent_sizes
     if len(sizes) > 1 and sum(sizes) == size:

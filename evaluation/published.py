@@ -329,5 +329,5 @@ def describe(name: str, theirs: Any, ours: Any) -> str:
 
 
 def sizes(value: int | list[int]) -> str:
-    """Format a number, or one for each layer: "55,000", or "100+50"."""
+    """Return a number as text, such as "55,000", or the numbers of all layers, such as "100+50"."""
     return "+".join(map(str, value)) if isinstance(value, list) else f"{value:,}"

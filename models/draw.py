@@ -107,7 +107,7 @@ class DRAWPosterior(Distribution):
         return Path(z, mu, sigma, canvas)
 
     def rsample_path(self, sample_shape: Any = ()) -> Path:
-        """Return a path with samples of z, `(samples..., B, T, z_dim)`."""
+        """Return a pass through all steps with sampled latents, `(*sample_shape, B, T, z_dim)`."""
         shape = (*torch.Size(sample_shape), *self.batch_shape, *self.model.code_shape)
         noise = torch.randn(shape, device=self.x.device, dtype=self.x.dtype).unbind(-2)
         return self.path(lambda t, mu, sigma: mu + sigma * noise[t])
@@ -210,7 +210,7 @@ class DRAW(BoundModel):
 
     @property
     def code_shape(self) -> tuple[int, int]:
-        """Number of steps and dimensions of each, `(T, z_dim)`."""
+        """Shape of the latents of all steps, `(T, z_dim)`."""
         return self.hparams.steps, self.hparams.z_dim
 
     @property

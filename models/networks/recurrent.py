@@ -7,8 +7,8 @@ from torch import Tensor, nn
 def lstm_layer(in_dim: int, size: int) -> nn.Linear:
     """Return a new linear layer from the input of an LSTM cell and its last output to its gates.
 
-    Weights are Glorot-uniform. Biases are 0, those of the forget gate 1, so that the cell remembers at first
-    (Jozefowicz et al. 2015).
+    Weights are Glorot-uniform. Biases are 0, except for those of the forget gate: they are 1, so that an untrained cell
+    keeps its content (Jozefowicz et al. 2015).
 
     Args:
         in_dim: Size of the input, with that of the last output.

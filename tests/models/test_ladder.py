@@ -20,7 +20,7 @@ variants = pytest.mark.parametrize("options", VARIANTS, ids=str)
 
 
 def last_layers(model):
-    """Return the layers with the evidence of each layer of latents."""
+    """Return the output layers of the pass upwards, one for each layer of latents."""
     return [head[-1] if isinstance(head, nn.Sequential) else head for head in model.encoder.heads]
 
 
@@ -48,7 +48,7 @@ def precision_weighted(evidence, p):
 
 
 def layer_by_layer(model, x, noise):
-    """Return log p(x|z_1), each log p(z_l|.) and each log q(z_l|.), and each KL, of one image and one sample."""
+    """Return log p(x|z_1), and of each layer log p(z_l|z_l+1), log q(z_l|x, z_l+1) and the KL, for one sample."""
     d, evidence = x[None], []
     for block, head in zip(model.encoder.blocks, model.encoder.heads, strict=True):
         d = block(d)
