@@ -39,8 +39,11 @@ class Canvases(NamedTuple):
     def boxes(self, step: int, image: int) -> list[Box]:
         """Return the windows of a step on the canvas of an image."""
         side = max(self.canvas.shape[-2:])
-        windows = ((self.read, READ), (self.write, WRITE))
-        return [window_box(part[step, image], side, color) for part, color in windows if part is not None]
+        boxes = [] if self.read is None else [window_box(self.read[step, image], side, READ)]
+        if self.write is not None:
+            # dashed, so that the window that is read stays visible where both have the same edges
+            boxes.append(window_box(self.write[step, image], side, WRITE)._replace(is_dashed=self.read is not None))
+        return boxes
 
 
 def window_box(window: Tensor, side: int, color: str) -> Box:
@@ -109,7 +112,7 @@ def canvas_frame(groups: Sequence[Canvases], step: int, title: str = "") -> Grid
             rows.append(group.x)
             labels.append("input")
             boxes.append([])
-    text = f"{title}\nStep {step + 1} of {len(groups[0].canvas)}".strip()
+    text = "\n".join(filter(None, [title, f"Step {step + 1} of {len(groups[0].canvas)}", legend(groups)]))
     return image_grid(rows, row_labels=labels, title=text, row_breaks=breaks[1:], boxes=boxes)
 
 

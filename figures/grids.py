@@ -23,6 +23,7 @@ CHARACTER, LINE, MARGIN = 8, 18, 8  # pixels: maximum width of a character, heig
 SMALL_LINE = 12  # pixels between lines of small text
 INDENT = 6  # pixels between a label and its row
 MIN_OUTLINE = 1  # pixels: minimum width of the line of a box
+DASHES = (0, (2, 2))  # of the line of a dashed box, in widths of the line
 TITLE, LABEL, SMALL = 10, 9, 7.5  # font sizes in points
 COLORS = {TITLE: "0", LABEL: "0.15", SMALL: "0.15"}
 MAX_LABEL_LENGTH = 24  # characters of a row label
@@ -50,6 +51,7 @@ class Box(NamedTuple):
         bottom: Position of the lower edge.
         line: Width of the line.
         color: Colour of the line.
+        is_dashed: Whether the line is dashed, so that a box below it with the same edges stays visible.
     """
 
     left: float
@@ -58,6 +60,7 @@ class Box(NamedTuple):
     bottom: float
     line: float
     color: str
+    is_dashed: bool = False
 
 
 def reduced(images: Tensor, largest: int) -> Tensor:
@@ -221,6 +224,8 @@ def draw_box(
         edges.append((start + ends[0], ends[1] - ends[0]))
     (x, width_), (y, height) = edges
     style: dict[str, Any] = {"fill": False, "edgecolor": box.color, "linewidth": to_points(line, dpi)}
+    if box.is_dashed:
+        style["linestyle"] = DASHES
     # add_patch would compute limits of the axes for each box
     axes.add_artist(Rectangle((x, y), width_, height, joinstyle="miter", **style))
 

@@ -98,6 +98,8 @@ def test_read_and_write_windows_have_their_colours_and_a_legend():
     write, read = torch.full((2, 1, 4), 3.0), torch.full((2, 1, 4), 2.0)
     figure = canvas_steps([canvases(2, 1, write=write), canvases(2, 1, write=write, read=read)])
     assert [color for color, _ in windows(figure)] == [WRITE, WRITE, READ, WRITE, READ, WRITE]
+    styles = [patch.get_linestyle() for patch in figure.axes[0].patches]
+    assert [style == "solid" for style in styles] == [True, True, True, False, True, False]
     assert texts(figure)[-1].startswith("red: write window, blue: read window, width of lines")
     only_write = texts(canvas_steps([canvases(2, 1, write=write)]))[-1]
     assert only_write.startswith("red: write window, width of lines")
