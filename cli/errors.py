@@ -9,6 +9,7 @@ from cli.suggestions import reason_for_missing_option, suggest
 
 # Errors that more disk space, other permissions or another folder resolve; not every platform defines all of them.
 STORAGE_ERRORS = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM")} - {None}
+MAX_LISTED = 12  # options that a message lists; for more it names the command that does
 SHORT_FORMS = {"wandb.mode": "wandb"}
 TYPE_DESCRIPTIONS = {
     "NoneType": "null",
@@ -104,7 +105,7 @@ def explain_invalid_value(option: str, text: str) -> str:
 
 
 def explain_unknown_option(option: str, names: dict[str, str], known: list[str]) -> str:
-    """Return the message for an option that does not exist: a suggestion, or all options of its section."""
+    """Return the message for an option that does not exist: a suggestion, or where to find those of its section."""
     sections = [part for key in names for part in (key, f"{key}.name")]  # --model and --data of train.py
     if reason := reason_for_missing_option(option):
         return f"Unknown option --{option}: {reason}. Leave it out."
@@ -113,5 +114,9 @@ def explain_unknown_option(option: str, names: dict[str, str], known: list[str])
         return f"Unknown option --{option}, did you mean {'' if guess == 'checkpoints' else '--'}{guess}?"
     section = option.partition(".")[0] if "." in option else ""
     alternatives = [name for name in known if name.rpartition(".")[0] == section] or known
+    if len(alternatives) > MAX_LISTED:
+        chosen, of_owner = (f" --{section} {names[section]}", f" of {names[section]}") if section in names else ("", "")
+        program = "train.py" if names else "evaluate.py"
+        return f"Unknown option --{option}. All options{of_owner}: python {program}{chosen} --help"
     owner = f"{names[section]} takes" if section in names else "There are"
     return f"Unknown option --{option}. {owner} {', '.join('--' + name for name in alternatives)}."

@@ -117,7 +117,7 @@ MISTAKES = {
     "--batch-size 3": "did you mean --data.batch_size?",
     "--latent_dim 3": "did you mean --model.z_dim?",
     "--num_workers 3": "Unknown option --num_workers: batches are sliced from images in memory, without workers.",
-    "--qwertz 3": "Unknown option --qwertz. There are --config, --seed",
+    "--qwertz 3": "Unknown option --qwertz. All options: python train.py --help",
     "--model vae": "Unknown model 'vae', did you mean VAE?",
     "--data fashion-mnist": "Unknown data set 'fashion-mnist', did you mean FashionMNIST?",
     "--trainer.limit_test_batches 3": "--trainer.limit_test_batches has no effect",
@@ -154,7 +154,7 @@ MISTAKES = {
     "--model AffineVAE --model.transforms rotation": "takes a list such as [rotation,shift]; got rotation.",
     "--model DRAW --model.read_size 3": "read_size and write_size have no effect without attention",
     "--model DRAW --model.attention": "--model.attention needs a value: write --model.attention VALUE.",
-    "--model DRAW --model.encoder conv": "Unknown option --model.encoder",
+    "--model DRAW --model.encoder conv": "--model.encoder. All options of DRAW: python train.py --model DRAW --help",
     "--model DRAW --model.prior vamp": "Unknown option --model.prior",
     "--callbacks none": "--callbacks takes a list such as [samples,traversals] or null; got none.",
     "--model.likelihood poisson": "--model.likelihood takes one of bernoulli, gaussian, continuous_bernoulli, "
