@@ -1,5 +1,6 @@
 """Evaluate a model by annealed importance sampling (AIS): a lower bound, in expectation, on log p(x)."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from tqdm import tqdm
 
 import models
 from evaluation.metrics import labels_or_none, standard_error
-from models.estimators.ais import Settings, anneal, bidirectional, tune
+from models.estimators.ais import Settings, anneal, bidirectional, pilot_temperatures, tune
 from models.estimators.importance import MAX_DECODER_ROWS
 from models.estimators.passes import activation_bytes, free_memory, halved_to_fit
 from runtime.collectives import map_across_ranks, rank_indices
@@ -56,11 +57,14 @@ def run_ais(
         log p(x) (nats) per sampled image.
     """
     size = images_per_pass(model, settings, x, labels_or_none(model, y))
-    hidden = None if global_rank() == 0 else True  # None hides the bar unless there is a terminal
+    # None hides a bar unless there is a terminal
+    new_bar = partial(tqdm, unit="temperature", disable=None if global_rank() == 0 else True, leave=False)
     simulated = min(SIMULATED, len(x)) if model.can("ais_simulate") else 0
     parts, more = -(-len(x) // size), -(-simulated // size)
-    # Every rank tunes the step sizes itself and gets identical ones.
-    steps = tune(model, pilot[0], settings, labels_or_none(model, pilot[1]))
+    with new_bar(total=len(pilot_temperatures(settings)), desc="AIS, pilot run") as pilot_bar:
+        # Every rank tunes the step sizes itself and gets identical ones.
+        labels_of_pilot = labels_or_none(model, pilot[1])
+        steps = tune(model, pilot[0], settings, labels_of_pilot, moved=pilot_bar.update)
 
     def moved() -> None:
         bar.update()
@@ -79,7 +83,7 @@ def run_ais(
 
     own_parts, own_more = (len(rank_indices(n)) for n in (parts, more))
     total = settings.temperatures * (own_parts + 2 * own_more)
-    with tqdm(total=total, unit="temperature", desc="AIS", disable=hidden, leave=False) as bar:
+    with new_bar(total=total, desc="AIS") as bar:
         arrays = map_across_ranks(compute, parts)
         if more:
             arrays |= map_across_ranks(bound, more)

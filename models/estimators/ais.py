@@ -19,6 +19,7 @@ from models.inputs import evidence_of
 TARGET = 0.65  # acceptance rate that the pilot run tunes step sizes for (Neal 2011)
 RATE = 0.2  # adaptation rate: change of the log step size per move and unit of acceptance
 PILOT_MOVES = 500  # least number of moves of the pilot run, over all temperatures
+PILOT_START = 20  # times that the pilot run repeats the first temperature, to find the scale of the step sizes
 
 
 class Settings(NamedTuple):
@@ -109,7 +110,15 @@ def hmc_step(path: Path, point: Point, b: float, step: float, leapfrogs: int) ->
     return Point(*mixed), acceptance
 
 
-def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: int = 0) -> list[float]:
+def pilot_temperatures(settings: Settings) -> list[int]:
+    """Return the temperatures of the pilot run in their order, from 1."""
+    return [1] * PILOT_START + list(range(1, settings.temperatures))
+
+
+def tune(
+    model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: int = 0,
+    moved: Callable[[], object] = lambda: None,
+) -> list[float]:  # fmt: skip
     """Return step sizes for temperatures 1 ... T - 1, from a pilot run in which they adapt to the acceptance rate.
 
     The weights of a chain whose step sizes adapt are biased. So the pilot run takes other images than those to be
@@ -121,6 +130,7 @@ def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: in
         settings: Options of the run that the step sizes are for.
         y: Labels `(B,)`, for conditional models.
         seed: Seed of the noise.
+        moved: Called after each of `pilot_temperatures`.
     """
     x, y = evidence_of(model, x, y)
     b = schedule(settings.temperatures)
@@ -129,17 +139,18 @@ def tune(model, x: Tensor, settings: Settings, y: Tensor | None = None, seed: in
     with evaluating(model, seed):
         path = annealing_path(model, x, y, settings.start)
         point = path.at(path.base.sample((settings.chains,)))
-        for t in [1] * 20 + list(range(1, settings.temperatures)):  # the first ones find the scale
+        for t in pilot_temperatures(settings):
             for _ in range(moves):
                 point, acceptance = hmc_step(path, point, b[t], math.exp(log_step), settings.leapfrogs)
                 log_step += RATE * (acceptance.mean().item() - TARGET)
             steps.append(math.exp(log_step))
-    return steps[20:]
+            moved()
+    return steps[PILOT_START:]
 
 
 def anneal(
     model, x: Tensor, settings: Settings, steps: list[float], y: Tensor | None = None, seed: int = 0,
-    moved: Callable[[], None] = lambda: None,
+    moved: Callable[[], object] = lambda: None,
 ) -> AISEstimate:  # fmt: skip
     """Estimate log p(x) by annealed importance sampling (Neal 2001; Wu et al. 2017).
 
@@ -161,7 +172,7 @@ def anneal(
 
 
 def anneal_to_posterior(
-    model, x: Tensor, y: Tensor | None, settings: Settings, steps: list[float], seed: int, moved: Callable[[], None]
+    model, x: Tensor, y: Tensor | None, settings: Settings, steps: list[float], seed: int, moved: Callable[[], object]
 ) -> AISEstimate:
     """Run the chains of `anneal` without checking images: simulated Gaussian pixels are not within [0, 1]."""
     with evaluating(model, seed):
@@ -172,7 +183,7 @@ def anneal_to_posterior(
 
 
 def run_chains(
-    path: Path, z: Tensor, order: range, settings: Settings, steps: list[float], moved: Callable[[], None]
+    path: Path, z: Tensor, order: range, settings: Settings, steps: list[float], moved: Callable[[], object]
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of (b_t - b_t-1) log ratio(z) along chains from `z`, `(C, B)`, and the mean acceptance `(B,)`.
 
@@ -204,7 +215,7 @@ class Bounds(NamedTuple):
 
 def bidirectional(
     model, n: int, settings: Settings, steps: list[float], y: Tensor | None = None, seed: int = 0,
-    moved: Callable[[], None] = lambda: None,
+    moved: Callable[[], object] = lambda: None,
 ) -> Bounds:  # fmt: skip
     """Return bounds by bidirectional Monte Carlo (Grosse et al. 2015) on n images simulated by the model.
 

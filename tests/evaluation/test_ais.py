@@ -128,11 +128,12 @@ def test_a_conditional_model_gets_the_labels_of_each_part(monkeypatch, small):
     assert torch.equal(torch.cat(given["tune"]), y[1:3])
 
 
-def test_the_bar_counts_all_temperatures(model, pilot, small, monkeypatch):
+def test_the_bars_count_all_temperatures(model, pilot, small, monkeypatch):
     bars, bar = [], ais.tqdm
     monkeypatch.setattr(ais, "tqdm", lambda **options: bars.append(bar(**options | {"disable": False})) or bars[-1])
     run_ais(model, *images(10), pilot, SETTINGS)
-    assert [made.n for made in bars] == [made.total for made in bars] == [6 * (3 + 2 * 3)]
+    pilot_run, parts = 20 + 5, 6 * (3 + 2 * 3)
+    assert [made.n for made in bars] == [made.total for made in bars] == [pilot_run, parts]
 
 
 def test_signs_and_means_of_the_summary():
