@@ -14,8 +14,8 @@ from callbacks.record import finished_epochs, record_figure, record_metrics
 from callbacks.titles import subject
 from figures import charts
 from models import Model
+from models.distributions.marginals import without_estimates
 from models.estimators.importance import active_units
-from models.marginals import without_estimates
 
 CHUNK = 500  # images per pass
 MIN_IMAGES = 50  # the variance of posterior means over fewer images is too noisy to decide on

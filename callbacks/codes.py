@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from figures.subsets import evenly_spaced
 from models import LatentVariableModel, Model
-from models.marginals import prior_samples
+from models.distributions.marginals import prior_samples
 
 MAX_POINTS = 2000  # points of a scatter plot, and images from which quantiles are computed
 CHUNK = 500  # images per pass

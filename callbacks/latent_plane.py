@@ -14,7 +14,7 @@ from callbacks.latent_codes import MIN_POINTS
 from callbacks.titles import class_names, subject
 from figures import charts, grids
 from models import Model
-from models.marginals import prior_samples
+from models.distributions.marginals import prior_samples
 
 MASSES = 0.1, 0.3, 0.5, 0.7, 0.9, 0.99  # of the prior, in the contours of its density
 DENSITY_POINTS = 200  # along each axis of the grid on which the density of the prior is computed

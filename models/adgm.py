@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from models.concatenation import concatenated
 from models.distributions import (
     at_least_float32,
     diagonal_normal,
@@ -16,6 +15,7 @@ from models.distributions import (
     rsample_with_log_prob,
     standard_normal,
 )
+from models.distributions.concatenation import concatenated
 from models.m2 import M2, ClassTerms
 from models.networks import make_decoder
 from models.networks.layers import ImageShape

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from models.concatenation import Concatenation
 from models.distributions import (
     diagonal_normal,
     is_standard_normal,
@@ -16,6 +15,7 @@ from models.distributions import (
     sampled_kl_per_dimension,
     standard_normal,
 )
+from models.distributions.concatenation import Concatenation
 from models.inputs import as_count
 from models.latent_variable import LatentVariableModel
 from models.layer_samples import redrawn_layers

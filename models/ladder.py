@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn.functional import softplus
 
-from models.concatenation import concatenated
 from models.distributions import (
     LATENT_LIMIT,
     DiagonalNormal,
@@ -20,6 +19,7 @@ from models.distributions import (
     soft_clip,
     standard_normal,
 )
+from models.distributions.concatenation import concatenated
 from models.inputs import as_count
 from models.layer_samples import redrawn_layers
 from models.networks import check_sizes

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from models.continuous_bernoulli import AccurateContinuousBernoulli, logits_of
-from models.discretized_logistic import DiscretizedLogistic
 from models.distributions import (
     SCALE_LIMIT,
     at_least_float32,
@@ -20,6 +18,8 @@ from models.distributions import (
     normal_image,
     soft_clip,
 )
+from models.distributions.continuous_bernoulli import AccurateContinuousBernoulli, logits_of
+from models.distributions.discretized_logistic import DiscretizedLogistic
 from models.inputs import check_binary, check_levels
 from models.networks.layers import lookup
 

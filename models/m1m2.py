@@ -9,8 +9,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from models import classes
 from models.base import evaluating
-from models.concatenation import concatenated
 from models.distributions import rsample_with_log_prob, standard_normal
+from models.distributions.concatenation import concatenated
 from models.inputs import as_labels, as_latents
 from models.likelihoods import PixelLikelihood
 from models.m2 import M2

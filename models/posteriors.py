@@ -10,13 +10,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from models.conditional_flow import (
-    ConditionalTransform,
-    GaussianFlow,
-    InvertibleGaussianFlow,
-    antithetic_noise,
-    make_transform,
-)
 from models.distributions import (
     LATENT_LIMIT,
     FullNormal,
@@ -24,6 +17,13 @@ from models.distributions import (
     diagonal_normal,
     inverse_soft_clip,
     soft_clip,
+)
+from models.distributions.conditional_flow import (
+    ConditionalTransform,
+    GaussianFlow,
+    InvertibleGaussianFlow,
+    antithetic_noise,
+    make_transform,
 )
 from models.networks import check_sizes
 from models.networks.layers import lookup

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from models.distributions import LATENT_LIMIT, at_least_float32, inverse_soft_clip, soft_clip, standard_normal
-from models.flow_distribution import FlowDistribution
-from models.mixtures import GaussianMixture
+from models.distributions.flow import FlowDistribution
+from models.distributions.mixture import GaussianMixture
 from models.networks import check_sizes
 from models.networks.layers import ImageShape, lookup
 

@@ -8,7 +8,7 @@ from callbacks import LatentPlane
 from callbacks.latent_plane import MASSES, grid, prior_quantiles, sample_cdf
 from figures import charts, grids
 from models import AE, VAE, evaluating
-from models.marginals import closed_form_marginals
+from models.distributions.marginals import closed_form_marginals
 
 TITLE = "z1 to the right, z2 upwards: "
 

@@ -20,9 +20,9 @@ from torch.distributions import (
 
 from models import MODELS, VAE
 from models.base import evaluating
-from models.concatenation import Concatenation
+from models.distributions.concatenation import Concatenation
+from models.distributions.mixture import GaussianMixture
 from models.estimators.ais import Settings, anneal, bidirectional
-from models.mixtures import GaussianMixture
 from models.priors import OPTION_DEFAULTS, PRIORS, make_prior
 
 SMALL = {  # options of small priors

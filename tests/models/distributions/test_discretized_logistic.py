@@ -6,7 +6,7 @@ import torch
 from scipy.stats import chisquare, logistic
 from torch.distributions import Categorical, MixtureSameFamily
 
-from models.discretized_logistic import DiscretizedLogistic
+from models.distributions.discretized_logistic import DiscretizedLogistic
 
 LEVELS = torch.arange(256) / 255
 MEANS = [0.0, 1e-6, 0.1, 0.5, 127.5 / 255, 0.99, 1.0]

@@ -14,9 +14,8 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from models import marginals
-from models.distributions import diagonal_normal, kl_per_dimension, sampled_kl_per_dimension, standard_normal
-from models.marginals import (
+from models.distributions import diagonal_normal, kl_per_dimension, marginals, sampled_kl_per_dimension, standard_normal
+from models.distributions.marginals import (
     DensityEstimate,
     closed_form_marginals,
     entropy_from_samples,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from models.distributions import is_standard_normal, standard_normal
+from models.distributions.gaussian import is_standard_normal, standard_normal
 
 
 class Concatenation(Distribution):

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import linear
 
-from models.distributions import LOG_2PI, at_least_float32
+from models.distributions.gaussian import LOG_2PI
+from models.distributions.outputs import at_least_float32
 
 ROWS = 1000  # samples that are drawn at a time from components with full covariance
 

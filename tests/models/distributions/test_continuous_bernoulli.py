@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import kstest
 
-from models.continuous_bernoulli import AccurateContinuousBernoulli, log_normaliser, logits_of, mean_of
+from models.distributions.continuous_bernoulli import AccurateContinuousBernoulli, log_normaliser, logits_of, mean_of
 
 LOGITS = [-1e4, -300.0, -20.0, -3.0, -1.0, -0.5, -1e-2, -1e-8, 0.0, 1e-4, 0.3, 1.0, 2.0, 17.0, 100.0, 1e4]
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 
-from models.distributions import DiagonalNormal
+from models.distributions.gaussian import DiagonalNormal
 
 FlowTransform: TypeAlias = MaskedAutoregressiveTransform
 SPLINE_BINS = 8  # as in Durkan et al. (2019)
