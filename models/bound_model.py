@@ -90,8 +90,8 @@ class BoundModel(LatentVariableModel):
         logistic_scale: Scale of a discretized_logistic likelihood: per_image (the default: learned, a function of the
             latent), shared (learned, one for all images), or a number, in units of pixels.
         logistic_components: Components of a discretized_logistic_mixture, 5 by default.
-        objective: Bound to train on: elbo, iwae, miwae or ciwae; or a surrogate with a better gradient of the encoder:
-            stl (of the ELBO), dreg or piwae (of IWAE).
+        objective: Bound to train on: elbo, iwae, miwae or ciwae; or, in models with one layer of latents, a surrogate
+            with a better gradient of the encoder: stl (of the ELBO), dreg or piwae (of IWAE).
         num_samples: K, the samples of z per image in training.
         num_groups: M, into which miwae and piwae divide the K samples.
         ciwae_beta: Share of the ELBO in ciwae; the rest is IWAE.
