@@ -13,7 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.report import about, publish
 from benchmarks.rounds import OtherLoad
 from models import M2, VAE, Model
-from models.estimators.importance import MAX_DECODER_ROWS, importance
+from models.estimators.importance import importance
+from models.estimators.passes import MAX_DECODER_ROWS
 from runtime.processes import configure_performance
 
 KINDS = {

@@ -15,7 +15,7 @@ from callbacks.titles import subject
 from figures import charts
 from models import Model
 from models.distributions.marginals import without_estimates
-from models.estimators.importance import active_units
+from models.estimators.active_units import active_units
 
 CHUNK = 500  # images per pass
 MIN_IMAGES = 50  # the variance of posterior means over fewer images is too noisy to decide on

@@ -10,8 +10,7 @@ from tqdm import tqdm
 import models
 from evaluation.metrics import labels_or_none, standard_error
 from models.estimators.ais import Settings, anneal, bidirectional, pilot_temperatures, tune
-from models.estimators.importance import MAX_DECODER_ROWS
-from models.estimators.passes import activation_bytes, free_memory, halved_to_fit
+from models.estimators.passes import MAX_DECODER_ROWS, activation_bytes, free_memory, halved_to_fit
 from runtime.collectives import map_across_ranks, rank_indices
 from runtime.processes import global_rank
 

@@ -21,8 +21,9 @@ from callbacks.titles import class_names, subject
 from evaluation.schema import Evaluation
 from figures import charts
 from figures.animation import Drawing
-from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
-from models.estimators.passes import samples_per_pass
+from models.estimators.importance import importance
+from models.estimators.pareto import pareto_k
+from models.estimators.passes import MAX_DECODER_ROWS, samples_per_pass
 from runtime.collectives import map_across_ranks
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle, file_suffix, save_figure
 from runtime.processes import global_rank

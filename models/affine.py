@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 from torch.nn.functional import cross_entropy
 
-from models import classes
+from models import label_checks
+from models.arguments import as_size
 from models.base import mean_where
-from models.inputs import as_size
 from models.networks.coordinate import CoordinateDecoder
 from models.networks.layers import ImageShape
 from models.vae import VAE
@@ -113,7 +113,7 @@ class AffineVAE(VAE):
                 "label_weight needs labels of two classes or more: choose data that have them, or leave it out."
             )
         if label_weight:
-            classes.check_number("AffineVAE with label_weight", num_classes)
+            label_checks.check_number("AffineVAE with label_weight", num_classes)
         super().__init__(image_shape, z_dim=z_dim, hidden=hidden, decoder=decoder, activation=activation, **kwargs)
         if not isinstance(self.decoder, CoordinateDecoder):
             raise ValueError(
@@ -125,7 +125,7 @@ class AffineVAE(VAE):
     def check_data(self, data) -> None:
         super().check_data(data)
         if self.hparams.label_weight:
-            classes.check_training_images("AffineVAE with label_weight", data)
+            label_checks.check_training_images("AffineVAE with label_weight", data)
 
     @property
     def metric_names(self) -> tuple[str, ...]:  # type: ignore[override]  # a class attribute of other models

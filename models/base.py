@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from models import inputs
+from models import arguments
 from models.likelihoods import PixelLikelihood
 from models.multistep import correct_counters, restore_progress, take_steps
 from models.networks import start_at_mean
@@ -350,7 +350,7 @@ class Model(LightningModule):
     def as_images(self, x) -> Tensor:
         """Return images `(B, C, H, W)` in [0, 1] from floats, bytes or booleans, on the model's device."""
         like, shape = next(self.parameters()), tuple(self.hparams.image_shape)
-        return inputs.as_images(x, shape, like, self.takes_pixels)
+        return arguments.as_images(x, shape, like, self.takes_pixels)
 
     def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor | None:
         """Return labels of this shape, or one that broadcasts with it. Models without labels return them unchanged."""
@@ -358,7 +358,7 @@ class Model(LightningModule):
 
     def as_latents(self, z) -> Tensor:
         """Return latents `(..., latent_dim)` on the model's device."""
-        return inputs.as_latents(z, self.latent_dim, next(self.parameters()))
+        return arguments.as_latents(z, self.latent_dim, next(self.parameters()))
 
     def as_evidence(self, x, y=None) -> tuple[Tensor, Tensor | None]:
         """Return images and labels `(B,)` for the likelihood, which must be defined for these pixel values."""
@@ -372,7 +372,7 @@ class Model(LightningModule):
     def check_form(self, x: Tensor) -> None:
         """Raise ValueError unless x has the type and shape of images. Values are not checked."""
         if not torch.compiler.is_compiling():
-            inputs.check_form(x, tuple(self.hparams.image_shape))
+            arguments.check_form(x, tuple(self.hparams.image_shape))
 
     def check_limits(self, max_epochs: int | None, max_steps: int = -1, max_time: object = None) -> None:
         """Raise ValueError if `lr_final` is given but the number of steps is not known.

@@ -9,9 +9,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from models.arguments import as_count
 from models.base import evaluating
 from models.distributions import kl_per_dimension
-from models.inputs import as_count
 from models.interpolation import interpolate_latents
 from models.latent_variable import LatentVariableModel
 from models.likelihoods import (

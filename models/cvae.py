@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.distributions import Independent
 from torch.nn.functional import one_hot
 
-from models import classes
-from models.inputs import as_count, as_labels
+from models import label_checks
+from models.arguments import as_count, as_labels
 from models.interpolation import interpolate_latents
 from models.networks.layers import ImageShape
 from models.vae import VAE
@@ -29,7 +29,7 @@ class CVAE(VAE):
     def __init__(self, image_shape: ImageShape, num_classes: int, **kwargs):
         if num_classes < 1:
             raise ValueError("CVAE needs labels: choose data that have them, or --model VAE.")
-        classes.check_number("CVAE", num_classes)
+        label_checks.check_number("CVAE", num_classes)
         super().__init__(image_shape, **kwargs)
 
     @property
@@ -44,7 +44,7 @@ class CVAE(VAE):
                 "CVAE needs the label of every training, validation and test image: leave out --data.num_labels if it "
                 "is given, or use --model M2."
             )
-        classes.check_training_images("CVAE", data)
+        label_checks.check_training_images("CVAE", data)
 
     def label(self, y: Tensor | None) -> Tensor:
         """Return one-hot labels `(..., num_classes)` for `y (...)`."""

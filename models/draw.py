@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from models.arguments import as_count
 from models.bound_model import BoundModel
 from models.distributions import LATENT_LIMIT, at_least_float32, soft_clip, standard_normal
-from models.inputs import as_count
 from models.networks.attention import Grid
 from models.networks.canvas import AttentionCanvas, WholeCanvas
 from models.networks.layers import ImageShape, glorot

@@ -13,7 +13,7 @@ from models.implicit import WIDTH_IMAGES, ImplicitModel
 from models.mmd import mmd, mmd2, widths_for, widths_without_data
 from models.networks import check_sizes, make_decoder
 from models.networks.layers import ACTIVATIONS, ImageShape, apply_rowwise, lookup, mlp
-from models.parts import make_part, open_part
+from models.pretrained import make_part, open_part
 
 Estimator = Literal["sqrt", "biased", "unbiased"]
 DEFAULT_HIDDEN = (1024, 256, 256, 64)  # of Li et al. (2015), from the image to the latents

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from models.arguments import as_count
 from models.distributions import (
     diagonal_normal,
     is_standard_normal,
@@ -16,7 +17,6 @@ from models.distributions import (
     standard_normal,
 )
 from models.distributions.concatenation import Concatenation
-from models.inputs import as_count
 from models.latent_variable import LatentVariableModel
 from models.layer_samples import redrawn_layers
 from models.networks import check_sizes

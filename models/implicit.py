@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from models.arguments import as_count
 from models.base import Model
 from models.distributions import at_least_float32, standard_normal
-from models.inputs import as_count
 from models.interpolation import interpolate_latents
 from models.mmd import mmd2, widths_for, widths_without_data
 

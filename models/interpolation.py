@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.inputs import as_count
+from models.arguments import as_count
 
 
 def interpolate_latents(z0: Tensor, z1: Tensor, n: int, path: str) -> Tensor:

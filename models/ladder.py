@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn.functional import softplus
 
+from models.arguments import as_count
 from models.distributions import (
     LATENT_LIMIT,
     DiagonalNormal,
@@ -20,7 +21,6 @@ from models.distributions import (
     standard_normal,
 )
 from models.distributions.concatenation import concatenated
-from models.inputs import as_count
 from models.layer_samples import redrawn_layers
 from models.networks import check_sizes
 from models.networks.ladder import (

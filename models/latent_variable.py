@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from models.arguments import as_count
 from models.base import Model
 from models.distributions import is_standard_normal, rsample_with_log_prob
-from models.inputs import as_count
 
 
 class LatentVariableModel(Model):

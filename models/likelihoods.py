@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from models.arguments import check_binary, check_levels
 from models.distributions import (
     SCALE_LIMIT,
     at_least_float32,
@@ -20,7 +21,6 @@ from models.distributions import (
 )
 from models.distributions.continuous_bernoulli import AccurateContinuousBernoulli, logits_of
 from models.distributions.discretized_logistic import DiscretizedLogistic
-from models.inputs import check_binary, check_levels
 from models.networks.layers import lookup
 
 DEFAULT_SCALE = 0.5

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from models import classes
+from models import label_checks
+from models.arguments import as_labels, as_latents
 from models.base import evaluating
 from models.distributions import rsample_with_log_prob, standard_normal
 from models.distributions.concatenation import concatenated
-from models.inputs import as_labels, as_latents
 from models.likelihoods import PixelLikelihood
 from models.m2 import M2
 from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape
-from models.parts import make_part, open_part
 from models.posteriors import PosteriorFlow, PosteriorName
+from models.pretrained import make_part, open_part
 from models.priors import PriorFlow, PriorName
 from models.vae import VAE
 
@@ -192,7 +192,7 @@ class M1M2(MarginalLabel):
         check_features(self.hparams.features, data)
         if not data.labelled_fraction:
             raise ValueError("M1M2 needs some labels: choose data that have them, or --model VAE.")
-        classes.check_training_images("M1M2", data)
+        label_checks.check_training_images("M1M2", data)
 
     @property
     def classifies_grey(self) -> bool:

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 from torch.nn.functional import one_hot
 
-from models import classes
+from models import label_checks
+from models.arguments import as_count, as_features, as_labels
 from models.base import mean_where
 from models.distributions import (
     at_least_float32,
@@ -16,7 +17,6 @@ from models.distributions import (
     rsample_with_kl,
     rsample_with_log_prob,
 )
-from models.inputs import as_count, as_features, as_labels
 from models.likelihoods import DEFAULT_SCALE, LikelihoodName, LogisticScale, PixelLikelihood, make_likelihood
 from models.marginal_label import MarginalLabel
 from models.networks.layers import ImageShape, Network, lookup
@@ -110,7 +110,7 @@ class M2(VariationalModel, MarginalLabel):
         if num_classes < 2:
             name = type(self).__name__
             raise ValueError(f"{name} needs labels of two classes or more: choose data that have them, or --model VAE.")
-        classes.check_number(type(self).__name__, num_classes)
+        label_checks.check_number(type(self).__name__, num_classes)
         if not alpha >= 0:
             raise ValueError(f"alpha must not be negative; got {alpha}.")
         posterior = self.new_posterior()
@@ -176,7 +176,7 @@ class M2(VariationalModel, MarginalLabel):
         super().check_data(data)
         if not data.labelled_fraction:
             raise ValueError(f"{type(self).__name__} needs some labels: choose data that have them, or --model VAE.")
-        classes.check_training_images(type(self).__name__, data)
+        label_checks.check_training_images(type(self).__name__, data)
 
     @property
     def pixel_likelihood(self) -> PixelLikelihood | None:

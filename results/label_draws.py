@@ -34,7 +34,7 @@ from cli.train_options import DEFAULTS, build_parser, expand_paths, option_names
 from datamodules.base import ImageData
 from datamodules.batches import Batches, MixedBatches
 from models import MODELS, Model, evaluating
-from models.stacked import StackedModels
+from models.ensemble import Ensemble
 from runtime.atomic_write import atomic_write
 from runtime.cuda_graph import capture, snapshot
 from runtime.processes import configure_performance, filter_warnings
@@ -206,8 +206,8 @@ class Trainer:
         self.uses_bf16 = uses_bf16
         self.draws, self.device, self.seed, self.max_epochs = draws, torch.device(device), seed, max_epochs
         self.uses_graph = self.device.type == "cuda"
-        self.stacked = StackedModels(draws.models)
-        self.optimizer = self.stacked.make_optimizer(capturable=self.uses_graph)
+        self.ensemble = Ensemble(draws.models)
+        self.optimizer = self.ensemble.make_optimizer(capturable=self.uses_graph)
         loaders = [data.train_batches(model, device) for data, model in zip(*draws[:2], strict=True)]
         self.batches, self.steps_per_epoch = epoch_batches(loaders), len(loaders[0])
         self.graphs: dict[tuple, Callable[..., Tensor]] = {}
@@ -216,7 +216,7 @@ class Trainer:
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """Take one optimizer step of all models and return their losses `(D,)`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
-            loss = self.stacked.loss(x, y)
+            loss = self.ensemble.loss(x, y)
         self.optimizer.zero_grad()
         loss.sum().backward()
         self.optimizer.step()
@@ -228,7 +228,7 @@ class Trainer:
             return self.step
         shape = (*x.shape, *y.shape)
         if shape not in self.graphs:
-            restore = snapshot(self.stacked.state().values(), [self.optimizer])
+            restore = snapshot(self.ensemble.state().values(), [self.optimizer])
             try:
                 self.graphs[shape] = capture(self.step, x, y, restore=restore)
             except RuntimeError as error:
@@ -265,7 +265,7 @@ class Trainer:
 
     def errors(self) -> list[float]:
         """Return the error of each draw on the validation images."""
-        self.stacked.write_back()
+        self.ensemble.write_back()
         found = []
         for data, model in zip(*self.draws[:2], strict=True):
             x, y = data.images("val", device=self.device, grey=model.classifies_grey)
@@ -277,7 +277,7 @@ class Trainer:
     def save(self, path: Path, progress: Progress, options: list[str]) -> None:
         """Write everything that training needs to go on after `progress`."""
         state = {
-            "models": self.stacked.state(),
+            "models": self.ensemble.state(),
             "optimizer": self.optimizer.state_dict(),
             "progress": progress._asdict(),
             "options": options,
@@ -306,7 +306,7 @@ class Trainer:
                 f"{path.parent} was begun on another kind of device: continue there, or give another --run_dir."
             )
         with torch.no_grad():
-            for name, value in self.stacked.state().items():
+            for name, value in self.ensemble.state().items():
                 value.copy_(state["models"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         return progress
@@ -319,7 +319,7 @@ def is_due(epoch: int, last: int) -> bool:
 
 def write_draws(folder: Path, trainer: Trainer, progress: Progress) -> None:
     """Write a run folder for each draw: options, metrics, and the model after the last epoch."""
-    trainer.stacked.write_back()
+    trainer.ensemble.write_back()
     for index, (data, model, config) in enumerate(zip(*trainer.draws, strict=True)):
         run = folder / f"draw{config['data']['label_seed']}"
         with atomic_write(run / "config.yaml") as file:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Model
-from models.estimators.importance import MAX_DECODER_ROWS
+from models.estimators.passes import MAX_DECODER_ROWS
 from models.layer_sums import sum_over_layers
 
 # Multiply-adds per forward pass and step from which one more thread pays off. Measured on two idle cores: the second

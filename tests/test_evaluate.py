@@ -21,7 +21,8 @@ import train
 from datamodules import DATAMODULES
 from evaluation import baselines, cache, report, result_files
 from evaluation.metrics import IMAGES_PER_PASS
-from models.estimators.importance import MAX_DECODER_ROWS, importance
+from models.estimators.importance import importance
+from models.estimators.passes import MAX_DECODER_ROWS
 
 QUICK = [
     "--data",

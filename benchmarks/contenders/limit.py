@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.jobs import Job
 from benchmarks.meter import Meter
-from models.estimators.importance import MAX_DECODER_ROWS
+from models.estimators.passes import MAX_DECODER_ROWS
 
 PIXELS, CLASSES = 784, 10
 Product = tuple[Tensor, Tensor]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from models.arguments import evidence_of
 from models.base import evaluating
-from models.inputs import evidence_of
 
 TARGET = 0.65  # acceptance rate that the pilot run tunes step sizes for (Neal 2011)
 RATE = 0.2  # adaptation rate: change of the log step size per move and unit of acceptance

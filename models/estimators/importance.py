@@ -1,4 +1,4 @@
-"""Importance-sampled log p(x) with its diagnostics (ESS, Pareto k-hat), and the number of active units."""
+"""Importance-sampled log p(x), with its effective sample size."""
 
 import math
 from typing import NamedTuple
@@ -6,13 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.arguments import evidence_of
 from models.base import evaluating
-from models.inputs import evidence_of
+from models.estimators.pareto import tail_size
 from models.networks.layers import lookup
 
-EQUAL_WEIGHTS = 1e-3  # log weights that differ by less, in nats, differ only by rounding
-MAX_DECODER_ROWS = 2500  # of a fully connected decoder per pass on a CPU: bounds memory, and more rows are slower
-NEGLIGIBLE = 10 * torch.finfo(torch.float64).eps  # weights of a shape that the fit of a tail leaves out
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # autocast type of matrix products; None: that of the weights
 
 
@@ -23,11 +21,6 @@ class Estimate(NamedTuple):
     elbo: Tensor  # 1/K sum_k log w_k
     ess: Tensor  # (sum w)^2 / sum w^2
     largest: Tensor  # the largest log weights, `(B, tail_size(K) + 1)`
-
-
-def tail_size(K: int) -> int:
-    """Return the number of largest weights, of K, to which `pareto_k` fits the tail (Vehtari et al. 2024)."""
-    return int(3 * K**0.5) if K > 225 else K // 5
 
 
 def importance(
@@ -72,71 +65,3 @@ def importance(
                 largest = largest.topk(min(len(largest), tail_size(K) + 1), dim=0).values
     ess = (2 * log_sum - log_sum_squares).exp()
     return Estimate(log_sum - math.log(K), total / K, ess, largest.T)
-
-
-def pareto_k(largest: Tensor, K: int) -> Tensor:
-    """Return the Pareto shape k-hat of the tail of K weights, `(B,)` ("PSIS", Vehtari et al. 2024).
-
-    An importance-sampled mean is reliable below 0.7; from 1 on the weights have no finite mean. NaN for fewer than 25
-    samples; 0 if all weights in the tail are equal up to rounding.
-
-    On a CPU it is that of arviz, image by image, which takes a millisecond per image. On a GPU all images are fitted at
-    once.
-
-    Args:
-        largest: The largest log weights in descending order, `(B, tail_size(K) + 1)`.
-        K: Number of all weights.
-    """
-    if tail_size(K) < 5:
-        return torch.full((len(largest),), math.nan, dtype=torch.float64)
-    if largest.device.type == "cuda":
-        return fit_tails(largest)
-    from arviz_stats.base import array_stats  # imported here because it takes 1.5 s, and most commands do not need it
-
-    k_hats = []
-    for tail in largest.cpu().double():
-        if tail[0] - tail[-1] < EQUAL_WEIGHTS:
-            k_hats.append(0.0)
-            continue
-        # The fit uses only the tail and the number of smaller weights, so these may have any smaller value.
-        log_w = torch.cat([tail, tail[-1:].expand(K - len(tail))])
-        # psislw follows the leave-one-out convention and expects -log w.
-        k_hats.append(float(array_stats.psislw(-log_w.numpy())[1]))
-    return torch.tensor(k_hats, dtype=torch.float64)
-
-
-def fit_tails(largest: Tensor) -> Tensor:
-    """Return k-hat of all rows at once, `(B,)`: the fit of a generalized Pareto distribution in arviz's psislw.
-
-    It is the empirical Bayes estimate of Zhang & Stephens (2009) with the prior of Vehtari et al. (2024). The tests
-    compare it with arviz.
-
-    Args:
-        largest: The largest log weights in descending order, `(B, n + 1)`; the last one is the cutoff of the tail.
-    """
-    log_w = largest.double()
-    weights = (log_w - log_w[:, :1]).exp()
-    excess = (weights[:, :-1] - weights[:, -1:]).flip(1)  # (B, n), in ascending order
-    n = excess.shape[1]
-    m = 30 + int(n**0.5)  # number of candidates for b = -k / sigma
-    grid = 1 - (m / (torch.arange(1, m + 1, dtype=torch.float64, device=largest.device) - 0.5)).sqrt()
-    b = grid / (3 * excess[:, int(n / 4 + 0.5) - 1, None]) + 1 / excess[:, -1:]  # (B, m)
-    k = (-b[..., None] * excess[:, None]).log1p().mean(-1)  # (B, m)
-    posterior = (n * ((-b / k).log() - k - 1)).softmax(-1)
-    posterior = torch.where(posterior >= NEGLIGIBLE, posterior, 0)
-    b_mean = (b * posterior).sum(-1, keepdim=True) / posterior.sum(-1, keepdim=True)
-    k_hat = (-b_mean * excess).log1p().mean(-1)
-    k_hat = (n * k_hat + 10 * 0.5) / (n + 10)
-    is_equal = log_w[:, 0] - log_w[:, -1] < EQUAL_WEIGHTS
-    return torch.where(is_equal, 0, k_hat)
-
-
-def active_units(means: Tensor, threshold: float = 0.01) -> int:
-    """Return the number of dimensions with Var_x(E_q[z]) > threshold (Burda et al. 2015, section 5.2).
-
-    Args:
-        means: Posterior means `(N, d)` of a data set.
-        threshold: Variance above which a unit is active.
-    """
-    variance = means.double().var(0, correction=min(1, len(means) - 1))  # 0, not NaN, for a single image
-    return int((variance > threshold).sum())

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.estimators.importance import MAX_DECODER_ROWS
 from models.layer_sums import sum_over_layers
 from models.likelihoods import PIXEL_TENSORS
 
+MAX_DECODER_ROWS = 2500  # of a fully connected decoder per pass on a CPU: bounds memory, and more rows are slower
 GPU_ROWS = 2**18  # 5000 samples of 50 images: the time of a pass is then that of its arithmetic, not of its launches
 MEMORY_SHARE = 0.5  # of the free memory of a GPU that a pass may take
 BYTES_PER_FLOAT = 4

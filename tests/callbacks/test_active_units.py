@@ -7,7 +7,7 @@ import torch
 from callbacks import ActiveUnits, active_units
 from callbacks.active_units import is_active
 from models import MODELS, VAE
-from models.estimators import importance
+from models.estimators.active_units import active_units as count_active
 
 
 class TwoLayers(VAE):
@@ -29,7 +29,7 @@ def test_logs_the_active_units_of_the_whole_validation_set(fit, make_model, memo
     monkeypatch.setattr(active_units, "CHUNK", 60)  # 250 images in parts, the last one smaller
     log, model = memory(), make_model(batch_norm=False)
     fit(model, [ActiveUnits()], max_epochs=1, logger=log)
-    expected = importance.active_units(model.eval().encode(data.images("val")[0]))
+    expected = count_active(model.eval().encode(data.images("val")[0]))
     assert log.of("val/active_units")[-1][2] == expected > 0
 
 

@@ -6,8 +6,9 @@ import torch
 from evaluation import metrics
 from models import MODELS, VAE, evaluating
 from models.estimators import passes
-from models.estimators.importance import MAX_DECODER_ROWS, importance, pareto_k
-from models.estimators.passes import activation_bytes, halved_to_fit, samples_per_pass
+from models.estimators.importance import importance
+from models.estimators.pareto import pareto_k
+from models.estimators.passes import MAX_DECODER_ROWS, activation_bytes, halved_to_fit, samples_per_pass
 
 
 @pytest.fixture

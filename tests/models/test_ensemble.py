@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.stacked import StackedModels
+from models.ensemble import Ensemble
 
 D, B = 3, 6
 LABELS = torch.tensor([0, -1, 1, -1, 2, -1])
@@ -25,7 +25,7 @@ def batches(name):
 def test_losses_and_gradients_are_those_of_each_model_alone(make, name, network, batch_norm):
     networks = {} if network == "mlp" else {"encoder": network, "decoder": network}
     models, (x, y) = models_of(make, name, batch_norm=batch_norm, **networks), batches(name)
-    stacked = StackedModels(models)
+    stacked = Ensemble(models)
     torch.manual_seed(5)
     losses = stacked.loss(x, y)
     losses.sum().backward()
@@ -43,7 +43,7 @@ def test_losses_and_gradients_are_those_of_each_model_alone(make, name, network,
 def test_steps_of_adam_are_those_of_each_model_alone_and_are_written_back(make, batch_norm):
     name, options = "M2", {"batch_norm": batch_norm, "lr": 1e-2, "weight_decay": 0.1, "adam_eps": 1e-4}
     models, alone = (models_of(make, name, **options) for _ in range(2))
-    stacked, (x, y) = StackedModels(models), batches(name)
+    stacked, (x, y) = Ensemble(models), batches(name)
     optimizer = stacked.make_optimizer()
     optimizers = [
         torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-4, weight_decay=0.1) for model in alone
@@ -71,7 +71,7 @@ FLOW = {"posterior": "flow", "posterior_hidden": [8], "posterior_context": 3}
 def test_models_with_learned_priors_and_posteriors_are_stacked(make, options):
     models, (x, y) = models_of(make, "M2", **options), batches("M2")
     torch.manual_seed(5)
-    losses = StackedModels(models).loss(x, y)
+    losses = Ensemble(models).loss(x, y)
     for index, model in enumerate(models):
         torch.manual_seed(5)
         torch.testing.assert_close(losses[index], model.loss(x[index], y[index]))
@@ -79,7 +79,7 @@ def test_models_with_learned_priors_and_posteriors_are_stacked(make, options):
 
 def test_models_whose_pseudo_inputs_have_other_labels_are_refused(make):
     models = models_of(make, "M2", prior="vamp", prior_components=4)
-    assert StackedModels(models).loss(*batches("M2")).isfinite().all()
+    assert Ensemble(models).loss(*batches("M2")).isfinite().all()
     models[1].z_prior.labels += 1
     with pytest.raises(ValueError, match=r"^Models that differ in z_prior\.labels cannot be trained as one batched"):
-        StackedModels(models)
+        Ensemble(models)

@@ -1,4 +1,4 @@
-"""models/inputs.py: the arguments that methods accept, convert and refuse, with one-sentence error messages."""
+"""models/arguments.py: the arguments that methods accept, convert and refuse, with one-sentence error messages."""
 
 import numpy as np
 import pytest
@@ -353,9 +353,9 @@ def test_training_and_validation_do_not_check_values(fit, make, binary, monkeypa
     def looked(*args):
         raise AssertionError("a check of values in training")
 
-    monkeypatch.setattr("models.inputs.as_images", looked)
-    monkeypatch.setattr("models.inputs.as_features", looked)
-    monkeypatch.setattr("models.inputs.check_binary", looked)
+    monkeypatch.setattr("models.arguments.as_images", looked)
+    monkeypatch.setattr("models.arguments.as_features", looked)
+    monkeypatch.setattr("models.arguments.check_binary", looked)
     monkeypatch.setattr("models.m2.as_features", looked)
     for module in ("cvae", "m2", "m1m2"):
         monkeypatch.setattr(f"models.{module}.as_labels", looked)

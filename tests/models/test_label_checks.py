@@ -1,11 +1,11 @@
-"""models/classes.py: checks of the labels of the training data."""
+"""models/label_checks.py: checks of the labels of the training data."""
 
 import numpy as np
 import pytest
 
 from datamodules import DATAMODULES
 from models import MODELS
-from models.classes import MAX_CLASSES
+from models.label_checks import MAX_CLASSES
 
 LEARNING = {"CVAE": {}, "M2": {}, "ADGM": {}, "SDGM": {}, "AffineVAE": {"decoder_hidden": [4], "label_weight": 1.0}}
 

@@ -40,7 +40,7 @@ def check_same_buffers(models: Sequence[Model], statistics: Iterable[str]) -> No
             )
 
 
-class StackedModels:
+class Ensemble:
     """Models that differ in the values of their trained parameters only, with one pass for all of them.
 
     Small models do not keep a GPU busy: a step of D of them takes hardly longer than a step of one. Each model has its
