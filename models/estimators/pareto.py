@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 EQUAL_WEIGHTS = 1e-3  # log weights that differ by less, in nats, differ only by rounding
+LARGEST_SPREAD = 700.0  # nats: weights that are smaller by more than this factor, relative to the largest, round to 0
 NEGLIGIBLE = 10 * torch.finfo(torch.float64).eps  # weights of a shape that the fit of a tail leaves out
 
 
@@ -18,7 +19,8 @@ def pareto_k(largest: Tensor, K: int) -> Tensor:
     """Return the Pareto shape k-hat of the tail of K weights, `(B,)` ("PSIS", Vehtari et al. 2024).
 
     An importance-sampled mean is reliable below 0.7; from 1 on the weights have no finite mean. NaN for fewer than 25
-    samples; 0 if all weights in the tail are equal up to rounding.
+    samples; 0 if all weights in the tail are equal up to rounding; inf if a quarter of the tail rounds to 0 relative to
+    the largest weight, where no shape can be fitted.
 
     On a CPU it is that of arviz, image by image, which takes a millisecond per image. On a GPU all images are fitted at
     once.
@@ -29,8 +31,26 @@ def pareto_k(largest: Tensor, K: int) -> Tensor:
     """
     if tail_size(K) < 5:
         return torch.full((len(largest),), math.nan, dtype=torch.float64)
-    if largest.device.type == "cuda":
-        return fit_tails(largest)
+    k_hats = torch.full((len(largest),), math.inf, dtype=torch.float64, device=largest.device)
+    has_shape = ~(spread_of_tail(largest) > LARGEST_SPREAD)
+    tails = largest[has_shape]
+    k_hats[has_shape] = fit_tails(tails) if largest.device.type == "cuda" else fit_tails_by_arviz(tails, K)
+    return k_hats
+
+
+def lower_quartile(n: int) -> int:
+    """Return the number of weights, of the n in a tail, up to their lower quartile, which sets the scale of the fit."""
+    return int(n / 4 + 0.5)
+
+
+def spread_of_tail(largest: Tensor) -> Tensor:
+    """Return the difference of the log weights at the top and at the lower quartile of the tail in nats, `(B,)`."""
+    n = largest.shape[1] - 1
+    return (largest[:, 0] - largest[:, n - lower_quartile(n)]).double()
+
+
+def fit_tails_by_arviz(largest: Tensor, K: int) -> Tensor:
+    """Return k-hat of each image, `(B,)`, computed by arviz; arguments as for `pareto_k`."""
     from arviz_stats.base import array_stats  # imported here because it takes 1.5 s, and most commands do not need it
 
     k_hats = []
@@ -60,7 +80,7 @@ def fit_tails(largest: Tensor) -> Tensor:
     n = excess.shape[1]
     m = 30 + int(n**0.5)  # number of candidates for b = -k / sigma
     grid = 1 - (m / (torch.arange(1, m + 1, dtype=torch.float64, device=largest.device) - 0.5)).sqrt()
-    b = grid / (3 * excess[:, int(n / 4 + 0.5) - 1, None]) + 1 / excess[:, -1:]  # (B, m)
+    b = grid / (3 * excess[:, lower_quartile(n) - 1, None]) + 1 / excess[:, -1:]  # (B, m)
     k = (-b[..., None] * excess[:, None]).log1p().mean(-1)  # (B, m)
     posterior = (n * ((-b / k).log() - k - 1)).softmax(-1)
     posterior = torch.where(posterior >= NEGLIGIBLE, posterior, 0)

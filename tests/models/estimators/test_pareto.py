@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from exact_models import LinearGaussian
 from torch.distributions import Independent, Normal
 
+from models.estimators import pareto
 from models.estimators.importance import importance
 from models.estimators.pareto import fit_tails, pareto_k, tail_size
 
@@ -44,6 +47,18 @@ def test_k_hat_of_all_images_at_once_is_that_of_arviz(K):
     noise = torch.randn(K, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(K))
     log_w = noise * torch.tensor([0.1, 1, 3, 10, 30, 0]) - 700
     torch.testing.assert_close(fit_tails(tail(log_w)), pareto_k(tail(log_w), K), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("fit", ["arviz", "at once"])
+@pytest.mark.parametrize("scale", [100.0, 300.0, 800.0, 1e5])
+def test_k_hat_of_weights_that_round_to_0_is_above_any_limit(fit, scale, monkeypatch):
+    """Relative to the largest weight all others round to 0, and a fit would find a light tail or none."""
+    if fit == "at once":
+        monkeypatch.setattr(pareto, "fit_tails_by_arviz", lambda largest, K: fit_tails(largest))
+    log_w = scale * torch.randn(1000, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = pareto_k(tail(log_w), 1000)
+    assert (found > 10).all()
+    assert (found == math.inf).all() or scale < 500
 
 
 def test_k_hat_is_low_for_the_exact_and_high_for_a_narrow_posterior():
