@@ -4,6 +4,7 @@ import gc
 import shlex
 import sys
 from argparse import ArgumentError
+from itertools import pairwise
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -327,9 +328,9 @@ def report_stop(error: Exception, trainer: Trainer | None, argv: list[str]) -> i
 def resume_command(argv: list[str], run_dir: str) -> str:
     """Return the command that resumes the run that was started with the arguments `argv`."""
     command = ["python", "train.py", *argv]
-    if "--run_dir" not in argv:
+    if not any(argument.partition("=")[0] == "--run_dir" for argument in argv):
         command += ["--run_dir", str(run_dir)]
-    if "auto" not in argv:
+    if "--resume=auto" not in argv and ("--resume", "auto") not in pairwise(argv):
         command += ["--resume", "auto"]
     return shlex.join(command)
 

@@ -1,15 +1,11 @@
 """Random state as a function of (seed, rank, step), so that nothing between two steps can change training."""
 
-from hashlib import blake2b
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-
-def seed_of(*key: int | str) -> int:
-    """Return a 64-bit seed that depends only on `key`; several times faster than numpy's SeedSequence."""
-    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "big")
+from datamodules.batches import seed_of
 
 
 class StepRNG(Callback):

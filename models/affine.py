@@ -152,8 +152,6 @@ class AffineVAE(VAE):
         content, A = self.split(z)
         return self.likelihood(self.decoder(content, transform=A))
 
-    px_of_pixels = px
-
     def label_loss(self, qz_x: Independent, y: Tensor) -> Tensor:
         """Return the mean cross-entropy of the classifier over images with a label; 0 without any."""
         logits = self.head(qz_x.mean[..., : self.code_dim])

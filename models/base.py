@@ -130,6 +130,7 @@ class Model(LightningModule):
     data_args: tuple[str, ...] = ("image_shape",)  # constructor arguments that are read from the data module
     checkpoint_args: tuple[str, ...] = ()  # constructor arguments that are read from another model's checkpoint
     learns_from_labels = False  # whether each training batch of partly labelled data contains labelled images
+    takes_pixels = True  # whether x is an image with values in [0, 1], which methods that users call then check
     is_conditional = False  # whether methods receive the label y with each image, as in a CVAE
     latent_part = "layer"  # what an entry of `latent_sizes` is called in figures; of a sequential model "step"
     takes_own_steps = False  # whether it overrides `take_step`, because it has several optimizers
@@ -336,11 +337,6 @@ class Model(LightningModule):
 
     # Inputs of the methods that users call: each of these methods returns a tensor that the model can compute with, or
     # raises ValueError.
-
-    @property
-    def takes_pixels(self) -> bool:
-        """Whether x is an image with values in [0, 1]."""
-        return True
 
     @property
     def classifies_grey(self) -> bool:

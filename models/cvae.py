@@ -64,8 +64,6 @@ class CVAE(VAE):
         """Return p(x|y,z) for `z (..., z_dim)` and labels that broadcast with its leading dimensions."""
         return self.likelihood(self.decoder(z, self.label(y)))
 
-    px_of_pixels = px
-
     def as_labels(self, y, shape: tuple[int, ...], broadcast: bool = False) -> Tensor:
         if y is None:
             return self.label(None)  # raises ValueError

@@ -351,11 +351,12 @@ class M2(VariationalModel, MarginalLabel):
         n = as_count(n, "n")
         return self.decode(self.prior().sample((n,)), torch.arange(n, device=self.device) % self.hparams.num_classes)
 
+    @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the mean of p(x|y,z) for the most probable label and its mean of z: `(B, C, H, W)`."""
         x = self.as_images(x)
         context = self.context(x, None)
-        return self.decode(self.encode(x), context.argmax(-1))
+        return self.px(self.qz(x, context).mean, context).mean
 
     @torch.no_grad()
     def analogies(self, x: Tensor) -> Tensor:

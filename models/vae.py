@@ -85,13 +85,6 @@ class VAE(VariationalModel, BoundModel):
         """Return p(x|z) for `z (..., z_dim)`, batch shape `(...)`."""
         return self.likelihood(self.decoder(z))
 
-    # A subclass that overrides only `px` may take data other than pixels; then the range of x is not checked.
-    px_of_pixels = px
-
-    @property
-    def takes_pixels(self) -> bool:
-        return type(self).px is type(self).px_of_pixels
-
     # The bounds. Labels `y (B,)` are passed on to the distributions, which ignore them here; a subclass may use them.
 
     def rate_distortion(

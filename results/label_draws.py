@@ -28,11 +28,10 @@ import yaml
 from jsonargparse import Namespace
 from torch import Tensor
 
-from callbacks.step_rng import seed_of
 from cli.errors import explain_option_error
 from cli.train_options import DEFAULTS, build_parser, expand_paths, option_names, split_component_flags
 from datamodules.base import ImageData
-from datamodules.batches import Batches, MixedBatches
+from datamodules.batches import Batches, MixedBatches, seed_of
 from models import MODELS, Model, evaluating
 from models.ensemble import Ensemble
 from runtime.atomic_write import atomic_write

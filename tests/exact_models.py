@@ -10,6 +10,8 @@ from models.implicit import ImplicitModel
 class LinearGaussian(VAE):
     """p(z) = N(0, I), p(x|z) = N(W z + b, s^2 I). q(z|x) is the exact posterior, or a shifted and wider one."""
 
+    takes_pixels = False
+
     def __init__(self, exact):
         super().__init__(image_shape=(1, 2, 2), z_dim=2, hidden=[3])
         self.exact, self.s = exact, 0.7

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -909,3 +910,18 @@ def test_an_invalid_wandb_variable_changes_no_record(variables, capfd, variable,
     assert message in err
     assert "Traceback" not in err
     assert Path("a/wandb_id").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "added"),
+    [
+        ([], ["--run_dir", "r", "--resume", "auto"]),
+        (["--run_dir=s", "--resume=auto"], []),
+        (["--resume", "auto", "--run_dir", "s"], []),
+        (["--resume", "auto"], ["--run_dir", "r"]),
+        (["--resume", "old.ckpt", "--run_dir", "s"], ["--resume", "auto"]),  # goes on from there; the last one counts
+        (["--steps_per_call", "auto", "--trainer.devices", "auto"], ["--run_dir", "r", "--resume", "auto"]),
+    ],
+)
+def test_the_command_that_resumes_a_run(argv, added):
+    assert shlex.split(train.resume_command(argv, "r")) == ["python", "train.py", *argv, *added]

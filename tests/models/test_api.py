@@ -140,7 +140,6 @@ def test_every_public_method_is_documented():
         "px",
         "px_classes",
         "px_given",
-        "px_of_pixels",
         "qa",
         "qy",
         "qz",

@@ -182,10 +182,9 @@ def test_a_gaussian_likelihood_accepts_grey_images_in_the_unit_interval(build, g
         refused(call, grey[0], sentence="For a single image")
 
 
-def test_a_custom_likelihood_may_accept_another_range(build):
+def test_a_model_of_other_data_than_pixels_accepts_any_range(build):
     class Other(VAE):
-        def px(self, z, y=None):
-            return super().px(z)
+        takes_pixels = False
 
     x = torch.randn(3, *SHAPE)
     model = Other(SHAPE, hidden=[4])
@@ -193,6 +192,16 @@ def test_a_custom_likelihood_may_accept_another_range(build):
     assert model.encode(x).shape == (3, 20)
     refused(model.encode, x[0], sentence="must have shape")
     refused(model.encode, x / 0, sentence="must be finite")
+
+
+def test_a_decoder_of_ones_own_does_not_lift_the_checks_of_pixels(grey):
+    class Other(VAE):
+        def px(self, z, y=None):
+            return super().px(z)
+
+    model = Other(SHAPE, hidden=[4])
+    refused(model.encode, grey.float(), sentence="Divide them by 255")
+    refused(model.log_weights, grey, 2, sentence="only defined for pixels 0 and 1")
 
 
 @pytest.mark.parametrize("name", [name for name, kind in MODELS.items() if hasattr(kind, "posterior")])
