@@ -15,7 +15,7 @@ from callbacks.titles import subject
 from figures import charts
 from models import Model
 from models.distributions.marginals import without_estimates
-from models.estimators.active_units import active_units
+from models.estimators.active_units import is_active
 
 CHUNK = 500  # images per pass
 MIN_IMAGES = 50  # the variance of posterior means over fewer images is too noisy to decide on
@@ -27,17 +27,6 @@ COLLAPSE_VARIANCE = 1e-6
 MIN_STEPS_BETWEEN_CHECKS = 100  # optimizer steps between the two checks that must agree
 HIGH_RATE = 0.01  # from this learning rate of Adam on, the rate is the likely cause of a collapse
 WARM_UP_STEPS = 1000  # optimizer steps of KL warm-up with which OMNIGLOT and faces kept all latent dimensions
-
-
-def is_active(means: Tensor, variance: Tensor | float = 1.0) -> Tensor:
-    """Return which of the d latent units are active, boolean `(d,)`.
-
-    Args:
-        means: Posterior means `(N, d)`.
-        variance: Variance of each unit under the prior, `(d,)`, to which the threshold is relative.
-    """
-    means = means.double() / torch.as_tensor(variance, device=means.device).double().sqrt()
-    return torch.tensor([active_units(unit) == 1 for unit in means.split(1, dim=1)])
 
 
 def active_of_layers(model: Model, layers: Sequence[Tensor]) -> list[Tensor]:

@@ -218,6 +218,6 @@ def filter_warnings() -> None:
     warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
     # check_resumed reports dropped callbacks as changed options
     warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
-    # the M1 of an M1M2 is always in evaluation mode
     warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # first steps: no graph yet
+    # the M1 of an M1M2 is always in evaluation mode
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
