@@ -1,6 +1,5 @@
 """Check before a model is built whether it fits into the memory of this machine."""
 
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from datamodules import ImageData
+from datamodules.memory import total_memory
 from models import Model, posteriors, priors
 
 COPIES_PER_WEIGHT = 4  # in training: weight, gradient and the two moments of Adam
@@ -21,13 +21,10 @@ PART_OPTIONS = {  # and of their parts, if most of the weights are there
 
 
 def machine_memory(device: str) -> int | None:
-    """Return the memory of the machine, or of its GPU, in bytes; None if unknown."""
+    """Return the memory that this job may use on the machine or on its GPU, in bytes; None if unknown."""
     if device == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # on Windows
-        return None
+    return total_memory()
 
 
 def size_text(size: float) -> str:
