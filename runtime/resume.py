@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 from datamodules import ImageData
 from datamodules.labels import list_names
 from models import Model, from_checkpoint, read_checkpoint
-from runtime.hparams import defaults, stored_training_options, training_options
+from runtime.hparams import fill_options, stored_training_options, training_options
 
 # Options that define batch boundaries; they may not change in the middle of an epoch
 BATCH_OPTIONS = (
@@ -44,8 +44,8 @@ def changed_options(
         ("model", model, checkpoint["hyper_parameters"], model.hparams),
         ("data", data, checkpoint.get("datamodule_hyper_parameters", {}), data.hparams),
     ):
-        # an option may be newer than the checkpoint
-        old = defaults(type(built)) | getattr(built, "older_defaults", {}) | old
+        # An option may be newer than the checkpoint. How a run began makes no difference to one that goes on.
+        old = fill_options(type(built), {key: new[key] for key in ("init",) if key in new} | old)
         then |= {f"--{section}.{key}": value for key, value in old.items() if key not in ("root", "cache")}
         now |= {f"--{section}.{key}": value for key, value in new.items()}
     # compared as JSON, in which lists and tuples are equal

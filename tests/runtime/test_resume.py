@@ -45,6 +45,19 @@ def test_a_change_is_named_and_allowed_only_when_asked_for(capsys):
     assert rates("a") == pytest.approx([1e-3, 1e-3, 1e-3, 1e-2])  # the flag wins over what the optimizer remembers
 
 
+def test_options_that_are_newer_than_a_checkpoint_had_the_values_of_then(capsys):
+    """Runs had no warm-up before the option existed: with that of today beta would fall when they go on."""
+    assert train.main(command("a")) == 0
+    path = Path("a", LAST)
+    checkpoint = contents("a")
+    for option in ("beta_warmup", "init"):
+        del checkpoint["hyper_parameters"][option]
+    torch.save(checkpoint, path)
+    assert train.main(command("a", "VAE", *MORE)) == 2
+    assert "its --model.beta_warmup is 0, not None. Give the same options" in capsys.readouterr().err
+    assert train.main(command("a", "VAE", *MORE, "--model.beta_warmup", "0")) == 0
+
+
 @pytest.mark.parametrize(("before", "after", "expected"), [
     ([], ["--model.lr_final", "1e-4", "--model.lr_schedule", "exponential"], [1e-3, 1e-3, 1e-3, 1e-4]),
     (["--model.lr_final", "1e-4", "--model.lr_schedule", "exponential"], ["--model.lr", "2e-3"],
