@@ -24,7 +24,7 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
     Parameters must not change within it: a prior that is computed from them is computed only once.
     """
     was_training = {module: module.training for module in model.modules()}
-    caches = {module: module.evaluation_cache for module in model.modules() if isinstance(module, Model)}
+    caches = {part: part.evaluation_cache for part in models_in(model)}
     for part in caches:
         part.evaluation_cache = {}
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed reseeds all GPUs
@@ -38,6 +38,11 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
             module.training = training
         for part, cache in caches.items():
             part.evaluation_cache = cache
+
+
+def models_in(model: nn.Module) -> list["Model"]:
+    """Return a model and the trained models within it, such as the M1 of an M1M2."""
+    return [module for module in model.modules() if isinstance(module, Model)]
 
 
 class Mean(Metric):
@@ -141,7 +146,7 @@ class Model(LightningModule):
     quantity: str | None = "log p(x)"  # what log weights estimate; None without a likelihood
     scheduled_steps: int | None = None  # length of a learning rate schedule by steps; None: schedule by epochs
     trained_epochs: int | None = None  # epochs of training, of a model that was loaded from a checkpoint
-    evaluation_cache: dict[str, Any] | None = None  # results that `evaluating` keeps
+    evaluation_cache: dict[str, Any] | None = None  # results that are kept in `evaluating` and in a validation
     graphed_step: Callable[..., dict[str, Tensor]] | None = None  # replaces `take_step` on a GPU; set by train.py
 
     decoder: nn.Module  # optional
@@ -446,7 +451,13 @@ class Model(LightningModule):
         for name, values in self.validation_metrics(*batch).items():
             self.val_means[name].update(values)
 
+    def on_validation_epoch_start(self) -> None:
+        for part in models_in(self):
+            part.evaluation_cache = {}  # the weights stay as they are until the end
+
     def on_validation_epoch_end(self) -> None:
+        for part in models_in(self):
+            part.evaluation_cache = None
         # not after each batch: on a GPU, four calls of Lightning's log take longer than the batch
         for name, mean in self.val_means.items():
             if mean.update_called:

@@ -312,6 +312,17 @@ def test_the_vamp_prior_is_the_mixture_of_the_posteriors_of_its_pseudo_inputs(ma
     torch.testing.assert_close(model.prior().log_prob(z), expected)
 
 
+def test_a_validation_encodes_the_pseudo_inputs_once(make, binary, validate, fit):
+    model = make("VAE", z_dim=3, prior="vamp", prior_components=5)
+    batches, encoded, encode = [binary(4, seed=seed) for seed in range(3)], [], model.encode_pseudo_inputs
+    model.encode_pseudo_inputs = lambda u, y: encoded.append(u) or encode(u, y)
+    before = validate(model, batches)["val/bound"]
+    assert len(encoded) == 1
+    fit(model, batches)
+    assert model.evaluation_cache is None
+    assert validate(model, batches)["val/bound"] != before  # the prior is that of the new weights
+
+
 def test_the_pseudo_inputs_of_a_hierarchy_pass_through_the_means_of_its_layers(make):
     model = make("HierarchicalVAE", z_dim=[4, 3, 2], prior="vamp", prior_components=5)
     mean = model.posterior(model.z_prior.pseudo_inputs).mean
