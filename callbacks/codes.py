@@ -20,11 +20,6 @@ THRESHOLD = 0.01
 QUANTILES = 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99
 
 
-def code_size(model: Model) -> int:
-    """Return the number of latent dimensions; for a hierarchical model those of z_1, which the decoder takes."""
-    return model.latent_dim
-
-
 def encode(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """Return the latent codes `(N, d)` of images as float32, whatever the precision of the model."""
     parts = zip(x.split(CHUNK), y.split(CHUNK), strict=True)

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from callbacks.base import FigureCallback
-from callbacks.codes import are_constant, code_size, codes_of_test_images
+from callbacks.codes import are_constant, codes_of_test_images
 from callbacks.latent_codes import MIN_POINTS
 from callbacks.titles import class_names, subject
 from figures import charts
@@ -25,10 +25,10 @@ class LatentCodesTSNE(FigureCallback):
 
     @classmethod
     def unsupported_reason(cls, model: Model) -> str | None:
-        if (reason := super().unsupported_reason(model)) or code_size(model) > 2:
+        if (reason := super().unsupported_reason(model)) or model.latent_dim > 2:
             return reason
         return (
-            f"t-SNE needs a code of more than 2 dimensions; this {type(model).__name__} has {code_size(model)}: "
+            f"t-SNE needs a code of more than 2 dimensions; this {type(model).__name__} has {model.latent_dim}: "
             f"leave {cls.name} out, and use latent_codes, which plots 2 dimensions directly."
         )
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.base import FigureCallback
-from callbacks.codes import QUANTILES, active_dimensions, code_size, codes_of_test_images, encode
+from callbacks.codes import QUANTILES, active_dimensions, codes_of_test_images, encode
 from callbacks.titles import subject
 from figures import grids
 from models import Model
@@ -33,7 +33,7 @@ def dimension_names(model: Model) -> list[str]:
 
     If codes hold several layers of latents, names have the layer first: z3.1 is dimension 1 of layer 3.
     """
-    size, sizes = code_size(model), model.latent_sizes
+    size, sizes = model.latent_dim, model.latent_sizes
     if len(sizes) > 1 and sum(sizes) == size:
         return [f"z{layer}.{i + 1}" for layer, d in enumerate(sizes, 1) for i in range(d)]
     content_size = model.code_dim

@@ -11,12 +11,11 @@ from torch.distributions import Distribution, Independent
 from models.arguments import as_count
 from models.distributions import (
     diagonal_normal,
-    is_standard_normal,
     rsample_with_log_prob,
     sampled_kl_per_dimension,
     standard_normal,
 )
-from models.distributions.concatenation import Concatenation
+from models.distributions.concatenation import concatenated
 from models.latent_variable import LatentVariableModel
 from models.layer_samples import redrawn_layers
 from models.networks import check_sizes
@@ -114,10 +113,8 @@ class HierarchicalVAE(VAE):
 
         It is N(0, I), except for the last layer with another prior than N(0, I): its noise is z_L, with this prior.
         """
-        prior, like = self.prior(), next(self.decoder.parameters())
-        if is_standard_normal(prior):
-            return standard_normal(sum(self.hparams.z_dim), like)
-        return Concatenation([standard_normal(sum(self.hparams.z_dim[:-1]), like), prior])
+        below = standard_normal(sum(self.hparams.z_dim[:-1]), like=next(self.decoder.parameters()))
+        return concatenated(below, self.prior())
 
     def first_layer(self, noise: Tensor) -> Tensor:
         """Return z_1 `(..., d_1)` from the noise of all layers `(..., d)`."""

@@ -127,7 +127,10 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         self.z_prior.start_at(random_images)
 
     def prior(self) -> Distribution:
-        """Return p(z), of the last layer of latents, batch shape `()`. In `evaluating` and in a validation it is computed once."""
+        """Return p(z), of the last layer of latents, batch shape `()`.
+
+        It is computed only once in `evaluating`, and in a validation.
+        """
         cache = None if torch.is_grad_enabled() else self.evaluation_cache
         if cache is not None and "prior" in cache:
             return cache["prior"]

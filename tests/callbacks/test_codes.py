@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from callbacks import LatentCodes, LatentCodesTSNE, codes, latent_codes_tsne
-from callbacks.codes import code_size, codes_of_test_images, in_plane
+from callbacks.codes import codes_of_test_images, in_plane
 from models import VAE, evaluating
 
 
@@ -40,7 +40,7 @@ def test_pca_against_the_eigenvectors_of_the_covariance():
 )
 def test_size_and_prior_of_codes(make_model, name, size, prior):
     model = make_model(name).eval()
-    assert code_size(model) == model.encode(torch.zeros(1, 1, 8, 8)).shape[1] == size
+    assert model.latent_dim == model.encode(torch.zeros(1, 1, 8, 8)).shape[1] == size
     assert model.has_standard_normal_prior() == prior
 
 
