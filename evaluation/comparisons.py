@@ -1,5 +1,6 @@
 """Compare results with each other, paired by image, and with published numbers."""
 
+import glob
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -56,9 +57,8 @@ def with_comparisons(
 
 def log_px(result: Evaluation) -> np.ndarray | None:
     """Return the cached per-image log p(x) of a result, `(N,)`; None if no file holds exactly these values."""
-    path = Path(result.checkpoint)
-    options = {"K": result.num_samples, "images": result.images_hash, "precision": result.precision}
-    for file in (cache_path(path, "likelihoods", options), cache_path(path, "likelihoods")):
+    of_any_options = cache_path(Path(result.checkpoint), "likelihoods")
+    for file in sorted(of_any_options.parent.glob(f"{glob.escape(of_any_options.stem)}*.npz")):
         try:
             with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as content:
                 values = content["log_px"]

@@ -91,6 +91,15 @@ def test_differences_are_those_of_the_same_images():
         assert other.versus_first.se < 0.02 < HARD.std() / sqrt(500) / 50
 
 
+def test_differences_are_found_whatever_options_the_values_were_computed_with():
+    results = [result("a"), result("b", HARD - 0.25)]
+    for found, name in zip(results, ("compile", "precision"), strict=True):
+        cached = cache_path(Path(found.checkpoint), "likelihoods")
+        cached.rename(cache_path(Path(found.checkpoint), "likelihoods", {"K": 50, name: "other"}))
+    _, other = beside(*results)
+    assert other.versus_first.nll == pytest.approx(0.25)
+
+
 def test_best_and_last_of_a_run_are_two_runs():
     _, last = beside(result("a"), result("a", HARD - 0.25, stem="last"))
     assert last.versus_first.nll == pytest.approx(0.25)
