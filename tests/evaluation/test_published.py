@@ -461,6 +461,7 @@ RECIPES = {
     "sdgm_100": (0.0132, ["60,000 training images, not 55,000", PRIOR]),
     "vae_omniglot": (108.11, []), "iwae_omniglot": (104.67, []), "hvae_omniglot": (103.38, []),
     "vae_gated_mnist": (84.45, [FEWER, SHORT_WARMUP]), "vae_gated_mnist_paper": (84.45, []),
+    "vae_gated_long_mnist": (84.45, [FEWER]),
     "vae_vamp_mnist": (82.43, [FEWER, SHORT_WARMUP, FIXED_WEIGHTS]),
     "vae_vamp_mnist_paper": (82.43, [FIXED_WEIGHTS]),
     "vae_vamp_larochelle": (85.57, [SHORT_WARMUP, FIXED_WEIGHTS]),
