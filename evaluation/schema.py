@@ -135,10 +135,10 @@ class Evaluation:
     two_sample_nn_error_real: Annotated[float | None, Doc("The same, on the test images.", "fraction")] = None
     two_sample_nn_error_samples: Annotated[float | None, Doc("The same, on the samples.", "fraction")] = None
     two_sample_frechet: Annotated[
-        float | None, Doc("Fréchet distance of samples to test images in features of a digit classifier (no FID).")
+        float | None, Doc("Fréchet distance of samples to test images in features of a digit classifier (not FID).")
     ] = None
     two_sample_kernel: Annotated[
-        float | None, Doc("Kernel distance in the same features (no KID), mean over subsets.")
+        float | None, Doc("Kernel distance in the same features (not KID), mean over subsets.")
     ] = None
     two_sample_kernel_sd: Annotated[float | None, Doc("Standard deviation of the kernel distance over subsets.")] = None
     two_sample_noisy_mmd2: Annotated[
@@ -158,10 +158,10 @@ class Evaluation:
     ] = None
     two_sample_noisy_frechet: Annotated[
         float | None,
-        Doc("Fréchet distance of samples with pixel noise to test images in features of a digit classifier (no FID)."),
+        Doc("Fréchet distance of samples with pixel noise to test images in features of a digit classifier (not FID)."),
     ] = None
     two_sample_noisy_kernel: Annotated[
-        float | None, Doc("Kernel distance in the same features (no KID), mean over subsets.")
+        float | None, Doc("Kernel distance in the same features (not KID), mean over subsets.")
     ] = None
     two_sample_noisy_kernel_sd: Annotated[
         float | None, Doc("Standard deviation of the kernel distance over subsets.")
@@ -182,10 +182,10 @@ class Evaluation:
     ] = None
     two_sample_reference_frechet: Annotated[
         float | None,
-        Doc("Fréchet distance of validation images to test images in features of a digit classifier (no FID)."),
+        Doc("Fréchet distance of validation images to test images in features of a digit classifier (not FID)."),
     ] = None
     two_sample_reference_kernel: Annotated[
-        float | None, Doc("Kernel distance in the same features (no KID), mean over subsets.")
+        float | None, Doc("Kernel distance in the same features (not KID), mean over subsets.")
     ] = None
     two_sample_reference_kernel_sd: Annotated[
         float | None, Doc("Standard deviation of the kernel distance over subsets.")
@@ -200,7 +200,8 @@ class Evaluation:
     active_units_per_layer: Annotated[list[int] | None, Doc("The same, for each stochastic layer.")] = None
     active_dimensions: Annotated[list[list[bool]] | None, Doc("Per layer and dimension: whether it is active.")] = None
     kl_per_dimension: Annotated[
-        list[list[float]] | None, Doc("The same: mean KL between the marginals of posterior and prior.", NATS)
+        list[list[float]] | None,
+        Doc("Per layer and dimension: mean KL between the marginals of posterior and prior.", NATS),
     ] = None
     duplicates: Annotated[
         float | None,

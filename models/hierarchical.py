@@ -41,8 +41,8 @@ class HierarchicalVAE(VAE):
     Args:
         image_shape: Channels, height and width; from the data.
         z_dim: Dimensions of the stochastic layers, from the image upwards.
-        inner_hidden: Widths of the hidden layers between two stochastic layers, upwards; mirrored downwards. They are
-            gated upwards if the encoder is, and downwards if the decoder is.
+        inner_hidden: Widths of the hidden layers between two stochastic layers, bottom-up; mirrored top-down. The
+            bottom-up ones are gated if the encoder is, the top-down ones if the decoder is.
     """
 
     # the surrogate gradients assume one layer of latents

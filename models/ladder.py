@@ -69,7 +69,7 @@ def merge(evidence: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> tuple[Te
 
 
 class Pass(NamedTuple):
-    """One pass downwards: samples of q, and the distributions that they are from.
+    """One top-down pass: samples of q, and the distributions that they are from.
 
     u is the noise of p: z_L = u_L and z_l = mu_p + sigma_p u_l with the parameters of p(z_l|z_l+1). The distributions
     are those of u, in which p is N(0, I) below the last layer; log ratios and KLs of z and u are equal.
@@ -87,14 +87,14 @@ ChooseNoise = Callable[[int, Tensor, Tensor, tuple[Tensor, Tensor] | None], Tens
 
 
 class LadderPosterior(Distribution):
-    """q(z|x) = q(z_L|x) prod_l q(z_l|x, z_l+1) over the latents of all layers; the upward pass is its argument.
+    """q(z|x) = q(z_L|x) prod_l q(z_l|x, z_l+1) over the latents of all layers.
 
-    q(z_L|x) is a Gaussian from the upward pass alone. Below, q is the product of a Gaussian from the upward pass and of
-    p(z_l|z_l+1). So a sample takes a pass downwards, and the density of a given z as well.
+    q(z_L|x) is a Gaussian from the bottom-up pass alone. Below, q is the product of a Gaussian from the bottom-up pass
+    and of p(z_l|z_l+1). So a sample takes a top-down pass, and the density of a given z as well.
 
     Args:
-        evidence: Output of the upward pass, `(B, 2 d)`.
-        decoder: The network of the pass downwards.
+        evidence: Output of the bottom-up pass, `(B, 2 d)`.
+        decoder: The network of the top-down pass.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -107,7 +107,7 @@ class LadderPosterior(Distribution):
         super().__init__(evidence.shape[:-1], torch.Size([sum(decoder.sizes)]))
 
     def descend(self, choose: ChooseNoise) -> Pass:
-        """Run a pass downwards in which `choose` returns the noise of each layer, from the last to the first."""
+        """Run a top-down pass in which `choose` returns the noise of each layer, from the last to the first."""
         u, z, means, scales, log_scales = [], [], [], [], []
 
         def choose_latents(layer: int, parameters: Tensor | None) -> Tensor:
@@ -197,7 +197,7 @@ def split_top(latents: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def latents_of(noise: Tensor, decoder: LadderDecoder) -> tuple[Tensor, Lowest]:
-    """Return the latents `(..., d)` for the noise of p of all layers `(..., d)`, and where the pass arrives."""
+    """Return the latents `(..., d)` for the noise of p of all layers `(..., d)`, and the end of the top-down pass."""
     u, z = noise.split(decoder.sizes, -1), []
 
     def choose(layer: int, parameters: Tensor | None) -> Tensor:
@@ -218,7 +218,7 @@ class LadderPrior(Distribution):
     Args:
         noise: Distribution of the noise of all layers, as `LadderVAE.ais_prior` returns it.
         top: p(z_L).
-        decoder: The network of the pass downwards.
+        decoder: The network of the top-down pass.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -247,15 +247,15 @@ class LadderPrior(Distribution):
 
 
 class LadderVAE(VAE):
-    """Ladder VAE (Sonderby et al. 2016): layers of latents whose posterior is inferred from the last to the first.
+    """Ladder VAE (Sonderby et al. 2016): layers of latents with top-down inference.
 
-    p(x, z) = p(x|z_1) p(z_L) prod_l p(z_l|z_l+1). A deterministic pass upwards, once per image, gives Gaussians
+    p(x, z) = p(x|z_1) p(z_L) prod_l p(z_l|z_l+1). A deterministic bottom-up pass, once per image, gives Gaussians
     N(mu_hat_l, sigma_hat_l^2) for every layer. q(z_L|x) is the last of them, and q(z_l|x, z_l+1) is the product of
     N(mu_hat_l, sigma_hat_l^2) and p(z_l|z_l+1): their means are weighted by their precisions (eq. 11 and 12). p and q
-    share the networks of the pass downwards.
+    share the networks of the top-down pass.
 
     With encoder conv the latents are images of a few channels, and p(z_l|z_l+1, ..., z_L) and p(x|z) depend on all
-    layers above, through a state that passes by the latents.
+    layers above, through a deterministic hidden state that carries information past the latents (skip connection).
 
     A code holds the latents of all layers, those of the first layer, next to the image, first. `encode` returns the
     code in which each layer is at its mean given the layers above. The KL of each layer is in closed form given a
@@ -267,11 +267,11 @@ class LadderVAE(VAE):
             conv their channels, by default [4, 4, 4, 8].
         hidden: Width of the two hidden layers for each layer of latents, from the image upwards, by default
             [512, 256, 128, 64, 32]; with encoder conv the channels at each resolution, by default [24, 48, 64]. One
-            entry, such as [100], holds for all of them. The pass downwards has the same.
+            entry, such as [100], holds for all of them. The top-down pass has the same.
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu, leaky_relu_0.1
             or leaky_relu_0.2.
         encoder: mlp, or conv for image-shaped latents.
-        decoder: That of the encoder, since q and p share the networks of the pass downwards: leave it out.
+        decoder: That of the encoder, since q and p share the networks of the top-down pass: leave it out.
         batch_norm: Batch norm before each activation.
         layers_per_scale: With encoder conv: number of layers of latents at 1/2, 1/4, ... of the resolution of the
             image, by default [1, 2, 1].
@@ -408,7 +408,7 @@ class LadderVAE(VAE):
     # The distributions, over the latents of all layers
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Any:  # LadderPosterior
-        """Return q(z|x), batch shape `(B,)`. The upward pass runs here."""
+        """Return q(z|x), batch shape `(B,)`. The bottom-up pass runs here."""
         self.check_form(x)
         return LadderPosterior(self.encoder(x), self.decoder)
 
@@ -452,7 +452,7 @@ class LadderVAE(VAE):
         """Return an image x ~ p(x|z) for each noise vector of all layers `(B, d)`."""
         return self.px_of_noise(z).sample()
 
-    # The bounds, each in one pass downwards
+    # The bounds, each in one top-down pass
 
     def log_terms(self, x: Tensor, K: int, qz_x: Any, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return log p(x|z_k) and log p(z_k) - log q(z_k|x) for K samples of all layers, each `(K, B)`."""

@@ -16,7 +16,10 @@ from sweep.runs import make_runs
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINKED_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+LINKED_PAGES = [
+    *PAGES,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md", "results/README.md")),
+]
 MAX_README_LINES = 250
 # Shell variables of loops in the examples, and a value for each. Placeholders for paths, such as DIR, RUN and
 # my_images.npz, need no value: parsing an option does not open the file that it names.

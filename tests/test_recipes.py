@@ -1,8 +1,10 @@
 """Every recipe names known models, data and options, and says at its head what it is for."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cli import train_options
 from models import MODELS
@@ -15,7 +17,8 @@ FROM_DATA = {
     "ae_options": {"image_shape": (1, 28, 28), "z_dim": 5},
     "kept": [0, 2],
 }
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -29,6 +32,17 @@ def test_recipe_parses_and_builds_its_model(recipe):
     given = {name: FROM_DATA[name] for name in (*model.data_args, *model.checkpoint_args)}
     built = model(**given, **kwargs)
     (built.m1 if hasattr(built, "m1") else built).check_protocol(protocol)
+
+
+def test_the_index_has_one_row_for_each_recipe_with_its_model_data_and_epochs():
+    index = (FOLDER / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`(.+?)`\]\((.+?)\) \| (\w+).*? \| (\w+).*? \| (\d+) \|", index, re.MULTILINE)
+    expected = []
+    for recipe in RECIPES:
+        options = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        epochs = str(options["trainer"]["max_epochs"])
+        expected.append((recipe.name, recipe.name, options["model"]["name"], options["data"]["name"], epochs))
+    assert sorted(rows) == sorted(expected)
 
 
 def test_there_are_recipes():

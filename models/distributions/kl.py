@@ -74,8 +74,8 @@ def kl_per_dimension(q: Any, p: Any) -> Tensor:
     under q(z|x) and p(z); the rate itself is computed by `rate_distortion`.
 
     The KL is exact if torch knows a closed form. Otherwise the expectation of log p(z_d) is a Gauss-Hermite quadrature
-    for Gaussian marginals of q, and a mean over samples with fixed noise for any other q. `models.marginals` says how
-    marginals without a closed form are estimated.
+    for Gaussian marginals of q, and a mean over samples with fixed noise for any other q.
+    `models.distributions.marginals` says how marginals without a closed form are estimated.
 
     Args:
         q: Posterior over vectors, batch shape `(B,)`.

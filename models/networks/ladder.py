@@ -1,4 +1,4 @@
-"""The networks of a ladder VAE: one from the image upwards, and one downwards that p and q share.
+"""The networks of a ladder VAE: a bottom-up one, and a top-down one that p and q share.
 
 Layers of latents are counted from the image, 1 ... L in formulas and 0 ... L - 1 in code.
 """
@@ -22,14 +22,14 @@ Choose = Callable[[int, Tensor | None], Tensor]
 
 
 class Lowest(NamedTuple):
-    """Where a pass downwards arrives: all that the image depends on."""
+    """The end of a top-down pass: all that the image depends on."""
 
     z: Tensor  # latents of the first layer, (..., d_1)
     h: Tensor | None  # what the layers above have computed, (N, ...) for all leading dimensions of z together
 
 
 class LadderEncoder(nn.Module):
-    """The pass upwards: d_l = f_l(d_l-1) with d_0 = x, and for each layer of latents a linear function of d_l.
+    """The bottom-up pass: d_l = f_l(d_l-1) with d_0 = x, and for each layer of latents a linear function of d_l.
 
     Args:
         blocks: f_l, from the image upwards.
@@ -58,7 +58,7 @@ class LadderEncoder(nn.Module):
 
 
 class LadderDecoder(nn.Module):
-    """The pass downwards: h_l = g_l(z_l, h_l+1), and p(z_l|z_l+1, ...) has the parameters head_l(h_l+1).
+    """The top-down pass: h_l = g_l(z_l, h_l+1), and p(z_l|z_l+1, ...) has the parameters head_l(h_l+1).
 
     The image has the parameters output(h_1).
 
@@ -253,7 +253,9 @@ class LadderBlock(nn.Module):
 
 
 class ImageLatents(nn.Module):
-    """h_l = g_l(h_l+1 + W z_l): h passes by the latents (skip connection), so that z_l depends on all layers above.
+    """h_l = g_l(h_l+1 + W z_l): h carries information past the latents (skip connection).
+
+    So z_l depends on all layers above.
 
     Args:
         z_channels: Channels of the latents.

@@ -20,7 +20,7 @@ variants = pytest.mark.parametrize("options", VARIANTS, ids=str)
 
 
 def last_layers(model):
-    """Return the output layers of the pass upwards, one for each layer of latents."""
+    """Return the output layers of the bottom-up pass, one for each layer of latents."""
     return [head[-1] if isinstance(head, nn.Sequential) else head for head in model.encoder.heads]
 
 
