@@ -127,7 +127,7 @@ class VariationalModel(EncoderDecoder, LatentVariableModel):
         self.z_prior.start_at(random_images)
 
     def prior(self) -> Distribution:
-        """Return p(z), of the last layer of latents, batch shape `()`.
+        """Return p(z), batch shape `()`; in a hierarchy, that of the last layer.
 
         It is computed only once in `evaluating`, and in a validation.
         """

@@ -17,7 +17,7 @@ LARGE_SIZE = 2**19  # number of pixels from which the chunked Bernoulli likeliho
 
 
 def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:
-    """Return log p(x) = sum_p x_p l_p - log(1 + e^l_p) for logits l, `(..., P) -> (...)`, in nats.
+    """Return log p(x) = sum_i x_i l_i - log(1 + e^l_i) over pixels i with logits l, `(..., P) -> (...)`, in nats.
 
     Uses log(1 + e^l) = max(l, 0) + log(1 + e^-|l|). The factors 1 + e^-|l| lie in [1, 2], so the logarithms of up to
     120 pixels are computed as one logarithm of a product, without overflow of float32.

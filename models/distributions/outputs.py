@@ -15,10 +15,10 @@ def soft_clip(raw: Tensor, limit: float) -> Tensor:
 
 
 def inverse_soft_clip(value: float, limit: float) -> float:
-    """Return the inverse of `soft_clip` at `value`."""
+    """Return the number that `soft_clip` maps to `value`."""
     return limit * math.atanh(value / limit)
 
 
 def at_least_float32(outputs: Tensor) -> Tensor:
-    """Return the outputs of a network in float32 if they have 16 bits, which are too few for log densities."""
+    """Return outputs of a network, converted to float32 if they have 16 bits: too few for log densities."""
     return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs

@@ -44,13 +44,13 @@ def lower_quartile(n: int) -> int:
 
 
 def spread_of_tail(largest: Tensor) -> Tensor:
-    """Return the difference of the log weights at the top and at the lower quartile of the tail in nats, `(B,)`."""
+    """Return by how many nats the largest log weight of a tail exceeds that at its lower quartile, `(B,)`."""
     n = largest.shape[1] - 1
     return (largest[:, 0] - largest[:, n - lower_quartile(n)]).double()
 
 
 def fit_tails_by_arviz(largest: Tensor, K: int) -> Tensor:
-    """Return k-hat of each image, `(B,)`, computed by arviz; arguments as for `pareto_k`."""
+    """Return k-hat of each image, `(B,)`, as arviz computes it. The arguments are those of `pareto_k`."""
     from arviz_stats.base import array_stats  # imported here because it takes 1.5 s, and most commands do not need it
 
     k_hats = []

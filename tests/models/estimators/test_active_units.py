@@ -4,7 +4,7 @@ from models.estimators.active_units import is_active
 
 
 def test_active_units_are_those_whose_mean_varies():
-    # standard deviations 0.09 (variance 0.0081), 0.11 (0.0121), 1; a mean far from 0 does not count
+    # Variances 0.0081, 0.0121, 1 and 0; the threshold is 0.01. Means far from 0 make no difference.
     means = torch.tensor([0.0, 100.0, 0.0, 5.0]) + torch.tensor([0.09, 0.11, 1.0, 0.0]) * torch.randn(20_000, 4)
     assert is_active(means).tolist() == [False, True, True, False]
     assert not is_active(means[:1]).any()
