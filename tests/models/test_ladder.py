@@ -48,7 +48,7 @@ def precision_weighted(evidence, p):
 
 
 def layer_by_layer(model, x, noise):
-    """Return the terms of one sample: log p(x|z_1), and for each layer log p(z_l|z_l+1), log q(z_l|x, z_l+1), the KL."""
+    """Return the terms of one sample: log p(x|z_1); log p(z_l|z_l+1), log q(z_l|x, z_l+1) and the KL of each layer."""
     d, evidence = x[None], []
     for block, head in zip(model.encoder.blocks, model.encoder.heads, strict=True):
         d = block(d)
