@@ -59,15 +59,19 @@ class Path(NamedTuple):
     """Unnormalised densities f_b(z) = base(z) ratio(z)^b, whose integrals are 1 at b = 0 and p(x) at b = 1."""
 
     base: Distribution  # batch shape (B,)
-    log_ratio: Callable[[Tensor], Tensor]  # (C, B, d) -> (C, B)
+    log_target: Callable[[Tensor], Tensor]  # log ratio if `divides` is False, else log base + log ratio; -> (C, B)
+    divides: bool  # ratio = target / base; or else ratio = target
 
     def at(self, z: Tensor) -> Point:
-        """Return densities and gradients at `z (C, B, d)`."""
+        """Return densities and gradients at `z (C, B, d)`: one pass forwards and one backwards of base and target."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            log_base, log_ratio = self.base.log_prob(z), self.log_ratio(z)
-            grads = [torch.autograd.grad(part.sum(), z)[0] for part in (log_base, log_ratio)]
-        return Point(z.detach(), log_base.detach(), log_ratio.detach(), *grads)
+            log_base, log_target = self.base.log_prob(z), self.log_target(z)
+            grad_base, grad_target = (torch.autograd.grad(part.sum(), z)[0] for part in (log_base, log_target))
+        z, log_base, log_target = z.detach(), log_base.detach(), log_target.detach()
+        if self.divides:
+            return Point(z, log_base, log_target - log_base, grad_base, grad_target - grad_base)
+        return Point(z, log_base, log_target, grad_base, grad_target)
 
 
 def schedule(temperatures: int, rad: float = 4.0) -> list[float]:
@@ -87,11 +91,11 @@ def annealing_path(model, x: Tensor, y: Tensor | None, start: str) -> Path:
         raise ValueError(f"{kind} has no density of x given its latents, which annealed importance sampling needs.")
     prior = model.ais_prior()
     if start == "prior":
-        return Path(prior.expand((len(x),)), lambda z: model.ais_log_px(x, z, y))
+        return Path(prior.expand((len(x),)), lambda z: model.ais_log_px(x, z, y), divides=False)
     q = model.ais_posterior(x, y) if model.can("ais_posterior") else None
     if start != "posterior" or q is None or q.event_shape != prior.event_shape or q.batch_shape != (len(x),):
         raise ValueError(f"Chains of {kind} cannot start at '{start}': start them at the prior.")
-    return Path(q, lambda z: model.ais_log_px(x, z, y) + prior.log_prob(z) - q.log_prob(z))
+    return Path(q, lambda z: model.ais_log_px(x, z, y) + prior.log_prob(z), divides=True)
 
 
 def hmc_step(path: Path, point: Point, b: float, step: float, leapfrogs: int) -> tuple[Point, Tensor]:
