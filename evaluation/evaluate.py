@@ -45,7 +45,7 @@ from evaluation.schema import KEYS, Evaluation, to_json
 from evaluation.two_sample import data_classifier, number_of_images, two_sample
 from models.estimators.ais import Settings
 from models.implicit import ImplicitModel
-from runtime.collectives import broadcast_from_rank0
+from runtime.collectives import from_rank0
 from runtime.figure_files import DEFAULT_STYLE, FigureStyle
 from runtime.processes import global_rank, launcher_world
 from runtime.run_folder import run_folder
@@ -104,11 +104,6 @@ class ValueCache(NamedTuple):
         """Return the values in the cache, or compute and cache them. All ranks must call it."""
         file, older = cache_path(self.path, what, options), cache_path(self.path, what)
         return cached(file, self.checkpoint, options, compute, older, self.files.attempt(self.path))
-
-
-def from_rank0(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the result of `compute` on rank 0, on every rank: the others wait."""
-    return broadcast_from_rank0(compute() if global_rank() == 0 else None)
 
 
 def evaluate_checkpoint(

@@ -1,10 +1,15 @@
 """Collective operations over the ranks of a run, and reading GPU scalars without synchronising."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # longer than any evaluation
 
 
 class DelayedReader:
@@ -44,10 +49,32 @@ def all_reduce(value: Tensor, op: str) -> Tensor:
 
 def broadcast_from_rank0(value):
     """Return the value of rank 0 on every rank."""
+    return from_rank0(lambda: value)
+
+
+@contextmanager
+def patient_group() -> Iterator[Any]:
+    """Yield a process group whose ranks wait for each other for as long as it takes.
+
+    In NCCL's groups waiting fails after 10 minutes, and an evaluation may keep one rank busy for hours. A rank that has
+    ended is noticed at once all the same, since gloo's connection to it closes. Enter it before the ranks part.
+    """
+    # a rank that has ended before is noticed here: the new group would wait for it
+    distributed.all_gather_object([None] * distributed.get_world_size(), None)
+    group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    try:
+        yield group
+    finally:
+        distributed.destroy_process_group(group)
+
+
+def from_rank0(compute: Callable[[], T]) -> T:
+    """Return the result of `compute` on rank 0, on every rank: the others wait."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    values = [value]
-    distributed.broadcast_object_list(values, src=0)
+        return compute()
+    with patient_group() as group:
+        values: list[Any] = [compute() if distributed.get_rank() == 0 else None]
+        distributed.broadcast_object_list(values, src=0, group=group)
     return values[0]
 
 
@@ -68,11 +95,22 @@ def map_across_ranks(compute: Callable[[int], dict[str, Tensor]], parts: int) ->
         compute: Returns the results of a part by name, each with the part's images as first dimension.
         parts: The number of parts, at least 1.
     """
-    computed = {part: compute(part) for part in rank_indices(parts)}  # first, since copying waits for a GPU
-    own = {part: {name: values.cpu() for name, values in found.items()} for part, found in computed.items()}
-    shares = [own]
-    if distributed.is_available() and distributed.is_initialized():
-        shares = [{} for _ in range(distributed.get_world_size())]
-        distributed.all_gather_object(shares, own)
+    shares = gather_from_ranks(lambda: compute_parts(compute, rank_indices(parts)))
     results = [shares[part % len(shares)][part] for part in range(parts)]
     return {name: torch.cat([result[name] for result in results]) for name in results[0]}
+
+
+def compute_parts(compute: Callable[[int], dict[str, Tensor]], parts: range) -> dict[int, dict[str, Tensor]]:
+    """Return the results of `compute` on the CPU, by part."""
+    computed = {part: compute(part) for part in parts}  # first, since copying waits for a GPU
+    return {part: {name: values.cpu() for name, values in found.items()} for part, found in computed.items()}
+
+
+def gather_from_ranks(compute: Callable[[], Any]) -> list[Any]:
+    """Return the results of `compute` of all ranks in their order, on every rank."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [compute()]
+    with patient_group() as group:
+        shares: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(shares, compute(), group=group)
+    return shares

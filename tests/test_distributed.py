@@ -96,6 +96,43 @@ for parts in (1, 2, 3, 7):
 print(json.dumps(found))
 """
 
+UNEVEN = """
+import time
+from datetime import timedelta
+import torch
+from torch import distributed
+from runtime.collectives import from_rank0, map_across_ranks
+
+distributed.init_process_group("gloo", timeout=timedelta(seconds=1))
+rank = distributed.get_rank()
+
+def slowly(value):
+    time.sleep(2.5)  # more than the timeout of the process group
+    return value
+
+assert from_rank0(lambda: slowly("rank 0")) == "rank 0"
+parts = map_across_ranks(lambda part: slowly({"part": torch.tensor([part])}) if part else {"part": torch.zeros(1)}, 2)
+assert parts["part"].tolist() == [0, 1]
+distributed.destroy_process_group()
+"""
+LOST = """
+import os, sys
+from torch import distributed
+from runtime.collectives import from_rank0
+from runtime.processes import is_peer_failure
+
+distributed.init_process_group("gloo")
+when, rank = sys.argv[1], distributed.get_rank()
+end = lambda: os._exit(3)
+if when == "before" and rank == 1:
+    end()
+try:
+    from_rank0(end if when == "within" else lambda: 0)
+except Exception as error:
+    print(is_peer_failure(error), flush=True)
+os._exit(0)
+"""
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -136,6 +173,17 @@ def test_map_across_ranks_computes_each_part_once(world):
     for parts in (1, 2, 3, 7):
         assert all(share[str(parts)][0] == [10.0 * i + j for i in range(parts) for j in (0, 1)] for share in shares)
         assert sorted(part for share in shares for part in share[str(parts)][1]) == list(range(parts))
+
+
+def test_ranks_wait_for_long_work_of_one_of_them():
+    done(processes(2, UNEVEN))
+
+
+@pytest.mark.parametrize(("when", "lost"), [("before", 1), ("within", 0)])
+def test_a_rank_that_ends_is_noticed_by_ranks_that_wait_for_it(when, lost):
+    found = processes(2, LOST, when)
+    assert [status for status, _, _ in found] == ([0, 3] if lost else [3, 0])
+    assert found[1 - lost][1].strip() == "True", found
 
 
 def test_map_across_ranks_with_one_process():
