@@ -60,7 +60,7 @@ class Path(NamedTuple):
 
     base: Distribution  # batch shape (B,)
     log_target: Callable[[Tensor], Tensor]  # log ratio if `divides` is False, else log base + log ratio; -> (C, B)
-    divides: bool  # ratio = target / base; or else ratio = target
+    divides: bool = False  # ratio = target / base; or else ratio = target
 
     def at(self, z: Tensor) -> Point:
         """Return densities and gradients at `z (C, B, d)`: one pass forwards and one backwards of base and target."""
@@ -91,7 +91,7 @@ def annealing_path(model, x: Tensor, y: Tensor | None, start: str) -> Path:
         raise ValueError(f"{kind} has no density of x given its latents, which annealed importance sampling needs.")
     prior = model.ais_prior()
     if start == "prior":
-        return Path(prior.expand((len(x),)), lambda z: model.ais_log_px(x, z, y), divides=False)
+        return Path(prior.expand((len(x),)), lambda z: model.ais_log_px(x, z, y))
     q = model.ais_posterior(x, y) if model.can("ais_posterior") else None
     if start != "posterior" or q is None or q.event_shape != prior.event_shape or q.batch_shape != (len(x),):
         raise ValueError(f"Chains of {kind} cannot start at '{start}': start them at the prior.")
