@@ -78,6 +78,9 @@ class AffineVAE(VAE):
         decoder_hidden: Widths of the decoder's hidden layers, from the code to the pixel; its own by default.
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu or
             leaky_relu_0.2.
+        lr: Learning rate of Adam. The coordinate decoder learns faster with a higher one than other networks need.
+        beta_warmup: Epochs over which beta grows linearly from 0; 0, the default, is none, and null 500 steps, or a
+            fifth of a shorter run. For objective elbo only.
         label_weight: Weight of the cross-entropy of a linear classifier on the content of images with a label, added to
             the loss, never to a bound; 0 has no classifier.
     """
@@ -85,6 +88,7 @@ class AffineVAE(VAE):
     data_args = ("image_shape", "num_classes")
     default_limit = 1000  # the decoder runs once per pixel
     has_activation = True  # of the coordinate decoder
+    starts_narrow = False  # nor is there a warm-up: where a VAE collapses, a coordinate decoder uses all of z
 
     decoder: CoordinateDecoder
 
@@ -99,6 +103,8 @@ class AffineVAE(VAE):
         decoder: str = "coordinate",
         decoder_hidden: list[int] | None = None,
         activation: str = "gelu",
+        lr: float = 3e-3,
+        beta_warmup: int | None = 0,
         label_weight: float = 0.0,
         **kwargs,
     ):
@@ -114,7 +120,16 @@ class AffineVAE(VAE):
             )
         if label_weight:
             label_checks.check_number("AffineVAE with label_weight", num_classes)
-        super().__init__(image_shape, z_dim=z_dim, hidden=hidden, decoder=decoder, activation=activation, **kwargs)
+        super().__init__(
+            image_shape,
+            z_dim=z_dim,
+            hidden=hidden,
+            decoder=decoder,
+            activation=activation,
+            lr=lr,
+            beta_warmup=beta_warmup,
+            **kwargs,
+        )
         if not isinstance(self.decoder, CoordinateDecoder):
             raise ValueError(
                 f"AffineVAE needs a decoder that draws by coordinates, and {decoder} does not: choose coordinate."

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.transforms.functional import InterpolationMode, affine
 
 from datamodules import DATAMODULES
-from models import MODELS, AffineVAE
+from models import MODELS, VAE, AffineVAE
 from models.affine import TRANSFORMS, affine_map, inverse
 from models.base import evaluating
 
@@ -425,3 +425,11 @@ def test_the_decoders_widths_are_named_from_the_code_to_the_pixel(make):
     model = make("AffineVAE", decoder_hidden=[9, 7])
     assert (model.decoder.first.out_features, model.decoder.output.in_features) == (9, 7)
     assert model.encoder.output.in_features == 16  # by `hidden`
+
+
+def test_the_posterior_starts_as_wide_as_the_prior():
+    """Unlike that of a VAE: the coordinate decoder uses z from the first steps, and learns sooner this way."""
+    x = torch.rand(50, 1, 12, 12)
+    scale = {kind: kind((1, 12, 12), z_dim=8).posterior(x).stddev.mean().item() for kind in (AffineVAE, VAE)}
+    assert scale[AffineVAE] == pytest.approx(1, rel=0.3)
+    assert scale[VAE] < 0.2

@@ -10,7 +10,7 @@ from model_helpers import is_of_images
 from torch import nn
 from torch.distributions import Bernoulli, Normal
 
-from models import DRAW, MODELS, VAE
+from models import DRAW, MODELS, VAE, AffineVAE
 from models.base import Model, evaluating
 from models.networks import DECODERS, ENCODERS
 from models.networks.coordinate import CoordinateDecoder
@@ -574,12 +574,12 @@ def sparse_strokes(n, generator):
     return x
 
 
-@pytest.mark.parametrize("objective", ["elbo", "iwae"])
-def test_the_default_initialization_avoids_collapse_on_sparse_images(objective):
+@pytest.mark.parametrize(("kind", "objective"), [(VAE, "elbo"), (VAE, "iwae"), (AffineVAE, "elbo")])
+def test_the_default_initialization_avoids_collapse_on_sparse_images(kind, objective):
     generator = torch.Generator().manual_seed(0)
     images = sparse_strokes(2000, generator)
     torch.manual_seed(0)
-    model = VAE((1, 16, 16), objective=objective, num_samples=1 if objective == "elbo" else 2)
+    model = kind((1, 16, 16), objective=objective, num_samples=1 if objective == "elbo" else 2)
     model.start_at_mean(images.mean(0))
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(300):
