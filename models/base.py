@@ -290,10 +290,13 @@ class Model(LightningModule):
             start_at_mean(self.decoder, mean, torch.logit if likelihood is None else likelihood.link)
 
     def start_at_data(self, data) -> None:
-        """Initialise further parameters from the training images of a data module. The base class has none.
+        """Initialise further parameters from the training images of a data module: a learned scale of the pixels.
 
         Random choices are drawn from the global random state, as initial weights are: the same on every rank.
         """
+        likelihood = self.pixel_likelihood
+        if likelihood is not None and likelihood.has_learned_scale:
+            likelihood.start_at_deviation(data.train_deviation())
 
     def check_data(self, data) -> None:
         """Raise ValueError if the model cannot train on this data. The base class checks only the protocol."""

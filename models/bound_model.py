@@ -85,7 +85,8 @@ class BoundModel(LatentVariableModel):
         likelihood: p(x|z): bernoulli for binarized pixels, gaussian or continuous_bernoulli for dequantised grey ones,
             discretized_logistic or discretized_logistic_mixture for grey levels. By default --data.binarization
             follows from it.
-        scale: Standard deviation of a gaussian likelihood, the same for all pixels; its initial value if it is learned.
+        scale: Standard deviation of a gaussian likelihood, the same for all pixels. A learned one starts there, or at
+            the deviation of the training pixels from the mean image if that is smaller.
         learn_scale: Learn the scale of a gaussian likelihood.
         logistic_scale: Scale of a discretized_logistic likelihood: per_image (the default: learned, a function of the
             latent), shared (learned, one for all images), or a number, in units of pixels.

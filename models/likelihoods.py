@@ -23,7 +23,8 @@ from models.distributions.continuous_bernoulli import AccurateContinuousBernoull
 from models.distributions.discretized_logistic import DiscretizedLogistic
 from models.networks.layers import lookup
 
-DEFAULT_SCALE = 0.5
+DEFAULT_SCALE = 0.5  # the largest deviation that values in [0, 1] can have
+LEAST_START = 0.01  # of a learned scale; also for images that are all the same
 # Options of all likelihoods with their defaults; `PixelLikelihood.options` says which of them a likelihood has
 OPTION_DEFAULTS: dict[str, Any] = {
     "scale": DEFAULT_SCALE,
@@ -94,6 +95,18 @@ class PixelLikelihood(nn.Module):
         """Standard deviation of Gaussian pixels; None for other likelihoods."""
         return None
 
+    @property
+    def has_learned_scale(self) -> bool:
+        """Whether all pixels share a Gaussian scale that is a parameter."""
+        return False
+
+    def start_at_deviation(self, deviation: float) -> None:
+        """Initialise a learned scale. Called before training, if there is one.
+
+        Args:
+            deviation: Root mean square deviation of the training pixels from the mean training image.
+        """
+
     def check_pixels(self, x: Tensor, model: str) -> None:
         """Raise ValueError if this likelihood is not defined for pixel values of images `(B, C, H, W)`.
 
@@ -137,7 +150,7 @@ class GaussianLikelihood(PixelLikelihood):
 
     Args:
         channels: Channels of the images.
-        scale: The standard deviation, or its initial value if it is learned.
+        scale: The standard deviation, or the largest initial value if it is learned.
         learn_scale: Whether the scale is a parameter.
     """
 
@@ -159,8 +172,16 @@ class GaussianLikelihood(PixelLikelihood):
 
     @property
     def has_learned_scale(self) -> bool:
-        """Whether the scale is a parameter."""
         return isinstance(self.raw_scale, nn.Parameter)
+
+    @torch.no_grad()
+    def start_at_deviation(self, deviation: float) -> None:
+        """Start at the scale that fits the mean image, unless a smaller one was chosen.
+
+        Adam changes the logarithm of the scale by one learning rate per step: from 0.5 it would take some 2000 steps.
+        """
+        if deviation < self.sigma:
+            self.raw_scale.fill_(inverse_soft_clip(math.log(max(deviation, LEAST_START)), SCALE_LIMIT))
 
     @property
     def sigma(self) -> float:

@@ -48,3 +48,5 @@ def test_splits_protocol_and_batches(name):
     x, y = next(iter(data.train_dataloader()))
     assert (x.shape, y.shape) == ((7, *data.image_shape), (7,))
     assert data.train_mean().shape == data.image_shape
+    x = data.train.x.double() / 255
+    assert data.train_deviation() == pytest.approx((x - x.mean(0)).square().mean().sqrt().item(), rel=1e-4)

@@ -1,6 +1,7 @@
 """Pixel likelihoods in models: shapes, options, protocols, initial mean, exact p(x), checkpoints."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -244,6 +245,35 @@ def test_a_model_without_latents_is_fitted_to_the_training_images(name, options)
             for scale in (0.01, 0.02, 0.03, 0.04, 0.06)
         )
         assert log_p.item() == pytest.approx(best, abs=4)
+
+
+@pytest.mark.parametrize(("options", "start"), [
+    ({"learn_scale": True}, 0.2),
+    ({"learn_scale": True, "scale": 0.05}, 0.05),  # a smaller one was chosen
+    ({"scale": 0.4}, 0.4),  # not learned
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["VAE", "M2"])
+def test_a_learned_scale_starts_at_the_deviation_from_the_mean_image(make, kind, options, start):
+    model = make(kind, likelihood="gaussian", **options)
+    model.start_at_data(SimpleNamespace(train_deviation=lambda: 0.2))
+    assert model.pixel_likelihood.sigma == pytest.approx(start)
+
+
+def test_a_learned_scale_starts_at_the_best_scale_of_the_mean_image():
+    torch.manual_seed(0)
+    x = torch.rand(50, 1, 8, 8)
+    mean, pixels = x.mean(0), likelihood("gaussian", learn_scale=True)
+    pixels.start_at_deviation((x - mean).square().mean().sqrt().item())
+    log_p = pixels(mean.logit()).log_prob(x).sum()
+    (slope,) = torch.autograd.grad(log_p, pixels.raw_scale)
+    assert log_p.item() > likelihood("gaussian", scale=pixels.sigma * 1.1)(mean.logit()).log_prob(x).sum().item()
+    assert abs(slope.item()) < 1e-2 * x.numel()
+
+
+def test_a_learned_scale_of_constant_images_starts_above_a_grey_level():
+    pixels = likelihood("gaussian", learn_scale=True)
+    pixels.start_at_deviation(0.0)
+    assert pixels.sigma == pytest.approx(0.01)
 
 
 @pytest.mark.slow
