@@ -79,8 +79,8 @@ class AffineVAE(VAE):
         activation: Activation of the hidden layers: relu, tanh, softplus, elu, gelu, silu, leaky_relu or
             leaky_relu_0.2.
         lr: Learning rate of Adam. The coordinate decoder learns faster with a higher one than other networks need.
-        beta_warmup: Epochs over which beta grows linearly from 0; 0, the default, is none, and null 500 steps, or a
-            fifth of a shorter run. For objective elbo only.
+        beta_warmup: Epochs over which beta grows linearly from 0; 0 (the default) is no warm-up, null is 500
+            steps, or a fifth of a shorter run. For objective elbo only.
         label_weight: Weight of the cross-entropy of a linear classifier on the content of images with a label, added to
             the loss, never to a bound; 0 has no classifier.
     """
@@ -88,7 +88,7 @@ class AffineVAE(VAE):
     data_args = ("image_shape", "num_classes")
     default_limit = 1000  # the decoder runs once per pixel
     has_activation = True  # of the coordinate decoder
-    starts_narrow = False  # nor is there a warm-up: where a VAE collapses, a coordinate decoder uses all of z
+    starts_narrow = False  # nor is there a warm-up: the coordinate decoder uses all of z from the start
 
     decoder: CoordinateDecoder
 

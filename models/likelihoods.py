@@ -180,8 +180,9 @@ class GaussianLikelihood(PixelLikelihood):
 
         Adam changes the logarithm of the scale by one learning rate per step: from 0.5 it would take some 2000 steps.
         """
-        if deviation < self.sigma:
-            self.raw_scale.fill_(inverse_soft_clip(math.log(max(deviation, LEAST_START)), SCALE_LIMIT))
+        start = max(deviation, LEAST_START)
+        if start < self.sigma:
+            self.raw_scale.fill_(inverse_soft_clip(math.log(start), SCALE_LIMIT))
 
     @property
     def sigma(self) -> float:

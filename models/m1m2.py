@@ -178,6 +178,9 @@ class M1M2(MarginalLabel):
     def start_at_mean(self, mean: Tensor) -> None:
         """Do nothing: M1 is trained already."""
 
+    def start_at_data(self, data) -> None:
+        """Do nothing: M1 is trained already."""
+
     def train(self, mode: bool = True):
         super().train(mode)
         self.m1.eval()  # its weights are fixed

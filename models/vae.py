@@ -23,10 +23,10 @@ class VAE(VariationalModel, BoundModel):
 
     Args:
         image_shape: Channels, height and width; from the data.
-        init: How training starts. default: a narrow posterior, with a scale of 0.1 (in an AffineVAE of 1), and in an
-            mlp or a resnet weights as in He et al. (2015), in a gated network the same with a gain for gates, those of
-            the decoder's output a tenth of that. glorot: Glorot-uniform weights, as in Burda et al. (2015), and a
-            posterior with a scale of 1. Both with output biases at the mean training image.
+        init: How training starts. default: a posterior with a scale of 0.1 (in an AffineVAE of 1), and in an mlp or a
+            resnet weights as in He et al. (2015), in a gated network the same with a gain for gates, those of the
+            decoder's output a tenth of that. glorot: a posterior with a scale of 1, and Glorot-uniform weights, as in
+            Burda et al. (2015). Both with output biases at the mean training image.
     """
 
     starts_narrow = True  # whether the posterior starts narrow with init default

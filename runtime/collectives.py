@@ -1,15 +1,15 @@
 """Collective operations over the ranks of a run, and reading GPU scalars without synchronising."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # longer than any evaluation
+PATIENCE = timedelta(days=1)  # longer than any rank works alone
 
 
 class DelayedReader:
@@ -52,29 +52,28 @@ def broadcast_from_rank0(value):
     return from_rank0(lambda: value)
 
 
-@contextmanager
-def patient_group() -> Iterator[Any]:
-    """Yield a process group whose ranks wait for each other for as long as it takes.
+@lru_cache(maxsize=1)
+def group_beside(world: Any) -> Any:
+    """Return a new process group of the ranks of `world`, with gloo and a timeout of `PATIENCE`."""
+    return distributed.new_group(backend="gloo", timeout=PATIENCE)
 
-    In NCCL's groups waiting fails after 10 minutes, and an evaluation may keep one rank busy for hours. A rank that has
-    ended is noticed at once all the same, since gloo's connection to it closes. Enter it before the ranks part.
+
+def patient_group() -> Any:
+    """Return the process group in which ranks wait for each other during an evaluation. All ranks must call it.
+
+    One rank may be busy for hours, while waiting in the process group of training fails after 30 minutes. A rank that
+    waits for one that has ended fails at once all the same, since gloo's connection closes.
     """
-    # a rank that has ended before is noticed here: the new group would wait for it
-    distributed.all_gather_object([None] * distributed.get_world_size(), None)
-    group = distributed.new_group(backend="gloo", timeout=PATIENCE)
-    try:
-        yield group
-    finally:
-        distributed.destroy_process_group(group)
+    return group_beside(distributed.group.WORLD)
 
 
 def from_rank0(compute: Callable[[], T]) -> T:
     """Return the result of `compute` on rank 0, on every rank: the others wait."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return compute()
-    with patient_group() as group:
-        values: list[Any] = [compute() if distributed.get_rank() == 0 else None]
-        distributed.broadcast_object_list(values, src=0, group=group)
+    group = patient_group()
+    values: list[Any] = [compute() if distributed.get_rank() == 0 else None]
+    distributed.broadcast_object_list(values, src=0, group=group)
     return values[0]
 
 
@@ -110,7 +109,7 @@ def gather_from_ranks(compute: Callable[[], Any]) -> list[Any]:
     """Return the results of `compute` of all ranks in their order, on every rank."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [compute()]
-    with patient_group() as group:
-        shares: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(shares, compute(), group=group)
+    group = patient_group()
+    shares: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(shares, compute(), group=group)
     return shares

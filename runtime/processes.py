@@ -19,6 +19,8 @@ from lightning_fabric.plugins.environments import (
 from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 
+from runtime.collectives import group_beside, patient_group
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 # Exit statuses with which all ranks end after the same step. Windows has no SIGUSR1.
 COORDINATED_EXIT_CODES = (0, *(128 + getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(signal, name)))
@@ -155,6 +157,7 @@ def init_distributed(device: str, devices: int) -> str:
     plugins: list[Any] = cluster_plugins()  # Fabric declares a list of a union, and list types are invariant
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy="ddp", plugins=plugins or None)
     fabric.launch()
+    patient_group()  # now, while no rank is ahead of the others
     return str(fabric.device)
 
 
@@ -168,6 +171,7 @@ def shutdown_distributed(status: int) -> int:
             other ranks may have failed or still be running, so this rank does not wait for them.
     """
     if status in COORDINATED_EXIT_CODES and distributed.is_available() and distributed.is_initialized():
+        group_beside.cache_clear()
         distributed.destroy_process_group()
     return status
 

@@ -118,16 +118,19 @@ distributed.destroy_process_group()
 LOST = """
 import os, sys
 from torch import distributed
-from runtime.collectives import from_rank0
+from runtime.collectives import from_rank0, gather_from_ranks, patient_group
 from runtime.processes import is_peer_failure
 
 distributed.init_process_group("gloo")
+patient_group()
 when, rank = sys.argv[1], distributed.get_rank()
 end = lambda: os._exit(3)
-if when == "before" and rank == 1:
-    end()
 try:
-    from_rank0(end if when == "within" else lambda: 0)
+    if when == "before" and rank == 0:
+        end()
+    if when == "gathering":
+        gather_from_ranks(end if rank == 1 else lambda: 0)
+    from_rank0(end)
 except Exception as error:
     print(is_peer_failure(error), flush=True)
 os._exit(0)
@@ -179,10 +182,10 @@ def test_ranks_wait_for_long_work_of_one_of_them():
     done(processes(2, UNEVEN))
 
 
-@pytest.mark.parametrize(("when", "lost"), [("before", 1), ("within", 0)])
+@pytest.mark.parametrize(("when", "lost"), [("before", 0), ("within", 0), ("gathering", 1)])
 def test_a_rank_that_ends_is_noticed_by_ranks_that_wait_for_it(when, lost):
     found = processes(2, LOST, when)
-    assert [status for status, _, _ in found] == ([0, 3] if lost else [3, 0])
+    assert found[lost][0] == 3
     assert found[1 - lost][1].strip() == "True", found
 
 

@@ -59,8 +59,8 @@ class Path(NamedTuple):
     """Unnormalised densities f_b(z) = base(z) ratio(z)^b, whose integrals are 1 at b = 0 and p(x) at b = 1."""
 
     base: Distribution  # batch shape (B,)
-    log_target: Callable[[Tensor], Tensor]  # log ratio if `divides` is False, else log base + log ratio; -> (C, B)
-    divides: bool = False  # ratio = target / base; or else ratio = target
+    log_target: Callable[[Tensor], Tensor]  # (C, B, d) -> (C, B)
+    divides: bool = False  # whether ratio is target / base, and not target itself
 
     def at(self, z: Tensor) -> Point:
         """Return densities and gradients at `z (C, B, d)`: one pass forwards and one backwards of base and target."""

@@ -270,10 +270,11 @@ def test_a_learned_scale_starts_at_the_best_scale_of_the_mean_image():
     assert abs(slope.item()) < 1e-2 * x.numel()
 
 
-def test_a_learned_scale_of_constant_images_starts_above_a_grey_level():
-    pixels = likelihood("gaussian", learn_scale=True)
+@pytest.mark.parametrize(("scale", "start"), [(0.5, 0.01), (0.005, 0.005)])
+def test_a_learned_scale_of_constant_images_starts_above_a_grey_level(scale, start):
+    pixels = likelihood("gaussian", learn_scale=True, scale=scale)
     pixels.start_at_deviation(0.0)
-    assert pixels.sigma == pytest.approx(0.01)
+    assert pixels.sigma == pytest.approx(start)
 
 
 @pytest.mark.slow
