@@ -103,7 +103,7 @@ class AffineVAE(VAE):
         decoder: str = "coordinate",
         decoder_hidden: list[int] | None = None,
         activation: str = "gelu",
-        lr: float = 3e-3,
+        lr: float = 2e-3,
         beta_warmup: int | None = 0,
         label_weight: float = 0.0,
         **kwargs,
