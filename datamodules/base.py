@@ -116,7 +116,7 @@ class ImageData(LightningDataModule):
         return sums.sum(0).double().div(255 * len(self.train.y)).float()
 
     def train_deviation(self) -> float:
-        """Return the root mean square deviation of the training pixels from the mean training image, in [0, 0.5]."""
+        """Return the standard deviation of the training pixels around the mean training image, in [0, 0.5]."""
         sums = torch.stack([part.int().square().sum(0) for part in self.train.x.split(500)])  # integers, as above
         mean_squares = sums.sum(0).double().div(255**2 * len(self.train.y))
         return (mean_squares - self.train_mean().double().square()).mean().clamp(min=0).sqrt().item()

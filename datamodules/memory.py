@@ -55,7 +55,7 @@ class ControlGroup(NamedTuple):
     reclaimable: str  # in memory.stat
 
     def limit(self) -> int | None:
-        """Return the memory limit in bytes, None without a limit."""
+        """Return the memory limit in bytes, or None if there is none."""
         try:
             limit = (self.folder / self.limit_file).read_text().strip()
             return None if limit == "max" else int(limit)
@@ -63,7 +63,7 @@ class ControlGroup(NamedTuple):
             return None
 
     def left(self) -> int | None:
-        """Return how many bytes are left below the memory limit, None without a limit."""
+        """Return the number of bytes left below the memory limit, or None if there is none."""
         limit = self.limit()
         try:
             used = int((self.folder / self.usage_file).read_text())

@@ -101,10 +101,10 @@ class PixelLikelihood(nn.Module):
         return False
 
     def start_at_deviation(self, deviation: float) -> None:
-        """Initialise a learned scale. Called before training, if there is one.
+        """Set where a learned scale starts. It is called before training if `has_learned_scale`.
 
         Args:
-            deviation: Root mean square deviation of the training pixels from the mean training image.
+            deviation: Standard deviation of the training pixels around the mean training image.
         """
 
     def check_pixels(self, x: Tensor, model: str) -> None:
@@ -176,7 +176,7 @@ class GaussianLikelihood(PixelLikelihood):
 
     @torch.no_grad()
     def start_at_deviation(self, deviation: float) -> None:
-        """Start at the scale that fits the mean image, unless a smaller one was chosen.
+        """Lower the scale to this deviation, where the mean image has its highest likelihood. A smaller scale stays.
 
         Adam changes the logarithm of the scale by one learning rate per step: from 0.5 it would take some 2000 steps.
         """

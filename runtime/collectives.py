@@ -61,14 +61,14 @@ def group_beside(world: Any) -> Any:
 def patient_group() -> Any:
     """Return the process group in which ranks wait for each other during an evaluation. All ranks must call it.
 
-    One rank may be busy for hours, while waiting in the process group of training fails after 30 minutes. A rank that
-    waits for one that has ended fails at once all the same, since gloo's connection closes.
+    In the group of training, waiting fails after 30 minutes, but one rank may work alone for hours. If a rank ends,
+    the ranks that wait for it fail at once, since its connections close.
     """
     return group_beside(distributed.group.WORLD)
 
 
 def from_rank0(compute: Callable[[], T]) -> T:
-    """Return the result of `compute` on rank 0, on every rank: the others wait."""
+    """Run `compute` on rank 0 only, and return its result on every rank. The other ranks wait."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return compute()
     group = patient_group()

@@ -63,7 +63,7 @@ class Path(NamedTuple):
     divides: bool = False  # whether ratio is target / base, and not target itself
 
     def at(self, z: Tensor) -> Point:
-        """Return densities and gradients at `z (C, B, d)`: one pass forwards and one backwards of base and target."""
+        """Return both log densities and their gradients at `z (C, B, d)`; base and target are each computed once."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_base, log_target = self.base.log_prob(z), self.log_target(z)

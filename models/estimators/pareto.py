@@ -44,7 +44,7 @@ def lower_quartile(n: int) -> int:
 
 
 def spread_of_tail(largest: Tensor) -> Tensor:
-    """Return by how many nats the largest log weight of a tail exceeds that at its lower quartile, `(B,)`."""
+    """Return the largest log weight of a tail minus the lower quartile of its log weights, in nats, `(B,)`."""
     n = largest.shape[1] - 1
     return (largest[:, 0] - largest[:, n - lower_quartile(n)]).double()
 
