@@ -37,6 +37,7 @@ NETWORKS = ("mlp", "conv", "resnet")
 NEEDS_LABELS = ("CVAE", "M2")
 NO_BETA_WARMUP = ("IWAE",)  # models without --model.beta_warmup
 NO_INIT = ("M2",)  # models without --model.init and --model.beta_warmup: all starts are the same
+SAME_STARTS = (("AffineVAE", "conv"),)  # no warm-up and a wide posterior by default, and --model.init is not for conv
 NO_CONV_DECODER = ("AffineVAE",)  # its decoder is a network of pixel coordinates
 
 
@@ -127,17 +128,25 @@ def command(model: str, data: DataSet, network: str, start: str, seed: int, step
     return [*options, "--trainer.max_steps", str(steps), "--trainer.max_epochs", "-1", "--steps_per_call", "10"]
 
 
-def is_redundant(model: str, data: DataSet, start: str) -> bool:
-    """Return whether a model cannot be trained on this data set, or has the same options as with another start."""
-    return (model in NEEDS_LABELS and not data.has_labels) or (model in NO_INIT and start != "defaults")
+def is_redundant(model: str, data: DataSet, network: str, start: str) -> bool:
+    """Return whether a model cannot be trained on this data set, or starts as with another start."""
+    if model in NEEDS_LABELS and not data.has_labels:
+        return True
+    return start != "defaults" and (model in NO_INIT or (model, network) in SAME_STARTS)
 
 
 def run(options: list[str], folder: Path) -> dict[str, float | str]:
-    """Train with these options. Return the highest and last bound and the numbers of active units, or an error."""
+    """Train with these options. Return the highest and last bound and the numbers of active units, or an error.
+
+    Raises:
+        SystemExit: After a signal, which ends the benchmark and not only this run.
+    """
     quiet = ["--num_samples", "0", "--callbacks", "[latent_statistics]", "--trainer.enable_progress_bar", "false"]
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         status = train.main([*options, *quiet, "--run_dir", str(folder)])
+    if status >= 128:
+        raise SystemExit(status)
     if status:
         return {"error": output.getvalue().splitlines()[-1]}
     last, bounds = {}, []
@@ -170,7 +179,7 @@ def main() -> None:
         sets = data_sets(args.root, Path(scratch))
         runs = product(args.seeds, args.models, args.data or sets, args.networks, args.starts)
         for number, (seed, model, data, network, start) in enumerate(runs):
-            if is_redundant(model, sets[data], start):
+            if is_redundant(model, sets[data], network, start):
                 continue
             key = {"data": data, "model": model, "network": network, "start": start, "seed": seed, "steps": args.steps}
             if any(key.items() <= row.items() for row in done):
