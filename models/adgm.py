@@ -231,10 +231,11 @@ class ADGM(M2):
         rate, distortion = self.class_terms(x, K, qa_x).rate_distortion()
         return rate.mean(0), distortion.mean(0)
 
-    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, x: Tensor, y: Tensor, grey: Tensor | None = None) -> dict[str, Tensor]:
         terms = self.class_terms(x)
         rate, distortion = terms.rate_distortion()
-        return self.metrics(terms.labelled_bound()[0], rate[0], distortion[0], self.log_qy(x), y)
+        log_qy = self.log_qy(x if grey is None else grey)
+        return self.metrics(terms.labelled_bound()[0], rate[0], distortion[0], log_qy, y)
 
     # Uses of a trained model
 

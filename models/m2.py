@@ -79,6 +79,8 @@ class M2(VariationalModel, MarginalLabel):
         logistic_components: Components of a discretized_logistic_mixture, 5 by default.
         alpha: Weight of the classifier's cross-entropy on labelled images. The paper has 0.1, a 50th of the default,
             and trains for thousands of epochs.
+        classify_grey: Predict labels from the images before binarization, in validation and evaluation. Training and
+            the likelihood still take binarized pixels.
     """
 
     metric_names = ("bound", "labelled_bound", "elbo", "rate", "distortion", "entropy", "error")
@@ -105,6 +107,7 @@ class M2(VariationalModel, MarginalLabel):
         logistic_scale: LogisticScale = None,
         logistic_components: int | None = None,
         alpha: float = 5.0,
+        classify_grey: bool = False,
         **kwargs,
     ):
         super().__init__(image_shape, z_dim=z_dim, hidden=hidden, encoder=encoder, batch_norm=batch_norm, **kwargs)
@@ -178,6 +181,14 @@ class M2(VariationalModel, MarginalLabel):
         if not data.labelled_fraction:
             raise ValueError(f"{type(self).__name__} needs some labels: choose data that have them, or --model VAE.")
         label_checks.check_training_images(type(self).__name__, data)
+        if self.classifies_grey and not data.has_grey_levels:
+            raise ValueError(f"{type(data).__name__} has no grey levels: leave out --model.classify_grey.")
+        if self.classifies_grey and data.protocol in ("grey", "levels"):
+            raise ValueError("classify_grey needs binarized images, but these are grey: leave it out.")
+
+    @property
+    def classifies_grey(self) -> bool:
+        return self.hparams.classify_grey
 
     @property
     def pixel_likelihood(self) -> PixelLikelihood | None:
@@ -293,14 +304,18 @@ class M2(VariationalModel, MarginalLabel):
         x, K, y, qz_xy = self.with_posterior(x, K, y, posterior)
         return self.class_terms(x, K, qz_xy).rate_distortion()
 
-    def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def validation_metrics(self, x: Tensor, y: Tensor, grey: Tensor | None = None) -> dict[str, Tensor]:
         terms = self.class_terms(x)
-        return self.metrics(terms.labelled_bound(), *terms.rate_distortion(), terms.log_qy, y)
+        log_qy = terms.log_qy if grey is None else self.log_qy(grey)
+        return self.metrics(terms.labelled_bound(), *terms.rate_distortion(), log_qy, y)
 
     def metrics(
         self, labelled: Tensor, rate: Tensor, distortion: Tensor, log_qy: Tensor, y: Tensor
     ) -> dict[str, Tensor]:
-        """Return the validation metrics from -L(x, y) `(C, B)`, the parts of U(x) `(B,)` and log q(y|x) `(C, B)`."""
+        """Return the validation metrics from -L(x, y) `(C, B)`, the parts of U(x) `(B,)` and log q(y|x) `(C, B)`.
+
+        With `classify_grey`, log q(y|x) is of the images before binarization.
+        """
         known = y >= 0
         return {
             "bound": -rate - distortion,

@@ -165,6 +165,7 @@ OWN_KNOBS = {
 }
 TESTED_ELSEWHERE = {"image_shape", "learn_scale", "beta_warmup", "beta_cycles", "m1", "features", "classifier_samples"}
 TESTED_ELSEWHERE |= {"prior_inputs"}  # it has an effect where the model is built for data
+TESTED_ELSEWHERE |= {"classify_grey"}  # it has an effect on validation
 TESTED_ELSEWHERE |= {*inspect.signature(Model).parameters}
 
 
