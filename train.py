@@ -58,7 +58,7 @@ from runtime.processes import (
 )
 from runtime.resume import check_resumed
 from runtime.run_folder import locked_run_dir, resolve_run_dir
-from runtime.steps_per_call import check_steps_per_call, configure_steps_per_call
+from runtime.steps_per_call import check_steps_per_call, configure_steps_per_call, steps_per_call_text
 from runtime.threads import check_threads, set_for_training, thread_count_text
 
 # Options that affect only the current start; they are not stored in config.yaml
@@ -217,7 +217,7 @@ def write_records(
 
 
 def print_summary(trainer: Trainer, data: ImageData, model: Model, config: dict) -> None:
-    """Print model, data, number of parameters, threads and run folder."""
+    """Print model, data, number of parameters, threads, steps per call and run folder."""
     if not trainer.is_global_zero:
         return
     labels = f", labels {data.labels_hash}" if data.labels_hash else ""
@@ -225,7 +225,8 @@ def print_summary(trainer: Trainer, data: ImageData, model: Model, config: dict)
     print(
         f"{config['model']['name']} on {data_name}, protocol {data.protocol}{labels}: "
         f"{count_parameters(model):,} parameters, {len(data.train.y):,} training images, "
-        f"{thread_count_text(config['threads'])}, run folder {trainer.default_root_dir}",
+        f"{thread_count_text(config['threads'])}, {steps_per_call_text(data.steps_per_call, model)}, "
+        f"run folder {trainer.default_root_dir}",
         flush=True,
     )
 

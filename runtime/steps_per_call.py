@@ -78,7 +78,8 @@ def configure_steps_per_call(
 ) -> int:
     """Set and return the number of optimizer steps per `training_step`.
 
-    It is 1 if something needs single steps, with a warning if another number was asked for.
+    It is 1 if something needs single steps, with a warning if another number was asked for, or if a GPU could
+    otherwise replay captured steps.
 
     Args:
         trainer: The Trainer of the run.
@@ -90,8 +91,16 @@ def configure_steps_per_call(
     """
     obstacles = need_single_steps(trainer, model)
     device = trainer.strategy.root_device.type
-    if steps != 1 and steps != "auto" and obstacles:
-        print(f"warning: --steps_per_call is set to 1, as {', '.join(obstacles)} requires.", file=sys.stderr)
+    if obstacles and steps != 1 and trainer.is_global_zero:
+        required_by = f"as {', '.join(obstacles)} requires"
+        if steps != "auto":
+            print(f"warning: --steps_per_call is set to 1, {required_by}.", file=sys.stderr)
+        elif can_replay(device) and cuda_graph:
+            print(
+                f"warning: Steps are not replayed as a CUDA graph, {required_by}: small models train several times "
+                "slower.",
+                file=sys.stderr,
+            )
     if obstacles:
         steps = 1
     elif steps == "auto":
@@ -102,3 +111,9 @@ def configure_steps_per_call(
         model.graphed_step = GraphedStep(model)
     trainer.log_every_n_steps = max(1, trainer.log_every_n_steps // steps)
     return steps
+
+
+def steps_per_call_text(steps: int, model: Model) -> str:
+    """Return the number of steps per call as text: 1 step per call, 50 steps per call in a CUDA graph."""
+    graph = " in a CUDA graph" if model.graphed_step is not None else ""
+    return f"{steps} step{'' if steps == 1 else 's'} per call{graph}"

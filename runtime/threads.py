@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models import Model
 from models.estimators.passes import MAX_DECODER_ROWS
 from models.layer_sums import sum_over_layers
+from runtime.processes import is_srun_task
 
 # Multiply-adds per forward pass and step from which one more thread pays off. Measured on two idle cores: the second
 # thread makes steps of 20 to 100 million (8x8 images; 28x28, batch 100) 1.2 times as fast, steps of 120 million (28x28,
@@ -26,6 +27,16 @@ WORK_OF_TWO_THREADS, WORK_PER_THREAD = 120e6, 100e6  # of the first two, and of 
 def cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_of_each(processes: int) -> int:
+    """Return this process's share of the cores. A task of srun may see the cores of others, and has those of its own.
+
+    Args:
+        processes: Number of processes of this run on this machine.
+    """
+    per_task = int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) if is_srun_task() else 0
+    return per_task or max(1, cores() // processes)
 
 
 def check_threads(threads: int | None) -> None:
@@ -80,7 +91,7 @@ def threads_for_work(work: float, processes: int = 1) -> int:
         processes: Number of processes of this run on this machine.
     """
     useful = 1 if work < WORK_OF_TWO_THREADS else 2 + int((work - WORK_OF_TWO_THREADS) / WORK_PER_THREAD)
-    return max(1, min(useful, cores() // processes))
+    return min(useful, cores_of_each(processes))
 
 
 def is_set_by_environment() -> bool:

@@ -73,7 +73,7 @@ def run_all(runs: Sequence[Run], processes: int) -> int:
         try:
             while running or (waiting and not request.number):
                 while waiting and len(running) < processes and not request.number:
-                    running.append(start(waiting.popleft()))
+                    running.append(start(waiting.popleft(), is_alone=processes == 1))
                 if request.count > told:
                     stop(running, kill=told > 0)
                     told = request.count
@@ -102,12 +102,17 @@ def command_line(run: Run) -> list[str]:
     return [sys.executable, str(Path(train.__file__).resolve()), *run.options, *folder]
 
 
-def start(run: Run) -> Started:
-    """Start or resume a run. What it prints is appended to the log in its folder."""
+def start(run: Run, is_alone: bool) -> Started:
+    """Start or resume a run. What it prints is appended to the log in its folder.
+
+    Args:
+        run: The run.
+        is_alone: Whether no other run shares the cores; otherwise it has one thread, unless the user chooses.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
     log = (run.folder / LOG).open("ab")
     env = dict(os.environ)
-    if not is_set_by_environment():
+    if not is_alone and not is_set_by_environment():
         env["OMP_NUM_THREADS"] = "1"  # several processes on all cores would slow each other down
     # A session of its own: Ctrl-C reaches only this process, which passes it on once.
     process = subprocess.Popen(

@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from small_runs import command
 
 import train
 from models import MODELS, VAE
+from runtime import steps_per_call
 from runtime.steps_per_call import choose, need_single_steps
 
 
@@ -62,6 +64,29 @@ def test_a_hook_of_a_users_model_is_called(tmp_path, monkeypatch, capsys):
     more = ["--model", "OwnHook", "--trainer.max_epochs", "1", "--steps_per_call", "5"]
     assert train.main(command(str(tmp_path / "b"), "VAE", *more)) == 0
     assert "--steps_per_call is set to 1, as OwnHook.on_before_optimizer_step requires" in capsys.readouterr().err
+
+
+def test_a_gpu_that_cannot_replay_steps_is_said_to_be_slower(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(steps_per_call, "can_replay", lambda device: True)
+    more = ["--trainer.max_epochs", "1", "--trainer.gradient_clip_val", "1"]
+    assert train.main(command(str(tmp_path / "a"), "VAE", *more)) == 0
+    sentence = "Steps are not replayed as a CUDA graph, as --trainer.gradient_clip_val requires"
+    assert sentence in capsys.readouterr().err
+    assert train.main(command(str(tmp_path / "b"), "VAE", *more, "--cuda_graph", "false")) == 0
+    assert sentence not in capsys.readouterr().err  # nobody wants one
+
+
+def test_the_default_takes_several_steps_per_call_and_has_the_bits_of_single_steps(tmp_path, capsys):
+    plain = ["--data", "Digits", "--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0"]
+    plain += ["--callbacks", "[]", "--trainer.enable_progress_bar", "false"]
+    for name, more in (("default", []), ("single", ["--steps_per_call", "1"])):
+        assert train.main([*plain, *more, "--run_dir", str(tmp_path / name)]) == 0
+        assert (", 10 steps per call, run folder" in capsys.readouterr().out) == (name == "default")
+    default, single = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("default", "single")
+    )
+    assert all(torch.equal(value, single[key]) for key, value in default.items())
 
 
 class ReadsTrainer(VAE):

@@ -20,6 +20,8 @@ def _alone(tmp_path, monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "cores", lambda: 8)
     yield
     torch.set_num_threads(before)
@@ -40,6 +42,22 @@ def test_multiply_adds_of_each_kind_of_layer():
 ])  # fmt: skip
 def test_threads_for_work(work, processes, expected):
     assert threads.threads_for_work(work, processes) == expected
+
+
+@pytest.mark.parametrize(("per_task", "work", "processes", "expected"), [
+    (4, 1e12, 1, 4), (4, 0, 1, 1), (2, 1e12, 2, 2), (16, 1e12, 1, 16), (None, 1e12, 2, 4),
+])  # fmt: skip
+def test_a_task_of_srun_has_the_cores_that_it_was_given(monkeypatch, per_task, work, processes, expected):
+    if per_task is not None:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(per_task))
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert threads.threads_for_work(work, processes) == expected
+
+
+def test_a_batch_script_of_slurm_shares_the_cores_as_any_other(monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert threads.threads_for_work(1e12, 4) == 2
+    assert threads.threads_for_work(1e12, 1) == 8
 
 
 def test_the_size_of_a_step_counts_batch_samples_and_classes():
@@ -71,7 +89,7 @@ def test_counting_work_changes_nothing():
 
 def test_a_resumed_run_keeps_its_number_of_threads(capsys, monkeypatch):
     assert train.main(command("a", "VAE", "--threads", "2")) == 0
-    assert ", 2 threads, run folder a" in capsys.readouterr().out
+    assert ", 2 threads, 1 step per call, run folder a" in capsys.readouterr().out
     assert contents("a")["threads"] == 2
     with open("a/config.yaml") as file:
         assert yaml.safe_load(file)["threads"] == 2
@@ -79,19 +97,19 @@ def test_a_resumed_run_keeps_its_number_of_threads(capsys, monkeypatch):
     assert train.main(command("a", "VAE", "--trainer.max_epochs", "4")) == 0
     assert torch.get_num_threads() == 2
     output = capsys.readouterr()
-    assert ", 2 threads, run folder a" in output.out
+    assert ", 2 threads, 1 step per call, run folder a" in output.out
     assert "warning" not in output.err
     assert train.main(command("a", "VAE", "--trainer.max_epochs", "5", "--threads", "1")) == 0
     assert "warning: This run had 2 threads before and has 1 thread now" in capsys.readouterr().err
     assert train.main(command("b")) == 0
-    assert ", 1 thread, run folder b" in capsys.readouterr().out
+    assert ", 1 thread, 1 step per call, run folder b" in capsys.readouterr().out
 
 
 def test_omp_num_threads_wins_over_the_size(capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     torch.set_num_threads(3)  # as torch does when it starts
     assert train.main(command("a")) == 0
-    assert ", 3 threads, run folder a" in capsys.readouterr().out
+    assert ", 3 threads, 1 step per call, run folder a" in capsys.readouterr().out
 
 
 def test_an_evaluation_chooses_its_own_number_of_threads(monkeypatch):

@@ -28,7 +28,7 @@ if what != "deaf":
     signal.signal(signal.SIGTERM, saved)
 else:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-(folder / "started").write_text(f"{time.monotonic()} {os.environ['OMP_NUM_THREADS']}")
+(folder / "started").write_text(f"{time.monotonic()} {os.environ.get('OMP_NUM_THREADS')}")
 if what == "fail":
     print("warning: something else")
     print("error: The model has diverged.", file=sys.stderr)
@@ -97,10 +97,12 @@ def test_a_failed_run_is_named_and_the_others_go_on(pool, capsys):
     assert (folders[2] / "ended").exists()
 
 
-def test_a_run_has_one_thread_unless_the_user_chooses(pool, monkeypatch):
+def test_a_run_beside_others_has_one_thread_unless_the_user_chooses(pool, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     _, (folder,) = pool("0")
     assert (folder / "started").read_text().split()[1] == "1"
+    _, (folder,) = pool("0", processes=1)
+    assert (folder / "started").read_text().split()[1] == "None"  # the model decides
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     _, (folder,) = pool("0")
     assert (folder / "started").read_text().split()[1] == "3"
