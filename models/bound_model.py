@@ -342,7 +342,7 @@ class BoundModel(LatentVariableModel):
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
         if self.warmup_steps() or self.cycle_steps():
-            self.log("train/beta", self.beta())
+            self.log("train/beta", self.beta(), sync_dist=True, reduce_fx="max")  # the same on all ranks
 
     def validation_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         K = self.hparams.num_samples

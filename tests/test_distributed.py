@@ -232,6 +232,7 @@ def starting(script, *argv):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert found.returncode == 0, found.stderr
+    assert "warning" not in found.stderr
     return found.stdout
 
 
