@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.session import ROOT, Session
+from benchmarks.gpu.session import ROOT, OutOfTime, Session
 from benchmarks.gpu.training import mnist_options, run_train, without_graph
 
 TESTS_SECONDS = 90.0
 PROCESS_SECONDS = 60.0
 # of one epoch: by default it depends on the length of the run, which differs between 2 + 2 and 4 epochs
 WARM_UP = ("--model.beta_warmup", "1")
+RESULT = re.compile(r"^(\S+::.+) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
+NCCL = re.compile(r"NCCL version (\S+)")  # which NCCL prints when processes first communicate, if NCCL_DEBUG asks for it
 MARK = re.compile(r"^\s*@?pytest\.mark\.gpu\b|pytestmark\s*=.*mark\.gpu", re.MULTILINE)
 
 
@@ -25,8 +27,11 @@ def gpu_tests(session: Session) -> dict[str, Any]:
     """Run all tests marked `gpu`. Without a GPU they are collected and skipped."""
     files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if MARK.search(path.read_text())]
     names = [str(path.relative_to(ROOT)) for path in files]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "--slow", *names]
-    done = session.call(command, TESTS_SECONDS)
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-m", "gpu", "--slow", *names]
+    try:
+        done = session.call(command, TESTS_SECONDS)
+    except OutOfTime as error:
+        return {"passed": False, "files": len(files), "summary": f"{error}: {count_of_results(error.output)}"}
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     return {
@@ -35,6 +40,14 @@ def gpu_tests(session: Session) -> dict[str, Any]:
         "summary": lines[-1] if lines else done.stderr[-300:],
         **({"failed": "; ".join(failed)[:600]} if failed else {}),
     }
+
+
+def count_of_results(output: str) -> str:
+    """Return how many tests had passed and failed, and which failed, from the output of `pytest -v` so far."""
+    results = RESULT.findall(output)
+    failed = [name for name, result in results if result in ("FAILED", "ERROR")]
+    passed = sum(result == "PASSED" for _, result in results)
+    return f"{passed} passed, {len(failed)} failed" + (f" ({'; '.join(failed)[:400]})" if failed else "")
 
 
 def bits(folder: Path) -> dict[str, torch.Tensor]:
@@ -125,8 +138,10 @@ def torchrun(session: Session) -> dict[str, Any]:
     whole, folder = run_train(session, *shown).folder, session.new_folder("torchrun")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "1", "train.py"]
     command += [*mnist_options(session), *shown, "--trainer.strategy", "ddp", "--run_dir", str(folder)]
-    done = session.call(command, PROCESS_SECONDS)
-    result: dict[str, Any] = {"passed": done.returncode == 0, "status": done.returncode, "options": " ".join(shown)}
+    done = session.call(command, PROCESS_SECONDS, NCCL_DEBUG="VERSION")
+    result: dict[str, Any] = {"passed": False, "status": done.returncode, "options": " ".join(shown)}
     if done.returncode != 0:
         return result | {"messages": " ".join(done.stderr.split())[-400:]}
-    return result | {"same_bits_as_without": same_bits(whole, folder)}
+    nccl, same = NCCL.search(done.stdout + done.stderr), same_bits(whole, folder)
+    passed = same and (session.is_tiny or nccl is not None)
+    return result | {"passed": passed, "same_bits_as_without": same, "nccl": nccl[1] if nccl else "not used"}

@@ -26,7 +26,16 @@ OVERRUN = 2.0  # a job is stopped after so many times the seconds that it declar
 
 
 class OutOfTime(Exception):
-    """A job has taken too long."""
+    """A job has taken too long.
+
+    Args:
+        message: What took too long.
+        output: What a command had printed until then.
+    """
+
+    def __init__(self, message: str, output: str = ""):
+        super().__init__(message)
+        self.output = output
 
 
 class Session:
@@ -128,15 +137,26 @@ class Session:
         """Whether a check has failed."""
         return any(row.get("passed") is False for row in self.rows)
 
-    def call(self, command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
-        """Run a command in the root of the project, with the environment that this run was started with."""
-        seconds = self.limit(seconds)
+    def call(self, command: Sequence[str], seconds: float, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the root of the project, with the environment that this run was started with.
+
+        Args:
+            command: The command.
+            seconds: How long it may take, unless less time is left.
+            variables: Further environment variables.
+
+        Raises:
+            OutOfTime: It has not ended in this time.
+        """
+        seconds, environment = self.limit(seconds), self.environment | variables
         try:
             return subprocess.run(
-                command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise OutOfTime(f"{' '.join(command[1:5])} ... did not end in {seconds:.0f} s") from error
+            printed: Any = error.stdout or b""  # bytes on POSIX
+            printed = printed if isinstance(printed, str) else printed.decode(errors="replace")
+            raise OutOfTime(f"{' '.join(command[1:5])} ... did not end in {seconds:.0f} s", printed) from error
 
 
 class Job(NamedTuple):
@@ -149,6 +169,7 @@ class Job(NamedTuple):
         measure: Returns numbers and short texts by name; `passed` for a check.
         is_check: Whether the exit status tells if it failed.
         is_rehearsed: Whether it also runs on a machine without a GPU.
+        is_extra: Whether it is left out if earlier jobs took longer than they declare.
     """
 
     group: str
@@ -157,6 +178,7 @@ class Job(NamedTuple):
     measure: Callable[[Session], dict[str, Any]]
     is_check: bool = False
     is_rehearsed: bool = True
+    is_extra: bool = False
 
 
 @contextmanager

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks.gpu import checks
 from benchmarks.gpu import session as sessions
-from benchmarks.gpu.checks import MARK
+from benchmarks.gpu.checks import MARK, gpu_tests
 from benchmarks.gpu.estimates import resampled
 from benchmarks.gpu.jobs import JOBS
 from benchmarks.gpu.session import Job, OutOfTime, Session, time_limit
@@ -126,9 +128,40 @@ def test_step_sizes_are_interpolated():
     assert resampled([1.0, 2.0, 3.0], 1) == [1]
 
 
-def test_the_checks_fit_into_the_time():
-    assert sum(job.seconds for job in JOBS if job.is_check) < 240
+def test_all_that_must_be_known_fits_into_the_time():
+    assert sum(job.seconds for job in JOBS if not job.is_extra) <= 480
+    assert [job.is_extra for job in JOBS] == sorted(job.is_extra for job in JOBS)  # extras come last
+    assert not any(job.is_extra and job.is_check for job in JOBS)
     assert len({(job.group, job.name) for job in JOBS}) == len(JOBS)
+
+
+def test_tests_that_do_not_end_in_time_leave_what_they_printed(session, monkeypatch):
+    printed = "tests/a.py::one PASSED [ 25%]\ntests/a.py::two[x y] FAILED [ 50%]\ntests/a.py::three SKIPPED [ 75%]\ntests/a"
+
+    def call(command, seconds):
+        raise OutOfTime("pytest did not end in 90 s", printed)
+
+    monkeypatch.setattr(session, "call", call)
+    found = gpu_tests(session)
+    assert not found["passed"]
+    assert found["summary"] == "pytest did not end in 90 s: 1 passed, 1 failed (tests/a.py::two[x y])"
+
+
+def test_a_command_that_does_not_end_in_time_is_stopped_and_its_output_kept(session):
+    with pytest.raises(OutOfTime, match="did not end in 2 s") as error:
+        session.call([sys.executable, "-u", "-c", "import time; print('so far'); time.sleep(60)"], 2)
+    assert error.value.output == "so far\n"
+
+
+@pytest.mark.parametrize(("printed", "same", "passed"), [
+    ("NCCL version 2.28.9+cuda13.0\n", True, True), ("NCCL version 2.28.9+cuda13.0\n", False, False), ("", True, False),
+])  # fmt: skip
+def test_torchrun_must_use_nccl_and_give_the_bits_of_a_plain_run(session, monkeypatch, printed, same, passed):
+    trained = SimpleNamespace(folder=session.work)
+    monkeypatch.setattr(checks, "run_train", lambda *args, **options: trained)
+    monkeypatch.setattr(checks, "same_bits", lambda one, other: same)
+    monkeypatch.setattr(session, "call", lambda *args, **variables: SimpleNamespace(returncode=0, stdout=printed, stderr=""))
+    assert checks.torchrun(session)["passed"] == passed
 
 
 def test_files_with_marked_tests_are_found():
