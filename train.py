@@ -56,7 +56,7 @@ from runtime.processes import (
     show_lightning_output,
     shutdown_distributed,
 )
-from runtime.resume import check_resumed
+from runtime.resume import check_resumed, options_from_before
 from runtime.run_folder import locked_run_dir, resolve_run_dir
 from runtime.steps_per_call import check_steps_per_call, configure_steps_per_call, steps_per_call_text
 from runtime.threads import check_threads, set_for_training, thread_count_text
@@ -353,6 +353,10 @@ def main(argv: list[str] | None = None) -> int:
         config = yaml.safe_load(parser.dump(args, skip_unset=False))
         config = {key: value for key, value in config.items() if key not in LAUNCH_ONLY_OPTIONS}
         folder, resume = resolve_run_dir(args)
+        if resume:
+            given = parser.parse_args(flags, defaults=False).model
+            for name, value in options_from_before(resume, args.model.name, given).items():
+                args.model[name] = config["model"][name] = value
         data, model = build(args)
         is_default = args.run_dir is None and resume is None
         with locked_run_dir(folder, is_default, lambda: training_has_begun(trainer)) as folder:

@@ -166,19 +166,19 @@ class ADGM(M2):
         self.check_form(x)
         return diagonal_normal(self.aux_encoder(x)[None])
 
-    def draw_all(self, x: Tensor, K: int, qa_x: Independent, closed_form: bool) -> Draw:
+    def draw_all(self, x: Tensor, K: int, qa_x: Independent, for_bound: bool) -> Draw:
         """Draw K samples of a and, for each of them and each class, one sample of z.
 
         Args:
             x: Images `(B, C, H, W)`.
             K: Samples of a per image.
             qa_x: q(a|x), from `posterior`.
-            closed_form: Whether `rate_z` is the KL in closed form if there is one.
+            for_bound: Whether `rate_z` is the KL, in closed form if there is one, and classes may share the noise of z.
         """
         a, prior = qa_x.rsample((K,)), self.prior()
         qz = self.qz(x, a=a)
-        if closed_form:
-            z, rate_z = rsample_with_kl(qz, prior, 1)
+        if for_bound:
+            z, rate_z = rsample_with_kl(qz, prior, 1, self.class_noise(qz, 1))
         else:
             z, log_q = rsample_with_log_prob(qz, 1)
             rate_z = (log_q() - prior.log_prob(z))[0]
@@ -194,7 +194,7 @@ class ADGM(M2):
             K: Samples of a per image, with one of z for each class.
             qz_xy: `self.posterior(x)`, here q(a|x), if it is known already.
         """
-        draw = self.draw_all(x, K, self.posterior(x) if qz_xy is None else qz_xy, closed_form=True)
+        draw = self.draw_all(x, K, self.posterior(x) if qz_xy is None else qz_xy, for_bound=True)
         kl = draw.rate_z - draw.log_ratio_a
         return ClassTerms(self.log_py(), draw.log_px, kl, self.log_qy_given(x, draw.a[:, 0]))
 
@@ -219,7 +219,7 @@ class ADGM(M2):
             ValueError: If the likelihood is not defined for these images, or labels do not fit the images.
         """
         x, K, y, qa_x = self.with_posterior(x, K, y, posterior)
-        draw = self.draw_all(x, K, qa_x, closed_form=False)
+        draw = self.draw_all(x, K, qa_x, for_bound=False)
         log_w = self.log_py() + draw.log_px - draw.rate_z + draw.log_ratio_a  # (K, C, B)
         return log_w.logsumexp(1) if y is None else log_w.gather(1, y.expand(K, 1, -1))[:, 0]
 

@@ -107,6 +107,7 @@ class M1M2(MarginalLabel):
             its Gaussian; 32 by default.
         alpha: Weight of the classifier's cross-entropy on labelled images. The paper has 0.1, a 50th of the default,
             and trains for thousands of epochs.
+        share_noise: Draw the same noise of z2 for all classes of an image when a bound is estimated.
     """
 
     metric_names = M2.metric_names
@@ -116,7 +117,7 @@ class M1M2(MarginalLabel):
     default_epochs = 150
     data_args = ("image_shape", "num_classes", "labelled_fraction")
     checkpoint_args = ("m1_options", "kept")
-    older_defaults: ClassVar[dict[str, Any]] = {"features": "binarized"}
+    older_defaults: ClassVar[dict[str, Any]] = {"features": "binarized", "share_noise": False}
 
     m1: VAE
     m2: M2
@@ -138,6 +139,7 @@ class M1M2(MarginalLabel):
         activation: str = "relu",
         batch_norm: bool = True,
         alpha: float = 5.0,
+        share_noise: bool = True,
         prior: PriorName = "standard",
         prior_components: int | None = None,
         prior_flow: PriorFlow | None = None,
@@ -156,6 +158,7 @@ class M1M2(MarginalLabel):
         options = {"z_dim": z_dim, "hidden": list(hidden), "activation": activation, "batch_norm": batch_norm}
         self.m1 = make_part(VAE, m1_options).requires_grad_(False).eval()
         options |= {"num_classes": num_classes, "labelled_fraction": labelled_fraction, "alpha": alpha}
+        options |= {"share_noise": share_noise}
         options |= {name: self.hparams[name] for name in PARTS_OF_M2}
         self.m2 = make_part(M2, {"image_shape": (len(kept),), "likelihood": "features", **options})
         pruned = sorted(set(range(self.m1.hparams.z_dim)) - set(kept))

@@ -1,6 +1,6 @@
 """The semi-supervised model M2."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +79,8 @@ class M2(VariationalModel, MarginalLabel):
         logistic_components: Components of a discretized_logistic_mixture, 5 by default.
         alpha: Weight of the classifier's cross-entropy on labelled images. The paper has 0.1, a 50th of the default,
             and trains for thousands of epochs.
+        share_noise: Draw the same noise of z for all classes of an image when a bound is estimated. The classifier
+            learns from differences between classes, which vary less with shared noise; their expectations are the same.
         classify_grey: Predict labels from the images before binarization, in validation and evaluation. Training and
             the likelihood still take binarized pixels.
     """
@@ -88,6 +90,7 @@ class M2(VariationalModel, MarginalLabel):
     default_limit = 1000  # the likelihood takes K samples of every class
     default_epochs = 60  # a step evaluates all classes
     data_args = ("image_shape", "num_classes", "labelled_fraction")
+    older_defaults: ClassVar[dict[str, Any]] = {"share_noise": False}
 
     labels: Tensor
     likelihood: Any  # PixelLikelihood, or diagonal_normal with likelihood features
@@ -107,6 +110,7 @@ class M2(VariationalModel, MarginalLabel):
         logistic_scale: LogisticScale = None,
         logistic_components: int | None = None,
         alpha: float = 5.0,
+        share_noise: bool = True,
         classify_grey: bool = False,
         **kwargs,
     ):
@@ -255,8 +259,19 @@ class M2(VariationalModel, MarginalLabel):
             qz_xy: `self.posterior(x)` if it is known already.
         """
         qz_xy = self.qz(x) if qz_xy is None else qz_xy
-        z, kl = rsample_with_kl(qz_xy, self.prior(), K)  # (K, C, B, z_dim), (C, B)
+        z, kl = rsample_with_kl(qz_xy, self.prior(), K, self.class_noise(qz_xy, K))  # (K, C, B, z_dim), (C, B)
         return ClassTerms(self.log_py(), self.px(z).log_prob(x).mean(0), kl, self.log_qy(x))
+
+    def class_noise(self, qz_xy: Distribution, K: int) -> Tensor | None:
+        """Return noise for K samples of q(z|x,y) that all classes share, `(K, ..., C, B, z_dim)`.
+
+        It is None if each class has noise of its own.
+        """
+        if not self.hparams.share_noise:
+            return None
+        *batch, C, B = qz_xy.batch_shape
+        noise = torch.randn(K, *batch, 1, B, self.hparams.z_dim, device=self.device)
+        return noise.expand(K, *batch, C, B, -1)
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return -L(x, y) for every class `(C, B)`, -U(x) `(B,)`, and log q(y|x) `(C, B)`."""

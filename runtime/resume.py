@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pytorch_lightning import Trainer
 
 from datamodules import ImageData
 from datamodules.labels import list_names
-from models import Model, from_checkpoint, read_checkpoint
+from models import MODELS, Model, from_checkpoint, read_checkpoint
 from runtime.hparams import fill_options, stored_training_options, training_options
 
 # Options that define batch boundaries; they may not change in the middle of an epoch
@@ -50,6 +51,21 @@ def changed_options(
         now |= {f"--{section}.{key}": value for key, value in new.items()}
     # compared as JSON, in which lists and tuples are equal
     return {key: (old, now.get(key)) for key, old in then.items() if json.dumps(old) != json.dumps(now.get(key))}
+
+
+def options_from_before(resume: Path, name: str, given: Container[str]) -> dict[str, Any]:
+    """Return the model's options that are newer than a checkpoint, with their values from before they existed.
+
+    Args:
+        resume: The checkpoint.
+        name: Name of the model.
+        given: Names of the options that the user gives, which are left out.
+    """
+    checkpoint = read_checkpoint(resume)
+    if checkpoint["model"] != name:
+        return {}
+    older, stored = MODELS[name].older_defaults.items(), checkpoint["hyper_parameters"]
+    return {key: value for key, value in older if key not in stored and key not in given}
 
 
 def weights_match(checkpoint: dict, model: Model) -> bool:

@@ -19,7 +19,7 @@ PROCESS_SECONDS = 60.0
 # of one epoch: by default it depends on the length of the run, which differs between 2 + 2 and 4 epochs
 WARM_UP = ("--model.beta_warmup", "1")
 RESULT = re.compile(r"^(\S+::.+) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
-NCCL = re.compile(r"NCCL version (\S+)")  # which NCCL prints when processes first communicate, if NCCL_DEBUG asks for it
+NCCL = re.compile(r"NCCL version (\S+)")  # printed when processes first communicate, if NCCL_DEBUG asks for it
 MARK = re.compile(r"^\s*@?pytest\.mark\.gpu\b|pytestmark\s*=.*mark\.gpu", re.MULTILINE)
 
 

@@ -1,6 +1,6 @@
 """Normalizing flows conditioned on a context vector, for posteriors q(z|x)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -136,6 +136,11 @@ class GaussianFlow(Distribution):
         start = mu + noise * sigma
         # for the identity the second term is 0, and z has the bits of a sample of the base
         return start + sigma * (u - noise), self.base.log_prob(start) - log_det
+
+    def at_noise(self, noise: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Return the samples that `noise (..., d)` is transformed to, and a function that returns their log density."""
+        z, log_q = self.transformed(noise)
+        return z, lambda: log_q
 
     def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
         """Return samples `(samples..., batch..., d)` and their log density, in one pass."""

@@ -1,6 +1,7 @@
 """Gaussian distributions of latents and pixels."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,11 @@ LOG_2PI = math.log(2 * math.pi)
 
 class DiagonalNormal(Independent):
     """N(mu, diag(sigma^2)). Subclassed so that `register_kl` can dispatch on it."""
+
+    def at_noise(self, noise: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Return the samples mu + sigma noise for `noise (..., d)`, and a function that returns their log density."""
+        z = self.base_dist.loc + self.base_dist.scale * noise
+        return z, lambda: self.log_prob(z)
 
     def detached(self) -> Independent:
         """Return the same distribution with detached parameters: its density has no gradient for them."""
@@ -81,22 +87,28 @@ class FullNormal(Distribution):
         """Return log q(mu + L noise) for `noise (..., d)`."""
         return -0.5 * (noise.square().sum(-1) + self.event_shape[0] * LOG_2PI) - self.log_det()
 
-    def rsample_with_noise(self, sample_shape: Any) -> tuple[Tensor, Tensor]:
-        """Return samples z = mu + L noise and their noise, both `(samples..., batch..., d)`."""
-        noise = torch.randn(
-            self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device
-        )
+    def new_noise(self, sample_shape: Any) -> Tensor:
+        """Return standard normal noise `(samples..., batch..., d)`."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+
+    def at_noise(self, noise: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Return the samples mu + L noise for `noise (samples..., batch..., d)`, and a function for their log density.
+
+        The density is that of the noise, without solving for it.
+        """
         with torch.autocast(noise.device.type, enabled=False):
             products = self.lower @ self.columns(noise)  # (batch..., d, samples)
-        return self.loc + self.scale * (noise + products.movedim(-1, 0).view(noise.shape)), noise
+        z = self.loc + self.scale * (noise + products.movedim(-1, 0).view(noise.shape))
+        return z, lambda: self.log_prob_of_noise(noise)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.rsample_with_noise(sample_shape)[0]
+        return self.at_noise(self.new_noise(sample_shape))[0]
 
     def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
-        """Return samples `(samples..., batch..., d)` and their log density, without solving for the noise."""
-        z, noise = self.rsample_with_noise(sample_shape)
-        return z, self.log_prob_of_noise(noise)
+        """Return samples `(samples..., batch..., d)` and their log density."""
+        z, log_q = self.at_noise(self.new_noise(sample_shape))
+        return z, log_q()
 
     def log_prob(self, value: Tensor) -> Tensor:
         difference = (value - self.loc) / self.scale  # (samples..., batch..., d)

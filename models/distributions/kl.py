@@ -43,13 +43,20 @@ def kl_of_full_to_standard_normal(q: FullNormal, p: StandardNormal) -> Tensor:
     return 0.5 * (trace + q.loc.square().sum(-1) - q.event_shape[0]) - q.log_det()
 
 
-def rsample_with_log_prob(q: Any, K: int) -> tuple[Tensor, Callable[[], Tensor]]:
+def rsample_with_log_prob(q: Any, K: int, noise: Tensor | None = None) -> tuple[Tensor, Callable[[], Tensor]]:
     """Return K samples z `(K, B, d)` of q(z|x), and a function that returns log q(z|x) `(K, B)`.
 
     A normalizing flow computes both in one pass; the density of a given z may take it many passes. Other densities are
     computed when the function is called: gradients are summed in the reverse order of the terms of a loss, and runs
     give the same bits only if this order stays the same.
+
+    Args:
+        q: q(z|x), batch shape `(B,)`.
+        K: Number of samples.
+        noise: Noise `(K, B, d)` of the samples, standard normal; drawn by q if it is None.
     """
+    if noise is not None:
+        return q.at_noise(noise)
     if hasattr(q, "rsample_and_log_prob"):
         z, log_q = q.rsample_and_log_prob((K,))
         return z, lambda: log_q
@@ -57,12 +64,18 @@ def rsample_with_log_prob(q: Any, K: int) -> tuple[Tensor, Callable[[], Tensor]]
     return z, lambda: q.log_prob(z)
 
 
-def rsample_with_kl(q: Any, p: Distribution, K: int) -> tuple[Tensor, Tensor]:
+def rsample_with_kl(q: Any, p: Distribution, K: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return K samples z of q `(K, ..., d)`, and KL(q || p) in nats, the batch shape of q.
 
     The KL is in closed form if there is one, else the mean over these samples of log q(z) - log p(z).
+
+    Args:
+        q: q(z|x).
+        p: p(z).
+        K: Number of samples.
+        noise: Noise of the samples `(K, ..., d)`, as in `rsample_with_log_prob`.
     """
-    z, log_q = rsample_with_log_prob(q, K)
+    z, log_q = rsample_with_log_prob(q, K, noise)
     kl = closed_form_kl(q, p)
     return z, (log_q() - p.log_prob(z)).mean(0) if kl is None else kl
 

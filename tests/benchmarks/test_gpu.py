@@ -136,7 +136,9 @@ def test_all_that_must_be_known_fits_into_the_time():
 
 
 def test_tests_that_do_not_end_in_time_leave_what_they_printed(session, monkeypatch):
-    printed = "tests/a.py::one PASSED [ 25%]\ntests/a.py::two[x y] FAILED [ 50%]\ntests/a.py::three SKIPPED [ 75%]\ntests/a"
+    printed = (
+        "tests/a.py::one PASSED [ 25%]\ntests/a.py::two[x y] FAILED [ 50%]\ntests/a.py::three SKIPPED [ 75%]\ntests/a"
+    )
 
     def call(command, seconds):
         raise OutOfTime("pytest did not end in 90 s", printed)
@@ -160,7 +162,9 @@ def test_torchrun_must_use_nccl_and_give_the_bits_of_a_plain_run(session, monkey
     trained = SimpleNamespace(folder=session.work)
     monkeypatch.setattr(checks, "run_train", lambda *args, **options: trained)
     monkeypatch.setattr(checks, "same_bits", lambda one, other: same)
-    monkeypatch.setattr(session, "call", lambda *args, **variables: SimpleNamespace(returncode=0, stdout=printed, stderr=""))
+    monkeypatch.setattr(
+        session, "call", lambda *args, **variables: SimpleNamespace(returncode=0, stdout=printed, stderr="")
+    )
     assert checks.torchrun(session)["passed"] == passed
 
 

@@ -22,11 +22,11 @@ NETWORKS = [{}, CONV, RESNET, GATED, {"hidden": []}, {"batch_norm": True}]
 networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet", "gated", "linear", "batch_norm"])
 
 
-def same_noise(seed, K, B):
-    """Return the noise of K samples of a `(K, B, A)`, and of one of z for every class `(K, C, B, Z)`."""
+def same_noise(seed, K, B, share):
+    """Return the noise of K samples of a `(K, B, A)`, and of one of z for every class `(K, C, B, Z)`, shared or not."""
     torch.manual_seed(seed)
     a = torch.empty(K, 1, B, A).normal_()
-    return a[:, 0], torch.empty(K, C, B, Z).normal_()
+    return a[:, 0], torch.empty(K, 1 if share else C, B, Z).normal_().expand(K, C, B, Z)
 
 
 def naive(model, x, noise_a, noise_z, y):
@@ -60,9 +60,11 @@ def naive_bounds(model, x, noise_a, noise_z):
 
 @names
 @networks
-def test_bounds_against_a_sum_over_classes_in_a_loop(make, binary, name, options):
-    model, (x, _) = shaken(make(name, activation="tanh", num_samples=2, **options), binary(9)[0]), binary(5)
-    noise_a, noise_z = same_noise(3, 2, 5)
+@pytest.mark.parametrize("share", [True, False])
+def test_bounds_against_a_sum_over_classes_in_a_loop(make, binary, name, options, share):
+    options = {"activation": "tanh", "num_samples": 2, "share_noise": share, **options}
+    model, (x, _) = shaken(make(name, **options), binary(9)[0]), binary(5)
+    noise_a, noise_z = same_noise(3, 2, 5, share)
     labelled, unlabelled, log_qy = under(3, model.bounds, x)
     for b in range(5):
         samples = [naive_bounds(model, x[b], noise_a[k, b], noise_z[k, :, b]) for k in range(2)]
@@ -77,7 +79,7 @@ def test_bounds_against_a_sum_over_classes_in_a_loop(make, binary, name, options
 def test_log_weights_against_a_naive_loop(make, binary, name, labelled):
     model, (x, y) = shaken(make(name, activation="tanh"), binary(9)[0]), binary(4)
     log_w = under(3, model.log_weights, x, 6, y if labelled else None)
-    noise_a, noise_z = same_noise(3, 6, 4)
+    noise_a, noise_z = same_noise(3, 6, 4, share=False)
     for b in range(4):
         for k in range(6):
             terms = []
@@ -94,7 +96,7 @@ def test_log_weights_against_a_naive_loop(make, binary, name, labelled):
 def test_the_loss_and_its_gradient_against_the_formula(make, binary, name, y, weight):
     model = make(name, activation="tanh", alpha=2.0, labelled_fraction=0.02, labelled_weight=weight)
     x, _ = binary(7)
-    noise_a, noise_z = same_noise(3, 1, 7)
+    noise_a, noise_z = same_noise(3, 1, 7, share=True)
     bounds = [naive_bounds(model, x[b], noise_a[0, b], noise_z[0, :, b]) for b in range(7)]
     L = [-bounds[b][0][y[b]] for b in range(7) if y[b] >= 0]
     U = [-bounds[b][1] for b in range(7) if y[b] < 0]

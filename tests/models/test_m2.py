@@ -35,10 +35,16 @@ NETWORKS = [{}, CONV, RESNET, GATED, {"hidden": []}, {"batch_norm": True}]
 networks = pytest.mark.parametrize("options", NETWORKS, ids=["mlp", "conv", "resnet", "gated", "linear", "batch_norm"])
 
 
+def noise_of_classes(B, share=True):
+    """Return the noise of z that the model draws under seed 3, `(C, B, z_dim)`: the same for all classes, or not."""
+    return under(3, torch.empty(1 if share else C, B, 4).normal_).expand(C, -1, -1)
+
+
 @networks
-def test_bounds_against_a_sum_over_classes_in_a_loop(make, binary, options):
-    model, (x, _) = make("M2", activation="tanh", **options).eval(), binary(5)
-    noise = under(3, torch.empty(C, 5, 4).normal_)
+@pytest.mark.parametrize("share", [True, False])
+def test_bounds_against_a_sum_over_classes_in_a_loop(make, binary, options, share):
+    model, (x, _) = make("M2", activation="tanh", share_noise=share, **options).eval(), binary(5)
+    noise = noise_of_classes(5, share)
     labelled, unlabelled, log_qy = under(3, model.bounds, x)
     for b in range(5):
         L, U, q_y = naive(model, x[b], noise[:, b])
@@ -51,7 +57,7 @@ def test_bounds_against_a_sum_over_classes_in_a_loop(make, binary, options):
 @pytest.mark.parametrize("alpha", [0.1, 2.0])
 def test_the_loss_and_its_gradient_against_the_formula(make, binary, y, alpha):
     model, (x, _) = make("M2", activation="tanh", alpha=alpha, labelled_fraction=0.02), binary(7)
-    noise = under(3, torch.empty(C, 7, 4).normal_)
+    noise = noise_of_classes(7)
     bounds = [naive(model, x[b], noise[:, b]) for b in range(7)]
     L = [-bounds[b][0][y[b]] for b in range(7) if y[b] >= 0]
     U = [-bounds[b][1] for b in range(7) if y[b] < 0]

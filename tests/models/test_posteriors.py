@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from model_helpers import under
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from models import VAE
@@ -82,6 +83,16 @@ def test_density_and_samples_in_one_pass_agree_with_the_density(kind):
     torch.testing.assert_close(q.log_prob(z), log_q)
     torch.manual_seed(1)
     torch.testing.assert_close(q.rsample((4,)), z)
+
+
+@kinds
+def test_samples_at_given_noise_are_those_drawn_with_it(kind):
+    q = example(kind, z_dim=5, batch=(3,))
+    torch.manual_seed(1)
+    noise = torch.randn(4, 3, 5, dtype=q.mean.dtype)
+    z, log_q = q.at_noise(noise)
+    torch.testing.assert_close(z, under(1, q.rsample, (4,)))
+    torch.testing.assert_close(log_q(), q.log_prob(z))
 
 
 @kinds

@@ -134,6 +134,36 @@ def test_the_kl_is_in_closed_form_or_the_mean_over_the_samples(combined, squares
     assert torch.allclose(kl, of_samples) == (prior != "standard")
 
 
+@names
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_shared_noise_leaves_the_mean_of_the_bounds_and_makes_differences_between_classes_vary_less(
+    combined, squares, name, posterior
+):
+    x = squares[:8].repeat(2000, 1, 1, 1)
+    found = []
+    for share in (True, False):
+        torch.manual_seed(0)
+        model = combined(name, "standard", posterior, share_noise=share)
+        with torch.no_grad():
+            labelled, unlabelled, _ = under(3, model.bounds, x)
+        differences = (labelled[0] - labelled[1]).view(2000, 8)
+        found.append((differences.mean(0), differences.std(0), unlabelled.view(2000, 8)))
+    (shared, narrow, U), (independent, wide, other) = found
+    assert ((shared - independent).abs() < 5 * (narrow**2 + wide**2).div(2000).sqrt()).all()
+    assert ((U.mean(0) - other.mean(0)).abs() < 5 * (U.var(0) + other.var(0)).div(2000).sqrt()).all()
+    assert (narrow < wide).all()
+
+
+@names
+def test_likelihoods_do_not_depend_on_shared_noise(combined, squares, name):
+    found = []
+    for share in (True, False):
+        torch.manual_seed(0)
+        model = combined(name, "standard", "diagonal", share_noise=share)
+        found.append(under(3, model.log_weights, squares, 5))
+    assert torch.equal(*found)
+
+
 # Uses of a trained model
 
 
