@@ -109,7 +109,7 @@ SOFTPLUS = {"activation": "softplus", "batch_norm": False, "alpha": 0.1, "weight
 FEW = {"num_labels": 100, "val_size": 10_000}
 AS_KINGMA = checkpoint("M2", M2 | SOFTPLUS, of_data=FEW)
 STACKED = checkpoint("M1M2", STACK | SOFTPLUS | {"m1_options": M1 | {"activation": "softplus"}}, of_data=FEW)
-UNREACHED = ("grey inputs of the encoder, not binarized ones",)
+UNREACHED = ("pixels of the encoder that are not known",)
 AS_MAALOE = {
     "z_dim": 100, "a_dim": 100, "hidden": [500, 500], "encoder": "mlp", "decoder": "mlp", "likelihood": "bernoulli",
     "activation": "relu", "batch_norm": True, "alpha": 60.0, "labelled_weight": 1.0,
