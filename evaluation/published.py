@@ -51,12 +51,12 @@ REQUIRED_AGREEMENT = (
     "likelihood", "hidden", "inner_hidden", "m1.encoder", "m1.decoder", "m1.likelihood", "m1.hidden",
 )  # fmt: skip
 
-# Options that may differ from a paper's: those of the optimizer (a report lists them), seeds, initial values, the scale
-# of a Gaussian likelihood (no paper here has one), early stopping (a report gives the epochs), and those that another
-# setting of `run_settings` replaces. Any other option that a paper does not set counts as a difference unless it is at
-# its default.
+# Options that may differ from a paper's: those of the optimizer (a report lists them), of the noise of its gradients,
+# seeds, initial values, the scale of a Gaussian likelihood (no paper here has one), early stopping (a report gives the
+# epochs), and those that another setting of `run_settings` replaces. Any other option that a paper does not set counts
+# as a difference unless it is at its default.
 NOT_COMPARED = {
-    "classifier_samples",
+    "classifier_samples", "share_noise", "classify_grey",
     "optimizer", "lr", "lr_final", "lr_schedule", "adam_eps", "data.batch_size", "data.labels_per_batch",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.precision", "data.seed", "data.label_seed",
     "scale", "learn_scale", "logistic_scale", "logistic_components", "init",
@@ -323,6 +323,8 @@ def describe(name: str, theirs: Any, ours: Any) -> str:
         return f"{theirs}, not {ours}"
     if name == "batch_norm":
         return "batch norm" if theirs else "no batch norm"
+    if name == "classify_grey":
+        return f"labels from {'grey' if theirs else 'binarized'} pixels"
     if name == "beta_warmup" and not theirs:
         return "no warm-up of beta"
     return f"{name} {theirs}, not {ours}"
