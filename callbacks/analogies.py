@@ -26,7 +26,7 @@ class Analogies(FigureCallback):
         self.num_images = num_images
 
     def draw(self, model: Model, data: Any) -> dict[str, Figure]:
-        x, y = data.images("test", grey=model.classifies_grey)
+        x, y = data.images("test", grey=model.encodes_grey)
         index = round_robin_by_class(y, self.num_images)
         x, y = x[index].to(model.device), y[index].tolist()
         count = model.hparams.num_classes

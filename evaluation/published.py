@@ -53,8 +53,9 @@ REQUIRED_AGREEMENT = (
 
 # Options that may differ from a paper's: those of the optimizer (a report lists them), of the noise of its gradients,
 # seeds, initial values, the scale of a Gaussian likelihood (no paper here has one), early stopping (a report gives the
-# epochs), and those that another setting of `run_settings` replaces. Any other option that a paper does not set counts
-# as a difference unless it is at its default.
+# epochs), the pixels that labels are predicted from if the paper does not say, and those that another setting of
+# `run_settings` replaces. Any other option that a paper does not set counts as a difference unless it is at its
+# default.
 NOT_COMPARED = {
     "classifier_samples", "share_noise", "classify_grey",
     "optimizer", "lr", "lr_final", "lr_schedule", "adam_eps", "data.batch_size", "data.labels_per_batch",

@@ -351,6 +351,11 @@ class Model(LightningModule):
         """Whether labels are predicted from images before binarization, unlike the likelihood."""
         return False
 
+    @property
+    def encodes_grey(self) -> bool:
+        """Whether `analogies` takes images before binarization."""
+        return False
+
     def as_images(self, x) -> Tensor:
         """Return images `(B, C, H, W)` in [0, 1] from floats, bytes or booleans, on the model's device."""
         like, shape = next(self.parameters()), tuple(self.hparams.image_shape)

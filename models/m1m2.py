@@ -204,6 +204,10 @@ class M1M2(MarginalLabel):
     def classifies_grey(self) -> bool:
         return self.hparams.features == "grey"
 
+    @property
+    def encodes_grey(self) -> bool:
+        return self.classifies_grey
+
     def training_features(self, data) -> Tensor | None:
         """Return what z1 of the grey training images is drawn from, one row per image.
 

@@ -266,11 +266,20 @@ class M2(VariationalModel, MarginalLabel):
         """Return noise for K samples of q(z|x,y) that all classes share, `(K, ..., C, B, z_dim)`.
 
         It is None if each class has noise of its own.
+
+        Raises:
+            ValueError: If the posterior cannot transform given noise.
         """
         if not self.hparams.share_noise:
             return None
+        if not hasattr(qz_xy, "at_noise"):
+            raise ValueError(
+                f"Posterior {self.hparams.posterior} has no at_noise(), which shared noise needs: define it, or use "
+                "--model.share_noise false."
+            )
         *batch, C, B = qz_xy.batch_shape
-        noise = torch.randn(K, *batch, 1, B, self.hparams.z_dim, device=self.device)
+        like = at_least_float32(self.labels)  # of the type and on the device of the posterior's parameters
+        noise = torch.randn(K, *batch, 1, B, self.hparams.z_dim, dtype=like.dtype, device=like.device)
         return noise.expand(K, *batch, C, B, -1)
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -64,7 +64,8 @@ class Posterior(nn.Module):
         """Return q(z|x), batch shape `(...)`, for outputs of the encoder `(..., num_outputs)`.
 
         A posterior that can be trained on the objectives stl, dreg and piwae has a method `detached()`, which returns
-        the same distribution with detached parameters.
+        the same distribution with detached parameters. In M2, ADGM, SDGM and M1M2 it needs a method `at_noise(noise)`,
+        which returns the samples at given standard normal noise `(..., z_dim)`, and a function for their log density.
         """
         raise NotImplementedError
 

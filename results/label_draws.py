@@ -14,6 +14,7 @@ reports the mean over draws.
 import argparse
 import csv
 import io
+import json
 import signal
 import sys
 import time
@@ -273,6 +274,10 @@ class Trainer:
             found.append((predicted != y).float().mean().item())
         return found
 
+    def model_options(self) -> str:
+        """Return all options of the models as text: defaults may differ between versions."""
+        return json.dumps(dict(self.draws.models[0].hparams), sort_keys=True, default=str)
+
     def save(self, path: Path, progress: Progress, options: list[str]) -> None:
         """Write everything that training needs to go on after `progress`."""
         state = {
@@ -280,6 +285,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "progress": progress._asdict(),
             "options": options,
+            "model_options": self.model_options(),
         }
         with atomic_write(path) as file:
             torch.save(state, file)
@@ -299,6 +305,8 @@ class Trainer:
             raise ValueError(f"{path} is damaged: delete it to begin again, or give another --run_dir.") from error
         if state["options"] != options:
             raise ValueError(f"{path.parent} was begun with other options: give the same, or another --run_dir.")
+        if state.get("model_options") != self.model_options():
+            raise ValueError(f"{path.parent} was begun by a version with other defaults: give another --run_dir.")
         progress = Progress(**state["progress"])
         if len(progress.errors) != len(self.draws.models):
             raise ValueError(

@@ -54,7 +54,7 @@ def changed_options(
 
 
 def options_from_before(resume: Path, name: str, given: Container[str]) -> dict[str, Any]:
-    """Return the model's options that are newer than a checkpoint, with their values from before they existed.
+    """Return the options of `older_defaults` that a checkpoint lacks, with their values from before they existed.
 
     Args:
         resume: The checkpoint.
@@ -62,10 +62,10 @@ def options_from_before(resume: Path, name: str, given: Container[str]) -> dict[
         given: Names of the options that the user gives, which are left out.
     """
     checkpoint = read_checkpoint(resume)
-    if checkpoint["model"] != name:
+    if checkpoint.get("model") != name:
         return {}
-    older, stored = MODELS[name].older_defaults.items(), checkpoint["hyper_parameters"]
-    return {key: value for key, value in older if key not in stored and key not in given}
+    known = {*checkpoint.get("hyper_parameters", {})}
+    return {key: value for key, value in MODELS[name].older_defaults.items() if key not in known and key not in given}
 
 
 def weights_match(checkpoint: dict, model: Model) -> bool:

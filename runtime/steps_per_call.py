@@ -91,7 +91,8 @@ def configure_steps_per_call(
     """
     obstacles = need_single_steps(trainer, model)
     device = trainer.strategy.root_device.type
-    if obstacles and steps != 1 and trainer.is_global_zero:
+    chosen = choose(training_work(model, data), device, intervals) if steps == "auto" else steps
+    if obstacles and chosen > 1 and trainer.is_global_zero:
         required_by = f"as {', '.join(obstacles)} requires"
         if steps != "auto":
             print(f"warning: --steps_per_call is set to 1, {required_by}.", file=sys.stderr)
@@ -101,19 +102,16 @@ def configure_steps_per_call(
                 "slower.",
                 file=sys.stderr,
             )
-    if obstacles:
-        steps = 1
-    elif steps == "auto":
-        steps = choose(training_work(model, data), device, intervals)
-    data.steps_per_call = steps
-    model.automatic_optimization = steps == 1 and not model.takes_own_steps
-    if can_replay(device) and cuda_graph and steps > 1:
+    number = 1 if obstacles else chosen
+    data.steps_per_call = number
+    model.automatic_optimization = number == 1 and not model.takes_own_steps
+    if can_replay(device) and cuda_graph and number > 1:
         model.graphed_step = GraphedStep(model)
-    trainer.log_every_n_steps = max(1, trainer.log_every_n_steps // steps)
-    return steps
+    trainer.log_every_n_steps = max(1, trainer.log_every_n_steps // number)
+    return number
 
 
 def steps_per_call_text(steps: int, model: Model) -> str:
-    """Return the number of steps per call as text: 1 step per call, 50 steps per call in a CUDA graph."""
-    graph = " in a CUDA graph" if model.graphed_step is not None else ""
+    """Return the number of steps per call as text: 10 steps per call, 50 steps per call, replayed as a CUDA graph."""
+    graph = ", replayed as a CUDA graph" if model.graphed_step is not None else ""
     return f"{steps} step{'' if steps == 1 else 's'} per call{graph}"

@@ -30,13 +30,13 @@ def cores() -> int:
 
 
 def cores_of_each(processes: int) -> int:
-    """Return this process's share of the cores. A task of srun may see the cores of others, and has those of its own.
+    """Return this process's share of the cores. A task of srun has its own, even if it sees those of other tasks.
 
     Args:
         processes: Number of processes of this run on this machine.
     """
     per_task = int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) if is_srun_task() else 0
-    return per_task or max(1, cores() // processes)
+    return min(per_task, cores()) if per_task else max(1, cores() // processes)
 
 
 def check_threads(threads: int | None) -> None:

@@ -35,13 +35,8 @@ def batch_of(size: int, epochs: int, slow_epochs: int) -> list[Job]:
     return [job._replace(is_rehearsed=size == 128) for job in jobs]
 
 
-def extra(job: Job) -> Job:
-    """Return the job as one that is run last, in the time that the others leave."""
-    return job._replace(is_extra=True)
-
-
-# What must be known after one session, then checks, then what is good to know
-JOBS = [
+# What must be known after one session, and checks
+REQUIRED = [
     Job(TESTS, "tests", 90, gpu_tests, is_check=True),
     *batch_of(128, 12, 3),
     vae("train.py, batch 128, S=10, no graph", 10, rate(*TEN, batch=128, epochs=3)),
@@ -60,15 +55,19 @@ JOBS = [
     Job(RESUMING, "SIGUSR1 in mid-epoch, S=1", 25, signalled(*ONE, batch=128, save_every=50), is_check=True),
     Job(TORCHRUN, "one process", 20, torchrun, is_check=True),
     Job(RESUMING, "SIGUSR1 in mid-epoch, default", 25, signalled(batch=16, save_every=500), is_check=True),
-    extra(vae("train.py, batch 128, compiled", 60, rate("--compile", batch=128, epochs=12))),
-    extra(vae("train.py, batch 128, bf16", 10, rate(*BF16, batch=128, epochs=12))),
-    extra(vae("raw loop, batch 4096, CUDA graph, bf16", 5, raw_loop(4096, graph=True, bf16=True))),
-    extra(vae("train.py, batch 4096, TF32", 8, rate(batch=4096, epochs=30, tf32=True))),
-    extra(vae("raw loop, batch 4096, CUDA graph, TF32", 5, raw_loop(4096, graph=True, tf32=True))),
-    extra(vae("train.py, batch 1024, S=10, no graph", 10, rate(*TEN, batch=1024, epochs=5), is_rehearsed=False)),
-    extra(vae("train.py, batch 4096, S=10, no graph", 10, rate(*TEN, batch=4096, epochs=10), is_rehearsed=False)),
-    extra(Job(LIKELIHOODS, "NLL, fp32, TF32", 10, nll("fp32", tf32=True))),
-    extra(Job(LIKELIHOODS, "NLL, bf16, compiled", 40, nll("bf16", compiled=True))),
-    extra(vae("train.py, batch 1024, bf16, compiled", 60, rate(*BF16, "--compile", batch=1024, epochs=20))),
-    extra(vae("Lightning + torchvision, batch 128, 8 workers", 15, with_lightning(128, workers=8))),
 ]
+# Run last, in the time that the others leave
+EXTRAS = [
+    vae("train.py, batch 128, compiled", 60, rate("--compile", batch=128, epochs=12), is_rehearsed=False),
+    vae("train.py, batch 128, bf16", 10, rate(*BF16, batch=128, epochs=12)),
+    vae("raw loop, batch 4096, CUDA graph, bf16", 5, raw_loop(4096, graph=True, bf16=True)),
+    vae("train.py, batch 4096, TF32", 8, rate(batch=4096, epochs=30, tf32=True)),
+    vae("raw loop, batch 4096, CUDA graph, TF32", 5, raw_loop(4096, graph=True, tf32=True)),
+    vae("train.py, batch 1024, S=10, no graph", 10, rate(*TEN, batch=1024, epochs=5), is_rehearsed=False),
+    vae("train.py, batch 4096, S=10, no graph", 10, rate(*TEN, batch=4096, epochs=10), is_rehearsed=False),
+    Job(LIKELIHOODS, "NLL, fp32, TF32", 10, nll("fp32", tf32=True)),
+    Job(LIKELIHOODS, "NLL, bf16, compiled", 40, nll("bf16", compiled=True)),
+    vae("train.py, batch 1024, bf16, compiled", 60, rate(*BF16, "--compile", batch=1024, epochs=20)),
+    vae("Lightning + torchvision, batch 128, 8 workers", 15, with_lightning(128, workers=8)),
+]
+JOBS = [*REQUIRED, *EXTRAS]

@@ -169,7 +169,6 @@ class Job(NamedTuple):
         measure: Returns numbers and short texts by name; `passed` for a check.
         is_check: Whether the exit status tells if it failed.
         is_rehearsed: Whether it also runs on a machine without a GPU.
-        is_extra: Whether it is left out if earlier jobs took longer than they declare.
     """
 
     group: str
@@ -178,7 +177,6 @@ class Job(NamedTuple):
     measure: Callable[[Session], dict[str, Any]]
     is_check: bool = False
     is_rehearsed: bool = True
-    is_extra: bool = False
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def test_analogies_of_the_first_test_image_of_each_class(fit, make_model, data, 
     model = make_model(name)
     fit(model, [Analogies()], max_epochs=1)
     [(x, images, *_)] = drawn["analogies"]
-    everything, y = data.images("test", grey=model.classifies_grey)
+    everything, y = data.images("test", grey=name == "M1M2")
     first = [int((y == label).nonzero()[0]) for label in range(10)]
     assert torch.equal(x, everything[first])
     assert images.shape == (10, 10, 1, 8, 8)

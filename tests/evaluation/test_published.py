@@ -109,7 +109,7 @@ SOFTPLUS = {"activation": "softplus", "batch_norm": False, "alpha": 0.1, "weight
 FEW = {"num_labels": 100, "val_size": 10_000}
 AS_KINGMA = checkpoint("M2", M2 | SOFTPLUS, of_data=FEW)
 STACKED = checkpoint("M1M2", STACK | SOFTPLUS | {"m1_options": M1 | {"activation": "softplus"}}, of_data=FEW)
-UNREACHED = ("pixels of the encoder that are not known",)
+UNREACHED = ("inputs of the encoder that the source does not give",)
 AS_MAALOE = {
     "z_dim": 100, "a_dim": 100, "hidden": [500, 500], "encoder": "mlp", "decoder": "mlp", "likelihood": "bernoulli",
     "activation": "relu", "batch_norm": False, "alpha": 60.0, "labelled_weight": 1.0, "classify_grey": True,
@@ -555,5 +555,7 @@ def test_in_words_says_in_what_the_nearest_number_differs_and_no_distance_to_it(
     )
     error = words_of(AS_KINGMA, test_error=0.1086)
     assert error["nearest_error"] == 0.1197
-    assert error["words"].startswith("nearest: 11.97% ± 1.71%, with pixels of the encoder that are not known")
+    assert error["words"].startswith(
+        "nearest: 11.97% ± 1.71%, with inputs of the encoder that the source does not give"
+    )
     assert error["words"].endswith("; 24 epochs; one draw of labels")

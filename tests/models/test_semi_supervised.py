@@ -154,6 +154,26 @@ def test_shared_noise_leaves_the_mean_of_the_bounds_and_makes_differences_betwee
     assert (narrow < wide).all()
 
 
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_bounds_of_models_in_other_precisions(combined, squares, posterior, dtype):
+    model = combined("M2", "standard", posterior)
+    expected = under(3, model.bounds, squares)[1]
+    found = under(3, model.to(dtype).bounds, squares.to(dtype))[1]
+    assert found.isfinite().all()
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    if dtype == torch.bfloat16:
+        torch.testing.assert_close(found, expected, rtol=0.1, atol=0.5)
+
+
+def test_a_posterior_that_cannot_share_noise_is_refused(combined, squares, monkeypatch):
+    model = combined("M2", "standard", "diagonal")
+    laplace = torch.distributions.Laplace(torch.zeros(C, 16, 2), 1.0)
+    monkeypatch.setattr(model, "qz", lambda x: torch.distributions.Independent(laplace, 1))
+    with pytest.raises(ValueError, match=r"diagonal has no at_noise\(\).*--model\.share_noise false"):
+        model.bounds(squares)
+
+
 @names
 def test_likelihoods_do_not_depend_on_shared_noise(combined, squares, name):
     found = []

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 import wandb
-from small_runs import LAST, command, contents, faulty
+import yaml
+from small_runs import LAST, assert_same, command, contents, faulty
 
 import train
 
@@ -56,6 +57,39 @@ def test_options_that_are_newer_than_a_checkpoint_had_the_values_of_then(capsys)
     assert train.main(command("a", "VAE", *MORE)) == 2
     assert "its --model.beta_warmup is 0, not None. Give the same options" in capsys.readouterr().err
     assert train.main(command("a", "VAE", *MORE, "--model.beta_warmup", "0")) == 0
+
+
+def without_option(folder, option):
+    """Remove an option from a checkpoint, as if it had been written before the option existed."""
+    checkpoint = contents(folder)
+    del checkpoint["hyper_parameters"][option]
+    torch.save(checkpoint, Path(folder, LAST))
+
+
+def test_a_run_from_before_shared_noise_goes_on_without_it(capsys):
+    assert train.main(command("a", "M2", "--model.share_noise", "false")) == 0
+    shutil.copytree("a", "b")
+    without_option("a", "share_noise")
+    assert train.main(command("a", "M2", *MORE)) == 0
+    assert contents("a")["hyper_parameters"]["share_noise"] is False
+    assert yaml.safe_load(Path("a/config.yaml").read_text())["model"]["share_noise"] is False
+    assert train.main(command("b", "M2", *MORE, "--model.share_noise", "false")) == 0
+    assert_same("a", "b")
+    without_option("a", "share_noise")
+    more = ["--trainer.max_epochs", "5", "--model.share_noise", "true"]
+    assert train.main(command("a", "M2", *more)) == 2  # the user asks for something else
+    assert "its --model.share_noise is False, not True" in capsys.readouterr().err
+    assert train.main(command("a", "M2", *more, "--allow_changes")) == 0
+    assert contents("a")["hyper_parameters"]["share_noise"] is True
+
+
+def test_a_checkpoint_without_options_is_refused(capsys):
+    assert train.main(command("a")) == 0
+    checkpoint = contents("a")
+    del checkpoint["hyper_parameters"]
+    torch.save(checkpoint, Path("a", LAST))
+    assert train.main(command("a", "VAE", *MORE)) == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize(("before", "after", "expected"), [

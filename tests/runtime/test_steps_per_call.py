@@ -11,6 +11,11 @@ from models import MODELS, VAE
 from runtime import steps_per_call
 from runtime.steps_per_call import choose, need_single_steps
 
+PLAIN = [
+    "--data", "Digits", "--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0", "--callbacks", "[]",
+    "--trainer.enable_progress_bar", "false",
+]  # fmt: skip
+
 
 def plain_trainer(**options):
     defaults = {"world_size": 1, "accumulate_grad_batches": 1, "gradient_clip_val": None, "precision": "32-true",
@@ -68,19 +73,20 @@ def test_a_hook_of_a_users_model_is_called(tmp_path, monkeypatch, capsys):
 
 def test_a_gpu_that_cannot_replay_steps_is_said_to_be_slower(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(steps_per_call, "can_replay", lambda device: True)
-    more = ["--trainer.max_epochs", "1", "--trainer.gradient_clip_val", "1"]
-    assert train.main(command(str(tmp_path / "a"), "VAE", *more)) == 0
+    clipped = [*PLAIN, "--trainer.gradient_clip_val", "1"]
     sentence = "Steps are not replayed as a CUDA graph, as --trainer.gradient_clip_val requires"
-    assert sentence in capsys.readouterr().err
-    assert train.main(command(str(tmp_path / "b"), "VAE", *more, "--cuda_graph", "false")) == 0
-    assert sentence not in capsys.readouterr().err  # nobody wants one
+    for name, more, is_lost in (
+        ("default", [], True),
+        ("not wanted", ["--cuda_graph", "false"], False),
+        ("single steps anyway", ["--trainer.log_every_n_steps", "1"], False),
+    ):
+        assert train.main([*clipped, *more, "--run_dir", str(tmp_path / name)]) == 0
+        assert (sentence in capsys.readouterr().err) == is_lost
 
 
 def test_the_default_takes_several_steps_per_call_and_has_the_bits_of_single_steps(tmp_path, capsys):
-    plain = ["--data", "Digits", "--model.hidden", "[8]", "--trainer.max_epochs", "2", "--num_samples", "0"]
-    plain += ["--callbacks", "[]", "--trainer.enable_progress_bar", "false"]
     for name, more in (("default", []), ("single", ["--steps_per_call", "1"])):
-        assert train.main([*plain, *more, "--run_dir", str(tmp_path / name)]) == 0
+        assert train.main([*PLAIN, *more, "--run_dir", str(tmp_path / name)]) == 0
         assert (", 10 steps per call, run folder" in capsys.readouterr().out) == (name == "default")
     default, single = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

@@ -45,7 +45,7 @@ def test_threads_for_work(work, processes, expected):
 
 
 @pytest.mark.parametrize(("per_task", "work", "processes", "expected"), [
-    (4, 1e12, 1, 4), (4, 0, 1, 1), (2, 1e12, 2, 2), (16, 1e12, 1, 16), (None, 1e12, 2, 4),
+    (4, 1e12, 1, 4), (4, 0, 1, 1), (2, 1e12, 2, 2), (16, 1e12, 1, 8), (None, 1e12, 2, 4),
 ])  # fmt: skip
 def test_a_task_of_srun_has_the_cores_that_it_was_given(monkeypatch, per_task, work, processes, expected):
     if per_task is not None:
