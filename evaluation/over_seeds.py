@@ -17,7 +17,8 @@ from runtime.run_folder import run_name
 
 # Options that do not set runs apart: the label draw is a seed, and the steps per call do not change the steps
 SEED_OPTIONS = ("data.seed", "data.label_seed")
-COLUMNS = ("group", "n", "NLL", "K", "test error")
+COLUMNS = ("group", "n", "NLL", "K", "test error", "AIS NLL")
+NONE = "-"  # the cell of a value that a group does not have; a column without values is left out
 IMPORTANCE = ("group", "NLL", "AIS NLL", "test error", "n", "K")  # order in which columns are kept on a narrow terminal
 
 
@@ -214,12 +215,11 @@ def mean_tables(means: Sequence[SeedMean]) -> list[Table]:
     tables = []
     for (about, data, protocol, n), same_kind in groupby(means, kind):
         group = list(same_kind)
-        with_ais = any(mean.ais_nll is not None for mean in group)
-        columns = [*COLUMNS, "AIS NLL"] if with_ais else [*COLUMNS]
         over = " or ".join(sorted({mean.over for mean in group}))
         title = f"{data}, protocol {protocol}: {about} of {n} test images, mean ± standard error over {over}"
-        lines = [[*cells(mean)[: len(columns)]] for mean in group]
-        tables.append(Table(title, columns, lines, [], IMPORTANCE))
+        lines = [cells(mean) for mean in group]
+        columns = [name for name in COLUMNS if any(line[name] != NONE for line in lines)]
+        tables.append(Table(title, columns, [[line[name] for name in columns] for line in lines], [], IMPORTANCE))
     return tables
 
 
@@ -232,11 +232,12 @@ def as_text(means: Sequence[SeedMean], screen: Screen = FILE) -> str:
     return "\n".join(parts)
 
 
-def cells(mean: SeedMean) -> tuple[str, ...]:
-    """Return one line of `mean_tables`, with the NLL by AIS last."""
+def cells(mean: SeedMean) -> dict[str, str]:
+    """Return one line of `mean_tables` by the names of its columns."""
     runs = len(mean.runs)
     n = str(runs) if runs == mean.n else f"{mean.n} draws of {runs} runs"
-    nll = "-" if mean.nll is None else plus_minus(mean.nll, mean.nll_se, ".2f")
-    error = "-" if mean.test_error is None else plus_minus(mean.test_error, mean.test_error_se, ".2%")
-    ais_nll = "-" if mean.ais_nll is None else plus_minus(mean.ais_nll, mean.ais_nll_se, ".2f")
-    return mean.group, n, nll, ", ".join(map(str, mean.num_samples)) or "-", error, ais_nll
+    nll = NONE if mean.nll is None else plus_minus(mean.nll, mean.nll_se, ".2f")
+    error = NONE if mean.test_error is None else plus_minus(mean.test_error, mean.test_error_se, ".2%")
+    ais_nll = NONE if mean.ais_nll is None else plus_minus(mean.ais_nll, mean.ais_nll_se, ".2f")
+    K = ", ".join(map(str, mean.num_samples)) or NONE
+    return dict(zip(COLUMNS, (mean.group, n, nll, K, error, ais_nll), strict=True))

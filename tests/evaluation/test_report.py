@@ -291,7 +291,7 @@ def test_markdown_holds_all_runs_in_whole_lines(several):
     assert made[0] == list(report.PROVENANCE_COLUMNS)
     assert made[1] == ["a", "VAE", "0123456789", "0", "3", "10 min", "some CPU, 1 thread, another", "-", "-"]
     assert "```\nDigits, protocol dynamic: log p(x) of 500 test images, mean ± standard error over seeds\n" in text
-    assert "VAE    2  90.00 ± 0.50  50  -" in text
+    assert "group  n  NLL           K\nVAE    2  90.00 ± 0.50  50\n" in text  # no column of errors
 
 
 def test_means_over_seeds_are_files_of_their_own(several):
