@@ -355,7 +355,7 @@ class M2(VariationalModel, MarginalLabel):
 
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
-        """Return q(y|x), `(B, num_classes)`."""
+        """Return q(y|x), `(B, num_classes)`. If `classifies_grey`, x should be images before binarization."""
         return self.log_qy(self.as_images(x)).exp().T
 
     @torch.no_grad()
