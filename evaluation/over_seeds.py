@@ -17,9 +17,17 @@ from runtime.run_folder import run_name
 
 # Options that do not set runs apart: the label draw is a seed, and the steps per call do not change the steps
 SEED_OPTIONS = ("data.seed", "data.label_seed")
-COLUMNS = ("group", "n", "NLL", "K", "test error", "AIS NLL")
+COLUMNS = ("group", "n", "NLL", "K", "test error", "ECE", "AIS NLL")
 NONE = "-"  # the cell of a value that a group does not have; a column without values is left out
-IMPORTANCE = ("group", "NLL", "AIS NLL", "test error", "n", "K")  # order in which columns are kept on a narrow terminal
+IMPORTANCE = (
+    "group",
+    "NLL",
+    "AIS NLL",
+    "test error",
+    "n",
+    "ECE",
+    "K",
+)  # order in which columns are kept on a narrow terminal
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class SeedMean:
         ais_nll_se: Its standard error over seeds.
         test_error: Mean test error, a fraction.
         test_error_se: Its standard error over seeds.
+        calibration_error: Mean expected calibration error, a fraction.
+        calibration_error_se: Its standard error over seeds.
         over: What the mean and its standard error are over: `seeds`, or `label draws` if the runs have different
             labels.
     """
@@ -61,6 +71,8 @@ class SeedMean:
     test_error_se: float | None
     ais_nll: float | None = None
     ais_nll_se: float | None = None
+    calibration_error: float | None = None
+    calibration_error_se: float | None = None
     over: str = "seeds"
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,10 +191,11 @@ def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]], o
     key = comparison_key(runs[0])
     means = []
     for same in zip(*map(rows, runs), strict=True):
-        nll, nll_se = mean_and_se([[same[position].nll for position in part] for part in parts])
-        error, error_se = mean_and_se([[same[position].test_error for position in part] for part in parts])
-        ais_nll, ais_nll_se = mean_and_se([[same[position].ais_nll for position in part] for part in parts])
-        if nll is None and error is None and ais_nll is None:
+        statistics: dict[str, Any] = {}
+        for field in ("nll", "test_error", "ais_nll", "calibration_error"):
+            values = [[getattr(same[position], field) for position in part] for part in parts]
+            statistics[field], statistics[f"{field}_se"] = mean_and_se(values)
+        if all(value is None for value in statistics.values()):
             continue
         means.append(
             SeedMean(
@@ -193,14 +206,9 @@ def group_means(name: str, runs: Sequence[Evaluation], parts: list[list[int]], o
                 group=name if same[0] in runs else f"{same[0].model} of {name}",
                 n=len(parts),
                 runs=[run_name(run.checkpoint) for run in same],
-                nll=nll,
-                nll_se=nll_se,
                 num_samples=sorted({run.num_samples for run in same if run.nll is not None}),
-                test_error=error,
-                test_error_se=error_se,
-                ais_nll=ais_nll,
-                ais_nll_se=ais_nll_se,
                 over=over,
+                **statistics,
             )
         )
     return means
@@ -236,8 +244,17 @@ def cells(mean: SeedMean) -> dict[str, str]:
     """Return one line of `mean_tables` by the names of its columns."""
     runs = len(mean.runs)
     n = str(runs) if runs == mean.n else f"{mean.n} draws of {runs} runs"
-    nll = NONE if mean.nll is None else plus_minus(mean.nll, mean.nll_se, ".2f")
-    error = NONE if mean.test_error is None else plus_minus(mean.test_error, mean.test_error_se, ".2%")
-    ais_nll = NONE if mean.ais_nll is None else plus_minus(mean.ais_nll, mean.ais_nll_se, ".2f")
-    K = ", ".join(map(str, mean.num_samples)) or NONE
-    return dict(zip(COLUMNS, (mean.group, n, nll, K, error, ais_nll), strict=True))
+    return {
+        "group": mean.group,
+        "n": n,
+        "NLL": value_and_se(mean.nll, mean.nll_se, ".2f"),
+        "K": ", ".join(map(str, mean.num_samples)) or NONE,
+        "test error": value_and_se(mean.test_error, mean.test_error_se, ".2%"),
+        "ECE": value_and_se(mean.calibration_error, mean.calibration_error_se, ".2%"),
+        "AIS NLL": value_and_se(mean.ais_nll, mean.ais_nll_se, ".2f"),
+    }
+
+
+def value_and_se(value: float | None, se: float | None, form: str) -> str:
+    """Return the cell of a mean and its standard error."""
+    return NONE if value is None else plus_minus(value, se, form)

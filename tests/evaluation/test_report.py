@@ -30,7 +30,8 @@ CHECKPOINT = {
 }
 MEAN = {"about": "log p(x)", "data": "Digits", "protocol": "dynamic", "num_images": 500, "group": "VAE", "n": 2,
         "runs": ["a", "b"], "nll": 90.0, "nll_se": 0.5, "num_samples": [50], "test_error": None,
-        "test_error_se": None, "ais_nll": None, "ais_nll_se": None, "over": "seeds"}  # fmt: skip
+        "test_error_se": None, "ais_nll": None, "ais_nll_se": None, "calibration_error": None,
+        "calibration_error_se": None, "over": "seeds"}  # fmt: skip
 MEANS = [SeedMean(**MEAN)]
 BURDA = {"z_dim": 50, "hidden": [200, 200], "activation": "tanh"}
 

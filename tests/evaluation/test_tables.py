@@ -41,6 +41,13 @@ def test_mean_and_standard_error():
     ]
 
 
+def test_the_mean_of_calibration_errors_stands_beside_that_of_errors():
+    first, second = (result(run, error=0.1, calibration_error=ece) for run, ece in (("a", 0.02), ("b", 0.04)))
+    _, header, line, _ = lines((first, checkpoint(0)), (second, checkpoint(1)))
+    assert header.split()[-3:] == ["test", "error", "ECE"]
+    assert line.endswith("10.00% ± 0.00%  3.00% ± 1.00%")
+
+
 @pytest.mark.parametrize(("other", "options"), [(1, {"z_dim": 3}), (0, {})])
 def test_other_options_or_the_same_seeds_are_no_group(other, options):
     runs = (result("a"), checkpoint(0, z_dim=2)), (result("b"), checkpoint(other, **{"z_dim": 2} | options))
