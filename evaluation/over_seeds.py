@@ -19,15 +19,8 @@ from runtime.run_folder import run_name
 SEED_OPTIONS = ("data.seed", "data.label_seed")
 COLUMNS = ("group", "n", "NLL", "K", "test error", "ECE", "AIS NLL")
 NONE = "-"  # the cell of a value that a group does not have; a column without values is left out
-IMPORTANCE = (
-    "group",
-    "NLL",
-    "AIS NLL",
-    "test error",
-    "n",
-    "ECE",
-    "K",
-)  # order in which columns are kept on a narrow terminal
+# Order in which columns are kept on a narrow terminal
+IMPORTANCE = ("group", "NLL", "AIS NLL", "test error", "n", "ECE", "K")
 
 
 @dataclass(frozen=True)
