@@ -268,7 +268,10 @@ SEVERAL = [M2, "m2-1/checkpoints/best.ckpt", "m2-2/checkpoints/best.ckpt", "m2-1
 
 def test_mean_over_runs_that_differ_in_their_seeds(capsys):
     assert overwrite([*SEVERAL, VAE, "--num_samples", "5", "--limit", "40"]) == 0
-    nll, error = (np.array([read(run)[key] for run in ("m2", "m2-1", "m2-2")]) for key in ("nll", "test_error"))
+    nll, error, ece = (
+        np.array([read(run)[key] for run in ("m2", "m2-1", "m2-2")])
+        for key in ("nll", "test_error", "calibration_error")
+    )
     assert len(set(nll)) == 3
     lines = capsys.readouterr().out.split("mean ± standard error over label draws\n")[1].split("\n")
     assert lines[0].split("  ")[0] == "group"
@@ -279,6 +282,7 @@ def test_mean_over_runs_that_differ_in_their_seeds(capsys):
         f"{nll.mean():.2f} ± {nll.std(ddof=1) / 3**0.5:.2f}",
         "5",
         f"{error.mean():.2%} ± {error.std(ddof=1) / 3**0.5:.2%}",
+        f"{ece.mean():.2%} ± {ece.std(ddof=1) / 3**0.5:.2%}",
     ]
     assert lines[2].split("  ")[0] == "MLP of M2, data.num_labels 50"
     assert not any(lines[3:])

@@ -457,7 +457,8 @@ RECIPES = {
     "m2_100": (0.1197, NEAREST["M2 by default"][2]), "m2_100_paper": (0.1197, UNREACHED),
     "m2_3000": None,  # another network
     "adgm_100": (0.0096, ["60,000 training images, not 55,000", "no batch norm", PRIOR]),
-    "sdgm_100": (0.0132, ["60,000 training images, not 55,000", "no batch norm", "labelled_weight 1.0, not 0.3", PRIOR]),
+    "sdgm_100": (0.0132, ["60,000 training images, not 55,000", "no batch norm", "labelled_weight 1.0, not 0.3",
+                          PRIOR]),
     "vae_omniglot": (108.11, []), "iwae_omniglot": (104.67, []), "hvae_omniglot": (103.38, []),
     "vae_gated_mnist": (84.45, [FEWER, SHORT_WARMUP]), "vae_gated_mnist_paper": (84.45, []),
     "vae_gated_long_mnist": (84.45, [FEWER]),

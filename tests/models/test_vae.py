@@ -130,6 +130,7 @@ KNOBS = {
     "num_classes": ({}, {"num_classes": 4}),
     "labelled_fraction": ({}, {"labelled_fraction": 0.3}),
     "alpha": ({}, {"alpha": 0.2}),
+    "share_noise": ({}, {"share_noise": False}),
     "m1_options": ({}, {"m1_options": {"activation": "tanh"}}),
     "kept": ({}, {"kept": [0, 1]}),
     "transforms": ({}, {"transforms": ["rotation", "shift"]}),
