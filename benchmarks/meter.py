@@ -55,6 +55,8 @@ def open_terminal(log: Path) -> None:
     termios.tcsetwinsize(inside, (24, 100))
     os.dup2(inside, 1)
     os.dup2(inside, 2)
+    # The streams of a process whose output goes to a file would try to seek
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
 
     def read() -> None:
         with log.open("wb", buffering=0) as file:
