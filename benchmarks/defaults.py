@@ -136,7 +136,9 @@ def is_redundant(model: str, data: DataSet, network: str, start: str) -> bool:
 
 
 def run(options: list[str], folder: Path) -> dict[str, float | str]:
-    """Train with these options. Return the highest and last bound and the numbers of active units, or an error.
+    """Train with these options and return the highest bound, the last bound and the numbers of active units.
+
+    If training fails, return the last line of its output as `error`.
 
     Raises:
         SystemExit: After a signal, which ends the benchmark and not only this run.

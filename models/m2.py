@@ -263,9 +263,9 @@ class M2(VariationalModel, MarginalLabel):
         return ClassTerms(self.log_py(), self.px(z).log_prob(x).mean(0), kl, self.log_qy(x))
 
     def class_noise(self, qz_xy: Distribution, K: int) -> Tensor | None:
-        """Return noise for K samples of q(z|x,y) that all classes share, `(K, ..., C, B, z_dim)`.
+        """Return standard normal noise for K samples of q(z|x,y), the same for all classes, `(K, ..., C, B, z_dim)`.
 
-        It is None if each class has noise of its own.
+        With `share_noise` false, return None: the samples then draw their own noise.
 
         Raises:
             ValueError: If the posterior cannot transform given noise.

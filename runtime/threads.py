@@ -30,7 +30,10 @@ def cores() -> int:
 
 
 def cores_of_each(processes: int) -> int:
-    """Return this process's share of the cores. A task of srun has its own, even if it sees those of other tasks.
+    """Return the number of cores for this process, if all processes of the run have equally many.
+
+    srun gives each of its tasks a number of cores. A task may be able to use those of other tasks too, so the number
+    that it was given counts.
 
     Args:
         processes: Number of processes of this run on this machine.

@@ -35,7 +35,7 @@ def batch_of(size: int, epochs: int, slow_epochs: int) -> list[Job]:
     return [job._replace(is_rehearsed=size == 128) for job in jobs]
 
 
-# What must be known after one session, and checks
+# Measurements for which every run has time, and all checks
 REQUIRED = [
     Job(TESTS, "tests", 90, gpu_tests, is_check=True),
     *batch_of(128, 12, 3),
@@ -56,7 +56,7 @@ REQUIRED = [
     Job(TORCHRUN, "one process", 20, torchrun, is_check=True),
     Job(RESUMING, "SIGUSR1 in mid-epoch, default", 25, signalled(batch=16, save_every=500), is_check=True),
 ]
-# Run last, in the time that the others leave
+# Measurements that are run last, if time is left
 EXTRAS = [
     vae("train.py, batch 128, compiled", 60, rate("--compile", batch=128, epochs=12), is_rehearsed=False),
     vae("train.py, batch 128, bf16", 10, rate(*BF16, batch=128, epochs=12)),

@@ -428,7 +428,7 @@ def test_the_decoders_widths_are_named_from_the_code_to_the_pixel(make):
 
 
 def test_the_posterior_starts_as_wide_as_the_prior():
-    """The posterior of a VAE starts narrow against collapse, which does not occur with a coordinate decoder."""
+    """A VAE starts with a narrow posterior to prevent collapse. With a coordinate decoder there is no collapse."""
     x = torch.rand(50, 1, 12, 12)
     scale = {kind: kind((1, 12, 12), z_dim=8).posterior(x).stddev.mean().item() for kind in (AffineVAE, VAE)}
     assert scale[AffineVAE] == pytest.approx(1, rel=0.3)

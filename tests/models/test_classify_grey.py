@@ -1,4 +1,4 @@
-"""Labels predicted from the images before binarization, by M2, ADGM and SDGM."""
+"""M2, ADGM and SDGM with `classify_grey`: they predict labels from the images before binarization."""
 
 import pytest
 import torch

@@ -60,7 +60,7 @@ def test_options_that_are_newer_than_a_checkpoint_had_the_values_of_then(capsys)
 
 
 def without_option(folder, option):
-    """Remove an option from a checkpoint, as if it had been written before the option existed."""
+    """Turn the last checkpoint of a run into one that was written before this option existed."""
     checkpoint = contents(folder)
     del checkpoint["hyper_parameters"][option]
     torch.save(checkpoint, Path(folder, LAST))
